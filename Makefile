@@ -1,0 +1,44 @@
+# Each target does its own set-up: a virtual environment in $(VENV), made only if there is none, and an editable install
+# that is repeated only when pyproject.toml or constraints.txt change. Needs Python >= 3.11 and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    draw one prompt with the bundled model (into demo-out/)"
+	@echo "make test    lint, format check, types, order of the rooms, tests"
+	@echo "make lint    all of that but the tests"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make clean   remove caches and the demo's output ($(VENV) stays)"
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }; \
+	  $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/irg generate "a photo of three red apples left of a bus" --out demo-out --overwrite
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

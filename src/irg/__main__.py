@@ -1,0 +1,7 @@
+"""``python -m irg``: the same as the ``irg`` command."""
+
+import sys
+
+from irg.cli import main
+
+sys.exit(main())

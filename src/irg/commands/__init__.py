@@ -1,0 +1,1 @@
+"""What stands behind each ``irg`` subcommand. Every module has ``main(argv) -> exit code`` and imports torch late."""

@@ -1,0 +1,127 @@
+"""What the terminal shows while requests run: thoughts as they are written, a progress bar for each picture.
+
+With one request at a time its thoughts appear piece by piece; with several together each thought appears when whole.
+"""
+
+import re
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from irg.reasoning.events import DrawStep, Event, ImageDone, ThinkingDelta, ThinkingDone
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Display:
+    """Shows events; use it as a context manager, so that the terminal is left in order."""
+
+    def __init__(self, prompts: list[str], together: int, to_stderr: bool = False, quiet: bool = False) -> None:
+        self._console = Console(stderr=to_stderr, quiet=quiet, highlight=False, markup=False)
+        self._prompts = prompts
+        self._alone = together == 1
+        self._begun: set[int] = set()
+        self._progress: Progress | None = None
+        self._tasks: dict[tuple[int, int], TaskID] = {}
+        self._writing: tuple[int, int] | None = None
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end_line()
+        self._stop_progress()
+
+    def note(self, text: str) -> None:
+        """One dim line."""
+        self._console.print(Text(_safe(text), style="dim"), soft_wrap=True)
+
+    def tell(self, text: str) -> None:
+        """One plain line, above the bars that are still running."""
+        self._end_line()
+        if self._progress is not None and self._progress.finished:
+            self._stop_progress()
+        self._console.print(Text(_safe(text)), soft_wrap=True)
+
+    def show(self, event: Event) -> None:
+        """Show one event (no Finished one: that is for the caller to tell, after it has saved)."""
+        self._begin(event.request)
+        if isinstance(event, ThinkingDelta) and self._alone:
+            self._open(event.request, event.turn)
+            self._console.print(Text(_safe(event.text)), end="", soft_wrap=True)
+        elif isinstance(event, ThinkingDone):
+            if self._writing == (event.request, event.turn):
+                self._end_line()
+            else:
+                line = Text.assemble((self._heading(event.request, event.turn), "cyan"), _safe(event.text))
+                self._console.print(line, soft_wrap=True)
+        elif isinstance(event, DrawStep):
+            self._step(event)
+        elif isinstance(event, ImageDone):
+            self._finish((event.request, event.turn))
+
+    def _begin(self, request: int) -> None:
+        if request in self._begun:
+            return
+        self._begun.add(request)
+        self._end_line()
+        prompt = self._prompts[request]
+        shown = prompt if len(prompt) <= 300 else f"{prompt[:297]}..."
+        self._console.print(Text(self._label(request) + _safe(shown), style="bold"), soft_wrap=True)
+
+    def _label(self, request: int) -> str:
+        return f"[{request + 1}/{len(self._prompts)}] " if len(self._prompts) > 1 else ""
+
+    def _heading(self, request: int, turn: int) -> str:
+        return f"{self._label(request)}{'Reflection' if turn else 'Thinking'}: "
+
+    def _open(self, request: int, turn: int) -> None:
+        if self._writing == (request, turn):
+            return
+        self._end_line()
+        self._stop_progress()
+        self._console.print(Text(self._heading(request, turn), style="cyan"), end="")
+        self._writing = (request, turn)
+
+    def _end_line(self) -> None:
+        if self._writing is not None:
+            self._console.print()
+            self._writing = None
+
+    def _step(self, event: DrawStep) -> None:
+        key = (event.request, event.turn)
+        if self._progress is None:
+            self._end_line()
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._progress = Progress(
+                *columns, console=self._console, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False
+            )
+            self._progress.start()
+        if key not in self._tasks:
+            what = f"Improved picture {event.turn}" if event.turn > 1 else "Improved picture"
+            name = self._label(event.request) + (what if event.turn else "First picture")
+            self._tasks[key] = self._progress.add_task(name, total=event.total)
+        self._progress.update(self._tasks[key], completed=event.step, total=event.total)
+
+    def _finish(self, key: tuple[int, int]) -> None:
+        if self._progress is None:
+            return
+        task = self._tasks.get(key)
+        if task is not None:
+            total = self._progress.tasks[self._progress.task_ids.index(task)].total
+            self._progress.update(task, completed=total)
+        if self._progress.finished:
+            self._stop_progress()
+
+    def _stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            self._tasks.clear()
+
+
+def _safe(text: str) -> str:
+    """Text from a user or a model without anything that could steer the terminal."""
+    return _CONTROL.sub("�", text)

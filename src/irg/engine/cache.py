@@ -1,0 +1,127 @@
+"""Keys and values of all contexts in flight: one pre-allocated slab of rows per layer.
+
+A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whoever is first to append at its
+end goes on in place; the other, should it append too, moves its prefix to a row of its own then. So no one ever sees
+another's tokens, and guidance branches that only leave the last parts out cost nothing at all.
+
+Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irg.model.config import DecoderConfig
+
+
+@dataclass(eq=False)
+class Context:
+    """The first ``length`` tokens of a row. ``position`` is the rope position of what comes next."""
+
+    row: int
+    length: int = 0
+    position: int = 0
+
+
+class KVCache:
+    """The slabs, and who holds which row. Grows by doubling when rows or slots run out."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        rows: int = 4,
+        slots: int = 512,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (rows, slots, config.num_key_value_heads, config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys_RLKE = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.values_RLKE = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self._filled = [0] * rows
+        self._holders = [0] * rows
+
+    @property
+    def rows(self) -> int:
+        return self.keys_RLKE[0].shape[0]
+
+    @property
+    def slots(self) -> int:
+        return self.keys_RLKE[0].shape[1]
+
+    @property
+    def rows_in_use(self) -> int:
+        return sum(holders > 0 for holders in self._holders)
+
+    # ---- contexts
+
+    def new(self) -> Context:
+        """An empty context on a free row."""
+        return Context(self._take_row())
+
+    def fork(self, context: Context, length: int | None = None, position: int | None = None) -> Context:
+        """A context that shares ``context``'s first ``length`` tokens (all by default). Copies nothing."""
+        length = context.length if length is None else length
+        assert 0 <= length <= context.length
+        self._holders[context.row] += 1
+        return Context(context.row, length, context.position if position is None else position)
+
+    def free(self, context: Context) -> None:
+        """Let go of a context; its row is reused once nobody holds it."""
+        self._holders[context.row] -= 1
+        assert self._holders[context.row] >= 0, "a context was freed twice"
+
+    def reserve(self, context: Context, tokens: int) -> None:
+        """Make sure ``tokens`` can be appended to a context in place, moving it to its own row if it is not last."""
+        if context.length < self._filled[context.row]:
+            row = self._take_row()
+            for slab in (*self.keys_RLKE, *self.values_RLKE):
+                slab[row, : context.length] = slab[context.row, : context.length]
+            self.free(context)
+            context.row = row
+            self._filled[row] = context.length
+        self.ensure_slots(context.length + tokens)
+
+    def commit(self, context: Context, tokens: int, positions: int) -> None:
+        """Count ``tokens`` just written at a context's end, which advance its rope position by ``positions``."""
+        assert self._filled[context.row] == context.length, "appended to a context that was not reserved"
+        context.length += tokens
+        context.position += positions
+        self._filled[context.row] = context.length
+
+    def filled(self, row: int) -> int:
+        """Slots of a row that hold somebody's tokens."""
+        return self._filled[row]
+
+    # ---- storage
+
+    def write(self, layer: int, slots_T: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> None:
+        """Store keys and values at flat slots (row * slots + slot)."""
+        self.keys_RLKE[layer].flatten(0, 1).index_copy_(0, slots_T, k_TKE)
+        self.values_RLKE[layer].flatten(0, 1).index_copy_(0, slots_T, v_TKE)
+
+    def ensure_slots(self, slots: int) -> None:
+        """Grow rows to at least ``slots`` slots."""
+        if slots > self.slots:
+            self._resize(self.rows, max(slots, 2 * self.slots))
+
+    def _take_row(self) -> int:
+        for row, holders in enumerate(self._holders):
+            if holders == 0:
+                break
+        else:
+            row = self.rows
+            self._resize(2 * self.rows, self.slots)
+        self._holders[row], self._filled[row] = 1, 0
+        return row
+
+    def _resize(self, rows: int, slots: int) -> None:
+        old_rows, old_slots = self.rows, self.slots
+        for slabs in (self.keys_RLKE, self.values_RLKE):
+            for layer, slab in enumerate(slabs):
+                bigger = slab.new_zeros(rows, slots, *slab.shape[2:])
+                bigger[:old_rows, :old_slots] = slab
+                slabs[layer] = bigger
+        self._filled += [0] * (rows - old_rows)
+        self._holders += [0] * (rows - old_rows)

@@ -1,0 +1,120 @@
+"""Classifier-free guidance of velocities: pure functions, batched over all pictures in flight.
+
+With main velocity m, text-free u and image-free w: g = u + text * (m - u), then g = w + image * (g - w). Renormalising
+brings g back towards the norm of m, by a factor clamp(norm(m) / (norm(g) + 1e-8), renorm_min, 1): of the whole picture
+(``global``), of each token (``channel``), or of each token before image guidance, which then is not renormalised
+(``text_channel``).
+
+A scale counts only if it is above 1, and without text guidance there is none at all. Settings are numbers, or tensors
+with one value per token, so pictures with different settings share one call. Nothing here waits for the device.
+
+Legend: G latent tokens of all pictures in flight; D values per token.
+"""
+
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irg.engine.settings import RenormType
+
+RENORM_TYPES: tuple[str, ...] = get_args(RenormType)
+_EPSILON = 1e-8
+
+
+def renorm_code(renorm_type: str) -> int:
+    """Number of a renorm type, for tensors of them.
+
+    Raises:
+        ValueError: there is no such type.
+    """
+    if renorm_type not in RENORM_TYPES:
+        raise ValueError(f"cfg_renorm_type must be one of {', '.join(RENORM_TYPES)}, got {renorm_type!r}")
+    return RENORM_TYPES.index(renorm_type)
+
+
+def scales_at(
+    t: float | Tensor, text_scale: float, image_scale: float, interval: tuple[float, float]
+) -> tuple[float, float]:
+    """The (text, image) scales that act at shifted time ``t``: the given ones while low < t <= high, else 1.
+
+    Compared in float32, in which the grid's times are: a grid point that equals an end of the interval in float32
+    counts as that end. ``t`` should be a number or a CPU tensor; one on a device would be waited for.
+    """
+    low, high = np.float32(interval[0]), np.float32(interval[1])
+    return (text_scale, image_scale) if low < np.float32(float(t)) <= high else (1.0, 1.0)
+
+
+def branches_needed(text_scale: float, image_scale: float) -> tuple[bool, bool]:
+    """Whether the (text-free, image-free) velocity changes the result: the others need not be computed."""
+    return text_scale > 1, text_scale > 1 and image_scale > 1
+
+
+def guide(
+    main_GD: Tensor,
+    text_free_GD: Tensor | None,
+    image_free_GD: Tensor | None,
+    text_scale: float | Tensor,
+    image_scale: float | Tensor,
+    renorm_type: str | Tensor = "global",
+    renorm_min: float | Tensor = 0.0,
+    groups: Tensor | None = None,
+) -> Tensor:
+    """The guided velocity, float32 [G, D].
+
+    Args:
+        main_GD, text_free_GD, image_free_GD: velocities with the full context, without the text and without the
+            picture. A None means that nobody is guided that way. Rows of tokens that are not may hold any finite
+            numbers.
+        text_scale, image_scale, renorm_min: numbers, or one per token [G].
+        renorm_type: a name, or one :func:`renorm_code` per token, int64 [G].
+        groups: int64 [G], each in [0, G): tokens of equal number share a ``global`` factor. That is the number of the
+            picture, or one number for several pictures that are to be treated as one. None: all tokens are one group.
+    """
+    main_GD = main_GD.float()
+    if text_free_GD is None:
+        return main_GD
+    kind_G1 = _column(renorm_code(renorm_type) if isinstance(renorm_type, str) else renorm_type, main_GD)
+    text_G1, image_G1, least_G1 = (_column(value, main_GD) for value in (text_scale, image_scale, renorm_min))
+    main_sq_G1 = _squares(main_GD)
+
+    text_free_GD = text_free_GD.float()
+    guided_GD = text_free_GD + text_G1 * (main_GD - text_free_GD)
+    early_G1 = kind_G1 == renorm_code("text_channel")
+    factor_G1 = _factor(main_sq_G1, _squares(guided_GD), least_G1)
+    guided_GD = torch.where(early_G1, guided_GD * factor_G1, guided_GD)
+    if image_free_GD is not None:
+        image_free_GD = image_free_GD.float()
+        both_GD = image_free_GD + image_G1 * (guided_GD - image_free_GD)
+        guided_GD = torch.where(image_G1 > 1, both_GD, guided_GD)
+
+    guided_sq_G1 = _squares(guided_GD)
+    by_token_G1 = _factor(main_sq_G1, guided_sq_G1, least_G1)
+    by_group_G1 = _factor(_over_groups(main_sq_G1, groups), _over_groups(guided_sq_G1, groups), least_G1)
+    factor_G1 = torch.where(kind_G1 == renorm_code("global"), by_group_G1, by_token_G1)
+    renormed_GD = torch.where(early_G1, guided_GD, guided_GD * factor_G1)
+    return torch.where(text_G1 > 1, renormed_GD, main_GD)
+
+
+def _column(value: float | Tensor, like_GD: Tensor) -> Tensor:
+    """A setting as something that broadcasts over [G, D]."""
+    if isinstance(value, Tensor):
+        return value.to(like_GD.device, non_blocking=True).reshape(-1, 1)
+    return torch.full((1, 1), value, device=like_GD.device)
+
+
+def _squares(x_GD: Tensor) -> Tensor:
+    return x_GD.square().sum(dim=1, keepdim=True)
+
+
+def _over_groups(squares_G1: Tensor, groups: Tensor | None) -> Tensor:
+    """Every token's group sum: [G, 1], or [1, 1] for a single group."""
+    if groups is None:
+        return squares_G1.sum(dim=0, keepdim=True)
+    # As many sums as there are tokens: knowing the number of groups would mean waiting for the device.
+    return torch.zeros_like(squares_G1).index_add(0, groups, squares_G1)[groups]
+
+
+def _factor(main_sq: Tensor, guided_sq: Tensor, least: Tensor) -> Tensor:
+    return (main_sq.sqrt() / (guided_sq.sqrt() + _EPSILON)).maximum(least).clamp(max=1.0)

@@ -1,0 +1,99 @@
+"""What a reasoning program asks the engine to do, and what it gets back.
+
+A program is a generator: it yields one of these, the engine carries it out (together with equal operations of other
+programs) and sends the result in. Handles name the parts of the program's sequence, so that a later ``Draw`` can say which
+of them its guidance branches leave out.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+
+from irg.engine.settings import DrawSettings
+
+Handles = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Say:
+    """Put a text into the sequence. Result: :class:`Said`."""
+
+    text: str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Write:
+    """Let the model write a text. Result: :class:`Written`.
+
+    ``max_tokens`` counts the text's tokens, bos and eos not included. ``temperature`` 0 takes the likeliest token.
+    ``forced`` ids are taken instead of the model's choice, token by token (for tests and for replaying).
+    """
+
+    max_tokens: int
+    temperature: float = 0.3
+    forced: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Let the model draw a picture. Result: :class:`Drawn`. The picture does not enter the sequence: ``Look`` at it.
+
+    ``without_text`` and ``without_image`` are the handles of the parts that the two guidance branches leave out.
+    ``noise`` [tokens, values] replaces the request's own random start.
+    """
+
+    height: int
+    width: int
+    settings: DrawSettings
+    without_text: Handles = ()
+    without_image: Handles = ()
+    noise: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """Show the model a picture: through the autoencoder, then the ViT. Result: :class:`Said`.
+
+    ``eps`` [channels, h, w] replaces the request's own random sample of the posterior.
+    """
+
+    image: Image.Image
+    vae: bool = True
+    vit: bool = True
+    eps: torch.Tensor | None = None
+
+
+Operation = Say | Write | Draw | Look
+
+
+@dataclass(frozen=True)
+class Said:
+    """Parts that were put into the sequence."""
+
+    handles: Handles
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text the model wrote; it is in the sequence already."""
+
+    handles: Handles
+    text: str
+    ids: tuple[int, ...]
+    seconds: float
+    complete: bool  # the model ended it itself
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, as it would be saved: 8 bits a channel."""
+
+    image: Image.Image
+    latents: torch.Tensor = field(repr=False)
+    seconds: float = 0.0
+
+
+Program = Generator[Operation, Any, Any]

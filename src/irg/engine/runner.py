@@ -1,0 +1,147 @@
+"""The network over the cache: append parts to contexts, decode a token, predict velocities. Knows no programs.
+
+Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N tokens of a picture; D values per token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irg.engine.attention import Block, CachedAttention
+from irg.engine.cache import Context, KVCache
+from irg.model.autoencoder import Autoencoder
+from irg.model.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.unified import UnifiedModel
+from irg.sequence.images import patchify
+from irg.sequence.layout import cells_of, lay_out, visibility
+from irg.sequence.parts import Latents, Part, Patches
+
+
+@dataclass
+class Extended:
+    """What a prefill leaves behind, per item: hidden states in reading order (for tests and for scoring)."""
+
+    hidden_TC: Tensor
+
+
+class Runner:
+    """A model with its cache."""
+
+    def __init__(self, model: UnifiedModel, autoencoder: Autoencoder, rows: int = 4, slots: int = 512) -> None:
+        self.model = model.eval()
+        self.autoencoder = autoencoder.eval()
+        self.config = model.config
+        self.grammar = model.config.grammar
+        self.cache = KVCache(self.config.decoder, rows, slots, model.dtype, model.device)
+
+    # ---- prefill
+
+    @torch.inference_mode()
+    def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> list[Extended]:
+        """Append parts to contexts, all in one forward.
+
+        Parts carry their content: ``Latents`` a float [C, h, w] map, ``Patches`` a float [N, D] tensor.
+        """
+        items = [(context, parts) for context, parts in items if parts]
+        if not items:
+            return []
+        layouts = [lay_out(parts, self.grammar, context.position) for context, parts in items]
+        blocks = []
+        for (context, _), layout in zip(items, layouts, strict=True):
+            self.cache.reserve(context, len(layout))
+            blocks.append(Block(context, len(layout), visibility(layout)))
+        every = [part for _, parts in items for part in parts]
+        patches = [part.content for part in every if isinstance(part, Patches)]
+        maps = [part.content for part in every if isinstance(part, Latents)]
+        latents_GD = torch.cat([patchify(m, self.config.latent_patch_size) for m in maps]) if maps else None
+        order = StreamOrder.of(layouts)
+        times_G = None if latents_GD is None else torch.zeros(len(latents_GD))
+        batch = token_batch(layouts, order, torch.cat(patches) if patches else None, latents_GD, times_G)
+        attend = CachedAttention(self.cache, blocks, order.stream_of_T, scratch=False)
+        hidden_UC, hidden_GC = self.model(batch.to(self.model.device), attend)
+        hidden = hidden_UC if hidden_GC is None else torch.cat([hidden_UC, hidden_GC])
+        hidden = hidden[torch.from_numpy(order.stream_of_T).to(hidden.device)]
+        for (context, _), layout in zip(items, layouts, strict=True):
+            self.cache.commit(context, len(layout), layout.next_position - context.position)
+        return [Extended(piece) for piece in hidden.split([len(layout) for layout in layouts])]
+
+    # ---- decoding
+
+    @torch.inference_mode()
+    def feed(self, contexts: Sequence[Context], tokens: Sequence[int]) -> Tensor:
+        """Append one text token to each context; logits of the next one, float32 [contexts, V]."""
+        for context in contexts:
+            self.cache.reserve(context, 1)
+        n = len(contexts)
+        attend = CachedAttention(self.cache, [Block(c, 1) for c in contexts], np.arange(n), scratch=False)
+        device = self.model.device
+        batch = TokenBatch(
+            ids_U=torch.tensor(tokens, device=device),
+            positions_T=torch.tensor([c.position for c in contexts], device=device),
+        )
+        hidden_UC, _ = self.model(batch, attend)
+        for context in contexts:
+            self.cache.commit(context, 1, 1)
+        return self.model.logits(hidden_UC).to(torch.float32)
+
+    # ---- drawing
+
+    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> "Branches":
+        """Plan velocity predictions: each block is a picture of (rows, columns) tokens on top of a context."""
+        return Branches(self, blocks)
+
+    # ---- pictures
+
+    @torch.inference_mode()
+    def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
+        """Pictures of one size through the autoencoder: [B, C, h, w]. ``eps`` samples the posterior."""
+        device = next(self.autoencoder.parameters()).device
+        return self.autoencoder.encode(pixels_B3HW.to(device), None if eps is None else eps.to(device))
+
+    @torch.inference_mode()
+    def decode_latents(self, latents_BChw: Tensor) -> Tensor:
+        """Latents to pixels in about [-1, 1], float [B, 3, H, W]."""
+        parameter = next(self.autoencoder.parameters())
+        return self.autoencoder.decode(latents_BChw.to(parameter.device, parameter.dtype))
+
+
+class Branches:
+    """A fixed set of pictures-on-contexts whose velocities are wanted many times: everything that does not change
+    from step to step is prepared once. The cache is never changed: keys of the picture live in scratch slots."""
+
+    @torch.inference_mode()
+    def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
+        self.model = runner.model
+        special, side = runner.grammar.special, runner.grammar.latent_side
+        device = self.model.device
+        sizes = [rows * columns for _, (rows, columns) in blocks]
+        total_U, stream = 2 * len(blocks), []
+        first = 0
+        for i, n in enumerate(sizes):
+            stream += [2 * i, *range(total_U + first, total_U + first + n), 2 * i + 1]
+            first += n
+        positions = [context.position for context, _ in blocks]
+        positions_T = np.concatenate([np.repeat(positions, 2), np.repeat(positions, sizes)])
+        cells_G = np.concatenate([cells_of(grid, side) for _, grid in blocks])
+        self.batch = TokenBatch(
+            ids_U=torch.tensor([special.start_of_image, special.end_of_image] * len(blocks), device=device),
+            positions_T=torch.from_numpy(positions_T).to(device),
+            latent_cells_G=torch.from_numpy(cells_G).to(device),
+        )
+        self.attend = CachedAttention(
+            runner.cache,
+            [Block(context, n + 2) for (context, _), n in zip(blocks, sizes, strict=True)],
+            np.array(stream),
+            scratch=True,
+        )
+
+    @torch.inference_mode()
+    def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
+        """Velocities of all latent tokens, float32 [G, D], blocks in the order they were planned."""
+        self.batch.latents_GD, self.batch.times_G = noisy_GD, times_G
+        _, hidden_GC = self.model(self.batch, self.attend)
+        assert hidden_GC is not None
+        return self.model.velocity(hidden_GC, noisy_GD, times_G)

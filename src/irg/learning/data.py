@@ -1,0 +1,196 @@
+"""Trajectories for training: parquet rows in, token ids and encoded pictures out.
+
+A row has ``prompt``, ``thinking``, ``image`` and, with a second turn, ``reflection`` and ``improved``; pictures are
+``{bytes, path}`` structs. A row that cannot be used is an error that names file and row: never half-used.
+
+Everything is held in memory, pictures as pixels plus latents encoded once: right for data of one machine.
+
+Legend: N pictures; z latent channels; h, w latent sides.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from irg.learning.modes import EncodedPicture, EncodedTrajectory, Mode
+from irg.model.autoencoder import Autoencoder
+from irg.model.config import ModelConfig
+from irg.model.profile import Profile
+from irg.model.tokenizer import TextTokenizer
+from irg.sequence.images import ResizeRule, patchify, to_rgb, to_tensor
+
+COLUMNS = ("prompt", "thinking", "image", "reflection", "improved")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trajectory before encoding; ``where`` names its file and row for messages."""
+
+    where: str
+    prompt: str
+    thinking: str
+    image: bytes
+    reflection: str | None
+    improved: bytes | None
+
+
+def data_files(sources: Sequence[str]) -> list[Path]:
+    """Parquet files named directly or found in folders, sorted.
+
+    Raises:
+        ValueError: a source does not exist or a folder holds none.
+    """
+    files: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+        if not found:
+            raise ValueError(f"data: {source} is neither a parquet file nor a folder with parquet files")
+        files += found
+    return files
+
+
+def read_rows(files: Sequence[Path]) -> Iterator[Row]:
+    """All rows of all files, in order.
+
+    Raises:
+        ValueError: a file lacks a column, or a row lacks a part.
+    """
+    for file in files:
+        try:
+            table = pq.read_table(file, columns=list(COLUMNS))
+        except Exception as error:
+            raise ValueError(f"{file}: not a trajectory parquet file: {error}") from None
+        for number, row in enumerate(table.to_pylist()):
+            yield _checked(row, f"{file}, row {number}")
+
+
+def _checked(row: dict[str, Any], where: str) -> Row:
+    def picture(name: str) -> bytes | None:
+        return row[name]["bytes"] if row[name] else None
+
+    image, improved = picture("image"), picture("improved")
+    if not row["prompt"] or not row["thinking"] or not image:
+        raise ValueError(f"{where}: a trajectory needs prompt, thinking and image")
+    if (row["reflection"] is None) != (improved is None):
+        raise ValueError(f"{where}: reflection and improved picture come together or not at all")
+    return Row(where, row["prompt"], row["thinking"], image, row["reflection"], improved)
+
+
+def _pixels(image: bytes, where: str, rule: ResizeRule) -> np.ndarray:
+    try:
+        picture = to_rgb(Image.open(io.BytesIO(image)))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{where}: the picture cannot be decoded: {error}") from None
+    size = rule.size(*picture.size)
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+class TrajectoryData:
+    """All trajectories of a run, encoded. Pictures are numbered; parts carry the number, not the pixels."""
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        tokenizer: TextTokenizer,
+        config: ModelConfig,
+        profile: Profile,
+        autoencoder: Autoencoder,
+        cache: Path | None = None,
+    ) -> None:
+        """Read and encode. ``cache`` is a folder that keeps the latents between runs."""
+        self.config = config
+        rows = list(read_rows(data_files(sources)))
+        self._encode_texts(rows, tokenizer, profile)
+        jobs = [(data, row.where) for row in rows for data in (row.image, row.improved) if data is not None]
+        with ThreadPoolExecutor(4) as pool:
+            self.pixels = list(pool.map(lambda job: _pixels(job[0], job[1], config.vae_resize), jobs))
+        starts = np.cumsum([0, *(1 if row.improved is None else 2 for row in rows)])
+        self.first_picture = starts[:-1]
+        self.two_turns = np.array([row.improved is not None for row in rows], bool)
+        key = hashlib.sha256()
+        for data, _ in jobs:
+            key.update(hashlib.sha256(data).digest())
+        for tensor in autoencoder.state_dict().values():
+            key.update(tensor.cpu().contiguous().numpy().tobytes())
+        self._latents = _cached_latents(autoencoder, self.pixels, cache, key.hexdigest()[:16])
+
+    def __len__(self) -> int:
+        return len(self.two_turns)
+
+    def _encode_texts(self, rows: Sequence[Row], tokenizer: TextTokenizer, profile: Profile) -> None:
+        self.prompts = tokenizer.encode_many([row.prompt for row in rows])
+        self.thinking = tokenizer.encode_many([row.thinking for row in rows])
+        self.reflections = tokenizer.encode_many([row.reflection or "" for row in rows])
+        self.fixed = {
+            name: tokenizer.encode(text)
+            for name, text in (
+                ("system", profile.system_prompt),
+                ("how_to_think", profile.how_to_think),
+                ("how_to_improve", profile.how_to_improve),
+            )
+        }
+
+    def rows_for(self, mode: Mode) -> np.ndarray:
+        """Indices of the rows that can be written in a mode."""
+        return np.flatnonzero(self.two_turns if mode.startswith("improving") else ~self.two_turns)
+
+    def trajectory(self, row: int, rng: np.random.Generator | None = None) -> EncodedTrajectory:
+        """One row, encoded."""
+        picture, two = int(self.first_picture[row]), bool(self.two_turns[row])
+        return EncodedTrajectory(
+            prompt=self.prompts[row],
+            thinking=self.thinking[row],
+            image=self._picture(picture),
+            reflection=self.reflections[row] if two else None,
+            improved=self._picture(picture + 1) if two else None,
+            **self.fixed,
+        )
+
+    def _picture(self, key: int) -> EncodedPicture:
+        height, width = self.pixels[key].shape[:2]
+        stride = self.config.image_stride
+        vit_width, vit_height = self.config.vit_resize.size(width, height)
+        patch = self.config.vit.patch_size
+        return EncodedPicture(key, (height // stride, width // stride), (vit_height // patch, vit_width // patch))
+
+    def patches(self, key: int) -> Tensor:
+        """ViT patches of a picture, float32 [patches, values]."""
+        pixels_3HW = self.config.vit_resize(Image.fromarray(self.pixels[key]))
+        return patchify(pixels_3HW, self.config.vit.patch_size)
+
+    def latents(self, key: int) -> Tensor:
+        """Latent tokens of a picture, [tokens, values]."""
+        return patchify(self._latents[key], self.config.latent_patch_size)
+
+
+@torch.inference_mode()
+def _cached_latents(autoencoder: Autoencoder, pixels: list[np.ndarray], cache: Path | None, key: str) -> list[Tensor]:
+    """Posterior means of all pictures (float16 [z, h, w] each), from the cache folder if they are there."""
+    file = cache / f"latents-{key}.pt.npy" if cache else None
+    same = len({p.shape for p in pixels}) == 1
+    if file and same and file.is_file():
+        return list(torch.from_numpy(np.load(file)))
+    out: list[Tensor] = []
+    for start in range(0, len(pixels), 64 if same else 1):
+        chunk = pixels[start : start + (64 if same else 1)]
+        x_N3HW = torch.stack([to_tensor(Image.fromarray(p)) for p in chunk])
+        out += list(autoencoder.encode(x_N3HW).to(torch.float16))
+    if file and same:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".part.npy")
+        np.save(temporary, torch.stack(out).numpy())
+        temporary.rename(file)
+    return out

@@ -1,0 +1,101 @@
+"""The six learning modes of IRGL: six ways to write one trajectory down as a sequence of parts.
+
+A trajectory is prompt, T1, I1, T2, I2. Whatever a mode does not learn is context without loss (``docs/training.md``; the
+paper's figure of the modes). Two further ways are not IRGL's but BAGEL's own ground: ``direct`` (prompt -> picture)
+and ``unconditional`` (a picture from nothing, what guidance subtracts).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from irg.sequence.parts import Latents, Part, Patches, Target, Text
+
+Mode = Literal[
+    "initial_thinking_understanding",
+    "initial_thinking_generation",
+    "initial_full",
+    "improving_thinking_understanding",
+    "improving_thinking_generation",
+    "improving_full",
+    "direct",
+    "unconditional",
+]
+MODES: tuple[Mode, ...] = get_args(Mode)
+IMPROVING: tuple[Mode, ...] = MODES[3:6]
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture in all its forms, ready to become parts. ``key`` says which picture it is (see :mod:`.data`)."""
+
+    key: int
+    latent_grid: tuple[int, int]
+    patch_grid: tuple[int, int]
+
+    def read(self, vit: bool = True, vae: bool = True) -> list[Part]:
+        """The picture as something to look at: clean latents, then ViT patches."""
+        forms: list[Part] = [Latents(self.latent_grid, self.key)] if vae else []
+        return [*forms, Patches(self.patch_grid, self.key)] if vit else forms
+
+    def drawn(self) -> Part:
+        """The picture as something to draw."""
+        return Target(self.latent_grid, self.key)
+
+
+@dataclass(frozen=True)
+class EncodedTrajectory:
+    """One trajectory as token ids and pictures. ``reflection`` and ``improved`` are None for a first turn alone."""
+
+    system: tuple[int, ...]
+    prompt: tuple[int, ...]
+    thinking: tuple[int, ...]
+    image: EncodedPicture
+    reflection: tuple[int, ...] | None = None
+    improved: EncodedPicture | None = None
+    how_to_think: tuple[int, ...] = ()
+    how_to_improve: tuple[int, ...] = ()
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes this trajectory can be written in.
+
+        A trajectory with a second turn has, in general, a flawed first picture: it is not offered as something to
+        draw or to describe as if it were right.
+        """
+        if self.improved is None:
+            return (*MODES[:3], "direct", "unconditional")
+        return IMPROVING
+
+
+def write(mode: Mode, trajectory: EncodedTrajectory) -> list[Part]:
+    """Write a trajectory down in a mode.
+
+    Raises:
+        ValueError: the trajectory lacks what the mode needs.
+    """
+    t = trajectory
+    system = [Text(t.system)] if t.system else []
+    prompt = [*system, Text(t.prompt)]
+    if mode in IMPROVING and (t.improved is None or t.reflection is None):
+        raise ValueError(f"mode {mode} needs a reflection and an improved picture, which this trajectory lacks")
+    match mode:
+        case "initial_thinking_understanding":
+            return [*prompt, *t.image.read(), Text(t.how_to_think), Text(t.thinking, loss=True)]
+        case "initial_thinking_generation":
+            return [*prompt, Text(t.thinking, loss=True)]
+        case "initial_full":
+            return [*prompt, Text(t.thinking, loss=True), t.image.drawn()]
+        case "direct":
+            return [Text(t.prompt), t.image.drawn()]
+        case "unconditional":
+            return [*system, t.image.drawn()]
+    assert t.improved is not None and t.reflection is not None
+    reflection = Text(t.reflection, loss=True)
+    match mode:
+        case "improving_thinking_understanding":
+            return [*prompt, *t.image.read(), *t.improved.read(), Text(t.how_to_improve), reflection]
+        case "improving_thinking_generation":
+            return [*prompt, Text(t.thinking), *t.image.read(), reflection]
+        case "improving_full":
+            return [*prompt, Text(t.thinking), *t.image.read(), reflection, t.improved.drawn()]
+    raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(MODES)}")

@@ -1,0 +1,89 @@
+"""The two losses of IRGL: next-token cross-entropy on texts, rectified-flow velocity error on pictures drawn.
+
+Legend: G latent tokens, clean and noised; D values per token; M noised tokens; L text tokens with loss; V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from irg.engine.flow import shift_time
+from irg.model.attention import PackedAttention
+from irg.model.decoder import Attend
+from irg.model.inputs import TokenBatch
+from irg.model.unified import UnifiedModel
+
+
+@dataclass
+class FlowTargets:
+    """Noised inputs of a pack: x = (1 - t) * clean + t * noise for targets, the clean latents for pictures read."""
+
+    noisy_GD: Tensor
+    times_G: Tensor
+    velocity_GD: Tensor  # noise - clean
+
+
+def flow_targets(clean_GD: Tensor, noise_GD: Tensor, normal_G: Tensor, shift: float) -> FlowTargets:
+    """Noise the targets of a pack.
+
+    Args:
+        clean_GD: clean latents of all latent tokens.
+        noise_GD: standard normal noise of the same shape.
+        normal_G: one standard normal number per token, equal within a picture; -inf marks a clean picture (t = 0).
+        shift: timestep shift, > 0.
+    """
+    times_G = shift_time(torch.sigmoid(normal_G), shift)
+    t_G1 = times_G[:, None]
+    return FlowTargets((1 - t_G1) * clean_GD + t_G1 * noise_GD, times_G, noise_GD - clean_GD)
+
+
+@dataclass
+class Losses:
+    """Per-token losses of a pack; reduce them with :func:`total`."""
+
+    ce_L: Tensor
+    mse_MD: Tensor
+
+
+def losses(
+    model: UnifiedModel,
+    batch: TokenBatch,
+    attend: Attend | PackedAttention,
+    velocity_GD: Tensor | None,
+    loss_rows_L: Tensor,
+    labels_L: Tensor,
+    target_rows_M: Tensor,
+) -> Losses:
+    """Run a pack and score it, unreduced.
+
+    Args:
+        loss_rows_L, labels_L: rows of the understanding stream with text loss, and the tokens they should predict.
+        target_rows_M: rows of the generation stream that are noised targets.
+    """
+    hidden_UC, hidden_GC = model(batch, attend)
+    logits_LV = model.logits(hidden_UC[loss_rows_L]).to(torch.float32)
+    ce_L = F.cross_entropy(logits_LV, labels_L, reduction="none")
+    if hidden_GC is None or velocity_GD is None or len(target_rows_M) == 0:
+        return Losses(ce_L, ce_L.new_zeros(0, model.config.latent_values))
+    assert batch.latents_GD is not None and batch.times_G is not None
+    rows = target_rows_M
+    predicted_MD = model.velocity(hidden_GC[rows], batch.latents_GD[rows], batch.times_G[rows])
+    return Losses(ce_L, (predicted_MD - velocity_GD[rows].to(torch.float32)) ** 2)
+
+
+def total(
+    scored: Losses, ce_weight: float = 1.0, mse_weight: float = 1.0, ce_weights_L: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, mean CE, mean MSE), each a mean over tokens.
+
+    With ``ce_weights_L`` (1 / sqrt(n + 1) for a text of n tokens: BAGEL's re-weighting, off in IRG) CE is the weighted
+    mean.
+    """
+    if ce_weights_L is None:
+        ce = scored.ce_L.sum() / max(1, len(scored.ce_L))
+    else:
+        ce = (scored.ce_L * ce_weights_L).sum() / ce_weights_L.sum()
+    mse = scored.mse_MD.mean(dim=-1).sum() / max(1, len(scored.mse_MD))
+    return ce_weight * ce + mse_weight * mse, ce, mse

@@ -1,0 +1,89 @@
+"""Optimisers, learning-rate schedule and the running average of weights.
+
+Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix. ``torch.optim.Muon`` runs its
+iteration in bfloat16, which CPUs without bfloat16 units emulate sixty times slower than this float32 version batched over
+equal shapes; the rest of the parameters go to AdamW.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from irg.learning.recipe import Optimizer as OptimizerRecipe
+
+# Coefficients of the polynomial iteration, one triple per step (Amsel et al. 2025, "Polar Express").
+POLAR = ((8.2872, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448), (3.9487, -2.9089, 0.5518), (3.3184, -2.4885, 0.5100))
+
+
+def orthogonalised(x_BMN: Tensor) -> Tensor:
+    """Nearest (semi-)orthogonal matrices of a batch, approximately: four steps bring most singular values near 1."""
+    tall = x_BMN.shape[-2] > x_BMN.shape[-1]
+    x = x_BMN.mT if tall else x_BMN
+    x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for a, b, c in POLAR:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(Optimizer):
+    """Muon for 2-D parameters; the update of an [M, N] matrix is scaled by sqrt(max(1, M / N))."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape[p.shape].append(p)
+            for shape, params in by_shape.items():
+                updates = [self._nesterov(p, group["momentum"]) for p in params]
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                for p, update in zip(params, orthogonalised(torch.stack(updates)), strict=True):
+                    p.add_(update, alpha=-group["lr"] * scale)
+
+    def _nesterov(self, p: nn.Parameter, momentum: float) -> Tensor:
+        assert p.grad is not None
+        state = self.state[p]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(state["momentum"], momentum)
+
+
+def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimizer]:
+    """AdamW for everything, or Muon for the decoder layers' matrices and AdamW for the rest."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trained if recipe.kind == "muon" and p.ndim == 2 and ".layers." in name]
+    taken = {id(p) for p in matrices}
+    rest = [p for _, p in trained if id(p) not in taken]
+    optimizers: list[Optimizer] = [
+        AdamW(rest, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay)
+    ]
+    if matrices:
+        optimizers.append(Muon(matrices, recipe.muon_lr, recipe.muon_momentum))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return optimizers
+
+
+def rate(step: int, steps: int, recipe: OptimizerRecipe) -> float:
+    """Factor on the learning rate at ``step`` (0-based): linear warm-up, constant, linear cool-down."""
+    factor = min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else 1.0
+    if recipe.cooldown:
+        factor = min(factor, max(0.0, (steps - step) / recipe.cooldown))
+    return factor
+
+
+@torch.no_grad()
+def update_average(average: Iterable[Tensor], weights: Iterable[Tensor], decay: float) -> None:
+    """ema = decay * ema + (1 - decay) * weight, in place."""
+    torch._foreach_lerp_(list(average), list(weights), 1 - decay)

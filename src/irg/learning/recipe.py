@@ -1,0 +1,113 @@
+"""What a training run is made of: typed, strict, readable from YAML (:mod:`irg.recipes`)."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from irg.learning.modes import MODES
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sampling weight of every mode (0 = off), and the modes every pack must contain at least one sample of."""
+
+    initial_thinking_understanding: float = 0.0
+    initial_thinking_generation: float = 0.0
+    initial_full: float = 0.0
+    improving_thinking_understanding: float = 0.0
+    improving_thinking_generation: float = 0.0
+    improving_full: float = 0.0
+    direct: float = 0.0
+    unconditional: float = 0.0
+    mandatory: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        weights = self.weights()
+        for mode, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"mixture.{mode} must not be negative, got {weight}")
+        if not any(weights.values()):
+            raise ValueError("mixture: every weight is 0; give at least one mode a positive weight")
+        for mode in self.mandatory:
+            if mode not in MODES:
+                raise ValueError(f"mixture.mandatory: unknown mode {mode!r}; the modes are {', '.join(MODES)}")
+
+    def weights(self) -> dict[str, float]:
+        """Mode -> weight."""
+        return {mode: getattr(self, mode) for mode in MODES}
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Condition dropout, per part: probability that a text, a ViT picture, a VAE picture is left out."""
+
+    text: float = 0.0
+    vit: float = 0.0
+    vae: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, p in asdict(self).items():
+            if not 0 <= p < 1:
+                raise ValueError(f"dropout.{name} must be in [0, 1), got {p}")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW as in the paper, or Muon for the matrices inside the layers with AdamW for the rest."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    lr: float = 2e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-15
+    weight_decay: float = 0.0
+    muon_lr: float = 0.01
+    muon_momentum: float = 0.95
+    clip: float = 1.0
+    warmup: int = 0
+    cooldown: int = 0  # steps of linear decay to 0 at the end; 0 = constant rate
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.muon_lr <= 0 or self.clip <= 0:
+            raise ValueError("optimizer: lr, muon_lr and clip must be positive")
+        if self.warmup < 0 or self.cooldown < 0:
+            raise ValueError("optimizer: warmup and cooldown count steps and must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """One stage of training. Paths are relative to where the command runs."""
+
+    model: str  # folder of the model to start from; its EMA weights if it is a run's output
+    data: tuple[str, ...]  # trajectory parquet files or folders of them
+    out: str
+    steps: int
+    mixture: Mixture
+    dropout: Dropout = field(default_factory=Dropout)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    tokens_per_pack: int = 40_000
+    max_tokens_per_sample: int = 32_768
+    noise_copies: int = 1  # noise levels per drawn picture that share one pass over the context
+    timestep_shift: float = 4.0
+    ce_weight: float = 1.0
+    mse_weight: float = 1.0
+    ema: float = 0.995
+    frozen: tuple[str, ...] = ()  # parts by name: vit_model, connector, und, gen, embed_tokens
+    seed: int = 0
+    threads: int = 0  # 0 = torch's choice
+    device: str = "cpu"
+    log_every: int = 10
+    save_every: int = 100
+    keep: int = 2
+    validate_every: int = 0
+    validation_rows: int = 64  # kept out of training when validate_every > 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.log_every < 1 or self.save_every < 1 or self.keep < 1:
+            raise ValueError("steps, log_every, save_every and keep must be at least 1")
+        if not self.data:
+            raise ValueError("data: name at least one trajectory parquet file or folder")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if self.timestep_shift <= 0:
+            raise ValueError(f"timestep_shift must be positive, got {self.timestep_shift}")
+        if self.noise_copies < 1:
+            raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}")

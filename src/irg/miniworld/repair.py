@@ -1,0 +1,165 @@
+"""Putting a picture right: the scene that keeps what is right and mends the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from irg.miniworld.classes import sizes_down_from
+from irg.miniworld.flaws import Slot, match
+from irg.miniworld.layout import MARGIN, pick_background, prompt_rank, sample_things
+from irg.miniworld.request import Include, Request
+from irg.miniworld.rules import Seen, holds, satisfied, see
+from irg.miniworld.scene import (
+    Box,
+    Scene,
+    Thing,
+    crowding,
+    free_cells,
+    in_order,
+    nearest_cell,
+    pick_cell,
+    related_cells,
+    snap,
+)
+
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+_MOST_CROWDED = 0.35
+"""Seen things may overlap this much and stay where they are; beyond it the second one moves."""
+
+
+def correct(
+    request: Request,
+    seen: Sequence[Seen],
+    intended: Scene | None,
+    rng: np.random.Generator,
+    size: int = 96,
+    threshold: float | None = None,
+) -> Scene:
+    """The scene that repairs a picture: right things stay where they were seen (on the grid), wrong ones are mended in
+    place or moved, missing ones are added (where `intended` has them, if that is free), all others go.
+    """
+    slots, _ = match(request, seen, threshold)
+    background = request.background or (intended.background if intended else None)
+    for freed in (False, True):
+        things = _repair(request, slots, intended, rng, size, free_targets=freed)
+        if things is not None and satisfied(request, see(Scene("studio", things), size)):
+            break
+    else:
+        things = sample_things(request, rng)
+    if background is None:
+        background = pick_background(things, rng)
+    return Scene(background, in_order(things, prompt_rank(request)))
+
+
+def _repair(
+    request: Request,
+    slots: list[Slot],
+    intended: Scene | None,
+    rng: np.random.Generator,
+    size: int,
+    free_targets: bool,
+) -> tuple[Thing, ...] | None:
+    """Keep what can stay, then place the rest; with `free_targets` what others refer to may move as well."""
+    standing: dict[int, Thing] = {}
+    sizes: dict[int, str] = {}
+    targets = {entry.position[1] for entry in request.include if entry.position is not None}
+    # Whatever others refer to is settled first, then the things whose class is right.
+    order = sorted(range(len(slots)), key=lambda i: (slots[i].entry not in targets, slots[i].wrong_class))
+    for index in order:
+        slot = slots[index]
+        if slot.item is None:
+            continue
+        thing = _mended(slot.item, request.include[slot.entry], size)
+        sizes[index] = thing.size
+        if free_targets and slot.entry in targets and _violates_any(slot, slots, request):
+            continue
+        if _can_stay(thing, slot.entry, standing, slots, request):
+            standing[index] = thing
+    places = list(intended.things) if intended is not None else []
+    for index in order:
+        if index not in standing:
+            thing_or_none = _place(index, sizes.get(index), standing, slots, request, places, rng)
+            if thing_or_none is None:
+                return None
+            standing[index] = thing_or_none
+    return tuple(standing[index] for index in range(len(slots)))
+
+
+def _mended(item: Seen, entry: Include, size: int) -> Thing:
+    """The seen thing with the asked class and colour, nudged into the frame."""
+    thing = snap(entry.name, entry.color, item.box, size)
+    for word in sizes_down_from(thing.size):
+        col, row = nearest_cell(free_cells(entry.name, word, []), (thing.col, thing.row))
+        if max(abs(col - thing.col), abs(row - thing.row)) <= 1:
+            break
+    return Thing(entry.name, entry.color, col, row, word)
+
+
+def _violates_any(slot: Slot, slots: list[Slot], request: Request) -> bool:
+    """Whether some thing that refers to this one stands wrongly to it."""
+    assert slot.item is not None
+    for other in slots:
+        position = request.include[other.entry].position
+        if position is None or position[1] != slot.entry or other.item is None:
+            continue
+        if not holds(other.item.box, slot.item.box, position[0]):
+            return True
+    return False
+
+
+def _relations(entry: int, standing: dict[int, Thing], slots: list[Slot], request: Request) -> list[tuple[str, Box]]:
+    """The relations in which a thing of this entry must stand to the things that already stand."""
+    found = []
+    own = request.include[entry].position
+    for index, thing in standing.items():
+        other = slots[index].entry
+        theirs = request.include[other].position
+        if own is not None and own[1] == other:
+            found.append((own[0], thing.box))
+        if theirs is not None and theirs[1] == entry:
+            found.append((_OPPOSITE[theirs[0]], thing.box))
+    return found
+
+
+def _can_stay(
+    thing: Thing, entry: int, standing: dict[int, Thing], slots: list[Slot], request: Request, margin: float = 0.54
+) -> bool:
+    if any(crowding(thing.box, other.box) > _MOST_CROWDED for other in standing.values()):
+        return False
+    return all(
+        related_cells(thing.name, thing.size, relation, box, margin)[thing.row, thing.col]
+        for relation, box in _relations(entry, standing, slots, request)
+    )
+
+
+def _place(
+    index: int,
+    size: str | None,
+    standing: dict[int, Thing],
+    slots: list[Slot],
+    request: Request,
+    places: list[Thing],
+    rng: np.random.Generator,
+) -> Thing | None:
+    """A free place for a thing: one of the intended `places` (which is used up), else a random one."""
+    entry = request.include[slots[index].entry]
+    planned = [place for place in places if place.name == entry.name]
+    alike = [thing.size for thing in standing.values() if thing.name == entry.name]
+    usual = [("large", "medium", "medium")[len(slots) - 1] if len(slots) <= 3 else "small"]
+    first = ([size] if size else alike or [place.size for place in planned] or usual)[0]
+    others = [thing.box for thing in standing.values()]
+    relations = _relations(slots[index].entry, standing, slots, request)
+    for word in sizes_down_from(first):
+        cells = free_cells(entry.name, word, others)
+        for relation, box in relations:
+            cells &= related_cells(entry.name, word, relation, box, MARGIN)
+        for place in planned:
+            if cells[place.row, place.col]:
+                places.remove(place)
+                return Thing(entry.name, entry.color, place.col, place.row, word)
+        if cells.any():
+            return Thing(entry.name, entry.color, *pick_cell(cells, rng), word)
+    return None

@@ -1,0 +1,93 @@
+"""What one forward of the unified model takes: tokens in stream order, built from layouts.
+
+Reading order is how a sequence is written; stream order is how the network runs it: all tokens of the understanding
+expert, then all tokens of the generation expert, each in reading order.
+
+Legend: T tokens of the whole pack; U understanding, G generation tokens; P ViT patches; D values per token;
+R rows (samples); S longest row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irg.sequence.layout import UND, Kind, Layout
+
+
+@dataclass
+class TokenBatch:
+    """Inputs of one forward. Latents and times are those of the generation stream, clean ones at time 0."""
+
+    ids_U: Tensor
+    positions_T: Tensor
+    patch_rows_P: Tensor | None = None  # where in the understanding stream the ViT tokens go
+    patches_PD: Tensor | None = None
+    patch_cells_P: Tensor | None = None
+    patch_lens: list[int] | None = None
+    latents_GD: Tensor | None = None
+    latent_cells_G: Tensor | None = None
+    times_G: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        """The same batch on another device."""
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return TokenBatch(**moved)
+
+
+@dataclass(frozen=True)
+class StreamOrder:
+    """The permutation between reading order and stream order of a pack of sequences (numpy int64)."""
+
+    und_T: np.ndarray  # reading-order index of each understanding token
+    gen_T: np.ndarray  # reading-order index of each generation token
+    stream_of_T: np.ndarray  # stream index of each reading-order token
+
+    @staticmethod
+    def of(layouts: Sequence[Layout]) -> "StreamOrder":
+        """Order of the concatenation of ``layouts``."""
+        experts_T = np.concatenate([layout.experts_T for layout in layouts])
+        und_T, gen_T = np.flatnonzero(experts_T == UND), np.flatnonzero(experts_T != UND)
+        stream_of_T = np.empty(len(experts_T), np.int64)
+        stream_of_T[und_T] = np.arange(len(und_T))
+        stream_of_T[gen_T] = len(und_T) + np.arange(len(gen_T))
+        return StreamOrder(und_T, gen_T, stream_of_T)
+
+
+def token_batch(
+    layouts: Sequence[Layout],
+    order: StreamOrder,
+    patches_PD: Tensor | None = None,
+    latents_GD: Tensor | None = None,
+    times_G: Tensor | None = None,
+) -> TokenBatch:
+    """Lay several sequences end to end as one forward's input.
+
+    Pixel contents are given in reading order: all patches, all latent tokens.
+    """
+    ids_T, positions_T, kinds_T, cells_T = (
+        np.concatenate([getattr(layout, name) for layout in layouts])
+        for name in ("ids_T", "positions_T", "kinds_T", "cells_T")
+    )
+    kinds_U = kinds_T[order.und_T]
+    patch_rows_P = np.flatnonzero(kinds_U == Kind.PATCH)
+    batch = TokenBatch(
+        ids_U=torch.from_numpy(ids_T[order.und_T]),
+        positions_T=torch.from_numpy(positions_T[np.concatenate([order.und_T, order.gen_T])]),
+    )
+    if len(patch_rows_P):
+        lens = [
+            int((layout.kinds_T[start : start + n] == Kind.PATCH).sum())
+            for layout in layouts
+            for start, n in zip(np.cumsum([0, *layout.split_lens[:-1]]), layout.split_lens, strict=True)
+        ]
+        batch.patch_rows_P = torch.from_numpy(patch_rows_P)
+        batch.patches_PD = patches_PD
+        batch.patch_cells_P = torch.from_numpy(cells_T[order.und_T][patch_rows_P])
+        batch.patch_lens = [n for n in lens if n]
+    if len(order.gen_T):
+        batch.latents_GD, batch.times_G = latents_GD, times_G
+        batch.latent_cells_G = torch.from_numpy(cells_T[order.gen_T])
+    return batch

@@ -1,0 +1,249 @@
+"""Which tensors a folder's weight files hold, read from their headers alone; and one tensor's data, mapped or read.
+
+Only safetensors files are opened. A header is believed after it has been checked: offsets in order, inside the file and
+of the size that shape and dtype say.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irg.model.config_files import read_json
+
+MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies: ``[start, stop)`` are bytes of ``file``."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def find_weights(folder: Path, names: Sequence[str]) -> Path:
+    """The first of the folder's weight files or shard indexes: ``X.safetensors``, else ``X.safetensors.index.json``.
+
+    Raises:
+        ValueError: there is none; a folder with pickles only gets advice.
+    """
+    for name in names:
+        for path in (folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"):
+            if path.is_file():
+                return path
+    wanted = " or ".join(f"{name}.safetensors" for name in names)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise ValueError(
+            f"{folder / pickles[0]} is a pickle, which can run code when it is opened, so it is not read: convert it "
+            f"to {names[0]}.safetensors (torch.load with weights_only=True, then safetensors.torch.save_file)"
+        )
+    raise ValueError(f"{folder} has no weights: {wanted} is missing")
+
+
+def read_entries(path: Path) -> dict[str, TensorEntry]:
+    """Tensors of a safetensors file, or of all files that a ``.index.json`` names. No tensor data is read.
+
+    Raises:
+        ValueError: a file is missing, truncated or corrupt, or the index points outside its folder.
+    """
+    if path.suffix != ".json":
+        return read_header(path)
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{path}: weight_map is missing or empty")
+    shards = {name: read_header(_shard(path, name)) for name in dict.fromkeys(weight_map.values())}
+    entries: dict[str, TensorEntry] = {}
+    for key, name in weight_map.items():
+        if key not in shards[name]:
+            raise ValueError(f"{path}: {name} does not hold {key}, though the index says so")
+        entries[key] = shards[name][key]
+    for header in shards.values():  # tensors the index does not list still count as left over
+        for key, entry in header.items():
+            entries.setdefault(key, entry)
+    return entries
+
+
+def _shard(index: Path, name: Any) -> Path:
+    """The file an index entry names: a relative path that stays inside the index's folder."""
+    inside = isinstance(name, str) and name.strip() != "" and "\\" not in name and "\0" not in name
+    if not inside or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or Path(name).drive:
+        raise ValueError(f"{index}: entry {name!r} is not a file inside the folder")
+    if not name.endswith(".safetensors"):
+        raise ValueError(f"{index}: entry {name!r} is not a safetensors file")
+    path = index.parent / name
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {index.name} names it")
+    return path
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Tensors of one safetensors file, by its header.
+
+    Raises:
+        ValueError: the file is missing, truncated or corrupt.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                raise ValueError(f"{path} is not a safetensors file, or it is truncated ({size} bytes)")
+            text = file.read(length)
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read: {error.strerror}") from None
+    try:
+        header = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} is corrupt: its header is not valid JSON") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is corrupt: its header is not an object")
+    header.pop("__metadata__", None)
+    entries = {key: _entry(path, key, value, 8 + length, size) for key, value in header.items()}
+    _check_coverage(path, entries.values(), 8 + length, size)
+    return entries
+
+
+def _entry(path: Path, key: str, value: Any, base: int, size: int) -> TensorEntry:
+    """One tensor of a header, if it tells the truth."""
+    try:
+        name, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
+        sane = isinstance(name, str) and all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+    except (KeyError, TypeError, ValueError):
+        sane = False
+    if not sane:
+        raise ValueError(f"{path} is corrupt: its header's entry for {key} is malformed")
+    if name not in _DTYPES:
+        raise ValueError(f"{path}: {key} has dtype {name}, which is not supported")
+    if stop > size - base:
+        raise ValueError(f"{path} is truncated: {key} ends at byte {base + stop}, the file at {size}")
+    if math.prod(shape) * _DTYPES[name].itemsize != stop - start:
+        raise ValueError(f"{path} is corrupt: {key} has {stop - start} bytes, which is not what {name} {shape} takes")
+    return TensorEntry(path, _DTYPES[name], tuple(shape), base + start, base + stop)
+
+
+def _check_coverage(path: Path, entries: Iterable[TensorEntry], base: int, size: int) -> None:
+    """Tensors must lie one after the other and fill the file: no overlap, no hole, nothing behind them."""
+    end = base
+    for entry in sorted(entries, key=lambda e: (e.start, e.stop)):
+        if entry.start != end:
+            raise ValueError(f"{path} is corrupt: its tensors overlap or leave a hole at byte {min(end, entry.start)}")
+        end = entry.stop
+    if end != size:
+        raise ValueError(f"{path} is corrupt: {size - end} bytes follow its last tensor")
+
+
+def compare(
+    entries: Mapping[str, TensorEntry],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+    optional: Iterable[str] = (),
+    reshaped: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Hold a file's tensors against a model's, before any data is read.
+
+    Args:
+        expected: the model's keys and shapes.
+        optional: keys that may be missing.
+        reshaped: second shapes that are accepted too.
+
+    Raises:
+        ValueError: keys are missing or left over, have another shape, or are not of a floating-point dtype.
+    """
+    reshaped = reshaped or {}
+    missing = [key for key in expected if key not in entries and key not in set(optional)]
+    left_over = [key for key in entries if key not in expected]
+    shared = [(key, entries[key]) for key in expected if key in entries]
+    misshapen = [
+        f"{key} {list(entry.shape)} instead of {list(expected[key])}"
+        for key, entry in shared
+        if entry.shape not in (expected[key], reshaped.get(key))
+    ]
+    not_float = [key for key, entry in shared if not entry.dtype.is_floating_point]
+    problems = [
+        _listed(what, keys)
+        for what, keys in (
+            ("missing", missing),
+            ("left over", left_over),
+            ("of the wrong shape", misshapen),
+            ("not of a floating-point dtype", not_float),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit the configuration: {'; '.join(problems)}")
+
+
+def _listed(what: str, keys: Sequence[str], first: int = 3) -> str:
+    more = f" and {len(keys) - first} more" if len(keys) > first else ""
+    return f"{len(keys)} {what}: {', '.join(keys[:first])}{more}"
+
+
+class TensorReader:
+    """Reads tensors by their entries; each file is mapped once.
+
+    A tensor that keeps its dtype and stays in host memory is a view of the (private, copy-on-write) mapping: nothing is
+    copied, and pages are read when they are first used. Any other tensor is read on its own and converted, so the peak
+    is the target's size plus one tensor.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, Tensor] = {}
+
+    def read(self, entry: TensorEntry, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+        """A tensor in ``dtype`` (None: as stored) on ``device``.
+
+        Raises:
+            ValueError: the file can't be read.
+        """
+        dtype = dtype or entry.dtype
+        if entry.start == entry.stop:
+            return torch.empty(entry.shape, dtype=dtype, device=device)
+        try:
+            aligned = entry.start % entry.dtype.itemsize == 0
+            if dtype == entry.dtype and torch.device(device).type == "cpu" and aligned:
+                return self._map(entry.file)[entry.start : entry.stop].view(dtype).view(entry.shape)
+            data = bytearray(entry.stop - entry.start)
+            with entry.file.open("rb", buffering=0) as file:
+                file.seek(entry.start)
+                done = 0
+                while done < len(data) and (n := file.readinto(memoryview(data)[done:])):
+                    done += n
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{entry.file}: can't be read: {error}") from None
+        if done != len(data):
+            raise ValueError(f"{entry.file} became shorter while it was read")
+        return torch.frombuffer(data, dtype=entry.dtype).view(entry.shape).to(device=device, dtype=dtype)
+
+    def _map(self, path: Path) -> Tensor:
+        if path not in self._maps:
+            size = path.stat().st_size
+            self._maps[path] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        return self._maps[path]

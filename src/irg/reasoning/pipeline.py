@@ -1,0 +1,265 @@
+"""The public face: load a model, give it prompts, get trajectories.
+
+A prompt's way through the rooms is told in ``docs/architecture.md``.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from PIL import Image
+
+from irg.engine.ops import Drawn, Written
+from irg.engine.runner import Runner
+from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
+from irg.engine.settings import DrawSettings
+from irg.model.checkpoint import load_model
+from irg.model.profile import Profile, read_profile
+from irg.model.tokenizer import TextTokenizer
+from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
+from irg.reasoning.programs import PROGRAMS, Job, Step
+from irg.reasoning.prompts import BAGEL_PROFILE
+from irg.reasoning.reflection import is_done
+from irg.reasoning.settings import Settings, check_prompt, check_seed
+from irg.reasoning.trajectory import Trajectory, Turn
+
+BUNDLED = Path(__file__).parents[1] / "assets"
+StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class IRGOutput:
+    """A finished request. ``image`` is the last picture; everything on the way to it is in ``trajectory``."""
+
+    trajectory: Trajectory
+
+    @property
+    def image(self) -> Image.Image:
+        image = self.trajectory.image
+        assert image is not None, "every program draws at least once"
+        return image
+
+    @property
+    def initial_image(self) -> Image.Image | None:
+        return self.trajectory.initial_image
+
+    @property
+    def thinking(self) -> str | None:
+        return self.trajectory.thinking
+
+    @property
+    def reflection(self) -> str | None:
+        return self.trajectory.reflection
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """PNGs, ``trajectory.json`` and ``report.html`` into a new folder; see :meth:`Trajectory.save`."""
+        return self.trajectory.save(folder, overwrite)
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model: a bundled one by name, or a path.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    path = Path(name).expanduser()
+    if not path.is_dir() and str(name).isidentifier() and (BUNDLED / str(name)).is_dir():
+        path = BUNDLED / str(name)
+    if not path.is_dir():
+        bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
+        known = f"a bundled one ({', '.join(bundled)}) or " if bundled else ""
+        raise ValueError(f"unknown model {str(name)!r}: give {known}a folder with a model in it")
+    return path
+
+
+class IRGPipeline:
+    """A model ready to reason and draw."""
+
+    def __init__(self, engine: Engine, profile: Profile, name: str) -> None:
+        self.engine, self.profile, self.name = engine, profile, name
+        self.config = engine.runner.config
+        self.defaults = self._settings(profile)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path = "mini", device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "IRGPipeline":
+        """Load a model.
+
+        Args:
+            model: the name of a bundled model, or a model folder.
+            device: default: CUDA if there is one, else the CPU.
+            dtype: default: bfloat16 on CUDA, float32 on the CPU.
+
+        Raises:
+            ValueError: there is no such model, or its folder is incomplete or damaged (the message says what).
+        """
+        folder = model_folder(model)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        profile = read_profile(folder) or BAGEL_PROFILE
+        tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
+        loaded = load_model(folder, dtype=dtype, device=device)
+        return cls(Engine(Runner(loaded.model, loaded.autoencoder), tokenizer), profile, str(model))
+
+    def _settings(self, profile: Profile) -> Settings:
+        size = self.config.vae_resize.max_size
+        return Settings.from_dict({"height": size, "width": size} | profile.settings)
+
+    # ---- running
+
+    @overload
+    def __call__(self, prompt: str, **options: Any) -> IRGOutput: ...
+    @overload
+    def __call__(self, prompt: Sequence[str], **options: Any) -> list[IRGOutput]: ...
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] | None = None,
+        settings: Settings | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        batch_size: int = 8,
+        **options: Any,
+    ) -> IRGOutput | list[IRGOutput]:
+        """Run one prompt or several at once.
+
+        Args:
+            seed: of the request's random numbers, one for all prompts or one each; None draws new ones. A prompt and
+                a seed give the same picture whatever else runs beside it.
+            settings: all settings at once; default: the model's own (``pipe.defaults``).
+            callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of a picture; ``info``
+                has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
+            options: single settings by name, over ``settings``: those of :class:`Settings` (``mode``, ``rounds``,
+                ``height``, ``width``, ``temperature``, ...), those of :class:`DrawSettings` for the first picture
+                (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later pictures.
+
+        Raises:
+            ValueError: a prompt, seed or setting is not usable.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        chosen = with_options(settings or self.defaults, options)
+        done: dict[int, Trajectory] = {}
+        with closing(self.stream(prompts, self._seeds(seed, len(prompts)), chosen, batch_size)) as events:
+            for event in events:
+                if isinstance(event, Finished):
+                    done[event.request] = event.trajectory
+                elif isinstance(event, DrawStep) and callback_on_step_end is not None:
+                    info = {"request": event.request, "turn": event.turn, "total": event.total}
+                    callback_on_step_end(self, event.step, event.time, info | {"latents": event.latents})
+        outputs = [IRGOutput(done[i]) for i in range(len(prompts))]
+        return outputs[0] if isinstance(prompt, str) else outputs
+
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        seeds: Sequence[int] | None = None,
+        settings: Settings | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[Event]:
+        """Run prompts and tell what happens as it happens; at most ``batch_size`` are in flight at a time.
+
+        Raises:
+            ValueError: a prompt, seed or setting is not usable; raised before anything runs.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        settings = settings or self.defaults
+        seeds = self._seeds(None if seeds is None else list(seeds), len(prompts))
+        jobs = [self._job(prompt, settings) for prompt in prompts]
+        return self._events(jobs, seeds, batch_size)
+
+    def _events(self, jobs: list[Job], seeds: list[int], batch_size: int) -> Iterator[Event]:
+        engine, turns = self.engine, [0] * len(jobs)
+        waiting = list(range(len(jobs)))[::-1]
+        try:
+            while waiting or engine.tasks:
+                while waiting and len(engine.tasks) < batch_size:
+                    i = waiting.pop()
+                    engine.add(PROGRAMS[jobs[i].settings.mode](jobs[i]), seeds[i], i)
+                for event in engine.turn():
+                    match event:
+                        case TextPiece(i, text):
+                            yield ThinkingDelta(i, turns[i], text)
+                        case StepDone(i, step, total, time, latents):
+                            yield DrawStep(i, turns[i], step, total, time, latents)
+                        case OperationDone(i, Written() as w):
+                            yield ThinkingDone(i, turns[i], w.text, len(w.ids), w.seconds)
+                        case OperationDone(i, Drawn() as d):
+                            yield ImageDone(i, turns[i], d.image, d.seconds)
+                            turns[i] += 1
+                        case ProgramDone(i, steps):
+                            yield Finished(i, self._trajectory(jobs[i], seeds[i], steps))
+        finally:
+            engine.stop()
+
+    # ---- checks and results
+
+    def _job(self, prompt: str, settings: Settings) -> Job:
+        check_prompt(prompt)
+        height = settings.height or self.defaults.height
+        width = settings.width or self.defaults.width
+        assert height is not None and width is not None
+        stride, largest = self.config.image_stride, self.config.max_image_size
+        for name, side in (("height", height), ("width", width)):
+            if side % stride or not stride <= side <= largest:
+                raise ValueError(
+                    f"{name} must be a multiple of {stride} from {stride} to {largest} for model {self.name!r}, "
+                    f"got {side}"
+                )
+        stop = is_done if settings.stop_when_done else (lambda _: False)
+        return Job(prompt, self.profile.system_prompt, settings, height, width, stop)
+
+    def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int]:
+        if seed is None:
+            return [secrets.randbelow(2**32) for _ in range(count)]
+        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        if len(seeds) != count:
+            raise ValueError(f"{count} prompts need as many seeds (or one for all), got {len(seeds)}")
+        return [check_seed(s) for s in seeds]
+
+    def _trajectory(self, job: Job, seed: int, steps: list[Step]) -> Trajectory:
+        turns = []
+        for index, step in enumerate(steps):
+            seconds: dict[str, float] = {}
+            if step.thinking is not None:
+                seconds["thinking"] = step.thinking.seconds
+            if step.picture is not None:
+                seconds["drawing"] = step.picture.seconds
+            turns.append(
+                Turn(
+                    thinking=step.thinking.text if step.thinking else None,
+                    image=step.picture.image if step.picture else None,
+                    settings=job.settings.draw(index).to_dict() if step.picture else {},
+                    seconds=seconds,
+                    tokens=len(step.thinking.ids) if step.thinking else 0,
+                )
+            )
+        settings = replace(job.settings, height=job.height, width=job.width).to_dict()
+        stopped = steps[-1].picture is None
+        return Trajectory(job.prompt, job.settings.mode, seed, self.name, settings, turns, stopped)
+
+
+def with_options(settings: Settings, options: dict[str, Any]) -> Settings:
+    """Settings with single values changed by name (``improve_`` for those of later pictures).
+
+    Raises:
+        ValueError: an unknown name or a bad value.
+    """
+    own, first, later = {}, {}, {}
+    draw_fields = DrawSettings.__dataclass_fields__
+    for name, value in options.items():
+        if name in draw_fields:
+            first[name] = value
+        elif name.removeprefix("improve_") in draw_fields:
+            later[name.removeprefix("improve_")] = value
+        elif name in Settings.__dataclass_fields__:
+            own[name] = value
+        else:
+            raise ValueError(f"unknown setting {name!r}; see irg.reasoning.settings.Settings for what there is")
+    base = replace(settings, **own)
+    return replace(base, initial=replace(base.initial, **first), improving=replace(base.improving, **later))

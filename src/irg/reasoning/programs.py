@@ -1,0 +1,81 @@
+"""Ways of reasoning, as programs for the engine. Each is a short generator over Say, Write, Draw and Look.
+
+Guidance (``docs/architecture.md``): the text branch of a first picture holds the system prompt only; that of a later picture
+holds everything but the newest thought. The image branch of a later picture leaves out every picture looked at.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from irg.engine.ops import Draw, Drawn, Handles, Look, Program, Said, Say, Write, Written
+from irg.reasoning.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a program needs to know: prompt, system prompt, settings, and the size in pixels."""
+
+    prompt: str
+    system: str
+    settings: Settings
+    height: int
+    width: int
+    is_done: Callable[[str], bool] = lambda reflection: False
+    vae: bool = True  # how a picture is shown back
+    vit: bool = True
+
+    def write(self) -> Write:
+        """The next thought."""
+        return Write(self.settings.max_think_tokens, self.settings.temperature)
+
+    def draw(self, turn: int, without_text: Handles, without_image: Handles = ()) -> Draw:
+        """The picture of a turn."""
+        return Draw(self.height, self.width, self.settings.draw(turn), without_text, without_image)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A turn as it happened: the thought (None in direct mode) and the picture (None if the thought said "done")."""
+
+    thinking: Written | None
+    picture: Drawn | None
+
+
+def direct(job: Job) -> Program:
+    """Prompt -> picture, as the base model does it."""
+    prompt: Said = yield Say(job.prompt)
+    picture = yield job.draw(0, prompt.handles)
+    return [Step(None, picture)]
+
+
+def think(job: Job) -> Program:
+    """Prompt -> thought -> picture."""
+    if job.system:
+        yield Say(job.system)
+    prompt: Said = yield Say(job.prompt)
+    thought: Written = yield job.write()
+    picture = yield job.draw(0, prompt.handles + thought.handles)
+    return [Step(thought, picture)]
+
+
+def irg(job: Job) -> Program:
+    """Prompt -> thought -> picture -> (look -> reflect -> better picture), as often as rounds say or until it is done."""
+    if job.system:
+        yield Say(job.system)
+    prompt: Said = yield Say(job.prompt)
+    thought: Written = yield job.write()
+    picture: Drawn = yield job.draw(0, prompt.handles + thought.handles)
+    steps: list[Step] = [Step(thought, picture)]
+    looked: Handles = ()
+    for turn in range(1, job.settings.rounds + 1):
+        shown: Said = yield Look(picture.image, vae=job.vae, vit=job.vit)
+        looked += shown.handles
+        thought = yield job.write()
+        if job.is_done(thought.text):
+            return [*steps, Step(thought, None)]
+        picture = yield job.draw(turn, thought.handles, looked)
+        steps.append(Step(thought, picture))
+    return steps
+
+
+PROGRAMS: dict[str, Callable[[Job], Program]] = {"direct": direct, "think": think, "irg": irg}

@@ -1,0 +1,135 @@
+"""What a request may set, checked: the way of reasoning, the size, the thinking, and how each picture is drawn."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from irg.engine.settings import IMPROVING, DrawSettings, choice, number, whole
+from irg.recipes import build, choose
+
+Mode = Literal["direct", "think", "irg"]
+MAX_PROMPT_BYTES = 100_000
+MAX_SEED = 2**63 - 1
+IMPROVE = "improve_"  # before a drawing setting's name: for later pictures
+_DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a request but prompt and seed. The defaults are the paper's; a model brings its own.
+
+    Attributes:
+        mode: ``direct`` draws at once, ``think`` thinks first, ``irg`` then looks, reflects and draws again.
+        rounds: for ``irg``: how many times at most the picture is looked at and drawn again.
+        height, width: of the picture in pixels; both or neither (then the model's usual size).
+        temperature: of the thinking; 0 always takes the likeliest token.
+        max_think_tokens: where a thought is cut off.
+        stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
+        initial: how the first picture is drawn.
+        improving: how every later picture is drawn.
+
+    Raises:
+        ValueError: a value is of the wrong type or outside its range; the message names the field.
+    """
+
+    mode: Mode = "irg"
+    rounds: int = 1
+    height: int | None = None
+    width: int | None = None
+    temperature: float = 0.3
+    max_think_tokens: int = 4096
+    stop_when_done: bool = False
+    initial: DrawSettings = field(default_factory=DrawSettings)
+    improving: DrawSettings = IMPROVING
+
+    def __post_init__(self) -> None:
+        choice(self, "mode", get_args(Mode))
+        whole(self, "rounds", 1, 100, "mode 'think' draws one picture only")
+        if not isinstance(self.stop_when_done, bool):
+            raise ValueError(f"stop_when_done must be true or false, got {self.stop_when_done!r}")
+        for side in ("height", "width"):
+            if getattr(self, side) is not None:
+                whole(self, side, 1, 65536)
+        if (self.height is None) != (self.width is None):
+            raise ValueError(f"height and width must be given together, got height {self.height}, width {self.width}")
+        number(self, "temperature", 0.0, 100.0, "0.3 is usual; 0 is greedy")
+        whole(self, "max_think_tokens", 1, 1_000_000)
+        for name in ("initial", "improving"):
+            if not isinstance(getattr(self, name), DrawSettings):
+                raise ValueError(f"{name} must be a DrawSettings, got {getattr(self, name)!r}")
+
+    def draw(self, turn: int) -> DrawSettings:
+        """How the picture of turn ``turn`` (0 is the first) is drawn."""
+        return self.improving if turn else self.initial
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"initial": self.initial.to_dict(), "improving": self.improving.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Settings":
+        """The inverse of :meth:`to_dict`; fields left out keep their defaults.
+
+        Raises:
+            ValueError: a field is unknown, mistyped or out of range; nested ones are named ``initial.cfg_interval``.
+        """
+        return build(cls, data)
+
+
+def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
+    """``settings`` with single values changed by name: fields of :class:`Settings`, fields of :class:`DrawSettings` for
+    the first picture, and the same with ``improve_`` before them for later pictures.
+
+    Raises:
+        ValueError: a name is unknown or a value not acceptable; it is named as it was given.
+    """
+    own: dict[str, Any] = {}
+    first: dict[str, Any] = {}
+    later: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in _DRAW_FIELDS:
+            first[name] = value
+        elif name.removeprefix(IMPROVE) in _DRAW_FIELDS:
+            later[name.removeprefix(IMPROVE)] = value
+        elif name in Settings.__dataclass_fields__:
+            own[name] = value
+        else:
+            known = [*Settings.__dataclass_fields__, *_DRAW_FIELDS, *(IMPROVE + field for field in _DRAW_FIELDS)]
+            raise ValueError(f"unknown setting {name!r}{choose(name, known)}; there are {', '.join(known)}")
+    changed = replace(settings, **own)
+    initial = replace(changed.initial, **first)
+    try:
+        improving = replace(changed.improving, **later)
+    except ValueError as error:
+        raise ValueError(f"{IMPROVE}{error}") from error
+    return replace(changed, initial=initial, improving=improving)
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt, if it is one.
+
+    Raises:
+        ValueError: it is no text, empty, longer than MAX_PROMPT_BYTES in UTF-8, or not valid Unicode.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"a prompt must be text, got {type(prompt).__name__}")
+    if not prompt.strip():
+        raise ValueError("the prompt is empty; say what to draw")
+    try:
+        size = len(prompt.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise ValueError("the prompt is not valid Unicode text (UTF-8)") from error
+    if size > MAX_PROMPT_BYTES:
+        raise ValueError(f"the prompt has {size:,} bytes; at most {MAX_PROMPT_BYTES:,} are taken")
+    return prompt
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        ValueError: it is no whole number from 0 to MAX_SEED.
+    """
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"a seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}")
+    return seed

@@ -1,0 +1,91 @@
+"""Pictures to tokens and back: resizing rules, ViT patches, latent tokens.
+
+Legend: H, W pixels; h, w tokens on a side; p patch size; C channels; N = h * w tokens; D values per token.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How a picture is brought to a size that the network takes (``golden/README.md``, "Image resizing")."""
+
+    max_size: int
+    min_size: int
+    stride: int
+    max_pixels: int = 14 * 14 * 9 * 1024
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """The (width, height) a picture of ``width`` x ``height`` pixels is resized to.
+
+        Both sides share one factor, then each is rounded to whole pixels and to the nearest multiple of the stride
+        (halves to even). Too large an area is scaled by the *area* ratio, as the reference does.
+        """
+        factor = min(1.0, self.max_size / max(width, height))
+        factor = max(factor, self.min_size / min(width, height))
+        width, height = self._scaled(width, height, factor)
+        if width * height > self.max_pixels:
+            width, height = self._scaled(width, height, self.max_pixels / (width * height))
+        if max(width, height) > self.max_size:
+            width, height = self._scaled(width, height, self.max_size / max(width, height))
+        return width, height
+
+    def _scaled(self, width: int, height: int, factor: float) -> tuple[int, int]:
+        def snap(pixels: float) -> int:
+            return max(self.stride, round(round(pixels) / self.stride) * self.stride)
+
+        return snap(width * factor), snap(height * factor)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Resize (bicubic) and normalise a picture: float [3, H, W] in [-1, 1]."""
+        image = to_rgb(image)
+        size = self.size(*image.size)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        return to_tensor(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB version of any picture; transparent ones are put on white."""
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> float [3, H, W] in [-1, 1]."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    pixels_HWC = pixels.view(image.height, image.width, 3)
+    return ((pixels_HWC.permute(2, 0, 1).to(torch.float32) / 255) - 0.5) / 0.5
+
+
+def to_image(pixels_HWC: Tensor) -> Image.Image:
+    """uint8 [H, W, 3] -> RGB picture."""
+    return Image.fromarray(pixels_HWC.cpu().numpy())
+
+
+def patchify(image_CHW: Tensor, patch: int) -> Tensor:
+    """[C, H, W] -> [N, p * p * C], patches row by row, values inside ordered (row, column, channel).
+
+    Serves both the ViT (pixels) and the latents (patch 2 of 16 channels).
+    """
+    channels, height, width = image_CHW.shape
+    tiles = image_CHW.reshape(channels, height // patch, patch, width // patch, patch)
+    return tiles.permute(1, 3, 2, 4, 0).reshape(-1, patch * patch * channels)
+
+
+def unpatchify(tokens_ND: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """The inverse of :func:`patchify`: [N, p * p * C] -> [C, h * p, w * p]."""
+    rows, columns = grid
+    channels = tokens_ND.shape[-1] // (patch * patch)
+    tiles = tokens_ND.reshape(rows, columns, patch, patch, channels)
+    return tiles.permute(4, 0, 2, 1, 3).reshape(channels, rows * patch, columns * patch)

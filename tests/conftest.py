@@ -1,0 +1,53 @@
+"""Options and fixtures that several test rooms share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared"  # where a checkout may have the shared data beside it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    where = "(default: {} in $IRG_SHARED or in ../shared, if it is there)"
+    parser.addoption("--golden", metavar="DIR", help=f"folder of golden fixtures {where.format('golden')}")
+    parser.addoption("--golden-device", metavar="DEVICE", default="cpu", help="where golden tests run (default: cpu)")
+    parser.addoption("--official", metavar="DIR", help=f"official benchmark cases {where.format('benchmarks')}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what this machine can't run, and say why."""
+    if not os.environ.get("IRG_TEST_NETWORK"):
+        for item in items:
+            if item.get_closest_marker("network"):
+                item.add_marker(pytest.mark.skip(reason="needs the network; set IRG_TEST_NETWORK=1"))
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def golden(request: pytest.FixtureRequest) -> Path:
+    """The folder of golden fixtures; the test is skipped if there is none."""
+    return _shared_folder(request, "--golden", "golden", "config.json")
+
+
+@pytest.fixture(scope="session")
+def official(request: pytest.FixtureRequest) -> Path:
+    """The folder of official benchmark cases (geneval/, wise/, ...); the test is skipped if there is none."""
+    return _shared_folder(request, "--official", "benchmarks", "")
+
+
+def _shared_folder(request: pytest.FixtureRequest, option: str, name: str, proof: str) -> Path:
+    asked = request.config.getoption(option)
+    folder = Path(asked) if asked else Path(os.environ.get("IRG_SHARED") or _BESIDE) / name
+    if not folder.is_dir() or not (folder / proof).exists():
+        problem = f"no {proof} in that folder" if proof and folder.is_dir() else "no such folder"
+        if asked:
+            pytest.fail(f"{option} {asked}: {problem}", pytrace=False)
+        pytest.skip(f"needs shared data that is not here (give it with {option} DIR)")
+    return folder

@@ -1,0 +1,1 @@
+"""Golden cases: our network against numbers recorded from the reference. See :mod:`.fixture`."""

@@ -1,0 +1,131 @@
+"""The report is one self-contained page in which nothing that a user or a model wrote can act."""
+
+import base64
+import io
+from html.parser import HTMLParser
+from typing import Any
+
+from PIL import Image
+
+from irg.reasoning.report import render, render_index
+from irg.reasoning.settings import Settings
+from irg.reasoning.trajectory import Trajectory, Turn
+
+HOSTILE = '<script>alert(1)</script> "quoted" <img src=x onerror=alert(2)> & \' `'
+T2 = (
+    "<think> Analysis: the apple is green. Improvements: recolor it. Steps: keep 2 things, fix 1, add 0, remove 0. "
+    "Final prompt: a red apple. </think>"
+)
+
+
+class Page(HTMLParser):
+    """Collects elements and visible text, and complains about elements left open."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, Any]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("img", "meta", "link", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open and self._open.pop() == tag, f"misplaced </{tag}>"
+
+    def handle_data(self, data: str) -> None:
+        if not self._open or self._open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, Any]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def example(thoughts: list[str | None], size: tuple[int, int] = (128, 96), prompt: str = "an apple") -> Trajectory:
+    settings = Settings()
+    turns = [
+        Turn(thought, Image.new("RGB", size, (n * 40, 9, 9)), settings.draw(n).to_dict(), {"drawing": 1.5}, 12)
+        for n, thought in enumerate(thoughts)
+    ]
+    return Trajectory(prompt, "irg", 7, "mini", settings.to_dict(), turns)
+
+
+def test_pictures_are_inlined_losslessly_and_nothing_is_fetched() -> None:
+    html = render(example(["think", T2]))
+    page = Page(html)
+    assert len(page.all("img")) == 2
+    for image in page.all("img"):
+        head, _, data = image["src"].partition(",")
+        assert head == "data:image/png;base64" and image["alt"]
+        with Image.open(io.BytesIO(base64.b64decode(data))) as inlined:
+            assert inlined.size == (128, 96)
+        assert (image["width"], image["height"]) == ("384", "288")  # enlarged by a whole factor
+    assert not page.all("script") and not page.all("link") and not page.all("a")
+    assert "http" not in html and "url(" not in html and "@import" not in html
+
+
+def test_thoughts_settings_and_times_are_all_there() -> None:
+    page = Page(render(example(["<think> a meadow </think>", T2])))
+    for text in (
+        "an apple",
+        "a meadow",
+        "the apple is green.",
+        "recolor it.",
+        "keep 2 things, fix 1, add 0, remove 0.",
+    ):
+        assert text in page.text
+    for text in (
+        "Analysis",
+        "Improvements",
+        "Steps",
+        "Final prompt",
+        "cfg_renorm_type",
+        "text_channel",
+        "1.5 s",
+        "seed 7",
+    ):
+        assert text in page.text
+    assert "<think>" not in page.text
+
+
+def test_a_reflection_without_the_template_is_shown_as_it_is() -> None:
+    assert "just some words" in Page(render(example(["x", "just some words"]))).text
+
+
+def test_hostile_text_stays_text() -> None:
+    trajectory = example([HOSTILE, HOSTILE + T2], prompt=HOSTILE)
+    trajectory.model = trajectory.version = trajectory.mode = HOSTILE
+    trajectory.settings = {HOSTILE: HOSTILE}
+    trajectory.turns[0].settings = {HOSTILE: [HOSTILE]}
+    trajectory.turns[0].seconds = {HOSTILE: 1.0}
+    for html in (render(trajectory), render_index([(HOSTILE, trajectory)], title=HOSTILE)):
+        page = Page(html)
+        assert not page.all("script") and HOSTILE in page.text
+        assert all("onerror" not in attributes for _, attributes in page.elements)
+
+
+def test_a_last_look_and_an_empty_trajectory() -> None:
+    trajectory = example(["x"])
+    trajectory.turns.append(Turn("<think> Analysis: nothing is wrong. </think>", None))
+    trajectory.stopped = True
+    page = Page(render(trajectory))
+    assert "Nothing left to improve" in page.text and len(page.all("img")) == 1
+    assert "an apple" in Page(render(example([]))).text
+
+
+def test_sizes_are_enlarged_only_when_small() -> None:
+    assert Page(render(example(["x"], (1024, 512)))).all("img")[0]["width"] == "1024"
+    tiny = Page(render(example(["x"], (16, 8)))).all("img")[0]
+    assert tiny["width"] == "416" and tiny["class"] == "tiny"
+
+
+def test_the_gallery_links_every_result() -> None:
+    page = Page(render_index([("a b", example(["x", "y", "z"])), ("ä%", example(["x"]))]))
+    assert [link["href"] for link in page.all("a")] == ["a%20b/report.html", "%C3%A4%25/report.html"]
+    pictures = ["a%20b/initial.png", "a%20b/improved-2.png", "%C3%A4%25/initial.png"]
+    assert [image["src"] for image in page.all("img")] == pictures
+    assert "2 results" in page.text
