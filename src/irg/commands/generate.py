@@ -48,7 +48,7 @@ class GenerateOptions:
     size: str | None = None
     """WIDTHxHEIGHT in pixels, or one number for a square."""
     model: str = "mini"
-    """mini (bundled), a model folder, or a hub id."""
+    """mini (bundled), or a model folder."""
     out: str | None = None
     """The folder to make (several results: a folder for each in it). Default: irg-out/PROMPT-SEED."""
     overwrite: bool = False

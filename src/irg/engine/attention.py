@@ -1,8 +1,8 @@
 """Joint attention of new tokens over the cache: one plan serves prefill, decoding and all guidance branches.
 
-A plan covers several *blocks*: each block is some new tokens on top of one context. Blocks on the same row (branches of one
-picture, say) become one row of queries; a mask keeps them apart. New keys and values are written straight into the
-slab, behind everything that is in use, so nothing is ever concatenated.
+A plan covers several *blocks*: each block is some new tokens on top of one context. Blocks on the same row (branches
+of one picture, say) become one row of queries; a mask keeps them apart. New keys and values are written straight into
+the slab, behind everything that is in use, so nothing is ever concatenated.
 
 Legend: T new tokens in stream order; R rows of the slab taken part; Q queries of a row; L slots looked at;
 H query heads; K key-value heads; E head size.

@@ -1,8 +1,8 @@
 """Keys and values of all contexts in flight: one pre-allocated slab of rows per layer.
 
-A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whoever is first to append at its
-end goes on in place; the other, should it append too, moves its prefix to a row of its own then. So no one ever sees
-another's tokens, and guidance branches that only leave the last parts out cost nothing at all.
+A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whoever is first to append at
+its end goes on in place; the other, should it append too, moves its prefix to a row of its own then. So no one ever
+sees another's tokens, and guidance branches that only leave the last parts out cost nothing at all.
 
 Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
 """
@@ -73,25 +73,24 @@ class KVCache:
         assert self._holders[context.row] >= 0, "a context was freed twice"
 
     def reserve(self, context: Context, tokens: int) -> None:
-        """Make sure ``tokens`` can be appended to a context in place, moving it to its own row if it is not last."""
-        if context.length < self._filled[context.row]:
+        """Claim the next ``tokens`` slots of a context's row; if somebody else went on there, it moves to its own."""
+        if context.length < self._filled[context.row] and self._holders[context.row] > 1:
             row = self._take_row()
             for slab in (*self.keys_RLKE, *self.values_RLKE):
                 slab[row, : context.length] = slab[context.row, : context.length]
             self.free(context)
             context.row = row
-            self._filled[row] = context.length
+        self._filled[context.row] = context.length + tokens
         self.ensure_slots(context.length + tokens)
 
     def commit(self, context: Context, tokens: int, positions: int) -> None:
         """Count ``tokens`` just written at a context's end, which advance its rope position by ``positions``."""
-        assert self._filled[context.row] == context.length, "appended to a context that was not reserved"
         context.length += tokens
         context.position += positions
-        self._filled[context.row] = context.length
+        assert self._filled[context.row] == context.length, "appended to a context that was not reserved"
 
     def filled(self, row: int) -> int:
-        """Slots of a row that hold somebody's tokens."""
+        """Slots of a row that hold somebody's tokens or are claimed for them."""
         return self._filled[row]
 
     # ---- storage
@@ -107,12 +106,9 @@ class KVCache:
             self._resize(self.rows, max(slots, 2 * self.slots))
 
     def _take_row(self) -> int:
-        for row, holders in enumerate(self._holders):
-            if holders == 0:
-                break
-        else:
-            row = self.rows
+        if 0 not in self._holders:
             self._resize(2 * self.rows, self.slots)
+        row = self._holders.index(0)
         self._holders[row], self._filled[row] = 1, 0
         return row
 

@@ -1,8 +1,8 @@
 """What a reasoning program asks the engine to do, and what it gets back.
 
 A program is a generator: it yields one of these, the engine carries it out (together with equal operations of other
-programs) and sends the result in. Handles name the parts of the program's sequence, so that a later ``Draw`` can say which
-of them its guidance branches leave out.
+programs) and sends the result in. Handles name the parts of the program's sequence, so that a later ``Draw`` can say
+which of them its guidance branches leave out.
 """
 
 from collections.abc import Generator

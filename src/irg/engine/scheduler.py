@@ -1,8 +1,9 @@
 """Many programs at once: equal operations of different requests become one forward.
 
-Each turn of the loop prefills whatever is waiting, then decodes one token for every request that writes, or, when nobody
-writes, takes one denoising step for every request that draws, all guidance branches of all pictures in one forward.
-New requests join between turns. A request's random numbers are its own, so its result does not depend on its company.
+Each turn of the loop prefills whatever is waiting, then decodes one token for every request that writes, or, when
+nobody writes, takes one denoising step for every request that draws, all guidance branches of all pictures in one
+forward. New requests join between turns. A request's random numbers are its own, so its result does not depend on its
+company.
 
 Legend: G latent tokens of all pictures; N of one; D values per token; V vocabulary.
 """
@@ -260,14 +261,9 @@ class Engine:
                     missing.append((drawing.image_free, parts))
         self.runner.extend(missing)
         for task in tasks:
-            drawing = task.drawing
-            assert drawing is not None
-            for dropped, context in (
-                (drawing.op.without_text, drawing.text_free),
-                (drawing.op.without_image, drawing.image_free),
-            ):
-                if context is not None and context.row != task.main.row:
-                    task.remember(dropped, context)
+            if (started_now := task.drawing) is not None:
+                task.remember(started_now.op.without_text, started_now.text_free)
+                task.remember(started_now.op.without_image, started_now.image_free)
         if tasks:
             self.seconds["prefill"] += time.perf_counter() - started
 
@@ -288,7 +284,7 @@ class Engine:
     def _velocities(self, drawings: Sequence[Drawing]) -> list[Tensor]:
         """Guided velocity of every picture: one forward for all pictures and branches."""
         wanted = [d.contexts for d in drawings]
-        key = (self.runner.cache.slots, tuple((id(d), len(cs)) for d, cs in zip(drawings, wanted, strict=True)))
+        key = (self.runner.cache.slots, tuple((d, len(cs)) for d, cs in zip(drawings, wanted, strict=True)))
         if self._plan is None or self._plan[0] != key:
             blocks = [(c, d.grid) for d, contexts in zip(drawings, wanted, strict=True) for c in contexts]
             self._plan = (None, self.runner.branches(blocks))

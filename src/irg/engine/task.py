@@ -28,7 +28,7 @@ class Writing:
     started: float = field(default_factory=time.perf_counter)
 
 
-@dataclass
+@dataclass(eq=False)
 class Drawing:
     """A picture being sampled. Contexts: main, and the guidance branches that are wanted (None = off)."""
 
@@ -112,8 +112,10 @@ class Task:
             missing = kept[shared:]
         return context, [self.parts[i] for i in missing]
 
-    def remember(self, dropped: tuple[int, ...], context: Context) -> None:
-        """Keep a branch that was prefilled, for later pictures of this request."""
+    def remember(self, dropped: tuple[int, ...], context: Context | None) -> None:
+        """Keep a branch that was prefilled on a row of its own, for later pictures of this request."""
+        if context is None or context.row == self.main.row:
+            return
         kept = tuple(i for i in range(len(self.parts)) if i not in dropped)
         if (old := self.branches.pop(kept, None)) is not None:
             self.cache.free(old)

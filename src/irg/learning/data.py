@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image, UnidentifiedImageError
+from rich.progress import track
 from torch import Tensor
 
 from irg.learning.modes import EncodedPicture, EncodedTrajectory, Mode
@@ -109,23 +110,27 @@ class TrajectoryData:
         profile: Profile,
         autoencoder: Autoencoder,
         cache: Path | None = None,
+        quiet: bool = True,
     ) -> None:
-        """Read and encode. ``cache`` is a folder that keeps the latents between runs."""
+        """Read and encode, file by file. ``cache`` is a folder that keeps each file's latents between runs."""
         self.config = config
-        rows = list(read_rows(data_files(sources)))
-        self._encode_texts(rows, tokenizer, profile)
-        jobs = [(data, row.where) for row in rows for data in (row.image, row.improved) if data is not None]
+        self.pixels: list[np.ndarray] = []
+        self._latents: list[Tensor] = []
+        rows: list[Row] = []
+        seal = _fingerprint(autoencoder)
         with ThreadPoolExecutor(4) as pool:
-            self.pixels = list(pool.map(lambda job: _pixels(job[0], job[1], config.vae_resize), jobs))
+            for file in track(data_files(sources), "encoding pictures", disable=quiet):
+                new = list(read_rows([file]))
+                jobs = [(data, row.where) for row in new for data in (row.image, row.improved) if data is not None]
+                pixels = list(pool.map(lambda job: _pixels(job[0], job[1], config.vae_resize), jobs))
+                key = hashlib.sha256(file.read_bytes() + seal).hexdigest()[:16]
+                self._latents += _cached_latents(autoencoder, pixels, cache / f"latents-{key}.npy" if cache else None)
+                self.pixels += pixels
+                rows += new
         starts = np.cumsum([0, *(1 if row.improved is None else 2 for row in rows)])
         self.first_picture = starts[:-1]
         self.two_turns = np.array([row.improved is not None for row in rows], bool)
-        key = hashlib.sha256()
-        for data, _ in jobs:
-            key.update(hashlib.sha256(data).digest())
-        for tensor in autoencoder.state_dict().values():
-            key.update(tensor.cpu().contiguous().numpy().tobytes())
-        self._latents = _cached_latents(autoencoder, self.pixels, cache, key.hexdigest()[:16])
+        self._encode_texts(rows, tokenizer, profile)
 
     def __len__(self) -> int:
         return len(self.two_turns)
@@ -176,21 +181,31 @@ class TrajectoryData:
         return patchify(self._latents[key], self.config.latent_patch_size)
 
 
+def _fingerprint(autoencoder: Autoencoder) -> bytes:
+    """Changes whenever the autoencoder's weights do."""
+    digest = hashlib.sha256()
+    for tensor in autoencoder.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.digest()
+
+
 @torch.inference_mode()
-def _cached_latents(autoencoder: Autoencoder, pixels: list[np.ndarray], cache: Path | None, key: str) -> list[Tensor]:
-    """Posterior means of all pictures (float16 [z, h, w] each), from the cache folder if they are there."""
-    file = cache / f"latents-{key}.pt.npy" if cache else None
+def _cached_latents(autoencoder: Autoencoder, pixels: list[np.ndarray], file: Path | None) -> list[Tensor]:
+    """Posterior means of pictures (float16 [z, h, w] each), from the cache file if it is there.
+
+    Pictures of several sizes are encoded one by one and not cached.
+    """
     same = len({p.shape for p in pixels}) == 1
     if file and same and file.is_file():
         return list(torch.from_numpy(np.load(file)))
     out: list[Tensor] = []
-    for start in range(0, len(pixels), 64 if same else 1):
-        chunk = pixels[start : start + (64 if same else 1)]
-        x_N3HW = torch.stack([to_tensor(Image.fromarray(p)) for p in chunk])
+    step = 64 if same else 1
+    for start in range(0, len(pixels), step):
+        x_N3HW = torch.stack([to_tensor(Image.fromarray(p)) for p in pixels[start : start + step]])
         out += list(autoencoder.encode(x_N3HW).to(torch.float16))
     if file and same:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".part.npy")
+        temporary = file.with_name(file.name + ".part.npy")
         np.save(temporary, torch.stack(out).numpy())
-        temporary.rename(file)
+        temporary.replace(file)
     return out

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from irg.learning.muon import MuonAdamW
@@ -58,6 +59,8 @@ class DetectionConfig:
     autoencoder: Path | None = None
     """Folder of a trained compact autoencoder; a third of the pool then goes through it."""
     vocab: tuple[str, ...] | None = None
+    init: Path | None = None
+    """Weights of the same variant to start from (a model.safetensors)."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -142,6 +145,8 @@ class Detection:
         torch.manual_seed(config.seed)
         self.detector = Detector(config.detector)
         self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.init is not None:
+            self.detector.load_state_dict(load_file(config.init))
         self.optimizer = MuonAdamW(
             self.detector.parameters(), config.muon_lr, config.adam_lr, adam_only=[self.detector.heads.weight]
         )

@@ -1,7 +1,7 @@
 """A fresh small model: random weights arranged so that text finds its place in the picture early.
 
-Nothing here changes the network; it is BAGEL's. But at a few thousand steps a plain random start hardly learns to listen to
-its text, so three things that training would have to discover are given at the start:
+Nothing here changes the network; it is BAGEL's. But at a few thousand steps a plain random start hardly learns to
+listen to its text, so three things that training would have to discover are given at the start:
 
 1. a word that names a place, "(3,7)", starts as the position table's own features of that place;
 2. in some heads the query of a picture token and the key of a text or picture token are the same projection of those
@@ -14,6 +14,7 @@ Legend: C hidden size; E head size.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -91,7 +92,7 @@ def _look_back(model: UnifiedModel, config: ModelConfig) -> None:
     size, heads = config.decoder.head_dim, config.decoder.num_attention_heads
     theta = config.decoder.rope_theta
     for layer in model.language_model.model.layers[:OFFSET_LAYERS]:
-        attention = layer.self_attn
+        attention: Any = layer.self_attn
         for index, head in enumerate(range(heads // 2, heads)):
             rows = slice(head * size, (head + 1) * size)
             query, key = torch.zeros(size), torch.zeros(size)

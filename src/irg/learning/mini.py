@@ -1,6 +1,7 @@
 """The starting point of irg-mini: its tokenizer, and a model folder with fresh weights around the trained eyes.
 
-``python -m irg.learning.mini --autoencoder DIR --vit DIR --out DIR`` puts a folder together that ``irg train`` starts from.
+``python -m irg.learning.mini --autoencoder DIR --vit DIR --out DIR`` puts a folder together that ``irg train`` starts
+from.
 """
 
 import re
@@ -26,6 +27,8 @@ PROFILE = Profile(
     how_to_think="How should one think to draw this?",
     how_to_improve="How should the first picture be improved to become the second?",
     settings={
+        "height": 96,
+        "width": 96,
         "max_think_tokens": 220,
         "temperature": 0.3,
         "initial": {"num_timesteps": 21, "timestep_shift": 1.6, "cfg_text_scale": 3.0, "cfg_interval": [0.0, 1.0]},
@@ -72,7 +75,8 @@ def place_words(tokenizer: TextTokenizer, config: ModelConfig, size: int = 96) -
     places = {}
     for token in range(tokenizer.tokenizer.get_vocab_size()):
         if (match := PLACE.fullmatch(tokenizer.decode([token]))) is not None:
-            places[token] = tuple((int(place) + 0.5) * cell - 0.5 for place in match.groups())
+            col, row = ((int(place) + 0.5) * cell - 0.5 for place in match.groups())
+            places[token] = (col, row)
     return places
 
 

@@ -1,8 +1,8 @@
 """The six learning modes of IRGL: six ways to write one trajectory down as a sequence of parts.
 
-A trajectory is prompt, T1, I1, T2, I2. Whatever a mode does not learn is context without loss (``docs/training.md``; the
-paper's figure of the modes). Two further ways are not IRGL's but BAGEL's own ground: ``direct`` (prompt -> picture)
-and ``unconditional`` (a picture from nothing, what guidance subtracts).
+A trajectory is prompt, T1, I1, T2, I2. Whatever a mode does not learn is context without loss (``docs/training.md``;
+the paper's figure of the modes). Two further ways are not IRGL's but BAGEL's own ground: ``direct`` (prompt ->
+picture) and ``unconditional`` (a picture from nothing, what guidance subtracts).
 """
 
 from dataclasses import dataclass

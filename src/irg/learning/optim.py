@@ -1,8 +1,8 @@
 """Optimisers, learning-rate schedule and the running average of weights.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix. ``torch.optim.Muon`` runs its
-iteration in bfloat16, which CPUs without bfloat16 units emulate sixty times slower than this float32 version batched over
-equal shapes; the rest of the parameters go to AdamW.
+iteration in bfloat16, which CPUs without bfloat16 units emulate sixty times slower than this float32 version batched
+over equal shapes; the rest of the parameters go to AdamW.
 """
 
 from collections import defaultdict

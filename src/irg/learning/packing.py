@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from irg.learning.data import TrajectoryData
-from irg.learning.modes import Mode, write
+from irg.learning.modes import MODES, Mode, write
 from irg.learning.recipe import Dropout, Mixture
 from irg.model.attention import PackedAttention
 from irg.model.inputs import StreamOrder, TokenBatch, token_batch
@@ -55,13 +55,13 @@ class Packer:
         noise_copies: int = 1,
     ) -> None:
         weights = mixture.weights()
-        self.modes: list[Mode] = [m for m, w in weights.items() if w > 0]
+        self.modes: list[Mode] = [m for m in MODES if weights[m] > 0]
         self.rows_of = {mode: data.rows_for(mode) for mode in self.modes}
         missing = [mode for mode in self.modes if not len(self.rows_of[mode])]
         if missing:
             raise ValueError(f"the data has no trajectory for {', '.join(missing)}; set their weight to 0 or add data")
         self.shares = np.array([weights[m] for m in self.modes]) / sum(weights[m] for m in self.modes)
-        self.mandatory = [m for m in mixture.mandatory if m in self.modes]
+        self.mandatory = [m for m in self.modes if m in mixture.mandatory]
         self.data, self.grammar, self.dropout, self.seed = data, grammar, dropout, seed
         self.budget, self.longest, self.copies = tokens_per_pack, max_tokens_per_sample, noise_copies
 

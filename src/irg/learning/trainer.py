@@ -59,7 +59,7 @@ class Trainer:
         freeze(self.model, recipe.frozen)
         self.out = Path(recipe.out)
         self.data = TrajectoryData(
-            recipe.data, self.tokenizer, self.config, self.profile, self.loaded.autoencoder, self.out / "cache"
+            recipe.data, self.tokenizer, self.config, self.profile, self.loaded.autoencoder, self.out / "cache", quiet
         )
         self.packer = self._packer(recipe.mixture, recipe.dropout, recipe.seed, recipe.tokens_per_pack)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
@@ -166,7 +166,8 @@ class Trainer:
 
     def _loop(self, progress: Progress, task: Any, log: Any) -> None:
         recipe = self.recipe
-        started, tokens, sums = time.perf_counter(), 0.0, {}
+        started, tokens = time.perf_counter(), 0.0
+        sums: dict[str, list[float]] = {}
         while self.step < recipe.steps:
             record = self.train_step()
             tokens += record["tokens"]

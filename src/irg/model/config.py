@@ -1,7 +1,7 @@
 """The sizes and options of a unified model: plain data, no tensors.
 
-``golden()``-style folders keep everything in one ``config.json``; BAGEL's folders spread it over ``llm_config.json`` and
-``vit_config.json``. Both are read by :mod:`irg.model.checkpoint` into one :class:`ModelConfig`.
+``golden()``-style folders keep everything in one ``config.json``; BAGEL's folders spread it over ``llm_config.json``
+and ``vit_config.json``. Both are read by :mod:`irg.model.checkpoint` into one :class:`ModelConfig`.
 """
 
 from dataclasses import dataclass, field, replace

@@ -1,9 +1,10 @@
 """The mixture-of-transformers decoder: two experts per layer, one joint attention.
 
-What is unusual: tokens travel as **two streams**. Tokens of the understanding expert and tokens of the generation expert
-are separate contiguous tensors, so each expert is a plain matrix product without gathers; the streams meet only inside
-attention, in *stream order* (all understanding tokens, then all generation tokens). Who sees whom is not this file's
-business: it calls ``attend(layer, q, k, v)``, which a packed training batch and a key-value cache implement.
+What is unusual: tokens travel as **two streams**. Tokens of the understanding expert and tokens of the generation
+expert are separate contiguous tensors, so each expert is a plain matrix product without gathers; the streams meet
+only inside attention, in *stream order* (all understanding tokens, then all generation tokens). Who sees whom is not
+this file's business: it calls ``attend(layer, q, k, v)``, which a packed training batch and a key-value cache
+implement.
 
 Names of modules and parameters are those of BAGEL's checkpoints (``*_moe_gen`` is the generation expert).
 
@@ -81,18 +82,20 @@ class SelfAttention(nn.Module):
         hidden, size = config.hidden_size, config.head_dim
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.size = size
+        self.o_proj = nn.Linear(heads * size, hidden, bias=False)
+        self.o_proj_moe_gen = nn.Linear(heads * size, hidden, bias=False)
         for expert in ("", "_moe_gen"):
             self.add_module("q_proj" + expert, nn.Linear(hidden, heads * size))
             self.add_module("k_proj" + expert, nn.Linear(hidden, kv_heads * size))
             self.add_module("v_proj" + expert, nn.Linear(hidden, kv_heads * size))
-            self.add_module("o_proj" + expert, nn.Linear(heads * size, hidden, bias=False))
             self.add_module("q_norm" + expert, RMSNorm(size, config.rms_norm_eps))
             self.add_module("k_norm" + expert, RMSNorm(size, config.rms_norm_eps))
 
     def _project(self, x_NC: Tensor, expert: str) -> tuple[Tensor, Tensor, Tensor]:
-        m = self._modules
-        q, k, v = (m[name + expert](x_NC).unflatten(-1, (-1, self.size)) for name in ("q_proj", "k_proj", "v_proj"))  # type: ignore[misc]
-        return m["q_norm" + expert](q), m["k_norm" + expert](k), v  # type: ignore[misc]
+        q, k, v = (
+            getattr(self, name + expert)(x_NC).unflatten(-1, (-1, self.size)) for name in ("q_proj", "k_proj", "v_proj")
+        )
+        return getattr(self, "q_norm" + expert)(q), getattr(self, "k_norm" + expert)(k), v
 
     def forward(
         self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor], attend: Attend, layer: int
@@ -103,9 +106,9 @@ class SelfAttention(nn.Module):
             q, k, v = (torch.cat(pair) for pair in streams)
         out_TC = attend(layer, rotate(q, rope), rotate(k, rope), v).flatten(-2)
         if x_GC is None:
-            return self._modules["o_proj"](out_TC), None  # type: ignore[misc]
+            return self.o_proj(out_TC), None
         out_UC, out_GC = out_TC.split([x_UC.shape[0], x_GC.shape[0]])
-        return self._modules["o_proj"](out_UC), self._modules["o_proj_moe_gen"](out_GC)  # type: ignore[misc]
+        return self.o_proj(out_UC), self.o_proj_moe_gen(out_GC)
 
 
 class DecoderLayer(nn.Module):
@@ -121,10 +124,10 @@ class DecoderLayer(nn.Module):
             self.add_module("post_attention_layernorm" + expert, RMSNorm(config.hidden_size, config.rms_norm_eps))
 
     def _norm(self, which: str, x: Tensor, expert: str) -> Tensor:
-        return self._modules[which + expert](x)  # type: ignore[misc]
+        return getattr(self, which + expert)(x)
 
     def _feed_forward(self, x: Tensor, expert: str) -> Tensor:
-        return x + self._modules["mlp" + expert](self._norm("post_attention_layernorm", x, expert))  # type: ignore[misc]
+        return x + getattr(self, "mlp" + expert)(self._norm("post_attention_layernorm", x, expert))
 
     def forward(
         self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor], attend: Attend

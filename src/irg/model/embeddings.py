@@ -56,6 +56,10 @@ class TimeEmbedder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(self.features, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     @staticmethod
     def sinusoid(times_G: Tensor) -> Tensor:
         """float32 [G, 256], cosines first. t is used as it is, not times 1000."""
@@ -67,7 +71,7 @@ class TimeEmbedder(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
     def forward(self, times_G: Tensor) -> Tensor:
-        return self.mlp(self.sinusoid(times_G).to(self.mlp[0].weight.dtype))
+        return self.mlp(self.sinusoid(times_G).to(self.dtype))
 
 
 class Connector(nn.Module):

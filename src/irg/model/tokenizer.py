@@ -39,10 +39,12 @@ class TextTokenizer:
         Raises:
             ValueError: the vocabulary lacks one of them.
         """
-        ids = [self.tokenizer.token_to_id(name) for name in SPECIAL_NAMES]
-        for name, token in zip(SPECIAL_NAMES, ids, strict=True):
+        ids = []
+        for name in SPECIAL_NAMES:
+            token = self.tokenizer.token_to_id(name)
             if token is None:
                 raise ValueError(f"the tokenizer has no token {name!r}")
+            ids.append(token)
         return SpecialTokens(*ids)
 
     def encode(self, text: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ A prompt's way through the rooms is told in ``docs/architecture.md``.
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from PIL import Image
 from irg.engine.ops import Drawn, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
-from irg.engine.settings import DrawSettings
 from irg.model.checkpoint import load_model
 from irg.model.profile import Profile, read_profile
 from irg.model.tokenizer import TextTokenizer
@@ -24,7 +23,7 @@ from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingD
 from irg.reasoning.programs import PROGRAMS, Job, Step
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.reflection import is_done
-from irg.reasoning.settings import Settings, check_prompt, check_seed
+from irg.reasoning.settings import Settings, check_prompt, check_seed, with_options
 from irg.reasoning.trajectory import Trajectory, Turn
 
 BUNDLED = Path(__file__).parents[1] / "assets"
@@ -136,7 +135,7 @@ class IRGPipeline:
             callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of a picture; ``info``
                 has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
             options: single settings by name, over ``settings``: those of :class:`Settings` (``mode``, ``rounds``,
-                ``height``, ``width``, ``temperature``, ...), those of :class:`DrawSettings` for the first picture
+                ``height``, ``width``, ``temperature``, ...), those of :class:`~irg.engine.settings.DrawSettings` for the first picture
                 (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later pictures.
 
         Raises:
@@ -161,7 +160,7 @@ class IRGPipeline:
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
         batch_size: int = 8,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Run prompts and tell what happens as it happens; at most ``batch_size`` are in flight at a time.
 
         Raises:
@@ -173,7 +172,7 @@ class IRGPipeline:
         jobs = [self._job(prompt, settings) for prompt in prompts]
         return self._events(jobs, seeds, batch_size)
 
-    def _events(self, jobs: list[Job], seeds: list[int], batch_size: int) -> Iterator[Event]:
+    def _events(self, jobs: list[Job], seeds: list[int], batch_size: int) -> Generator[Event, None, None]:
         engine, turns = self.engine, [0] * len(jobs)
         waiting = list(range(len(jobs)))[::-1]
         try:
@@ -242,24 +241,3 @@ class IRGPipeline:
         settings = replace(job.settings, height=job.height, width=job.width).to_dict()
         stopped = steps[-1].picture is None
         return Trajectory(job.prompt, job.settings.mode, seed, self.name, settings, turns, stopped)
-
-
-def with_options(settings: Settings, options: dict[str, Any]) -> Settings:
-    """Settings with single values changed by name (``improve_`` for those of later pictures).
-
-    Raises:
-        ValueError: an unknown name or a bad value.
-    """
-    own, first, later = {}, {}, {}
-    draw_fields = DrawSettings.__dataclass_fields__
-    for name, value in options.items():
-        if name in draw_fields:
-            first[name] = value
-        elif name.removeprefix("improve_") in draw_fields:
-            later[name.removeprefix("improve_")] = value
-        elif name in Settings.__dataclass_fields__:
-            own[name] = value
-        else:
-            raise ValueError(f"unknown setting {name!r}; see irg.reasoning.settings.Settings for what there is")
-    base = replace(settings, **own)
-    return replace(base, initial=replace(base.initial, **first), improving=replace(base.improving, **later))

@@ -1,7 +1,8 @@
 """Ways of reasoning, as programs for the engine. Each is a short generator over Say, Write, Draw and Look.
 
-Guidance (``docs/architecture.md``): the text branch of a first picture holds the system prompt only; that of a later picture
-holds everything but the newest thought. The image branch of a later picture leaves out every picture looked at.
+Guidance (``docs/architecture.md``): the text branch of a first picture holds the system prompt only; that of a later
+picture holds everything but the newest thought. The image branch of a later picture leaves out every picture looked
+at.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def think(job: Job) -> Program:
 
 
 def irg(job: Job) -> Program:
-    """Prompt -> thought -> picture -> (look -> reflect -> better picture), as often as rounds say or until it is done."""
+    """Prompt -> thought -> picture, then look -> reflect -> better picture until the rounds are up or it is done."""
     if job.system:
         yield Say(job.system)
     prompt: Said = yield Say(job.prompt)
