@@ -137,3 +137,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_tags_that_would_run_code_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not valid YAML"):
         read(tmp_path, "steps: !!python/object/apply:os.getpid []")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_recipe_in_the_repository_is_valid(path):
+    from irg.learning.recipe import TrainRecipe
+
+    assert recipes.load(TrainRecipe, path).steps > 0

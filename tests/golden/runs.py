@@ -124,7 +124,9 @@ def draw_settings(recorded: dict[str, Any]) -> DrawSettings:
     return DrawSettings.from_dict({**defaults, **own})
 
 
-def check_steps(case: Case, name: str, noise: Tensor, grid: Tensor | Sequence[float], latents: Sequence[Tensor]) -> None:
+def check_steps(
+    case: Case, name: str, noise: Tensor, grid: Tensor | Sequence[float], latents: Sequence[Tensor]
+) -> None:
     """Hold a sampling run against a recorded one: every x, t and v, and the final latent.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 from irg.engine.cache import Context
 from irg.engine.flow import euler_step, time_grid
 from irg.engine.guidance import guide, scales_at
-from irg.engine.ops import Draw, Drawn, Look, Program, Said, Say, Write, Written
+from irg.engine.ops import Draw, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Runner
 from irg.model.autoencoder import to_uint8
 from irg.model.checkpoint import LoadedModel
@@ -129,14 +129,3 @@ def test_decoded(case: Callable[[str], Case], loaded: LoadedModel) -> None:
             pixels = runner.decode_latents(latent[None])
             close(pixels, g[f"{run}.decoded"], f"{run}.decoded")
             close_uint8(to_uint8(pixels[0]), g[f"{run}.decoded_u8"], g[f"{run}.decoded"][0], f"{run}.decoded_u8")
-
-
-def test_all_packed_pictures_share_a_factor(case: Callable[[str], Case], loaded: LoadedModel) -> None:
-    """Each picture its own renorm group is another result: the recorded run does tell the two apart."""
-    g = case("g_generate_image")
-    run = next(
-        run
-        for run in sub_cases(g, "x")
-        if (s := g.values[f"{run}.settings"])["cfg_renorm_type"] == "global" and len(s["image_sizes"]) > 1
-    )
-    assert Drawn is not None and run

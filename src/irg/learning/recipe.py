@@ -92,6 +92,7 @@ class TrainRecipe:
     ema: float = 0.995
     frozen: tuple[str, ...] = ()  # parts by name: vit_model, connector, und, gen, embed_tokens
     seed: int = 0
+    cache: str | None = None  # where encoded pictures are kept; default: out/cache
     threads: int = 0  # 0 = torch's choice
     device: str = "cpu"
     log_every: int = 10

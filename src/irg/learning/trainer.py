@@ -59,7 +59,13 @@ class Trainer:
         freeze(self.model, recipe.frozen)
         self.out = Path(recipe.out)
         self.data = TrajectoryData(
-            recipe.data, self.tokenizer, self.config, self.profile, self.loaded.autoencoder, self.out / "cache", quiet
+            recipe.data,
+            self.tokenizer,
+            self.config,
+            self.profile,
+            self.loaded.autoencoder,
+            Path(recipe.cache) if recipe.cache else self.out / "cache",
+            quiet,
         )
         self.packer = self._packer(recipe.mixture, recipe.dropout, recipe.seed, recipe.tokens_per_pack)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
@@ -190,7 +196,7 @@ class Trainer:
 
     def _check_or_write_recipe(self) -> None:
         """A folder belongs to one recipe; only where it ends and how often it reports may change on resuming."""
-        free = {"steps", "log_every", "save_every", "keep", "validate_every", "threads"}
+        free = {"cache", "steps", "log_every", "save_every", "keep", "validate_every", "threads"}
         path = self.out / "recipe.json"
         mine = json.loads(json.dumps(asdict(self.recipe)))
         if path.is_file():

@@ -1,0 +1,96 @@
+"""Pictures to tokens and back."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from irg.sequence.images import ResizeRule, patchify, to_image, to_rgb, to_tensor, unpatchify
+
+VAE, VIT = ResizeRule(1024, 512, 16), ResizeRule(980, 224, 14)
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "wanted"),
+    [
+        (VAE, (1024, 1024), (1024, 1024)),
+        (VAE, (2048, 1024), (1024, 512)),
+        (VAE, (100, 50), (1024, 512)),  # up to the least side
+        (VAE, (100, 10), (1024, 96)),  # up to the least side, then down again to the greatest
+        (VAE, (520, 520), (512, 512)),  # 32.5 strides: halves to even
+        (VAE, (536, 536), (544, 544)),  # 33.5 strides
+        (VIT, (980, 980), (980, 980)),
+        (VIT, (1000, 30), (980, 28)),
+        (ResizeRule(100, 16, 16), (3, 3), (16, 16)),
+    ],
+)
+def test_sizes(rule: ResizeRule, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    assert rule.size(*size) == wanted
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_any_picture_fits(width: int, height: int) -> None:
+    for rule in (VAE, VIT):
+        w, h = rule.size(width, height)
+        assert w % rule.stride == 0 and h % rule.stride == 0 and min(w, h) >= rule.stride
+        assert max(w, h) <= rule.max_size + rule.stride
+        assert rule.size(height, width) == (h, w)
+
+
+def test_too_large_an_area_is_scaled_by_the_area_ratio() -> None:
+    """Not by its square root: the reference's way."""
+    rule = ResizeRule(1000, 10, 10, max_pixels=100 * 100)
+    assert rule.size(200, 100) == (100, 50)
+
+
+def test_resize_and_normalise() -> None:
+    image = Image.new("RGB", (64, 32), (255, 0, 127))
+    pixels = ResizeRule(32, 16, 16)(image)
+    assert pixels.shape == (3, 16, 32) and pixels.dtype == torch.float32
+    assert torch.equal(pixels[0], torch.ones(16, 32)) and torch.equal(pixels[1], -torch.ones(16, 32))
+    assert pixels[2, 0, 0].item() == pytest.approx(127 / 255 * 2 - 1, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_white(mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (10, 10, 10, 255))
+    image.putpixel((1, 0), (10, 10, 10, 0))
+    rgb = to_rgb(image.convert(mode))
+    assert [rgb.getpixel((x, 0)) for x in (0, 1)] == [(10, 10, 10), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "I;16", "F"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
+
+
+def test_a_transparent_colour_of_a_palette() -> None:
+    image = Image.new("P", (1, 1), 0)
+    image.putpalette([9, 9, 9])
+    image.info["transparency"] = 0
+    assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_patchify_and_back(channels: int, rows: int, columns: int, patch: int) -> None:
+    image = torch.arange(channels * rows * columns * patch**2, dtype=torch.float32)
+    image = image.view(channels, rows * patch, columns * patch)
+    tokens = patchify(image, patch)
+    assert tokens.shape == (rows * columns, patch * patch * channels)
+    assert torch.equal(unpatchify(tokens, (rows, columns), patch), image)
+
+
+def test_the_order_inside_a_patch() -> None:
+    """Patches row by row; inside one: row, column, channel."""
+    image = torch.tensor([[[0, 1, 2, 3], [4, 5, 6, 7]], [[10, 11, 12, 13], [14, 15, 16, 17]]])
+    assert patchify(image, 2).tolist() == [[0, 10, 1, 11, 4, 14, 5, 15], [2, 12, 3, 13, 6, 16, 7, 17]]
+
+
+def test_pixels_and_back() -> None:
+    levels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    image = to_image(torch.from_numpy(levels))
+    assert image.size == (4, 2)
+    pixels = to_tensor(image)
+    assert torch.equal(((pixels / 2 + 0.5) * 255).round().to(torch.uint8), torch.from_numpy(levels).permute(2, 0, 1))
