@@ -16,6 +16,8 @@ from irg.recipes import choose
 COMMANDS = {
     "generate": ("irg.commands.generate", "draw pictures: think, draw, look, reflect, draw better"),
     "train": ("irg.commands.train", "train a model as a recipe file says"),
+    "data": ("irg.commands.data", "build what models are trained on"),
+    "bench": ("irg.commands.bench", "measure a model"),
 }
 
 

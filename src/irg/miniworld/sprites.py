@@ -107,7 +107,7 @@ def load_sprites(source: str = "fluent", cache_dir: str | Path | None = None) ->
         raise ValueError(f"unknown sprites {source!r}; choose 'fluent' or 'builtin'")
     path = atlas_path(cache_dir)
     if not path.exists():
-        raise ValueError(f"no fluent sprites at {path}; get them with irg.miniworld.fetch_sprites() (needs npm)")
+        raise ValueError(f"no fluent sprites at {path}; get them with `irg data sprites` (needs npm)")
     return _load_atlas(path)
 
 

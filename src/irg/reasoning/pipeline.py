@@ -135,7 +135,7 @@ class IRGPipeline:
             callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of a picture; ``info``
                 has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
             options: single settings by name, over ``settings``: those of :class:`Settings` (``mode``, ``rounds``,
-                ``height``, ``width``, ``temperature``, ...), those of :class:`~irg.engine.settings.DrawSettings` for the first picture
+                ``height``, ``width``, ``temperature``, ...), those of ``DrawSettings`` for the first picture
                 (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later pictures.
 
         Raises:

@@ -1,0 +1,26 @@
+"""``irg bench ...``: measuring models."""
+
+from collections.abc import Sequence
+
+from irg.commands.arguments import parse
+from irg.commands.groups import dispatch
+
+
+def _mini(argv: Sequence[str]) -> int:
+    from irg.evaluation.mini import Evaluation, evaluate
+
+    what = "Held-out prompts of the mini world in GenEval's six forms, judged by a detector; resumes."
+    print(evaluate(parse(Evaluation, argv, "irg bench mini", what)))
+    return 0
+
+
+_COMMANDS = {"mini": (_mini, "held-out prompts of the mini world, judged by a detector")}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        ValueError: an argument is wrong, or something it names is missing.
+    """
+    return dispatch("irg bench", _COMMANDS, argv)
