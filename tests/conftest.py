@@ -2,8 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:  # the command line's tests want to start quickly
+    from irg.model.checkpoint import LoadedModel
+    from irg.model.tokenizer import TextTokenizer
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"  # where a checkout may have the shared data beside it
 
@@ -51,3 +56,34 @@ def _shared_folder(request: pytest.FixtureRequest, option: str, name: str, proof
             pytest.fail(f"{option} {asked}: {problem}", pytrace=False)
         pytest.skip(f"needs shared data that is not here (give it with {option} DIR)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> "TextTokenizer":
+    """One token per byte, then the four special ones: :func:`irg.model.config.tiny` with 260 words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from irg.model.tokenizer import SPECIAL_NAMES, TextTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_NAMES))
+    return TextTokenizer(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_loaded() -> "LoadedModel":
+    """A whole model with random weights that runs in milliseconds. Tests must leave its weights as they are."""
+    import torch
+
+    from irg.model.autoencoder import build_autoencoder
+    from irg.model.checkpoint import LoadedModel, new_model
+    from irg.model.config import tiny
+
+    config = tiny(vocab_size=260)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        autoencoder = build_autoencoder(config.autoencoder)
+    return LoadedModel(config, new_model(config, seed=0), autoencoder.eval())

@@ -127,7 +127,7 @@ def test_a_whole_round_in_numbers() -> None:
     )
     assert layout.ids_T.tolist() == [90, 7, 8, 91, 92, 0, 0, 93, 92, 0, 0, 93, 90, 9, 91, 92, 0, 0, 93]
     assert layout.positions_T.tolist() == [3, 4, 5, 6, *[7] * 4, *[8] * 4, 9, 10, 11, *[12] * 4]
-    assert layout.cells_T.tolist() == [*[0] * 5, 0, 5, *[0] * 3, 0, 1, *[0] * 5, 0, 1, 0]
+    assert layout.cells_T.tolist() == [0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
     assert layout.labels_T.tolist() == [IGNORE] * 12 + [9, 91] + [IGNORE] * 5
     assert layout.split_lens == (4, 4, 4, 3, 4)
     assert layout.split_modes == (

@@ -7,6 +7,7 @@ generators seeded with (seed, step). A resumed run is bit-identical to an uninte
 import json
 import math
 import time
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ class Trainer:
         )
         self.packer = self._packer(recipe.mixture, recipe.dropout, recipe.seed, recipe.tokens_per_pack)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
-        self.weights = [p for p in self.model.parameters() if p.requires_grad]
+        self.named_weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.weights = list(self.named_weights.values())
         self.average = [p.detach().clone() for p in self.weights]
         self.step = 0
 
@@ -212,27 +214,27 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, as named tensors."""
         state = {"step": torch.tensor(self.step)}
-        for i, (weight, average) in enumerate(zip(self.weights, self.average, strict=True)):
-            state[f"weight.{i}"], state[f"average.{i}"] = weight.detach(), average
-        for o, optimizer in enumerate(self.optimizers):
-            for i, p in enumerate(q for group in optimizer.param_groups for q in group["params"]):
-                for key, value in optimizer.state.get(p, {}).items():
-                    state[f"optimizer.{o}.{i}.{key}"] = torch.as_tensor(value)
+        for (name, weight), average in zip(self.named_weights.items(), self.average, strict=True):
+            state[f"weight/{name}"], state[f"average/{name}"] = weight.detach(), average
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(weight, {}).items():
+                    state[f"{key}/{name}"] = torch.as_tensor(value)
         return state
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over a saved state."""
         self.step = int(state["step"])
-        for i, (weight, average) in enumerate(zip(self.weights, self.average, strict=True)):
-            weight.copy_(state[f"weight.{i}"])
-            average.copy_(state[f"average.{i}"])
-        for o, optimizer in enumerate(self.optimizers):
-            params = [q for group in optimizer.param_groups for q in group["params"]]
-            for name, value in state.items():
-                kind, *rest = name.split(".")
-                if kind == "optimizer" and int(rest[0]) == o:
-                    optimizer.state[params[int(rest[1])]][rest[2]] = value.clone()
+        of_weight: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            of_weight[name][kind] = value
+        for (name, weight), average in zip(self.named_weights.items(), self.average, strict=True):
+            moments = of_weight[name]
+            weight.copy_(moments.pop("weight"))
+            average.copy_(moments.pop("average"))
+            owner = next(o for o in self.optimizers if any(weight is q for g in o.param_groups for q in g["params"]))
+            owner.state[weight].update({kind: value.clone() for kind, value in moments.items()})
 
     def save(self) -> None:
         """Write a checkpoint (atomic), drop the oldest ones."""

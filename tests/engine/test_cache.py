@@ -1,0 +1,186 @@
+"""The cache: prefixes of rows, shared until they part."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from irg.engine.cache import Context, KVCache
+from irg.model.config import tiny
+
+CONFIG = tiny().decoder
+
+
+def cache_of(rows: int = 2, slots: int = 8) -> KVCache:
+    return KVCache(CONFIG, rows, slots)
+
+
+def write(cache: KVCache, context: Context, marks: list[int]) -> None:
+    """Store a token per mark behind a reserved context: the mark in its keys, its negative in its values."""
+    slots = context.row * cache.slots + context.length + torch.arange(len(marks))
+    shape = (len(marks), CONFIG.num_key_value_heads, CONFIG.head_dim)
+    marked = torch.tensor(marks, dtype=torch.float32)[:, None, None].expand(shape)
+    for layer in range(CONFIG.num_hidden_layers):
+        cache.write(layer, slots, marked + 1000 * layer, -marked)
+    cache.commit(context, len(marks), positions=2 * len(marks))
+
+
+def append(cache: KVCache, context: Context, marks: list[int]) -> None:
+    cache.reserve(context, len(marks))
+    write(cache, context, marks)
+
+
+def held(cache: KVCache, context: Context) -> list[int]:
+    """Marks of a context's tokens; keys and values of all layers and heads agree on them."""
+    marks = cache.keys_RLKE[0][context.row, : context.length, 0, 0]
+    for layer in range(CONFIG.num_hidden_layers):
+        keys, values = (slabs[layer][context.row, : context.length] for slabs in (cache.keys_RLKE, cache.values_RLKE))
+        assert torch.equal(keys, (marks + 1000 * layer)[:, None, None].expand(keys.shape))
+        assert torch.equal(values, -marks[:, None, None].expand(values.shape))
+    return [int(mark) for mark in marks]
+
+
+def test_append() -> None:
+    cache = cache_of()
+    context = cache.new()
+    append(cache, context, [1, 2])
+    append(cache, context, [3])
+    assert held(cache, context) == [1, 2, 3]
+    assert (context.length, context.position, cache.filled(context.row), cache.rows_in_use) == (3, 6, 3, 1)
+
+
+def test_a_fork_shares_the_row() -> None:
+    cache = cache_of()
+    context = cache.new()
+    append(cache, context, [1, 2, 3])
+    before = [slab.clone() for slab in cache.keys_RLKE]
+    whole, part = cache.fork(context), cache.fork(context, length=2, position=7)
+    assert whole.row == part.row == context.row
+    assert (whole.length, whole.position, part.length, part.position) == (3, 6, 2, 7)
+    assert cache.rows_in_use == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, cache.keys_RLKE, strict=True))
+    assert held(cache, part) == [1, 2]
+
+
+def test_who_goes_on_first_stays_and_the_other_moves() -> None:
+    cache = cache_of()
+    parent = cache.new()
+    append(cache, parent, [1, 2])
+    fork = cache.fork(parent)
+    append(cache, fork, [3])
+    assert (fork.row, cache.rows_in_use) == (parent.row, 1)
+    append(cache, parent, [4])
+    assert fork.row != parent.row
+    assert (held(cache, parent), held(cache, fork), cache.rows_in_use) == ([1, 2, 4], [1, 2, 3], 2)
+
+
+def test_two_forks_may_go_on_at_once() -> None:
+    """Both are reserved before either is written, as in one forward."""
+    cache = cache_of(rows=1)
+    parent = cache.new()
+    append(cache, parent, [1, 2])
+    forks = [cache.fork(parent) for _ in range(3)]
+    for fork in forks:
+        cache.reserve(fork, 1)
+    for mark, fork in enumerate(forks):
+        write(cache, fork, [10 + mark])
+    assert [held(cache, c) for c in (parent, *forks)] == [[1, 2], [1, 2, 10], [1, 2, 11], [1, 2, 12]]
+    assert cache.rows_in_use == 3
+
+
+def test_the_last_one_on_a_row_need_not_move() -> None:
+    cache = cache_of()
+    parent = cache.new()
+    append(cache, parent, [1, 2, 3])
+    fork = cache.fork(parent, length=1, position=1)
+    row = parent.row
+    cache.free(parent)
+    append(cache, fork, [9])
+    assert (fork.row, held(cache, fork), cache.rows_in_use) == (row, [1, 9], 1)
+
+
+def test_rows_are_used_again() -> None:
+    cache = cache_of(rows=2)
+    first, second = cache.new(), cache.new()
+    append(cache, first, [1, 2, 3])
+    row = first.row
+    cache.free(first)
+    third = cache.new()
+    assert (third.row, third.length, cache.filled(row), cache.rows) == (row, 0, 0, 2)
+    assert second.row != row
+
+
+def test_a_row_stays_while_a_fork_holds_it() -> None:
+    cache = cache_of(rows=2)
+    context = cache.new()
+    append(cache, context, [1])
+    fork = cache.fork(context)
+    cache.free(context)
+    assert cache.new().row != fork.row
+    assert held(cache, fork) == [1]
+
+
+def test_growing_keeps_what_is_there() -> None:
+    cache = cache_of(rows=1, slots=2)
+    first = cache.new()
+    append(cache, first, [1, 2])
+    append(cache, first, [3])
+    assert cache.slots == 4
+    second = cache.new()
+    assert cache.rows == 2
+    append(cache, second, list(range(20, 33)))
+    assert cache.slots == 13
+    assert (held(cache, first), held(cache, second)) == ([1, 2, 3], list(range(20, 33)))
+
+
+def test_freeing_twice_is_a_bug() -> None:
+    cache = cache_of()
+    context = cache.new()
+    cache.free(context)
+    with pytest.raises(AssertionError, match="freed twice"):
+        cache.free(context)
+
+
+def test_appending_without_reserving_is_a_bug() -> None:
+    cache = cache_of()
+    with pytest.raises(AssertionError, match="not reserved"):
+        write(cache, cache.new(), [1])
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_contexts_are_lists(data: st.DataObject) -> None:
+    """Whatever is done, every context holds what a list of its own would hold, and no row is lost."""
+    cache = cache_of(rows=1, slots=2)
+    lists: dict[int, list[int]] = {}
+    contexts: dict[int, Context] = {}
+    names, marks = iter(range(1000)), iter(range(1, 10_000))
+
+    def some(least: int = 1, most: int = 1) -> list[int]:
+        keys = st.sampled_from(sorted(contexts))
+        return data.draw(st.lists(keys, min_size=least, max_size=most, unique=True))
+
+    for _ in range(data.draw(st.integers(1, 25))):
+        action = data.draw(st.sampled_from(["new", "fork", "append", "append", "free"])) if contexts else "new"
+        if action == "new":
+            name = next(names)
+            contexts[name], lists[name] = cache.new(), []
+        elif action == "fork":
+            (source,), name = some(), next(names)
+            length = data.draw(st.integers(0, len(lists[source])))
+            contexts[name] = cache.fork(contexts[source], length, position=2 * length)
+            lists[name] = lists[source][:length]
+        elif action == "append":
+            chosen = {name: [next(marks) for _ in range(data.draw(st.integers(1, 3)))] for name in some(1, 4)}
+            for name, new in chosen.items():
+                cache.reserve(contexts[name], len(new))
+            for name, new in chosen.items():
+                write(cache, contexts[name], new)
+                lists[name] += new
+        else:
+            (name,) = some()
+            cache.free(contexts.pop(name))
+            del lists[name]
+        assert {name: held(cache, context) for name, context in contexts.items()} == lists
+        assert all(context.position == 2 * context.length for context in contexts.values())
+        assert cache.rows_in_use == len({context.row for context in contexts.values()})
