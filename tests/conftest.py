@@ -1,6 +1,7 @@
 """Options and fixtures that several test rooms share."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,11 +79,12 @@ def tiny_loaded() -> "LoadedModel":
     """A whole model with random weights that runs in milliseconds. Tests must leave its weights as they are."""
     import torch
 
-    from irg.model.autoencoder import build_autoencoder
+    from irg.model.autoencoder import CompactConfig, build_autoencoder
     from irg.model.checkpoint import LoadedModel, new_model
     from irg.model.config import tiny
 
-    config = tiny(vocab_size=260)
+    thin = CompactConfig(12, (8, 16), (1, 1), (4, 8, 16), (1, 1, 1))
+    config = replace(tiny(vocab_size=260), autoencoder=thin)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         autoencoder = build_autoencoder(config.autoencoder)

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from irg.engine import scheduler
 from irg.engine.cache import Context
-from irg.engine.ops import Draw, Drawn, Look, Operation, Program, Said, Say, Write, Written
+from irg.engine.ops import Draw, Drawn, Look, Operation, Program, Said, Say, Write
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
 from irg.engine.settings import IMPROVING, DrawSettings
 from irg.engine.task import Drawing
 from irg.model.attention import PackedAttention
 from irg.model.checkpoint import LoadedModel
-from irg.model.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.inputs import StreamOrder, token_batch
 from irg.model.tokenizer import TextTokenizer
 from irg.reasoning.programs import PROGRAMS, Job, Step
 from irg.reasoning.settings import Settings
@@ -128,6 +128,8 @@ def check_incrementally(runner: Runner, samples: Sequence[Sequence[Part]], at_on
 
         def flush() -> None:
             nonlocal start, pending
+            if all(isinstance(part, Gap) for part in pending):  # no tokens: only the position goes on
+                context.position, pending = context.position + len(pending), []  # noqa: B023
             for extended in runner.extend([(context, pending)]):  # noqa: B023
                 wanted = hidden[start : start + len(extended.hidden_TC)]  # noqa: B023
                 assert torch.allclose(extended.hidden_TC, wanted, atol=1e-5)
@@ -139,7 +141,7 @@ def check_incrementally(runner: Runner, samples: Sequence[Sequence[Part]], at_on
             part = sample[index]
             if isinstance(part, Target):
                 flush()
-                group = [p for p in sample[index : index + 8]]
+                group = sample[index : index + 8]
                 group = group[: next((i for i, p in enumerate(group) if not isinstance(p, Target)), len(group))]
                 x = torch.cat([p.content[0] for p in group])
                 t = torch.cat([torch.full((p.tokens,), p.content[1]) for p in group])
@@ -159,11 +161,12 @@ def check_incrementally(runner: Runner, samples: Sequence[Sequence[Part]], at_on
         runner.cache.free(context)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.lists(parts, min_size=1, max_size=6), min_size=1, max_size=3), st.integers(1, 3), st.randoms())
 def test_packed_training_is_incremental_inference(
-    runner: Runner, sequences: list[list[Part]], copies: int, random: Any
+    tiny_loaded: LoadedModel, sequences: list[list[Part]], copies: int, random: Any
 ) -> None:
+    runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder, rows=1, slots=4)
     samples = [
         filled(noised_copies(sequence, copies), runner, seed)
         for seed, sequence in enumerate(sequences)
@@ -236,7 +239,7 @@ def test_all_together_as_each_alone(
     assert engine.runner.cache.rows_in_use == 0
 
 
-@pytest.mark.parametrize("gap", [1, 5, 9])
+@pytest.mark.parametrize("gap", [1, 7])
 def test_late_comers(fresh: Callable[[], Engine], alone: list[list[Step]], gap: int) -> None:
     """A new request every ``gap`` turns, the last first."""
     engine, order, results = fresh(), list(range(len(JOBS)))[::-1], {}
@@ -265,9 +268,9 @@ def test_rows_are_used_again(fresh: Callable[[], Engine], alone: list[list[Step]
     engine = fresh()
     sizes = []
     for _ in range(2):
-        for i, wanted in enumerate(alone):
+        for i in (0, 2):
             (got,) = engine.run(programs([i]))
-            same(got, wanted)
+            same(got, alone[i])
         sizes.append((engine.runner.cache.rows, engine.runner.cache.slots))
     assert sizes[0] == sizes[1]
 
@@ -352,13 +355,7 @@ def test_writers_share_forwards(tiny_loaded: LoadedModel, tiny_tokenizer: TextTo
 
     runner = Counting(tiny_loaded)
     written = Engine(runner, tiny_tokenizer).run([(program(n), 0) for n in range(3, 8)])
-    assert [w.text for w in written] == ["A" * n for n in range(3, 8)] or [len(w.ids) for w in written] == [
-        3,
-        4,
-        5,
-        6,
-        7,
-    ]
+    assert [len(w.ids) for w in written] == [3, 4, 5, 6, 7]
     assert (runner.forwards, runner.fed) == (9, sum(n + 2 for n in range(3, 8)))
 
 
@@ -413,7 +410,7 @@ def test_pictures_in_a_row_are_planned_anew(fresh: Callable[[], Engine]) -> None
 
     def program(first: bool) -> Program:
         yield Say("one")
-        for _ in range(20 * first):
+        for _ in range(3 * first):
             yield Draw(32, 32, SHORT, (0,), noise=start)
         yield Say("two")
         return (yield Draw(32, 32, SHORT, (0,), noise=start))
@@ -559,10 +556,7 @@ def contexts_at(interval: tuple[float, float], shift: float, points: int, text: 
     main, text_free, image_free = (Context(row) for row in range(3))
     free = (text_free, image_free) if text > 1 else ()
     drawing = Drawing(Draw(32, 32, s), (2, 2), noise(0, 4, 48), time_grid(points, shift).tolist(), main, *free)
-    counts = []
-    for drawing.step in range(drawing.total):
-        counts.append(len(drawing.contexts))
-    return counts
+    return [len(replace(drawing, step=step).contexts) for step in range(drawing.total)]
 
 
 def test_interval_edges() -> None:
@@ -653,11 +647,3 @@ def test_a_program_that_does_nothing(fresh: Callable[[], Engine]) -> None:
         yield
 
     assert fresh().run([(program(), 0)]) == [5]
-
-
-def test_token_batches_have_no_reference_to_old_pictures() -> None:
-    """A batch made for one forward can be moved as a whole."""
-    batch = TokenBatch(ids_U=torch.zeros(2, dtype=torch.int64), positions_T=torch.arange(2))
-    moved = batch.to("cpu")
-    assert torch.equal(moved.positions_T, batch.positions_T) and moved.patch_lens is None
-    assert isinstance(Written((0,), "", (), 0.0, True).handles, tuple)

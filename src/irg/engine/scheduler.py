@@ -83,7 +83,11 @@ class Engine:
     def add(self, program: Program, seed: int, index: int | None = None) -> Task:
         """Start a program; it joins at the next turn."""
         task = Task(len(self.tasks) if index is None else index, program, seed, self.runner.cache)
-        task.advance(None)
+        try:
+            task.advance(None)
+        except BaseException:
+            task.close()
+            raise
         self.tasks.append(task)
         return task
 

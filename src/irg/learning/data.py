@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
@@ -90,9 +90,11 @@ def _checked(row: dict[str, Any], where: str) -> Row:
 
 def _pixels(image: bytes, where: str, rule: ResizeRule) -> np.ndarray:
     try:
-        picture = to_rgb(Image.open(io.BytesIO(image)))
-    except (UnidentifiedImageError, OSError) as error:
+        picture = Image.open(io.BytesIO(image))
+        picture.load()
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{where}: the picture cannot be decoded: {error}") from None
+    picture = to_rgb(picture)
     size = rule.size(*picture.size)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Builds irg-mini from nothing into build/mini, on a CPU. Every step resumes or is skipped when its result is there.
+# About three hours on two AVX2 cores. Needs npm once, for the icons.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+here=build/mini
+mkdir -p "$here"
+step() { [ -e "$1" ] || { echo "== $1"; shift; "$@"; }; }
+
+irg data sprites
+step $here/ae/ae.safetensors python -m irg.learning.autoencoding --out $here/ae --minutes 15
+step $here/vit-1/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit-1 --minutes 8 --batch 64 --autoencoder $here/ae
+step $here/vit/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit --minutes 13 --batch 64 --pool 6000 \
+  --seed 5 --softened-share 0.5 --init $here/vit-1/model.safetensors --autoencoder $here/ae
+for who in judge:1 referee:2; do
+  step $here/${who%:*}/model.safetensors python -m irg.learning.detection --out $here/${who%:*} --variant ${who%:*} \
+    --seed ${who#*:} --minutes 15 --autoencoder $here/ae
+done
+irg data mini --out $here/pictures --rows 40000 --seed 1
+irg data mini --out $here/repairs --rows 10000 --repairs 1.0 --seed 2
+step $here/start/weights.safetensors python -m irg.learning.mini --autoencoder $here/ae --vit $here/vit --out $here/start
+irg train recipes/mini/1-draw.yaml
+irg train recipes/mini/2-all-modes.yaml
+irg data drafts --model $here/modes/model --judge $here/judge --out $here/drafts --rows 3000
+irg train recipes/mini/3-own-drafts.yaml
+irg bench mini --model $here/final/model --referee $here/referee --out $here/bench

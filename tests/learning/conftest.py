@@ -1,0 +1,59 @@
+"""A tiny model folder and a few trajectories, for whatever trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from irg.curation.records import TrajectoryRecord, png, write_shards
+from irg.learning.data import TrajectoryData
+from irg.model.checkpoint import LoadedModel, save_model
+from irg.model.profile import Profile
+from irg.model.tokenizer import TextTokenizer
+
+PROFILE = Profile("tiny", system_prompt="sys", how_to_think="how?", how_to_improve="better?")
+
+
+def picture(seed: int, height: int = 32, width: int = 32) -> bytes:
+    """A PNG of a few coloured squares."""
+    colours = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    return png(colours.repeat(16, axis=0).repeat(16, axis=1))
+
+
+def records() -> list[TrajectoryRecord]:
+    """Three trajectories of one turn and three of two; the last ones have pictures of another size."""
+    first = [TrajectoryRecord(f"p{i}", f"thought {i}", picture(i)) for i in range(2)]
+    second = [TrajectoryRecord(f"q{i}", f"idea {i}", picture(10 + i), f"fix {i}", picture(20 + i)) for i in range(2)]
+    wide = TrajectoryRecord("wide", "a wide one", picture(5, 32, 48))
+    wider = TrajectoryRecord("wider", "wide", picture(15, 32, 48), "make it so", picture(25, 32, 48))
+    return [*first, *second, wide, wider]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> Path:
+    """A model folder to start training from."""
+    path = tmp_path / "start"
+    save_model(path, tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder)
+    tiny_tokenizer.tokenizer.save(str(path / "tokenizer.json"))
+    PROFILE.save(path)
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A folder of trajectory rows, two shards of them."""
+    assert write_shards(records(), tmp_path / "rows", rows_per_shard=4) == 6
+    return tmp_path / "rows"
+
+
+@pytest.fixture
+def data(rows: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> TrajectoryData:
+    """The rows, encoded."""
+    return TrajectoryData([str(rows)], tiny_tokenizer, tiny_loaded.config, PROFILE, tiny_loaded.autoencoder)
+
+
+@pytest.fixture
+def words(tiny_tokenizer: TextTokenizer) -> Callable[[str], tuple[int, ...]]:
+    """Ids of a text."""
+    return tiny_tokenizer.encode

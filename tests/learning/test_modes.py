@@ -1,0 +1,82 @@
+"""The six learning modes, line by line as the paper's table has them."""
+
+import pytest
+
+from irg.learning.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, write
+from irg.sequence import Latents, Part, Patches, Target, Text
+
+SYSTEM, PROMPT, T1, T2, HOW_THINK, HOW_IMPROVE = ((n,) for n in range(6))
+I1, I2 = EncodedPicture(1, (2, 2), (3, 3)), EncodedPicture(2, (2, 4), (3, 5))
+WHOLE = EncodedTrajectory(SYSTEM, PROMPT, T1, I1, T2, I2, HOW_THINK, HOW_IMPROVE)
+FIRST_TURN = EncodedTrajectory(SYSTEM, PROMPT, T1, I1, how_to_think=HOW_THINK)
+
+NAMES = {SYSTEM: "sys", PROMPT: "prompt", T1: "T1", T2: "T2", HOW_THINK: "how to think", HOW_IMPROVE: "how to improve"}
+
+
+def told(parts: list[Part]) -> str:
+    """A sequence in the table's words; ``*`` marks loss."""
+    words = []
+    for part in parts:
+        match part:
+            case Text(ids, loss):
+                words.append(NAMES[ids] + "*" * loss)
+            case Latents(content=key):
+                words.append(f"I{key}(VAE)")
+            case Patches(content=key):
+                words.append(f"I{key}(ViT)")
+            case Target(content=key):
+                words.append(f"I{key}*")
+    return ", ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sequence"),
+    [
+        ("initial_thinking_understanding", "sys, prompt, I1(VAE), I1(ViT), how to think, T1*"),
+        ("initial_thinking_generation", "sys, prompt, T1*"),
+        ("initial_full", "sys, prompt, T1*, I1*"),
+        (
+            "improving_thinking_understanding",
+            "sys, prompt, I1(VAE), I1(ViT), I2(VAE), I2(ViT), how to improve, T2*",
+        ),
+        ("improving_thinking_generation", "sys, prompt, T1, I1(VAE), I1(ViT), T2*"),
+        ("improving_full", "sys, prompt, T1, I1(VAE), I1(ViT), T2*, I2*"),
+        ("direct", "prompt, I1*"),
+        ("unconditional", "sys, I1*"),
+    ],
+)
+def test_the_table(mode: Mode, sequence: str) -> None:
+    assert told(write(mode, WHOLE)) == sequence
+
+
+def test_the_table_is_all() -> None:
+    assert len(MODES) == 8
+    assert IMPROVING == ("improving_thinking_understanding", "improving_thinking_generation", "improving_full")
+
+
+def test_pictures_keep_their_own_grids() -> None:
+    parts = write("improving_thinking_understanding", WHOLE)
+    assert [part.grid for part in parts if not isinstance(part, Text)] == [(2, 2), (3, 3), (2, 4), (3, 5)]  # type: ignore[union-attr]
+
+
+def test_without_a_system_prompt() -> None:
+    bare = EncodedTrajectory((), PROMPT, T1, I1)
+    assert told(write("initial_full", bare)) == "prompt, T1*, I1*"
+    assert told(write("unconditional", bare)) == "I1*"
+
+
+@pytest.mark.parametrize("mode", IMPROVING)
+def test_a_first_turn_cannot_be_improved(mode: Mode) -> None:
+    with pytest.raises(ValueError, match=rf"{mode} needs a reflection and an improved picture"):
+        write(mode, FIRST_TURN)
+
+
+def test_which_modes_a_row_serves() -> None:
+    """A flawed first picture is not offered as something to draw or to describe."""
+    assert FIRST_TURN.modes == (*MODES[:3], "direct", "unconditional")
+    assert WHOLE.modes == IMPROVING
+
+
+def test_unknown_mode() -> None:
+    with pytest.raises(ValueError, match="unknown mode 'full'"):
+        write("full", WHOLE)  # type: ignore[arg-type]

@@ -1,0 +1,275 @@
+"""Training from a folder to a folder, on a model of a few thousand weights."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from irg.learning.checkpoints import checkpoints, latest
+from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe
+from irg.learning.trainer import PARTS, Trainer, train
+from irg.model.checkpoint import load_model
+from irg.reasoning.pipeline import IRGPipeline
+
+Make = Callable[..., TrainRecipe]
+STAGE_1 = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
+
+
+@pytest.fixture
+def recipe(folder: Path, rows: Path, tmp_path: Path) -> Make:
+    """A small recipe with some fields changed."""
+
+    def make(**changes: Any) -> TrainRecipe:
+        base = TrainRecipe(
+            model=str(folder),
+            data=(str(rows),),
+            out=str(tmp_path / "run"),
+            steps=6,
+            mixture=STAGE_1,
+            optimizer=Optimizer(lr=1e-3, warmup=2, cooldown=2),
+            tokens_per_pack=200,
+            noise_copies=2,
+            log_every=1,
+            save_every=2,
+        )
+        return replace(base, **changes)
+
+    return make
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of an exported model or a checkpoint."""
+    return load_file(path / "weights.safetensors" if path.is_dir() else path)
+
+
+def identical(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def log(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def finished(recipe: Make, tmp_path: Path) -> Path:
+    """An uninterrupted run."""
+    train(recipe(out=str(tmp_path / "whole")), quiet=True)
+    return tmp_path / "whole"
+
+
+# ---------------------------------------------------------------------------------------------------------------- learn
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_it_learns_its_rows_by_heart(recipe: Make, tmp_path: Path, kind: str) -> None:
+    optimizer = Optimizer(kind=kind, lr=5e-3, muon_lr=2e-2)  # type: ignore[arg-type]
+    train(
+        recipe(steps=40, optimizer=optimizer, mixture=Mixture(initial_full=1.0), dropout=Dropout(vae=0.0), ema=0.5),
+        quiet=True,
+    )
+    lines = log(tmp_path / "run")
+    first, last = lines[0], lines[-1]
+    assert last["ce"] < 0.5 * first["ce"]
+    assert sum(line["mse"] for line in lines[-8:]) < 0.8 * sum(line["mse"] for line in lines[:8])
+    assert [line["step"] for line in lines] == list(range(1, 41))
+
+
+def test_the_log(finished: Path) -> None:
+    lines = log(finished)
+    assert [line["lr_factor"] for line in lines] == [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]
+    for line in lines:
+        assert {"loss", "ce", "mse", "grad_norm", "tokens", "tokens_per_second", "n/initial_full"} <= line.keys()
+        assert line["loss"] == pytest.approx(line["ce"] + line["mse"], abs=1e-5)
+        assert line["skipped"] == 0.0
+
+
+def test_losses_have_weights(recipe: Make, tmp_path: Path) -> None:
+    train(recipe(steps=1, ce_weight=0.25, mse_weight=2.0), quiet=True)
+    (line,) = log(tmp_path / "run")
+    assert line["loss"] == pytest.approx(0.25 * line["ce"] + 2.0 * line["mse"], abs=1e-5)
+
+
+def test_a_step_that_explodes_is_skipped(recipe: Make) -> None:
+    trainer = Trainer(recipe(), quiet=True)
+    with torch.no_grad():
+        trainer.model.llm2vae.bias[0] = float("inf")
+    before = [p.detach().clone() for p in trainer.weights]
+    record = trainer.train_step()
+    assert (record["skipped"], trainer.step) == (1.0, 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.weights, strict=True))
+
+
+def test_the_average(recipe: Make) -> None:
+    """After n steps it warms up as (1 + n) / (10 + n), up to the recipe's number."""
+    trainer = Trainer(recipe(ema=0.15), quiet=True)
+    start = trainer.weights[0].detach().clone()
+    trainer.train_step()
+    after_one = trainer.weights[0].detach().clone()
+    expected = 0.1 * start + 0.9 * after_one
+    assert torch.allclose(trainer.average[0], expected, atol=1e-6)
+    trainer.train_step()
+    assert torch.allclose(trainer.average[0], 0.15 * expected + 0.85 * trainer.weights[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_is_frozen_stays(recipe: Make, folder: Path, part: str) -> None:
+    out = train(recipe(steps=2, frozen=(part,)), quiet=True)
+    before, after = weights(folder), weights(out)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    belongs: dict[str, Callable[[str], bool]] = {
+        "vit_model": lambda name: name.startswith("vit_model."),
+        "connector": lambda name: name.startswith("connector."),
+        "und": lambda name: "language_model.model.layers." in name and "moe_gen" not in name,
+        "gen": lambda name: "language_model.model.layers." in name and "moe_gen" in name,
+        "embed_tokens": lambda name: "embed_tokens" in name,
+    }
+    assert not any(belongs[part](name) for name in changed)
+    for other in PARTS:
+        assert other == part or any(belongs[other](name) for name in changed), other
+    assert not any("pos_embed.pos_embed" in name for name in changed)
+
+
+def test_unknown_parts_cannot_be_frozen(recipe: Make) -> None:
+    with pytest.raises(ValueError, match="frozen: unknown part 'vit'; the parts are vit_model"):
+        Trainer(recipe(frozen=("vit",)), quiet=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- interrupted
+
+
+class Stopped(Exception):
+    """A crash."""
+
+
+def crash(trainer: Trainer, step: int, error: type[BaseException] = Stopped) -> None:
+    """Run until a step begins, then die."""
+    healthy = trainer.train_step
+
+    def train_step() -> dict[str, float]:
+        if trainer.step == step:
+            raise error
+        return healthy()
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    with pytest.raises(error):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, step: int, kind: str) -> None:
+    """Bit for bit: weights, average, moments. A crash falls back to the last checkpoint (or the start)."""
+    optimizer = Optimizer(kind=kind, lr=1e-3, warmup=2, cooldown=2)  # type: ignore[arg-type]
+    whole = train(recipe(out=str(tmp_path / "whole"), optimizer=optimizer), quiet=True)
+    crash(Trainer(recipe(optimizer=optimizer), quiet=True), step)
+    resumed = Trainer(recipe(optimizer=optimizer), quiet=True)
+    folder = resumed.fit()
+    assert identical(whole, folder)
+    found, wanted = latest(tmp_path / "run"), latest(tmp_path / "whole")
+    assert found is not None and wanted is not None and identical(found, wanted)
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint(recipe: Make, tmp_path: Path, finished: Path) -> None:
+    crash(Trainer(recipe(), quiet=True), 5)
+    newest = latest(tmp_path / "run")
+    assert newest is not None
+    half = newest.read_bytes()[: newest.stat().st_size // 2]
+    newest.with_name("step-00000005.safetensors.part").write_bytes(half)
+    folder = train(recipe(), quiet=True)
+    assert identical(finished / "model", folder)
+
+
+def test_a_damaged_checkpoint_is_named(recipe: Make, tmp_path: Path, finished: Path) -> None:
+    """... and deleting it resumes from the one before."""
+    crash(Trainer(recipe(), quiet=True), 5)
+    damaged = tmp_path / "run" / "checkpoints" / "step-00000004.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"step-00000004\.safetensors is damaged .*delete it"):
+        train(recipe(), quiet=True)
+    damaged.unlink()
+    assert identical(finished / "model", train(recipe(), quiet=True))
+
+
+def test_ctrl_c_waits_for_the_step(recipe: Make, tmp_path: Path, finished: Path) -> None:
+    """A step is whole or not begun: what is saved on Ctrl-C can be resumed bit for bit."""
+    trainer = Trainer(recipe(), quiet=True)
+    score = trainer.score
+
+    def interrupted(*args: Any) -> Any:
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return score(*args)
+
+    trainer.score = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert trainer.step == 4
+    assert [path.name for path in checkpoints(tmp_path / "run")][-1] == "step-00000004.safetensors"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert identical(finished / "model", train(recipe(), quiet=True))
+
+
+def test_checkpoints_are_pruned(finished: Path) -> None:
+    assert [path.name for path in checkpoints(finished)] == ["step-00000004.safetensors", "step-00000006.safetensors"]
+
+
+def test_a_finished_run_is_left_as_it_is(recipe: Make, finished: Path) -> None:
+    before = weights(finished / "model")
+    train(recipe(out=str(finished)), quiet=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(finished / "model").items())
+    assert len(log(finished)) == 6
+
+
+def test_another_recipe_in_the_same_folder(recipe: Make, finished: Path) -> None:
+    changed = recipe(out=str(finished), seed=1, optimizer=Optimizer(lr=1e-4))
+    with pytest.raises(ValueError, match=r"another recipe \(different: optimizer, seed\)"):
+        train(changed, quiet=True)
+    more = recipe(out=str(finished), steps=7, log_every=3, keep=1)  # where it ends and what it tells may change
+    train(more, quiet=True)
+    assert [path.name for path in checkpoints(finished)] == ["step-00000007.safetensors"]
+
+
+# --------------------------------------------------------------------------------------------------------------- result
+
+
+def test_what_is_exported_is_the_average(recipe: Make) -> None:
+    trainer = Trainer(recipe(), quiet=True)
+    folder = trainer.fit()
+    exported = load_model(folder)
+    parameters = dict(exported.model.named_parameters())
+    for name, average in zip(trainer.named_weights, trainer.average, strict=True):
+        assert torch.equal(parameters[name], average)
+    assert any(not torch.equal(a, w) for a, w in zip(trainer.average, trainer.weights, strict=True))
+    assert exported.config == trainer.config
+
+
+def test_the_result_draws(finished: Path) -> None:
+    pipe = IRGPipeline.from_pretrained(finished / "model", device="cpu")
+    output = pipe("p0", seed=1, mode="irg", height=32, width=48, max_think_tokens=5, num_timesteps=3)
+    assert output.image.size == (48, 32)
+    assert len(output.trajectory.turns) == 2
+    assert pipe.profile.how_to_improve == "better?"
+
+
+def test_the_result_can_be_trained_on(recipe: Make, finished: Path, tmp_path: Path) -> None:
+    folder = train(recipe(model=str(finished / "model"), out=str(tmp_path / "stage2"), steps=1), quiet=True)
+    assert not identical(finished / "model", folder)
+
+
+def test_validation_tells_whether_the_text_is_heard(recipe: Make, tmp_path: Path) -> None:
+    """Errors with the right thinking, with none and with another's; asking changes no weight."""
+    whole = train(recipe(out=str(tmp_path / "whole"), steps=2), quiet=True)
+    asked = train(recipe(steps=2, validate_every=1), quiet=True)
+    names = {f"val/mse@0.9/{which}" for which in ("with", "without", "shuffled")}
+    for line in log(tmp_path / "run"):
+        assert names <= line.keys() and len({line[name] for name in names}) == 3
+    assert identical(whole, asked)
