@@ -73,14 +73,14 @@ def finished(recipe: Make, tmp_path: Path) -> Path:
 def test_it_learns_its_rows_by_heart(recipe: Make, tmp_path: Path, kind: str) -> None:
     optimizer = Optimizer(kind=kind, lr=5e-3, muon_lr=2e-2)  # type: ignore[arg-type]
     train(
-        recipe(steps=40, optimizer=optimizer, mixture=Mixture(initial_full=1.0), dropout=Dropout(vae=0.0), ema=0.5),
+        recipe(steps=30, optimizer=optimizer, mixture=Mixture(initial_full=1.0), dropout=Dropout(vae=0.0), ema=0.5),
         quiet=True,
     )
     lines = log(tmp_path / "run")
     first, last = lines[0], lines[-1]
     assert last["ce"] < 0.5 * first["ce"]
     assert sum(line["mse"] for line in lines[-8:]) < 0.8 * sum(line["mse"] for line in lines[:8])
-    assert [line["step"] for line in lines] == list(range(1, 41))
+    assert [line["step"] for line in lines] == list(range(1, 31))
 
 
 def test_the_log(finished: Path) -> None:
@@ -164,9 +164,8 @@ def crash(trainer: Trainer, step: int, error: type[BaseException] = Stopped) -> 
         trainer.fit()
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-@pytest.mark.parametrize("step", [1, 3, 5])
-def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, step: int, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "step"), [("adamw", 1), ("adamw", 3), ("muon", 5)])
+def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, kind: str, step: int) -> None:
     """Bit for bit: weights, average, moments. A crash falls back to the last checkpoint (or the start)."""
     optimizer = Optimizer(kind=kind, lr=1e-3, warmup=2, cooldown=2)  # type: ignore[arg-type]
     whole = train(recipe(out=str(tmp_path / "whole"), optimizer=optimizer), quiet=True)

@@ -90,11 +90,11 @@ def _checked(row: dict[str, Any], where: str) -> Row:
 
 def _pixels(image: bytes, where: str, rule: ResizeRule) -> np.ndarray:
     try:
-        picture = Image.open(io.BytesIO(image))
-        picture.load()
+        opened = Image.open(io.BytesIO(image))
+        opened.load()
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{where}: the picture cannot be decoded: {error}") from None
-    picture = to_rgb(picture)
+    picture = to_rgb(opened)
     size = rule.size(*picture.size)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)

@@ -79,7 +79,7 @@ class TrainRecipe:
     model: str  # folder of the model to start from; its EMA weights if it is a run's output
     data: tuple[str, ...]  # trajectory parquet files or folders of them
     out: str
-    steps: int
+    steps: int  # what the learning-rate schedule is laid out for
     mixture: Mixture
     dropout: Dropout = field(default_factory=Dropout)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -91,6 +91,7 @@ class TrainRecipe:
     mse_weight: float = 1.0
     ema: float = 0.995
     frozen: tuple[str, ...] = ()  # parts by name: vit_model, connector, und, gen, embed_tokens
+    stop_after: int | None = None  # end before the schedule does
     seed: int = 0
     cache: str | None = None  # where encoded pictures are kept; default: out/cache
     threads: int = 0  # 0 = torch's choice
@@ -104,6 +105,8 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.log_every < 1 or self.save_every < 1 or self.keep < 1:
             raise ValueError("steps, log_every, save_every and keep must be at least 1")
+        if self.stop_after is not None and not 1 <= self.stop_after <= self.steps:
+            raise ValueError(f"stop_after must be from 1 to steps ({self.steps}), got {self.stop_after}")
         if not self.data:
             raise ValueError("data: name at least one trajectory parquet file or folder")
         if not 0 <= self.ema < 1:

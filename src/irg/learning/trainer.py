@@ -6,8 +6,12 @@ generators seeded with (seed, step). A resumed run is bit-identical to an uninte
 
 import json
 import math
+import signal
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,22 @@ def freeze(model: UnifiedModel, parts: tuple[str, ...]) -> None:
                 parameter.requires_grad_(False)
 
 
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: what is saved then is whole."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    asked: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if asked:
+        raise KeyboardInterrupt
+
+
 class Trainer:
     """One stage of training."""
 
@@ -80,6 +100,11 @@ class Trainer:
         return Packer(
             self.data, self.config.grammar, mixture, dropout, seed, budget, r.max_tokens_per_sample, r.noise_copies
         )
+
+    @property
+    def end(self) -> int:
+        """The step after which the run is over."""
+        return self.recipe.stop_after or self.recipe.steps
 
     # ---- one step
 
@@ -163,7 +188,7 @@ class Trainer:
             Progress(*columns, disable=self.quiet) as progress,
             (self.out / "log.jsonl").open("a", encoding="utf-8") as log,
         ):
-            task = progress.add_task("training", total=self.recipe.steps, completed=self.step)
+            task = progress.add_task("training", total=self.end, completed=self.step)
             try:
                 self._loop(progress, task, log)
             except KeyboardInterrupt:
@@ -176,12 +201,13 @@ class Trainer:
         recipe = self.recipe
         started, tokens = time.perf_counter(), 0.0
         sums: dict[str, list[float]] = {}
-        while self.step < recipe.steps:
-            record = self.train_step()
+        while self.step < self.end:
+            with unbroken():
+                record = self.train_step()
             tokens += record["tokens"]
             for key, value in record.items():
                 sums.setdefault(key, []).append(value)
-            if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+            if self.step % recipe.log_every == 0 or self.step == self.end:
                 line: dict[str, float] = {"step": self.step} | {k: sum(v) / len(v) for k, v in sums.items()}
                 line["tokens_per_second"] = tokens / (time.perf_counter() - started)
                 if recipe.validate_every and self.step % recipe.validate_every == 0:
@@ -198,7 +224,7 @@ class Trainer:
 
     def _check_or_write_recipe(self) -> None:
         """A folder belongs to one recipe; only where it ends and how often it reports may change on resuming."""
-        free = {"cache", "steps", "log_every", "save_every", "keep", "validate_every", "threads"}
+        free = {"cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads"}
         path = self.out / "recipe.json"
         mine = json.loads(json.dumps(asdict(self.recipe)))
         if path.is_file():
