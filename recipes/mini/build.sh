@@ -12,15 +12,13 @@ step $here/ae/ae.safetensors python -m irg.learning.autoencoding --out $here/ae 
 step $here/vit-1/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit-1 --minutes 8 --batch 64 --autoencoder $here/ae
 step $here/vit/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit --minutes 13 --batch 64 --pool 6000 \
   --seed 5 --softened-share 0.5 --init $here/vit-1/model.safetensors --autoencoder $here/ae
-for who in judge:1 referee:2; do
-  step $here/${who%:*}/model.safetensors python -m irg.learning.detection --out $here/${who%:*} --variant ${who%:*} \
-    --seed ${who#*:} --minutes 15 --autoencoder $here/ae
-done
+step $here/judge/model.safetensors python -m irg.learning.detection --out $here/judge --variant judge --seed 1 \
+  --minutes 15 --autoencoder $here/ae
 irg data mini --out $here/pictures --rows 40000 --seed 1
 irg data mini --out $here/repairs --rows 10000 --repairs 1.0 --seed 2
 step $here/start/weights.safetensors python -m irg.learning.mini --autoencoder $here/ae --vit $here/vit --out $here/start
 irg train recipes/mini/1-draw.yaml
 irg train recipes/mini/2-all-modes.yaml
-irg data drafts --model $here/modes/model --judge $here/judge --out $here/drafts --rows 3000
-irg train recipes/mini/3-own-drafts.yaml
-irg bench mini --model $here/final/model --referee $here/referee --out $here/bench
+irg train recipes/mini/3-draw-more.yaml
+irg train recipes/mini/4-finish.yaml
+irg bench mini --model $here/final/model --referee $here/judge --out $here/bench

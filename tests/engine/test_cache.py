@@ -147,7 +147,7 @@ def test_appending_without_reserving_is_a_bug() -> None:
         write(cache, cache.new(), [1])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_contexts_are_lists(data: st.DataObject) -> None:
     """Whatever is done, every context holds what a list of its own would hold, and no row is lost."""

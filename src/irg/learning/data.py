@@ -132,6 +132,7 @@ class TrajectoryData:
         starts = np.cumsum([0, *(1 if row.improved is None else 2 for row in rows)])
         self.first_picture = starts[:-1]
         self.two_turns = np.array([row.improved is not None for row in rows], bool)
+        self.held = np.zeros(0, np.int64)
         self._encode_texts(rows, tokenizer, profile)
 
     def __len__(self) -> int:
@@ -150,11 +151,27 @@ class TrajectoryData:
             )
         }
 
-    def rows_for(self, mode: Mode) -> np.ndarray:
-        """Indices of the rows that can be written in a mode."""
-        return np.flatnonzero(self.two_turns if mode.startswith("improving") else ~self.two_turns)
+    def hold_out(self, rows: int) -> np.ndarray:
+        """Take the last one-turn rows out of training; returns their indices.
 
-    def trajectory(self, row: int, rng: np.random.Generator | None = None) -> EncodedTrajectory:
+        Raises:
+            ValueError: there are not that many, or none would be left.
+        """
+        single = np.flatnonzero(~self.two_turns)
+        if rows >= len(single):
+            raise ValueError(
+                f"validation_rows {rows} leaves no one-turn row to train on (the data has {len(single)}); "
+                "lower it, or set validate_every to 0"
+            )
+        self.held = single[len(single) - rows :]
+        return self.held
+
+    def rows_for(self, mode: Mode) -> np.ndarray:
+        """Indices of the training rows that can be written in a mode."""
+        rows = np.flatnonzero(self.two_turns if mode.startswith("improving") else ~self.two_turns)
+        return np.setdiff1d(rows, self.held)
+
+    def trajectory(self, row: int) -> EncodedTrajectory:
         """One row, encoded."""
         picture, two = int(self.first_picture[row]), bool(self.two_turns[row])
         return EncodedTrajectory(

@@ -59,7 +59,7 @@ class Muon(Optimizer):
 
 
 def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimizer]:
-    """AdamW for everything, or Muon for the decoder layers' matrices and AdamW for the rest."""
+    """AdamW for everything, or Muon for the matrices of all layers (decoder and ViT), AdamW for the rest."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if recipe.kind == "muon" and p.ndim == 2 and ".layers." in name]
     taken = {id(p) for p in matrices}

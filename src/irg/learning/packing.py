@@ -8,7 +8,8 @@ L text tokens with loss.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ class Pack:
     modes: dict[str, int] = field(default_factory=dict)
     mode_of_loss_L: Tensor | None = None
     tokens: int = 0
+
+    def to(self, device: torch.device | str) -> "Pack":
+        """The same pack on another device."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, batch=self.batch.to(device), attend=self.attend.to(device), **moved)
 
 
 class Packer:
@@ -80,9 +86,15 @@ class Packer:
             layout = lay_out(parts, self.grammar)
             if len(layout) > self.longest or (not forced and tokens + len(layout) > self.budget):
                 misses += 1
-                if misses > 8 or (samples and tokens >= 0.9 * self.budget):
+                if forced and misses > 64:
+                    raise ValueError(
+                        f"no sample of the mandatory mode {mode} was found with at most {self.longest} tokens; "
+                        "raise max_tokens_per_sample"
+                    )
+                if not forced and (misses > 8 or (samples and tokens >= 0.9 * self.budget)):
                     break
                 continue
+            misses = 0 if forced else misses
             samples.append(parts)
             modes.append(mode)
             layouts.append(layout)
@@ -95,7 +107,7 @@ class Packer:
 
     def _sample(self, mode: Mode, rng: np.random.Generator) -> list[Part]:
         rows = self.rows_of[mode]
-        parts = write(mode, self.data.trajectory(int(rows[rng.integers(len(rows))]), rng))
+        parts = write(mode, self.data.trajectory(int(rows[rng.integers(len(rows))])))
         d = self.dropout
         parts = drop_conditions(parts, rng.random, text=d.text, latents=d.vae, patches=d.vit)
         return noised_copies(parts, self.copies)

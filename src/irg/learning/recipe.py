@@ -30,6 +30,8 @@ class Mixture:
         for mode in self.mandatory:
             if mode not in MODES:
                 raise ValueError(f"mixture.mandatory: unknown mode {mode!r}; the modes are {', '.join(MODES)}")
+            if not weights[mode]:
+                raise ValueError(f"mixture.mandatory: {mode} has weight 0; give it a weight or leave it out")
 
     def weights(self) -> dict[str, float]:
         """Mode -> weight."""
@@ -100,7 +102,7 @@ class TrainRecipe:
     save_every: int = 100
     keep: int = 2
     validate_every: int = 0
-    validation_rows: int = 64  # kept out of training when validate_every > 0
+    validation_rows: int = 24  # one-turn rows kept out of training when validate_every > 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.log_every < 1 or self.save_every < 1 or self.keep < 1:

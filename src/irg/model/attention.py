@@ -6,6 +6,7 @@ Legend: T tokens in stream order; R rows; S slots of a row; H query heads; K key
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -68,6 +69,14 @@ class PackedAttention:
             self.batches.append(((len(members), slots), bias_R1SS))
         self.stream_of_slot = torch.from_numpy(np.concatenate(streams)).to(device)
         self.slot_of_stream = torch.from_numpy(slot_T).to(device)
+
+    def to(self, device: torch.device | str) -> "PackedAttention":
+        """The same plan on another device."""
+        moved = copy(self)
+        moved.stream_of_slot = self.stream_of_slot.to(device)
+        moved.slot_of_stream = self.slot_of_stream.to(device)
+        moved.batches = [(shape, bias_R1SS.to(device)) for shape, bias_R1SS in self.batches]
+        return moved
 
     def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         sizes = [rows * slots for (rows, slots), _ in self.batches]
