@@ -1,7 +1,7 @@
 """How much faster the engine is than the straight way of running IRG: ``python bench/engine.py --model mini``.
 
-Both run the same requests on the same weights in the same process, in alternating order. Before anything is timed, their
-outputs are compared: equal thoughts, equal latents. See ``bench/README.md``.
+Both run the same requests on the same weights in the same process, in alternating order. Before anything is timed,
+their outputs are compared: equal thoughts, equal latents. See ``bench/README.md``.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from irg.engine.ops import Drawn, Look, Operation, Program, Write, Written
+from irg.engine.ops import Drawn, Operation, Program, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone
 from irg.engine.settings import IMPROVING, DrawSettings
@@ -117,7 +117,7 @@ def mid(vocab_size: int = 8192) -> ModelConfig:
 
 def word_tokenizer(vocab_size: int, special: SpecialTokens) -> TextTokenizer:
     """A vocabulary of numbered words, one token each, for models with random weights."""
-    names = {token: name for token, name in zip(vars(special).values(), SPECIAL_NAMES, strict=True)}
+    names = dict(zip(vars(special).values(), SPECIAL_NAMES, strict=True))
     words = {names.get(token, f"w{token}"): token for token in range(vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w4"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -263,9 +263,7 @@ def run_straight(case: Case, count: int, shown: Sequence[Sequence[Image.Image]] 
     with _peak_memory() as peak:
         started = time.perf_counter()
         way = Straight(case.model, case.autoencoder, case.tokenizer)
-        results = [
-            way.run(case.jobs[i], seed=i, forced=case.forced(i), shown=shown[i] if shown else None) for i in range(count)
-        ]
+        results = [way.run(case.jobs[i], i, case.forced(i), shown[i] if shown else None) for i in range(count)]
         total = time.perf_counter() - started
     return Run(total, dict(way.seconds), _tokens(results), peak(), results)
 
@@ -282,9 +280,9 @@ def _peak_memory() -> Iterator[Callable[[], int | None]]:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what the other side freed would be reused unseen
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, after = _memory("VmRSS"), [None]
-    yield lambda: None if before is None or after[0] is None else max(0, after[0] - before)
-    after[0] = _memory("VmHWM")  # type: ignore[call-overload]
+    before, peak = _memory("VmRSS"), list[int | None]()
+    yield lambda: None if before is None or peak[0] is None else max(0, peak[0] - before)
+    peak.append(_memory("VmHWM"))
 
 
 def _memory(name: str) -> int | None:
@@ -410,11 +408,11 @@ def main(options: Options) -> int:
     case = build_case(options)
     about = machine(options)
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    job = case.jobs[0]
+    job, parameters = case.jobs[0], sum(p.numel() for p in case.model.parameters())
+    steps = [draw.num_timesteps - 1 for draw in (job.settings.initial, job.settings.improving)]
     print(
-        f"{case.name}: {sum(p.numel() for p in case.model.parameters()) / 1e6:.1f} M parameters, {job.height} x {job.width} "
-        f"pixels, {job.settings.initial.num_timesteps - 1} + {job.settings.improving.num_timesteps - 1} steps, "
-        f"{options.repeats} runs of each side"
+        f"{case.name}: {parameters / 1e6:.1f} M parameters, {job.height} x {job.width} pixels, {steps[0]} + {steps[1]} "
+        f"steps, {options.repeats} runs of each side"
     )
     agreement = compare(case)
     verdict = "agree" if agreement.holds(options.dtype) else "DO NOT AGREE"

@@ -1,17 +1,17 @@
 """One IRG request run the way the reference runs it: what the engine is measured against.
 
-Written from the facts in the golden fixtures' README. Weights, network and grammar are the project's own; what differs is
-everything around the network:
+Written from the facts in the golden fixtures' README. Weights, network and grammar are the project's own; what differs
+is everything around the network:
 
 * a context is a list of key and value tensors per layer, concatenated anew by every prefill and every decoded token;
 * guidance contexts, and the context a text is decoded on, are deep copies;
 * a decoded text goes ids -> string -> ids and is prefilled again on the context it was not decoded on;
 * the image-free context is prefilled from the start, beside the main one;
-* a denoising step runs its guidance contexts one after the other, each concatenating context and picture in every layer;
+* a denoising step runs its guidance contexts one after the other, each concatenating context and picture in each layer;
 * one request at a time, one picture at a time through the autoencoder.
 
-Legend: T new tokens in stream order; L tokens of a context; H query heads; K key-value heads; E head size; N tokens of a
-picture; D values per token.
+Legend: T new tokens in stream order; L tokens of a context; H query heads; K key-value heads; E head size; N tokens of
+a picture; D values per token.
 """
 
 import copy
@@ -99,7 +99,7 @@ class Straight:
             ValueError: the job wants sampled thoughts; this takes the likeliest tokens.
         """
         if job.settings.temperature:
-            raise ValueError(f"the straight way decodes greedily: temperature must be 0, got {job.settings.temperature}")
+            raise ValueError(f"texts are decoded greedily here: temperature must be 0, got {job.settings.temperature}")
         generator, result = torch.Generator().manual_seed(seed), Result()
 
         main = self._new()
@@ -139,7 +139,9 @@ class Straight:
         with self._clock("prefill"):
             return copy.deepcopy(context)
 
-    def _prefill(self, context: Context, part: Part, patches: Tensor | None = None, latents: Tensor | None = None) -> None:
+    def _prefill(
+        self, context: Context, part: Part, patches: Tensor | None = None, latents: Tensor | None = None
+    ) -> None:
         layout = lay_out([part], self.config.grammar, context.position)
         order = StreamOrder.of([layout])
         times_G = None if latents is None else torch.zeros(len(latents))

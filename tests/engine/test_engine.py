@@ -306,15 +306,15 @@ def test_branches_are_the_reduced_sequence(fresh: Callable[[], Engine], tiny_loa
     assert seen == 2 + 3 * 3
 
 
-def test_text_branches_are_shared(fresh: Callable[[], Engine]) -> None:
-    """A branch that lacks the last parts is a shorter look at main's row; the image branch has one row of its own."""
-    engine, rows = fresh(), set()
+def test_text_branches_are_copied(fresh: Callable[[], Engine]) -> None:
+    """A branch that lacks the last parts is main's prefix, on a row of its own while it draws."""
+    engine = fresh()
     for task, drawing in drawings(engine, PROGRAMS["irg"](JOBS[0][1])):
-        assert drawing.text_free is not None and drawing.text_free.row == task.main.row
-        if drawing.image_free is not None:
-            rows.add(drawing.image_free.row)
-            assert engine.runner.cache.rows_in_use == 2
-    assert len(rows) == 1 and task.main.row not in rows
+        branch = drawing.text_free
+        assert branch is not None and branch.row != task.main.row
+        assert torch.equal(held(engine.runner, branch), held(engine.runner, task.main)[:, : branch.length])
+        assert engine.runner.cache.rows_in_use == 2 + (drawing.image_free is not None)
+    assert engine.runner.cache.rows_in_use == 0
 
 
 class Counting(SteadyRunner):

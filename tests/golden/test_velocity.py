@@ -68,5 +68,4 @@ def test_contexts_of_a_program(case: Callable[[str], Case], loaded: LoadedModel)
         drawings += 1
         for name, context in zip(CONTEXTS, drawing.contexts, strict=True):
             check_contexts(watched.runner, [context], f.context(name), name)
-        assert drawing.text_free is not None and drawing.text_free.row == drawing.main.row  # shared, not copied
     assert drawings == 1

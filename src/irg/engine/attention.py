@@ -1,10 +1,11 @@
 """Joint attention of new tokens over the cache: one plan serves prefill, decoding and all guidance branches.
 
-A plan covers several *blocks*: each block is some new tokens on top of one context. Blocks on the same row (branches
-of one picture, say) become one row of queries; a mask keeps them apart. New keys and values are written straight into
-the slab, behind everything that is in use, so nothing is ever concatenated.
+A plan covers several *blocks*: each block is some new tokens behind one context. New keys and values go straight into
+the slab, so what a block looks at is a slice of one row: nothing is concatenated. Every block is an attention call of
+just its size, and only text needs a mask; single tokens (decoding) on neighbouring rows share a call, under a mask that
+evens their lengths out.
 
-Legend: T new tokens in stream order; R rows of the slab taken part; Q queries of a row; L slots looked at;
+Legend: T new tokens in stream order; N tokens of a call; R rows of a call; Q tokens a row; L slots looked at;
 H query heads; K key-value heads; E head size.
 """
 
@@ -28,77 +29,91 @@ class Block:
     visible: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """A block with the slot of its first token, and its tokens' places in the stream."""
+
+    block: Block
+    slot: int
+    tokens_N: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One attention call: the tokens that ask, row by row, and the rows and slots they look at."""
+
+    tokens_N: Tensor
+    rows: slice
+    length: int
+    bias_R1QL: Tensor | None
+
+
 class CachedAttention:
     """The attend() of the engine. Built once per prefill, once per decoding step, once per *picture* when drawing."""
 
-    def __init__(self, cache: KVCache, blocks: Sequence[Block], stream_of_T: np.ndarray, scratch: bool) -> None:
-        """Plan.
+    def __init__(self, cache: KVCache, blocks: Sequence[Block], stream_of_T: np.ndarray) -> None:
+        """Plan; makes sure that the rows are long enough.
 
         Args:
-            blocks: in reading order; their tokens are concatenated.
+            blocks: in reading order; their tokens are concatenated. Their contexts are the last on their rows (see
+                :meth:`KVCache.detach`); should two share a row, they lie behind one another, masked from each other.
             stream_of_T: stream index of each token in that order (see :class:`irg.model.inputs.StreamOrder`).
-            scratch: the new tokens are not to stay (drawing): they are written behind all used slots.
         """
         self.cache = cache
-        rows = sorted({block.context.row for block in blocks})
-        self.low, self.high = rows[0], rows[-1] + 1
-        self.picked: Tensor | None = None
-        if self.high - self.low > 2 * len(rows):  # far apart: looking at all rows between would cost more
-            self.picked = torch.tensor(rows)
-        lane = {row: i if self.picked is not None else row - self.low for i, row in enumerate(rows)}
-        lanes = len(rows) if self.picked is not None else self.high - self.low
-
-        base = max(cache.filled(row) for row in rows) if scratch else 0
-        used = dict.fromkeys(rows, 0)
-        places: list[tuple[int, int, int]] = []  # (lane, first query, first slot) of every block
-        for block in blocks:
+        placed: list[_Placed] = []
+        ends: dict[int, int] = {}
+        token_splits = np.split(stream_of_T, np.cumsum([block.tokens for block in blocks])[:-1])
+        for block, tokens_N in zip(blocks, token_splits, strict=True):
             row = block.context.row
-            first = base + used[row] if scratch else block.context.length
-            assert scratch or used[row] == 0, "two blocks append to one row"
-            places.append((lane[row], used[row], first))
-            used[row] += block.tokens
-        queries = max(used.values())
-        length = max(first + block.tokens for block, (_, _, first) in zip(blocks, places, strict=True))
-        cache.ensure_slots(length)
+            slot = max(block.context.length, ends.get(row, 0))
+            ends[row] = slot + block.tokens
+            placed.append(_Placed(block, slot, tokens_N))
+        cache.ensure_slots(max(ends.values()))
+        slots_T = np.empty(len(stream_of_T), np.int64)
+        for p in placed:
+            slots_T[p.tokens_N] = p.block.context.row * cache.slots + p.slot + np.arange(p.block.tokens)
+        self.slots_T = torch.from_numpy(slots_T).to(cache.device)
+        runs = _runs(placed)
+        self.calls = [self._call(run) for run in runs]
+        # one call that takes the tokens as they come needs no picking
+        order_T = np.concatenate([p.tokens_N for run in runs for p in run])
+        self.plain = len(runs) == 1 and bool((order_T == np.arange(len(order_T))).all())
 
-        visible_RQL = np.zeros((lanes, queries, length), bool)
-        query_T, slot_T = [], []
-        for block, (at, query, first) in zip(blocks, places, strict=True):
-            n = block.tokens
-            visible_RQL[at, query : query + n, : block.context.length] = True
-            visible_RQL[at, query : query + n, first : first + n] = True if block.visible is None else block.visible
-            query_T.append(at * queries + query + np.arange(n))
-            slot_T.append(block.context.row * cache.slots + first + np.arange(n))
-        visible_RQL[~visible_RQL.any(-1), 0] = True  # padding queries: softmax over nothing is NaN
-        self._finish(np.concatenate(query_T), np.concatenate(slot_T), stream_of_T, visible_RQL)
-
-    def _finish(
-        self, query_T: np.ndarray, slot_T: np.ndarray, stream_of_T: np.ndarray, visible_RQL: np.ndarray
-    ) -> None:
-        keys = self.cache.keys_RLKE[0]
-        device, dtype = keys.device, keys.dtype
-        lanes, queries, self.length = visible_RQL.shape
-        self.shape = (lanes, queries)
-        source = np.zeros(lanes * queries, np.int64)
-        source[query_T] = stream_of_T
-        in_stream = np.empty((2, len(stream_of_T)), np.int64)
-        in_stream[:, stream_of_T] = query_T, slot_T
-        # one block per row in stream order: padding and permuting would be the identity
-        self.plain = len(source) == len(stream_of_T) and bool((source == np.arange(len(source))).all())
-        self.source = torch.from_numpy(source).to(device)
-        self.query_T, self.slots_T = torch.from_numpy(in_stream).to(device)
-        self.bias_R1QL = None
-        if not visible_RQL.all():
-            self.bias_R1QL = to_bias(torch.from_numpy(visible_RQL)[:, None].to(device), dtype)
-
-    def _look(self, slab_RLKE: Tensor) -> Tensor:
-        rows = slab_RLKE[self.low : self.high] if self.picked is None else slab_RLKE[self.picked]
-        return rows[:, : self.length].transpose(1, 2)
+    def _call(self, run: list[_Placed]) -> _Call:
+        row, n, length = run[0].block.context.row, run[0].block.tokens, max(p.slot + p.block.tokens for p in run)
+        bias_R1QL = None
+        if any(p.block.visible is not None or p.block.context.length + n < length for p in run):
+            visible_RQL = np.zeros((len(run), n, length), bool)
+            for visible_QL, p in zip(visible_RQL, run, strict=True):
+                visible_QL[:, : p.block.context.length] = True
+                visible_QL[:, p.slot : p.slot + n] = True if p.block.visible is None else p.block.visible
+            bias_R1QL = to_bias(torch.from_numpy(visible_RQL)[:, None].to(self.cache.device), self.cache.dtype)
+        tokens_N = torch.from_numpy(np.concatenate([p.tokens_N for p in run])).to(self.cache.device)
+        return _Call(tokens_N, slice(row, row + len(run)), length, bias_R1QL)
 
     def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
-        cache = self.cache
-        cache.write(layer, self.slots_T, k_TKE, v_TKE)
-        q_RHQE = (q_THE if self.plain else q_THE[self.source]).unflatten(0, self.shape).transpose(1, 2)
-        k_RKLE, v_RKLE = self._look(cache.keys_RLKE[layer]), self._look(cache.values_RLKE[layer])
-        out_RQHE = dense_attention(q_RHQE, k_RKLE, v_RKLE, self.bias_R1QL).transpose(1, 2)
-        return out_RQHE.flatten(0, 1) if self.plain else out_RQHE.flatten(0, 1)[self.query_T]
+        self.cache.write(layer, self.slots_T, k_TKE, v_TKE)
+        if self.plain:
+            return self._answer(self.calls[0], layer, q_THE)
+        out_THE = torch.empty_like(q_THE)
+        for call in self.calls:
+            out_THE[call.tokens_N] = self._answer(call, layer, q_THE[call.tokens_N])
+        return out_THE
+
+    def _answer(self, call: _Call, layer: int, q_NHE: Tensor) -> Tensor:
+        slabs_RLKE = (self.cache.keys_RLKE[layer], self.cache.values_RLKE[layer])
+        k_RKLE, v_RKLE = (slab[call.rows, : call.length].transpose(1, 2) for slab in slabs_RLKE)
+        q_RHQE = q_NHE.unflatten(0, (len(k_RKLE), -1)).transpose(1, 2)
+        return dense_attention(q_RHQE, k_RKLE, v_RKLE, call.bias_R1QL).transpose(1, 2).flatten(0, 1)
+
+
+def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:
+    """Blocks that share a call, by row: single tokens on neighbouring rows, else each block alone."""
+    runs: list[list[_Placed]] = []
+    for p in sorted(placed, key=lambda p: p.block.context.row):
+        last = runs[-1][-1].block if runs else None
+        if last and last.tokens == p.block.tokens == 1 and last.context.row + 1 == p.block.context.row:
+            runs[-1].append(p)
+        else:
+            runs.append([p])
+    return runs

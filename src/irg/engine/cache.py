@@ -2,7 +2,8 @@
 
 A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whoever is first to append at
 its end goes on in place; the other, should it append too, moves its prefix to a row of its own then. So no one ever
-sees another's tokens, and guidance branches that only leave the last parts out cost nothing at all.
+sees another's tokens, and a guidance branch that only leaves the last parts out costs no prefill: just that copy, once
+its picture is drawn.
 
 Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
 """
@@ -35,10 +36,11 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (rows, slots, config.num_key_value_heads, config.head_dim)
+        self.heads, self.head_dim = config.num_key_value_heads, config.head_dim
+        self.dtype, self.device = dtype, torch.device(device)
         layers = range(config.num_hidden_layers)
-        self.keys_RLKE = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.values_RLKE = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.keys_RLKE = [self._slab(rows, slots) for _ in layers]
+        self.values_RLKE = [self._slab(rows, slots) for _ in layers]
         self._filled = [0] * rows
         self._holders = [0] * rows
 
@@ -72,15 +74,20 @@ class KVCache:
         self._holders[context.row] -= 1
         assert self._holders[context.row] >= 0, "a context was freed twice"
 
-    def reserve(self, context: Context, tokens: int) -> None:
-        """Claim the next ``tokens`` slots of a context's row; if somebody else went on there, it moves to its own."""
+    def detach(self, context: Context) -> None:
+        """Make a context the last on its row: if somebody else went on there, it moves to a row of its own."""
         if context.length < self._filled[context.row] and self._holders[context.row] > 1:
             row = self._take_row()
             for slab in (*self.keys_RLKE, *self.values_RLKE):
                 slab[row, : context.length] = slab[context.row, : context.length]
             self.free(context)
             context.row = row
-        self._filled[context.row] = context.length + tokens
+        self._filled[context.row] = context.length
+
+    def reserve(self, context: Context, tokens: int) -> None:
+        """Claim the next ``tokens`` slots of a context's row; if somebody else went on there, it moves to its own."""
+        self.detach(context)
+        self._filled[context.row] += tokens
         self.ensure_slots(context.length + tokens)
 
     def commit(self, context: Context, tokens: int, positions: int) -> None:
@@ -112,11 +119,16 @@ class KVCache:
         self._holders[row], self._filled[row] = 1, 0
         return row
 
+    def _slab(self, rows: int, slots: int) -> Tensor:
+        """Zeros [R, L, K, E], in memory by head, row, slot: attention reads a head's slots one after the other."""
+        shape = (self.heads, rows, slots, self.head_dim)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device).permute(1, 2, 0, 3)
+
     def _resize(self, rows: int, slots: int) -> None:
         old_rows, old_slots = self.rows, self.slots
         for slabs in (self.keys_RLKE, self.values_RLKE):
             for layer, slab in enumerate(slabs):
-                bigger = slab.new_zeros(rows, slots, *slab.shape[2:])
+                bigger = self._slab(rows, slots)
                 bigger[:old_rows, :old_slots] = slab
                 slabs[layer] = bigger
         self._filled += [0] * (rows - old_rows)

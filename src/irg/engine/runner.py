@@ -43,7 +43,8 @@ class Runner:
     def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> list[Extended]:
         """Append parts to contexts, all in one forward.
 
-        Parts carry their content: ``Latents`` a float [C, h, w] map, ``Patches`` a float [N, D] tensor.
+        Items without parts are left out, of the result too. Parts carry their content: ``Latents`` a float [C, h, w]
+        map, ``Patches`` a float [N, D] tensor.
         """
         items = [(context, parts) for context, parts in items if parts]
         if not items:
@@ -58,9 +59,9 @@ class Runner:
         maps = [part.content for part in every if isinstance(part, Latents)]
         latents_GD = torch.cat([patchify(m, self.config.latent_patch_size) for m in maps]) if maps else None
         order = StreamOrder.of(layouts)
-        times_G = None if latents_GD is None else torch.zeros(len(latents_GD))
+        times_G = None if latents_GD is None else torch.zeros(1)
         batch = token_batch(layouts, order, torch.cat(patches) if patches else None, latents_GD, times_G)
-        attend = CachedAttention(self.cache, blocks, order.stream_of_T, scratch=False)
+        attend = CachedAttention(self.cache, blocks, order.stream_of_T)
         hidden_UC, hidden_GC = self.model(batch.to(self.model.device), attend)
         hidden = hidden_UC if hidden_GC is None else torch.cat([hidden_UC, hidden_GC])
         hidden = hidden[torch.from_numpy(order.stream_of_T).to(hidden.device)]
@@ -76,7 +77,7 @@ class Runner:
         for context in contexts:
             self.cache.reserve(context, 1)
         n = len(contexts)
-        attend = CachedAttention(self.cache, [Block(c, 1) for c in contexts], np.arange(n), scratch=False)
+        attend = CachedAttention(self.cache, [Block(c, 1) for c in contexts], np.arange(n))
         device = self.model.device
         batch = TokenBatch(
             ids_U=torch.tensor(tokens, device=device),
@@ -110,7 +111,8 @@ class Runner:
 
 class Branches:
     """A fixed set of pictures-on-contexts whose velocities are wanted many times: everything that does not change
-    from step to step is prepared once. The cache is never changed: keys of the picture live in scratch slots."""
+    from step to step is prepared once. The contexts never change: keys of a picture lie in the free slots behind its
+    context (so a branch that shares its row with a longer context moves to a row of its own, once per picture)."""
 
     @torch.inference_mode()
     def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
@@ -118,6 +120,8 @@ class Branches:
         special, side = runner.grammar.special, runner.grammar.latent_side
         device = self.model.device
         sizes = [rows * columns for _, (rows, columns) in blocks]
+        for context, _ in blocks:
+            runner.cache.detach(context)
         total_U, stream = 2 * len(blocks), []
         first = 0
         for i, n in enumerate(sizes):
@@ -135,12 +139,14 @@ class Branches:
             runner.cache,
             [Block(context, n + 2) for (context, _), n in zip(blocks, sizes, strict=True)],
             np.array(stream),
-            scratch=True,
         )
 
     @torch.inference_mode()
     def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
-        """Velocities of all latent tokens, float32 [G, D], blocks in the order they were planned."""
+        """Velocities of all latent tokens, float32 [G, D], blocks in the order they were planned.
+
+        ``times_G``: one time per token, or a single one for all.
+        """
         self.batch.latents_GD, self.batch.times_G = noisy_GD, times_G
         _, hidden_GC = self.model(self.batch, self.attend)
         assert hidden_GC is not None

@@ -75,6 +75,7 @@ class Engine:
         self.runner, self.tokenizer = runner, tokenizer
         self.tasks: list[Task] = []
         self._plan: tuple[Any, Branches] | None = None
+        self._added = 0
         self._waited = 0  # decoding turns since somebody could have drawn
         self.seconds = {"prefill": 0.0, "decode": 0.0, "denoise": 0.0, "vae": 0.0}
 
@@ -82,13 +83,14 @@ class Engine:
 
     def add(self, program: Program, seed: int, index: int | None = None) -> Task:
         """Start a program; it joins at the next turn."""
-        task = Task(len(self.tasks) if index is None else index, program, seed, self.runner.cache)
+        task = Task(self._added if index is None else index, program, seed, self.runner.cache)
         try:
             task.advance(None)
         except BaseException:
             task.close()
             raise
         self.tasks.append(task)
+        self._added += 1
         return task
 
     def run(self, programs: Iterable[tuple[Program, int]]) -> list[Any]:
@@ -297,7 +299,10 @@ class Engine:
         x_GD = torch.cat([d.x_ND for d, contexts in zip(drawings, wanted, strict=True) for _ in contexts])
         sizes = [len(d.x_ND) for d, contexts in zip(drawings, wanted, strict=True) for _ in contexts]
         times = [d.times[d.step] for d, contexts in zip(drawings, wanted, strict=True) for _ in contexts]
-        times_G = torch.repeat_interleave(torch.tensor(times), torch.tensor(sizes)).to(x_GD.device)
+        if len(set(times)) == 1:  # in step with each other
+            times_G = torch.tensor(times[:1], device=x_GD.device)
+        else:
+            times_G = torch.repeat_interleave(torch.tensor(times), torch.tensor(sizes)).to(x_GD.device)
         pieces = iter(self._plan[1].velocity(x_GD, times_G).split(sizes))
         return self._guided(drawings, [[next(pieces) for _ in contexts] for contexts in wanted])
 

@@ -179,7 +179,7 @@ class Detection:
             losses = self.train_step(pool)
             if self.step % 50 == 0:
                 log({"step": self.step, "steps": self.pace.steps, "seconds": self.pace.seconds} | losses)
-            if self.step % 500 == 0:
+            if self.step % 100 == 0:
                 self.detector.save(self.config.out)
 
 

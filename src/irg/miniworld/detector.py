@@ -186,7 +186,7 @@ class Detector(nn.Module):
 
 def to_input(images_BHW3: np.ndarray, size: int) -> Tensor:
     """uint8 pictures as float32 [B, 3, size, size] in [-1, 1]."""
-    x_B3HW = torch.from_numpy(np.ascontiguousarray(images_BHW3)).permute(0, 3, 1, 2).float()
+    x_B3HW = torch.from_numpy(np.array(images_BHW3)).permute(0, 3, 1, 2).float()
     if x_B3HW.shape[2:] != (size, size):
         x_B3HW = F.interpolate(x_B3HW, (size, size), mode="bilinear", antialias=True)
     return x_B3HW / 127.5 - 1

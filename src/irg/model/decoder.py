@@ -12,6 +12,7 @@ Legend: U understanding tokens; G generation tokens; T = U + G; C hidden size; H
 E head size.
 """
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -47,18 +48,24 @@ class Rope(nn.Module):
         self.head_dim, self.theta = head_dim, theta
 
     def forward(self, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos, sin: [T, 1, E]."""
-        steps = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=positions_T.device)
-        angle = positions_T.to(torch.float32)[:, None] * (1.0 / self.theta ** (steps / self.head_dim))
-        angle = torch.cat([angle, angle], dim=-1)[:, None, :]
-        return angle.cos().to(dtype), angle.sin().to(dtype)
+        """cos and sin, [T, 1, E]; sin is negative in its first half, which saves :func:`rotate` a step."""
+        frequencies = _frequencies(self.head_dim, self.theta, positions_T.device)
+        angle = positions_T.to(torch.float32)[:, None] * frequencies
+        cos, sin = angle.cos(), angle.sin()
+        cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+        return cos[:, None].to(dtype), sin[:, None].to(dtype)
+
+
+@lru_cache
+def _frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    steps = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    return 1.0 / theta ** (steps / head_dim)
 
 
 def rotate(x_THE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Apply rotary positions to heads."""
     cos, sin = rope
-    first, second = x_THE.chunk(2, dim=-1)
-    return x_THE * cos + torch.cat([-second, first], dim=-1) * sin
+    return x_THE * cos + x_THE.roll(x_THE.shape[-1] // 2, dims=-1) * sin
 
 
 class MLP(nn.Module):

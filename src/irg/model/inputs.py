@@ -20,7 +20,10 @@ from irg.sequence.layout import UND, Kind, Layout
 
 @dataclass
 class TokenBatch:
-    """Inputs of one forward. Latents and times are those of the generation stream, clean ones at time 0."""
+    """Inputs of one forward. Latents and times are those of the generation stream, clean ones at time 0.
+
+    ``times_G`` may be a single time for all latents.
+    """
 
     ids_U: Tensor
     positions_T: Tensor
