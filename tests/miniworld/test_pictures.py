@@ -120,7 +120,7 @@ def test_spoiling_spoils() -> None:
 
 
 def test_missing_sprites_say_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="fetch_sprites"):
+    with pytest.raises(ValueError, match="irg data sprites"):
         mw.load_sprites("fluent", tmp_path)
     with pytest.raises(ValueError, match="unknown sprites 'photos'"):
         mw.load_sprites("photos")
