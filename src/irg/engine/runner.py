@@ -12,9 +12,7 @@ from torch import Tensor
 
 from irg.engine.attention import Block, CachedAttention
 from irg.engine.cache import Context, KVCache
-from irg.engine.unrolled import unrolled
 from irg.model.autoencoder import Autoencoder
-from irg.model.decoder import Attend
 from irg.model.inputs import StreamOrder, TokenBatch, token_batch
 from irg.model.unified import UnifiedModel
 from irg.sequence.images import patchify
@@ -38,12 +36,6 @@ class Runner:
         self.config = model.config
         self.grammar = model.config.grammar
         self.cache = KVCache(self.config.decoder, rows, slots, model.dtype, model.device)
-        self._decoder = unrolled(model.language_model.model)
-
-    def forward(self, batch: TokenBatch, attend: Attend) -> tuple[Tensor, Tensor | None]:
-        """The model's forward: hidden states of the understanding and the generation stream."""
-        x_UC, x_GC = self.model.embed(batch)
-        return self._decoder(x_UC, x_GC, batch.positions_T, attend)
 
     # ---- prefill
 
@@ -70,7 +62,7 @@ class Runner:
         times_G = None if latents_GD is None else torch.zeros(1)
         batch = token_batch(layouts, order, torch.cat(patches) if patches else None, latents_GD, times_G)
         attend = CachedAttention(self.cache, blocks, order.stream_of_T)
-        hidden_UC, hidden_GC = self.forward(batch.to(self.model.device), attend)
+        hidden_UC, hidden_GC = self.model(batch.to(self.model.device), attend)
         hidden = hidden_UC if hidden_GC is None else torch.cat([hidden_UC, hidden_GC])
         hidden = hidden[torch.from_numpy(order.stream_of_T).to(hidden.device)]
         for (context, _), layout in zip(items, layouts, strict=True):
@@ -91,7 +83,7 @@ class Runner:
             ids_U=torch.tensor(tokens, device=device),
             positions_T=torch.tensor([c.position for c in contexts], device=device),
         )
-        hidden_UC, _ = self.forward(batch, attend)
+        hidden_UC, _ = self.model(batch, attend)
         for context in contexts:
             self.cache.commit(context, 1, 1)
         return self.model.logits(hidden_UC).to(torch.float32)
@@ -124,7 +116,7 @@ class Branches:
 
     @torch.inference_mode()
     def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
-        self.runner, self.model = runner, runner.model
+        self.model = runner.model
         special, side = runner.grammar.special, runner.grammar.latent_side
         device = self.model.device
         sizes = [rows * columns for _, (rows, columns) in blocks]
@@ -156,6 +148,6 @@ class Branches:
         ``times_G``: one time per token, or a single one for all.
         """
         self.batch.latents_GD, self.batch.times_G = noisy_GD, times_G
-        _, hidden_GC = self.runner.forward(self.batch, self.attend)
+        _, hidden_GC = self.model(self.batch, self.attend)
         assert hidden_GC is not None
         return self.model.velocity(hidden_GC, noisy_GD, times_G)
