@@ -8,8 +8,10 @@ its picture is drawn.
 Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,7 +124,11 @@ class KVCache:
     def _slab(self, rows: int, slots: int) -> Tensor:
         """Zeros [R, L, K, E], in memory by head, row, slot: attention reads a head's slots one after the other."""
         shape = (self.heads, rows, slots, self.head_dim)
-        return torch.zeros(shape, dtype=self.dtype, device=self.device).permute(1, 2, 0, 3)
+        if self.device.type == "cpu":  # numpy's zeros take no memory, and no time, before they are written
+            slab = torch.from_numpy(np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)).view(self.dtype)
+        else:
+            slab = torch.zeros(math.prod(shape), dtype=self.dtype, device=self.device)
+        return slab.view(shape).permute(1, 2, 0, 3)
 
     def _resize(self, rows: int, slots: int) -> None:
         old_rows, old_slots = self.rows, self.slots

@@ -11,7 +11,8 @@ with one value per token, so pictures with different settings share one call. No
 Legend: G latent tokens of all pictures in flight; D values per token.
 """
 
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -75,33 +76,48 @@ def guide(
     main_GD = main_GD.float()
     if text_free_GD is None:
         return main_GD
-    kind_G1 = _column(renorm_code(renorm_type) if isinstance(renorm_type, str) else renorm_type, main_GD)
-    text_G1, image_G1, least_G1 = (_column(value, main_GD) for value in (text_scale, image_scale, renorm_min))
+    code = renorm_code(renorm_type) if isinstance(renorm_type, str) else renorm_type
+    kind, text, image, least = (_column(value, main_GD) for value in (code, text_scale, image_scale, renorm_min))
+    early = kind == renorm_code("text_channel")
     main_sq_G1 = _squares(main_GD)
 
     text_free_GD = text_free_GD.float()
-    guided_GD = text_free_GD + text_G1 * (main_GD - text_free_GD)
-    early_G1 = kind_G1 == renorm_code("text_channel")
-    factor_G1 = _factor(main_sq_G1, _squares(guided_GD), least_G1)
-    guided_GD = torch.where(early_G1, guided_GD * factor_G1, guided_GD)
+    text_guided_GD = text_free_GD + text * (main_GD - text_free_GD)
+    guided_GD = _choose(
+        early,
+        lambda: text_guided_GD * _factor(main_sq_G1, _squares(text_guided_GD), least),
+        lambda: text_guided_GD,
+    )
     if image_free_GD is not None:
-        image_free_GD = image_free_GD.float()
-        both_GD = image_free_GD + image_G1 * (guided_GD - image_free_GD)
-        guided_GD = torch.where(image_G1 > 1, both_GD, guided_GD)
+        only_text_GD, image_free_GD = guided_GD, image_free_GD.float()
+        guided_GD = _choose(
+            image > 1, lambda: image_free_GD + image * (only_text_GD - image_free_GD), lambda: only_text_GD
+        )
 
-    guided_sq_G1 = _squares(guided_GD)
-    by_token_G1 = _factor(main_sq_G1, guided_sq_G1, least_G1)
-    by_group_G1 = _factor(_over_groups(main_sq_G1, groups), _over_groups(guided_sq_G1, groups), least_G1)
-    factor_G1 = torch.where(kind_G1 == renorm_code("global"), by_group_G1, by_token_G1)
-    renormed_GD = torch.where(early_G1, guided_GD, guided_GD * factor_G1)
-    return torch.where(text_G1 > 1, renormed_GD, main_GD)
+    def renormed() -> Tensor:
+        guided_sq_G1 = _squares(guided_GD)
+        factor_G1 = _choose(
+            kind == renorm_code("global"),
+            lambda: _factor(_over_groups(main_sq_G1, groups), _over_groups(guided_sq_G1, groups), least),
+            lambda: _factor(main_sq_G1, guided_sq_G1, least),
+        )
+        return guided_GD * factor_G1
+
+    return _choose(text > 1, lambda: _choose(early, lambda: guided_GD, renormed), lambda: main_GD)
 
 
-def _column(value: float | Tensor, like_GD: Tensor) -> Tensor:
-    """A setting as something that broadcasts over [G, D]."""
+def _column(value: float | Tensor, like_GD: Tensor) -> Any:
+    """A setting as something that broadcasts over [G, D]: a number as it is, a tensor as a column."""
     if isinstance(value, Tensor):
         return value.to(like_GD.device, non_blocking=True).reshape(-1, 1)
-    return torch.full((1, 1), value, device=like_GD.device)
+    return value
+
+
+def _choose(condition: bool | Tensor, yes: Callable[[], Tensor], no: Callable[[], Tensor]) -> Tensor:
+    """One of two results; both are computed only where the condition differs from token to token."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, yes(), no())
+    return yes() if condition else no()
 
 
 def _squares(x_GD: Tensor) -> Tensor:
@@ -116,5 +132,5 @@ def _over_groups(squares_G1: Tensor, groups: Tensor | None) -> Tensor:
     return torch.zeros_like(squares_G1).index_add(0, groups, squares_G1)[groups]
 
 
-def _factor(main_sq: Tensor, guided_sq: Tensor, least: Tensor) -> Tensor:
-    return (main_sq.sqrt() / (guided_sq.sqrt() + _EPSILON)).maximum(least).clamp(max=1.0)
+def _factor(main_sq: Tensor, guided_sq: Tensor, least: float | Tensor) -> Tensor:
+    return (main_sq.sqrt() / (guided_sq.sqrt() + _EPSILON)).clamp(min=least).clamp(max=1.0)

@@ -17,8 +17,8 @@ MARGIN = 0.62
 _SIZE_WORDS = tuple(SIZES)
 # Chances of small, medium, large, huge by the number of things in the scene.
 _SIZE_CHANCES = {
-    1: (0.02, 0.13, 0.4, 0.45),
-    2: (0.08, 0.42, 0.42, 0.08),
+    1: (0.04, 0.36, 0.46, 0.14),
+    2: (0.08, 0.46, 0.42, 0.04),
     3: (0.25, 0.5, 0.25, 0.0),
     4: (0.45, 0.5, 0.05, 0.0),
 }
