@@ -180,7 +180,7 @@ def test_digest_does_not_depend_on_order() -> None:
         ("geneval", "original", 553, {"color_attr": 100, "single_object": 80, "two_object": 99}),
         ("geneval", "rewritten", 553, {"position": 100}),
         ("wise", "legacy", 1000, {"Biology": 100}),
-        ("tiif", "testmini", 554, {"text": 120}),
+        ("tiif", "testmini", 554, {"text": 60}),
         ("tiif", "full", 5076, {}),
         ("genai_bench", "1600", 1600, {"basic": 722, "advanced": 871, "": 7}),
         ("oneig", "en", 1120, {"anime": 245, "human": 244, "object": 206, "text": 200, "reasoning": 225}),
