@@ -1,0 +1,117 @@
+"""``load(name)``: a benchmark's prompts, from its official home through the cache, or from a path."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from irg.promptsets.fetch import Say, fetch
+from irg.promptsets.parse import PARSERS, beside
+from irg.promptsets.registry import HOMES, Home
+from irg.promptsets.sets import PromptSet, digest
+from irg.recipes import choose
+
+NAMES = tuple(HOMES)
+
+
+def load(
+    name: str,
+    path: str | Path | None = None,
+    *,
+    variant: str | None = None,
+    offline: bool = False,
+    cache_dir: str | Path | None = None,
+    say: Say | None = None,
+) -> PromptSet:
+    """The prompts of a benchmark.
+
+    Args:
+        name: one of :data:`NAMES` (``genai-bench`` and ``genai_bench`` are the same).
+        path: read them here instead of fetching: the main file of the set, a folder laid out like the official one,
+            or a folder with such a folder in it under the benchmark's name.
+        variant: which of the benchmark's sets; default: the one that the file at ``path`` is, else the usual one
+            (:attr:`Home.default`).
+        offline: never fetch; also ``IRG_OFFLINE=1``.
+        cache_dir: default ``$IRG_CACHE``, else ``~/.cache/irg``.
+        say: told what is fetched before it is; default: a line on standard error.
+
+    Raises:
+        ValueError: no such benchmark, variant or path; a file is missing, unreadable or not what it should be; or
+            the files are not here and can't be fetched.
+    """
+    home = HOMES[spelled(name)]
+    chosen = _variant(home, variant)
+    if path is None:
+        files = fetch(home, chosen, Path(cache_dir) if cache_dir else None, offline, say or _to_stderr)
+    else:
+        files = _given(home, chosen, Path(path).expanduser())
+    contents = {place: _read(file) for place, file in files.items()}
+    hashes = {place: hashlib.sha256(content).hexdigest() for place, content in contents.items()}
+    prompts = PARSERS[home.name]({place: (files[place], content) for place, content in contents.items()})
+    if not prompts:
+        raise ValueError(f"{path or home.name}: holds no prompt")
+    official = next((one for one in home.variants if _pinned(home, one) == hashes), None)
+    if variant is None and official is not None:
+        chosen = official  # a path may hold another variant than the usual one
+    origin = home.origins(chosen)[0]
+    return PromptSet(
+        name=home.name,
+        variant=chosen,
+        prompts=tuple(prompts),
+        sha256=digest(hashes),
+        license=origin.license,
+        terms=origin.terms,
+        source=str(path) if path is not None else f"{origin.repository}@{origin.commit[:12]}",
+        official=official == chosen,
+    )
+
+
+def spelled(name: str) -> str:
+    """The name as we spell it.
+
+    Raises:
+        ValueError: there is no such benchmark.
+    """
+    known = name.replace("-", "_").lower()
+    if known not in NAMES:
+        raise ValueError(f"no benchmark {name!r}{choose(known, NAMES)}; there are {', '.join(NAMES)}")
+    return known
+
+
+def _variant(home: Home, variant: str | None) -> str:
+    if variant is None:
+        return home.default
+    if variant not in home.variants:
+        raise ValueError(
+            f"{home.name} has no prompt set {variant!r}{choose(variant, home.variants)}; "
+            f"there are {', '.join(home.variants)}"
+        )
+    return variant
+
+
+def _pinned(home: Home, variant: str) -> dict[str, str]:
+    return {file.path: file.sha256 for file in home.variants[variant]}
+
+
+def _given(home: Home, variant: str, path: Path) -> dict[str, Path]:
+    """Layout path -> file for a path that a user gave."""
+    if path.is_file():
+        return beside(home.name, path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file or folder")
+    places = [file.path for file in home.variants[variant]]
+    root = path / home.name if (path / home.name).is_dir() else path
+    missing = next((place for place in places if not (root / place).is_file()), None)
+    if missing is not None:
+        raise ValueError(f"{root}: {missing} is missing; the {home.title} set {variant!r} has {len(places)} file(s)")
+    return {place: root / place for place in places}
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file}: can't be read: {error.strerror or error}") from error
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
