@@ -1,0 +1,73 @@
+"""Answers on disk, one file each, named by the content of the request.
+
+    <folder>/3f/3fa2...e1.json     {"request": {...}, "response": <as it came>, "cost": 0.0123, ...}
+    <folder>/spent.jsonl           one line for each answer paid for
+
+Files appear by renaming, so each is whole or not there; many processes may share a folder.
+"""
+
+import json
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class AnswerCache:
+    """A folder of answers."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def _file(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """What was put under ``key``; None if nothing was. A damaged file is set aside and counts as nothing."""
+        file = self._file(key)
+        try:
+            entry: dict[str, Any] = json.loads(file.read_bytes())
+            if not isinstance(entry, dict) or "response" not in entry:
+                raise ValueError("it lacks a response")
+            return entry
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            log.warning("%s: damaged answer (%s); set aside, the call is made again", file, error)
+            file.replace(file.with_suffix(".damaged"))
+            return None
+
+    def put(self, key: str, entry: dict[str, Any]) -> None:
+        """Keep an answer; when this returns it outlives the process and the machine's power."""
+        file = self._file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{key}.{uuid.uuid4().hex[:8]}")
+        try:
+            with temporary.open("wb") as out:
+                out.write(json.dumps(entry).encode())
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if entry.get("cost"):
+            with (self.folder / "spent.jsonl").open("ab") as out:  # after the answer: it is worth more than its line
+                out.write(json.dumps({"key": key, "cost": entry["cost"]}).encode() + b"\n")
+
+    def spent(self) -> float:
+        """What all answers here have cost. A kill between an answer and its line can leave the line out."""
+        file = self.folder / "spent.jsonl"
+        if not file.is_file():
+            return 0.0
+        total = 0.0
+        with file.open("rb") as lines:
+            for line in lines:
+                try:
+                    total += float(json.loads(line)["cost"])
+                except (ValueError, KeyError, TypeError):
+                    log.warning("%s: a damaged line is left out of the sum", file)
+        return total

@@ -1,0 +1,394 @@
+"""The client: every call goes cache -> budget -> pace -> server -> cache -> check."""
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from irg.endpoints.cache import AnswerCache
+from irg.endpoints.endpoint import Budget, Endpoint, EndpointError
+from irg.endpoints.pictures import decoded
+
+Messages = Sequence[dict[str, Any]]
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+"""HTTP states that another try may mend."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that passed its check.
+
+    Attributes:
+        text: of a chat's answer; empty for pictures.
+        value: what ``check`` returned (without one: the text, or the picture).
+        usage: token counts as the server gave them, summed over corrections.
+        cost: of all calls behind this answer, whenever they were paid for.
+        cached: no call was made for it now.
+        raw: the server's JSON, of the last call.
+        image: the picture as it came (PNG, JPEG or WebP bytes), else None.
+        complaints: why earlier answers to the same question were not taken.
+    """
+
+    text: str
+    value: Any
+    usage: dict[str, int]
+    cost: float
+    cached: bool
+    raw: dict[str, Any]
+    image: bytes | None = None
+    complaints: tuple[str, ...] = ()
+
+
+@dataclass
+class Totals:
+    """What a client has done."""
+
+    calls: int = 0
+    cached: int = 0
+    tries_again: int = 0
+    bad_answers: int = 0
+    cost: float = 0.0
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+class _Again(Exception):
+    """The server could not answer now. ``wait_s`` is how long it asks us to wait."""
+
+    def __init__(self, message: str, status: int | None = None, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.wait_s = status, wait_s
+
+
+class Client:
+    """Talks to one endpoint; use it as ``async with Client(...) as client``.
+
+    Args:
+        cache_dir: where answers are kept, for ever; None keeps them only until the client closes.
+        budget: a cap shared with other clients.
+
+    Raises:
+        ValueError: the packages needed are not installed, or the key is not in the environment.
+    """
+
+    def __init__(self, endpoint: Endpoint, cache_dir: Path | str | None, budget: Budget | None = None) -> None:
+        for package in ("openai", "tenacity"):
+            if importlib.util.find_spec(package) is None:
+                raise ValueError(f"endpoints need the package {package}: pip install 'irg[data]' (or 'irg[eval]')")
+        self.endpoint, self.budget, self.totals = endpoint, budget or Budget(), Totals()
+        self._key = endpoint.api_key()
+        self._cache = None if cache_dir is None else AnswerCache(cache_dir)
+        self._shared: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        self._free_at = 0.0  # when the next call may begin
+        self._dearest = endpoint.price_per_image
+        self._openai: Any = None
+
+    async def __aenter__(self) -> Self:
+        import openai
+
+        self._slots = asyncio.Semaphore(self.endpoint.concurrency)
+        self._openai = openai.AsyncOpenAI(
+            base_url=self.endpoint.url, api_key=self._key, max_retries=0, timeout=self.endpoint.timeout_s
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pending = [task for task in self._shared.values() if not task.done()]
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        await self._openai.close()
+
+    # ---- what can be asked
+
+    async def chat(
+        self,
+        messages: Messages,
+        *,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        seed: int | None = None,
+        logprobs: int | None = None,
+        check: Callable[[str], Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Answer:
+        """Ask a chat model.
+
+        Args:
+            messages: as the API takes them; a picture is :func:`image_part`.
+            logprobs: how many likeliest tokens to report at each place (in ``raw``); None: no logprobs.
+            check: turns the text into a value, or raises ValueError with a complaint, which the model is then told
+                together with its answer, ``endpoint.corrections`` times at most.
+            extra: further fields of the body.
+
+        Raises:
+            EndpointError: no usable answer; ``kind`` says why.
+        """
+        talk = list(messages)
+
+        async def ask(attempt: int) -> dict[str, Any]:
+            body = {"messages": talk, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+            if logprobs is not None:
+                body |= {"logprobs": True, "top_logprobs": logprobs}
+            return await self._call("chat/completions", body | (extra or {}), attempt=attempt)
+
+        def take(raw: dict[str, Any]) -> tuple[str, Any, None]:
+            text = _text_of(raw)
+            try:
+                return text, check(text) if check else text, None
+            except ValueError as error:
+                complaint = f"This answer cannot be used: {error}. Answer again, in full, and in the form asked for."
+                talk.extend(({"role": "assistant", "content": text}, {"role": "user", "content": complaint}))
+                raise
+
+        return await self._until_good(ask, take)
+
+    async def draw(
+        self,
+        prompt: str,
+        *,
+        size: tuple[int, int],
+        seed: int | None = None,
+        check: Callable[[bytes], Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Answer:
+        """Let an images endpoint draw a picture of (width, height) ``size``; ``answer.image`` holds its bytes.
+
+        Raises:
+            EndpointError: no usable picture; ``kind`` says why.
+        """
+        body = {"prompt": prompt, "size": f"{size[0]}x{size[1]}", "n": 1, "seed": seed, **self._picture_form()}
+        return await self._picture("images/generations", body | (extra or {}), size, None, check)
+
+    async def edit(
+        self,
+        prompt: str,
+        png: bytes,
+        *,
+        size: tuple[int, int],
+        seed: int | None = None,
+        check: Callable[[bytes], Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Answer:
+        """Let an images endpoint change a picture; as :meth:`draw`."""
+        body = {"prompt": prompt, "size": f"{size[0]}x{size[1]}", "n": 1, "seed": seed, **self._picture_form()}
+        return await self._picture("images/edits", body | (extra or {}), size, png, check)
+
+    def _picture_form(self) -> dict[str, str]:
+        # OpenAI's own picture models always answer in base64 and refuse to be asked for it
+        return {} if self.endpoint.model.startswith("gpt-image") else {"response_format": "b64_json"}
+
+    async def _picture(
+        self,
+        path: str,
+        body: dict[str, Any],
+        size: tuple[int, int],
+        png: bytes | None,
+        check: Callable[[bytes], Any] | None,
+    ) -> Answer:
+        async def ask(attempt: int) -> dict[str, Any]:
+            seeded = body if body.get("seed") is None else body | {"seed": body["seed"] + attempt}
+            return await self._call(path, seeded, png, attempt, images=1)
+
+        def take(raw: dict[str, Any]) -> tuple[str, Any, bytes]:
+            data = raw.get("data")
+            first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
+            image = decoded(first.get("b64_json"), size)
+            return "", check(image) if check else image, image
+
+        return await self._until_good(ask, take)
+
+    async def _until_good(self, ask: Callable[[int], Any], take: Callable[[dict[str, Any]], Any]) -> Answer:
+        """Ask, and ask again while ``take`` complains."""
+        complaints: list[str] = []
+        usage: dict[str, int] = {}
+        cost, cached = 0.0, True
+        for attempt in range(self.endpoint.corrections + 1):
+            entry = await ask(attempt)
+            cost += entry["cost"]
+            cached &= entry["cached"]
+            usage = {name: usage.get(name, 0) + entry["usage"].get(name, 0) for name in {**usage, **entry["usage"]}}
+            try:
+                text, value, image = take(entry["response"])
+            except ValueError as error:
+                complaints.append(str(error))
+                self.totals.bad_answers += 1
+                continue
+            return Answer(text, value, usage, cost, cached, entry["response"], image, tuple(complaints))
+        told = "; then: ".join(dict.fromkeys(complaints))
+        raise EndpointError("bad_answer", f"{self.endpoint.model}: {len(complaints)} unusable answers: {told}")
+
+    # ---- one call
+
+    async def _call(
+        self, path: str, body: dict[str, Any], png: bytes | None = None, attempt: int = 0, images: int = 0
+    ) -> dict[str, Any]:
+        """The cache's entry for a request, plus ``cached``; whoever asks the same meanwhile shares the call."""
+        body = {"model": self.endpoint.model} | body | self.endpoint.extra
+        body = {name: value for name, value in body.items() if value is not None}
+        key = self._name(path, body, png, attempt)
+        if (running := self._shared.get(key)) is not None:
+            return await asyncio.shield(running) | {"cached": True}
+        entry = await asyncio.to_thread(self._cache.get, key) if self._cache else None
+        if entry is not None:
+            self.totals.cached += 1
+            return entry | {"cached": True}
+        if (running := self._shared.get(key)) is None:  # somebody may have begun while we looked
+            running = self._shared[key] = asyncio.create_task(self._pay(key, path, body, png, images))
+            running.add_done_callback(lambda task: self._forget(key, task))
+            return await asyncio.shield(running) | {"cached": False}
+        return await asyncio.shield(running) | {"cached": True}
+
+    def _forget(self, key: str, task: "asyncio.Task[dict[str, Any]]") -> None:
+        """With a cache on disk the task is not needed any more; a failed one may be tried again."""
+        failed = task.cancelled() or task.exception() is not None
+        if self._cache is not None or failed:
+            self._shared.pop(key, None)
+
+    def _name(self, path: str, body: dict[str, Any], png: bytes | None, attempt: int) -> str:
+        """The content hash of a request: what is asked of whom, not how fast or at which price."""
+        told = [self.endpoint.identity or self.endpoint.url, path, body, attempt]
+        if png is not None:
+            told.append(hashlib.sha256(png).hexdigest())
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    async def _pay(self, key: str, path: str, body: dict[str, Any], png: bytes | None, images: int) -> dict[str, Any]:
+        async with self._slots:
+            reserved = self._dearest
+            self.budget.reserve(reserved)
+            paid = 0.0
+            try:
+                begun = time.monotonic()
+                response = await self._persist(key, path, body, png)
+                usage = _counts(response.get("usage"))
+                paid = self.endpoint.cost(usage, images)
+                entry = {
+                    "request": {"url": self.endpoint.url, "path": path, "model": self.endpoint.model},
+                    "response": response,
+                    "usage": usage,
+                    "cost": paid,
+                    "seconds": round(time.monotonic() - begun, 3),
+                    "created": time.time(),
+                }
+                if self._cache:
+                    self._cache.put(key, entry)  # at once, and without giving way to anybody
+            finally:
+                self.budget.settle(reserved, paid)
+        self._dearest = max(self._dearest, paid)
+        self.totals.calls += 1
+        self.totals.cost += paid
+        for name, count in usage.items():
+            self.totals.usage[name] = self.totals.usage.get(name, 0) + count
+        return entry
+
+    async def _persist(self, key: str, path: str, body: dict[str, Any], png: bytes | None) -> dict[str, Any]:
+        """Make a call, and again after a pause, while that may help."""
+        import tenacity
+
+        backoff = tenacity.wait_random_exponential(multiplier=0.5, max=self.endpoint.longest_wait_s)
+
+        def pause(state: Any) -> float:
+            self.totals.tries_again += 1
+            failure = state.outcome.exception()
+            if failure.wait_s is None:
+                return float(backoff(state))
+            wait = min(failure.wait_s, 10 * self.endpoint.longest_wait_s)
+            self._free_at = max(self._free_at, time.monotonic() + wait)  # the server means everybody
+            return wait
+
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.endpoint.attempts),
+            wait=pause,
+            retry=tenacity.retry_if_exception_type(_Again),
+            reraise=True,
+        )
+        try:
+            return dict(await retrying(self._send, key, path, body, png))
+        except _Again as error:
+            told = f"{self.endpoint.url}: {error} ({self.endpoint.attempts} attempts)"
+            raise EndpointError("outage", told, error.status) from None
+
+    async def _turn(self) -> None:
+        """Wait until a call may begin."""
+        while (wait := self._free_at - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        if self.endpoint.requests_per_minute is not None:
+            self._free_at = time.monotonic() + 60 / self.endpoint.requests_per_minute
+
+    async def _send(self, key: str, path: str, body: dict[str, Any], png: bytes | None) -> dict[str, Any]:
+        import openai
+
+        await self._turn()
+        options = {"extra_headers": {"Idempotency-Key": key}, "extra_body": body}
+        files = None if png is None else {"image": ("image.png", png, "image/png")}
+        try:
+            async with asyncio.timeout(self.endpoint.timeout_s):
+                reply = await self._post(path, body, options, files)
+                data = json.loads(reply.content)
+        except openai.APIStatusError as error:
+            raise _status(error, self.endpoint) from None
+        except (openai.APIError, TimeoutError) as error:
+            late = isinstance(error, TimeoutError | openai.APITimeoutError)
+            why = f"no answer within {self.endpoint.timeout_s:g} s" if late else str(error.__cause__ or error)
+            raise _Again(why) from None
+        except ValueError:
+            raise _Again("the answer broke off or is no JSON") from None
+        if not isinstance(data, dict):
+            raise _Again("the answer is no JSON object")
+        return data
+
+    async def _post(self, path: str, body: dict[str, Any], options: dict[str, Any], files: Any) -> Any:
+        if path == "chat/completions":
+            create = self._openai.chat.completions.with_raw_response.create
+            return await create(model=body["model"], messages=body["messages"], **options)
+        images = self._openai.images.with_raw_response
+        if files is None:
+            return await images.generate(model=body["model"], prompt=body["prompt"], **options)
+        return await images.edit(model=body["model"], prompt=body["prompt"], image=files["image"], **options)
+
+
+def _status(error: Any, endpoint: Endpoint) -> Exception:
+    """What an HTTP error means for us."""
+    status = int(error.status_code)
+    reason = " ".join(str(error.message).split())[:300]
+    spent = getattr(error, "code", None) == "insufficient_quota"  # a 429 that no waiting mends
+    if status not in AGAIN or spent:
+        return EndpointError("refused", f"{endpoint.url} refuses: HTTP {status}: {reason}", status)
+    return _Again(f"HTTP {status}: {reason}", status, _retry_after(error.response.headers))
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds of a Retry-After header: a number, or a date."""
+    from email.utils import parsedate_to_datetime
+
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _text_of(raw: dict[str, Any]) -> str:
+    """The text of a chat's answer; ValueError if there is none."""
+    try:
+        text = raw["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError("the answer has no choices[0].message.content") from None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("the answer is empty")
+    return text
+
+
+def _counts(usage: Any) -> dict[str, int]:
+    """The whole numbers of a usage object."""
+    return {k: v for k, v in usage.items() if type(v) is int} if isinstance(usage, dict) else {}

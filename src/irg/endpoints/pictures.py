@@ -1,0 +1,35 @@
+"""Pictures on their way to and from endpoints."""
+
+import base64
+import binascii
+import io
+from typing import Any
+
+from PIL import Image
+
+
+def image_part(png: bytes) -> dict[str, Any]:
+    """A picture as a part of a chat message's content."""
+    form = "jpeg" if png.startswith(b"\xff\xd8") else "webp" if png[8:12] == b"WEBP" else "png"
+    data = base64.b64encode(png).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{data}"}}
+
+
+def decoded(text: str | None, size: tuple[int, int] | None) -> bytes:
+    """The bytes of a picture that came as base64, once it has shown to be whole and of (width, height) ``size``.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    if not isinstance(text, str):
+        raise ValueError("the answer holds no b64_json (an address is not fetched; set extra.response_format)")
+    try:
+        data = base64.b64decode(text, validate=True)
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            found = picture.size
+    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the answer is no picture: {error}") from None
+    if size is not None and found != size:
+        raise ValueError(f"the picture is {found[0]}x{found[1]} instead of {size[0]}x{size[1]}")
+    return data

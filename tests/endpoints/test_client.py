@@ -1,0 +1,260 @@
+"""The endpoint client against a local server that misbehaves."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("openai")
+pytest.importorskip("tenacity")
+
+from faulty_server import FaultyServer, png
+
+from irg.endpoints import Budget, Client, Endpoint, EndpointError, image_part
+
+ASK = [{"role": "user", "content": "how many?"}]
+
+
+def endpoint(server: FaultyServer, **options: Any) -> Endpoint:
+    return Endpoint(server.url, "m", **{"timeout_s": 0.5, "longest_wait_s": 0.05, **options})
+
+
+def chat(server: FaultyServer, cache: Path | None, messages: Any = ASK, budget: Budget | None = None, **options: Any):
+    """One question, and the client's totals."""
+    settings = {name: options.pop(name) for name in list(options) if name in Endpoint.__dataclass_fields__}
+
+    async def run():
+        async with Client(endpoint(server, **settings), cache, budget) as client:
+            return await client.chat(messages, **options), client.totals
+
+    return asyncio.run(run())
+
+
+def number(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is no number")
+    return int(text)
+
+
+def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
+    with FaultyServer(lambda path, body: "7") as server:
+        prices = {"price_per_million_in": 1000.0, "price_per_million_out": 2000.0}
+        answer, totals = chat(server, tmp_path, check=number, **prices)
+        assert (answer.text, answer.value, answer.cached) == ("7", 7, False)
+        assert answer.usage["prompt_tokens"] == 100 and answer.cost == pytest.approx(0.12)
+        assert totals.calls == 1 and totals.cost == pytest.approx(0.12)
+        again, totals = chat(server, tmp_path, check=number, **prices)
+        assert again.cached and again.value == 7 and again.cost == pytest.approx(0.12)
+        assert totals.calls == 0 and totals.cost == 0
+        other, _ = chat(server, tmp_path, temperature=0.5, **prices)
+        assert not other.cached and len(server.log) == 2
+        assert json.loads((tmp_path / "spent.jsonl").read_text().splitlines()[0])["cost"] == pytest.approx(0.12)
+
+
+def test_identical_requests_at_once_share_one_call(tmp_path: Path) -> None:
+    async def run(server: FaultyServer, cache: Path | None) -> list[bool]:
+        async with Client(endpoint(server), cache) as client:
+            answers = await asyncio.gather(*(client.chat(ASK) for _ in range(10)))
+            return sorted(answer.cached for answer in answers)
+
+    with FaultyServer(lambda path, body: "7", slow_s=0.05) as server:
+        assert asyncio.run(run(server, tmp_path)) == [False] + [True] * 9
+        assert len(server.log) == 1
+        assert asyncio.run(run(server, None)) == [False] + [True] * 9  # without a folder, for the client's life
+
+
+def test_overload_breakage_and_silence_are_waited_out(tmp_path: Path) -> None:
+    faults = ("429", "500", "truncated", "hang", "drop")
+    with FaultyServer(lambda path, body: "7", faults=lambda key: faults) as server:
+        answer, totals = chat(server, tmp_path, timeout_s=0.2)
+        assert answer.text == "7" and totals.tries_again == 5 and totals.calls == 1
+        assert [done for _, _, done in server.log] == [*faults, "200"]
+    with FaultyServer(lambda path, body: "7", faults=lambda key: ("500",) * 9) as server:
+        with pytest.raises(EndpointError, match=r"HTTP 500: .*broken.* \(3 attempts\)") as caught:
+            chat(server, None, attempts=3)
+        assert caught.value.kind == "outage" and caught.value.status == 500 and len(server.log) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "about"), [("400 policy", True), ("401", False), ("404", False), ("429 insufficient_quota", False)]
+)
+def test_a_refusal_is_not_repeated(fault: str, about: bool) -> None:
+    with FaultyServer(lambda path, body: "7", faults=lambda key: (fault,) * 3) as server:
+        with pytest.raises(EndpointError, match=f"refuses: HTTP {fault[:3]}") as caught:
+            chat(server, None)
+        assert caught.value.kind == "refused" and caught.value.about_the_request is about
+        assert len(server.log) == 1
+
+
+def test_nobody_there_is_an_outage() -> None:
+    async def run() -> None:
+        lonely = Endpoint("http://127.0.0.1:9/v1", "m", attempts=2, longest_wait_s=0.01)
+        async with Client(lonely, None) as client:
+            await client.chat(ASK)
+
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9.*2 attempts") as caught:
+        asyncio.run(run())
+    assert caught.value.kind == "outage"
+
+
+def test_the_complaint_is_fed_back_and_survives_in_the_cache(tmp_path: Path) -> None:
+    def reply(path: str, body: dict[str, Any]) -> str:
+        return ("many", "a lot", "7")[len(body["messages"]) // 2]
+
+    with FaultyServer(reply) as server:
+        answer, totals = chat(server, tmp_path, check=number)
+        assert answer.value == 7 and answer.complaints == ("'many' is no number", "'a lot' is no number")
+        assert totals.bad_answers == 2 and answer.usage["prompt_tokens"] == 300
+        said = server.bodies[-1]["messages"]
+        assert said[1] == {"role": "assistant", "content": "many"} and "'many' is no number" in said[2]["content"]
+        assert chat(server, tmp_path, check=number)[0].cached and len(server.log) == 3
+        with pytest.raises(EndpointError, match="2 unusable answers: 'many' is no number; then: 'a lot'") as caught:
+            chat(server, tmp_path, check=number, corrections=1)
+        assert caught.value.kind == "bad_answer" and len(server.log) == 3
+
+
+def test_an_empty_answer_is_asked_for_again() -> None:
+    said = iter(["", "7"])
+    with FaultyServer(lambda path, body: next(said)) as server:
+        assert chat(server, None)[0].text == "7" and len(server.log) == 2
+
+
+def test_pictures_are_drawn_and_edited(tmp_path: Path) -> None:
+    def reply(path: str, body: dict[str, Any]) -> Image.Image:
+        width, height = map(int, body["size"].split("x"))
+        return Image.new("RGB", (width, height), "red" if path == "images/generations" else "blue")
+
+    async def run(server: FaultyServer) -> tuple[Any, Any, Any]:
+        async with Client(endpoint(server, price_per_image=0.5), tmp_path) as client:
+            drawn = await client.draw("a red thing", size=(16, 8))
+            edited = await client.edit("make it blue", drawn.image, size=(8, 8), seed=3)
+            return drawn, edited, client.totals
+
+    with FaultyServer(reply) as server:
+        drawn, edited, totals = asyncio.run(run(server))
+        assert drawn.image == png(Image.new("RGB", (16, 8), "red")) == drawn.value
+        assert edited.image == png(Image.new("RGB", (8, 8), "blue")) and totals.cost == 1.0
+        assert server.bodies[1]["image"] == drawn.image and server.bodies[1]["prompt"] == "make it blue"
+        assert server.bodies[0]["response_format"] == "b64_json" and server.bodies[1]["seed"] == "3"
+
+
+@pytest.mark.parametrize(("wrong", "told"), [("size", "is 7x7 instead of 8x8"), ("bytes", "is no picture")])
+def test_a_wrong_picture_is_a_bad_answer(tmp_path: Path, wrong: str, told: str) -> None:
+    async def run(server: FaultyServer) -> Any:
+        async with Client(endpoint(server), tmp_path) as client:
+            return await client.draw("x", size=(8, 8))
+
+    first: list[str] = []
+    with FaultyServer(lambda path, body: Image.new("RGB", (8, 8)), wrong=lambda key: wrong) as server:
+        with pytest.raises(EndpointError, match=told) as caught:
+            asyncio.run(run(server))
+        assert caught.value.kind == "bad_answer" and len(server.log) == 3
+        first.append(server.log[0][0])
+        server.wrong = lambda key: ""
+        with pytest.raises(EndpointError, match=told):  # it is known to be bad; it is not paid for again
+            asyncio.run(run(server))
+        assert len(server.log) == 3
+
+
+def test_the_budget_is_kept_and_shared(tmp_path: Path) -> None:
+    async def run(server: FaultyServer, budget: Budget) -> int:
+        async with Client(endpoint(server, price_per_image=1.0), tmp_path, budget) as client:
+            calls = [client.draw(f"p{i}", size=(8, 8)) for i in range(9)]
+            done = await asyncio.gather(*calls, return_exceptions=True)
+        kinds = {error.kind for error in done if isinstance(error, EndpointError)}
+        assert kinds <= {"budget"}
+        return sum(not isinstance(error, EndpointError) for error in done)
+
+    with FaultyServer(lambda path, body: Image.new("RGB", (8, 8)), slow_s=0.02) as server:
+        assert asyncio.run(run(server, Budget(4.0))) == 4 and len(server.log) == 4
+        assert asyncio.run(run(server, Budget(6.0, spent=4.0))) == 6  # four from the cache, two new
+        assert len(server.log) == 6
+
+
+def test_no_more_calls_at_once_than_allowed_and_a_pace() -> None:
+    async def run(server: FaultyServer) -> None:
+        async with Client(endpoint(server, concurrency=3), None) as client:
+            await asyncio.gather(*(client.chat([{"role": "user", "content": str(i)}]) for i in range(12)))
+
+    with FaultyServer(lambda path, body: "7", slow_s=0.02) as server:
+        asyncio.run(run(server))
+        assert server.most_in_flight == 3
+
+
+def test_calls_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def run(server: FaultyServer) -> None:
+        async with Client(endpoint(server, requests_per_minute=60), None) as client:
+            clock = [100.0]
+
+            async def sleep(seconds: float) -> None:
+                waits.append(round(seconds, 6))
+                clock[0] += seconds
+
+            monkeypatch.setattr("irg.endpoints.client.time.monotonic", lambda: clock[0])
+            monkeypatch.setattr("irg.endpoints.client.asyncio.sleep", sleep)
+            for _ in range(3):
+                await client._turn()
+
+    with FaultyServer(lambda path, body: "7") as server:
+        asyncio.run(run(server))
+    assert waits == [1.0, 1.0]
+
+
+def test_a_damaged_answer_is_set_aside_and_asked_for_again(tmp_path: Path) -> None:
+    with FaultyServer(lambda path, body: "7") as server:
+        chat(server, tmp_path)
+        (file,) = tmp_path.glob("??/*.json")
+        file.write_bytes(file.read_bytes()[:20])
+        assert chat(server, tmp_path)[0].text == "7" and len(server.log) == 2
+        assert file.with_suffix(".damaged").exists()
+
+
+def test_the_cache_knows_what_is_asked_and_not_how(tmp_path: Path) -> None:
+    with FaultyServer(lambda path, body: "7") as server:
+        chat(server, tmp_path, identity="our 7b")
+        moved = endpoint(server, identity="our 7b", concurrency=1, price_per_million_in=3.0, attempts=1)
+        moved = type(moved)(**{**vars(moved), "url": "http://127.0.0.1:9/v1"})
+
+        async def run() -> Any:
+            async with Client(moved, tmp_path) as client:
+                return await client.chat(ASK)
+
+        assert asyncio.run(run()).cached
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"url": "localhost"}, "url must begin with http"),
+        ({"model": ""}, "model must name"),
+        ({"concurrency": 0}, "concurrency must be at least 1"),
+        ({"timeout_s": 0.0}, "timeout_s must be above 0"),
+        ({"price_per_image": -1.0}, "price_per_image must not be negative"),
+    ],
+)
+def test_mistakes_in_an_endpoint(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Endpoint(**{"url": "http://x/v1", "model": "m", **fields})
+
+
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(ValueError, match="environment variable SOME_KEY"):
+        Client(Endpoint("http://x/v1", "m", api_key_env="SOME_KEY"), None)
+
+
+def test_pictures_in_messages_say_what_they_are() -> None:
+    assert image_part(png(Image.new("RGB", (2, 2))))["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+    assert image_part(b"\xff\xd8..")["image_url"]["url"].startswith("data:image/jpeg;base64,")
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = "import sys, irg.endpoints; sys.exit('openai' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
