@@ -14,7 +14,30 @@ def _mini(argv: Sequence[str]) -> int:
     return 0
 
 
-_COMMANDS = {"mini": (_mini, "held-out prompts of the mini world, judged by a detector")}
+def _run(argv: Sequence[str]) -> int:
+    from irg.commands.bench_run import main
+
+    return main(argv)
+
+
+def _score(argv: Sequence[str]) -> int:
+    from irg.commands.bench_score import main
+
+    return main(argv)
+
+
+def _table(argv: Sequence[str]) -> int:
+    from irg.commands.bench_score import table
+
+    return table(argv)
+
+
+_COMMANDS = {
+    "run": (_run, "draw a benchmark's prompts: geneval, wise, tiif, genai-bench, oneig"),
+    "score": (_score, "let judges score a run, or any folder of pictures"),
+    "table": (_table, "scores and the paper's side by side, as Markdown, CSV or HTML"),
+    "mini": (_mini, "held-out prompts of the mini world, judged by a detector"),
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -40,18 +40,24 @@ class _Found:
     color: str | None
 
 
-def judge(metadata: Mapping[str, Any], boxes: Boxes, colors: Colors | None = None) -> Verdict:
+def judge(
+    metadata: Mapping[str, Any],
+    boxes: Boxes,
+    colors: Colors | None = None,
+    counting_above: float = COUNTING_SCORE_ABOVE,
+) -> Verdict:
     """The official verdict on what was found in one picture.
 
     Args:
         metadata: a line of GenEval's metadata: ``tag``, ``include``, perhaps ``exclude``.
         boxes: all boxes by class, with their scores, in any order.
         colors: the colour of each box, needed where ``include`` asks for one.
+        counting_above: what a score must be above in ``counting`` prompts; the official 0.9 suits its own detector.
 
     Raises:
         ValueError: a colour is asked for and ``colors`` has not one for each box of that class.
     """
-    threshold = COUNTING_SCORE_ABOVE if metadata.get("tag") == "counting" else SCORE_ABOVE
+    threshold = counting_above if metadata.get("tag") == "counting" else SCORE_ABOVE
     wants_color = {clause["class"] for clause in metadata.get("include", ()) if "color" in clause}
     found = {}
     for name, rows in boxes.items():

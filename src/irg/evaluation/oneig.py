@@ -115,11 +115,6 @@ def overall(dimensions: Mapping[str, float]) -> float | None:
     return float(np.mean([dimensions[name] for name in DIMENSIONS]))
 
 
-def class_means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Mean over all prompts, from (class, score) of each; and per class."""
-    groups: dict[str, list[float]] = {}
-    for kind, score in scores:
-        groups.setdefault(kind, []).append(score)
-    every = [score for values in groups.values() for score in values]
-    means = {kind: float(np.mean(values)) for kind, values in groups.items()}
-    return means | {"all": float(np.mean(every))} if every else {}
+def prompt_mean(scores: Iterable[Sequence[float]]) -> float:
+    """Mean over the pictures of each prompt, then over prompts."""
+    return float(np.mean([np.mean(values) for values in scores]))

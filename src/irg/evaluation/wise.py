@@ -44,7 +44,8 @@ def parse(text: str, how: Parse = "tolerant") -> dict[str, float]:
 
     ``strict`` reads what the official script reads, ``bagel`` what BAGEL's does (9.9 for what it does not find).
     ``tolerant`` also takes emphasis around the colon, full-width colons, brackets and quotes, and no number outside
-    0..2. In all of them the last match wins; but for ``bagel``, three lines of a bare digit 0..2 will do without labels.
+    0..2. In all of them the last match wins. Without any label, three lines of a bare digit 0..2 will do (but not for
+    ``bagel``).
     """
     pattern = {"strict": _STRICT, "bagel": _BAGEL, "tolerant": _TOLERANT}[how]
     found = {_criterion(label): float(digit) for label, digit in pattern.findall(text)}

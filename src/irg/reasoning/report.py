@@ -98,7 +98,7 @@ def render(trajectory: "Trajectory") -> str:
         f"{_settings(trajectory)}{_timings(trajectory)}</section>\n"
         f"<footer>Made with irg {escape(trajectory.version)}.</footer>"
     )
-    return _page(trajectory.prompt, body)
+    return page(trajectory.prompt, body)
 
 
 def render_index(entries: Sequence[tuple[str, "Trajectory"]], title: str = "Results") -> str:
@@ -109,10 +109,11 @@ def render_index(entries: Sequence[tuple[str, "Trajectory"]], title: str = "Resu
         f'<header><p class="eyebrow">Interleaving Reasoning Generation</p><h1>{escape(title)}</h1>'
         f'<ul class="chips"><li>{count}</li></ul></header>\n<ul class="gallery">\n{cards}\n</ul>'
     )
-    return _page(title, body)
+    return page(title, body)
 
 
-def _page(title: str, body: str) -> str:
+def page(title: str, body: str) -> str:
+    """A whole HTML page in the house style around ``body``, which must be escaped already."""
     title = title if len(title) <= 80 else f"{title[:77]}..."
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -1,0 +1,140 @@
+"""``irg bench run NAME --model M``."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from irg import promptsets
+from irg.commands.arguments import parse
+from irg.reasoning.settings import Mode, Settings, with_options
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Settings that are left out are the model's own."""
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """geneval, wise, tiif, genai-bench or oneig."""
+    model: str = "mini"
+    """mini (bundled), or a model folder."""
+    mode: Mode = "irg"
+    """direct: draw at once; think: think first; irg: then look, reflect and draw again."""
+    out: str | None = None
+    """The run's folder (default: irg-bench/NAME-MODEL-MODE)."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    prompts: str | None = None
+    """Prompts that are here already: a file, or a folder laid out like the official one."""
+    variant: str | None = None
+    """Another prompt set of the benchmark, such as rewritten (GenEval, WISE) or full (TIIF)."""
+    offline: bool = False
+    """Fetch nothing."""
+    limit: int | None = None
+    """So many prompts only, evenly from all categories."""
+    samples: int | None = None
+    """Pictures a prompt (default: the protocol's: 4 for GenEval and OneIG, else 1)."""
+    covered_by: str | None = None
+    """Leave out prompts that this judge's vocabulary does not cover (default: mini for irg-mini); all: none."""
+    seed: int = 0
+    """Of the run; every picture has its own seed, made of this, the prompt's id and its number."""
+    rounds: int | None = None
+    """For irg: how many times at most to look and draw again."""
+    batch_size: int = 16
+    """Pictures that are drawn together."""
+    set: tuple[str, ...] = ()
+    """More settings, each name=value (cfg_text_scale=4, improve_num_timesteps=30, stop_when_done=true)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        ValueError: an argument, the prompts, the model or a setting is not acceptable.
+        FileExistsError: the run's folder is taken.
+    """
+    what = "Draw a benchmark's prompts into a folder that irg bench score reads; can be interrupted, and resumed."
+    options = parse(RunOptions, argv, "irg bench run", what)
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    changes: dict[str, Any] = {"mode": options.mode, **_settings(options.set)}
+    if options.rounds is not None:
+        changes["rounds"] = options.rounds
+    with_options(Settings(), changes)  # a bad value shows before anything is loaded
+    console = Console(stderr=True, highlight=False, markup=False)
+    prompt_set = promptsets.load(
+        options.name, options.prompts, variant=options.variant, offline=options.offline, say=console.print
+    )
+
+    from irg.evaluation import runs
+    from irg.reasoning.pipeline import IRGPipeline, model_folder
+
+    folder = model_folder(options.model)
+    covered_by, covered = _covered(options, folder, prompt_set)
+    chosen = runs.pick(covered, options.limit)
+    if len(chosen) < len(prompt_set):
+        console.print(f"{len(covered)} of {len(prompt_set)} prompts are covered, {len(chosen)} are drawn.")
+    pipe = IRGPipeline.from_pretrained(options.model)
+    settings = with_options(pipe.defaults, changes)
+    info = runs.plan(
+        prompt_set,
+        chosen,
+        options.samples,
+        covered_by=covered_by,
+        covered=len(covered),
+        model=str(options.model),
+        model_fingerprint=runs.fingerprint(folder),
+        model_name=runs.safe_name(str(options.model)),
+        mode=options.mode,
+        settings=settings.to_dict(),
+        seed=options.seed,
+    )
+    out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, options.mode)
+    runs.begin(out, info, options.resume)
+    try:
+        drawn = runs.draw(out, info, chosen, pipe, options.batch_size, console)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; what is finished is in {out}. Go on with --resume.")
+        raise
+    console.print(f"{drawn} pictures drawn, {len(chosen) * info.samples} are in {out}")
+    print(out)
+    return 0
+
+
+def _covered(
+    options: RunOptions, folder: Path, prompt_set: promptsets.PromptSet
+) -> tuple[str | None, tuple[promptsets.BenchPrompt, ...]]:
+    """Which judge's vocabulary the prompts are chosen by, and the prompts that it covers."""
+    from irg.model.profile import read_profile
+
+    name = options.covered_by
+    if name is None:
+        profile = read_profile(folder)
+        name = "mini" if profile is not None and profile.name.startswith("irg-mini") else "all"
+    if name == "all" or prompt_set.name != "geneval":
+        return None, prompt_set.prompts
+    from irg.evaluation.judges import JudgeOptions, make_judges
+
+    (judge,) = make_judges([name], JudgeOptions())
+    covered = tuple(prompt for prompt in prompt_set.prompts if judge.covers(prompt))
+    if not covered:
+        raise ValueError(f"none of the prompts is covered by the judge {name!r}")
+    return judge.label, covered
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` with values read as JSON where they are."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--set {pair!r} should be name=value")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values

@@ -1,0 +1,198 @@
+"""A score to look at: every prompt with the pictures of its turns, thoughts and verdicts, to filter by what happened.
+
+The page holds its texts; the pictures are linked where they lie. Its only script shows and hides cards.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from irg.evaluation.results import Result
+from irg.evaluation.runs import write_whole
+from irg.evaluation.scoring import Judged
+from irg.evaluation.table import html_table, tables
+from irg.reasoning.reflection import without_tags
+from irg.reasoning.report import page
+
+CHANGES = ("repaired", "damaged", "right", "wrong", "mixed", "not judged")
+_HALF = 0.5  # of a graded score: from here on a picture without right and wrong counts as right in the filter
+
+_STYLE = """<style>
+.filters { display: flex; flex-wrap: wrap; gap: .6rem 1.2rem; align-items: center; margin: 1.4rem 0 1rem;
+  position: sticky; top: 0; padding: .6rem 0; background: var(--paper); z-index: 1; }
+.filters select, .filters input { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px; padding: .25rem .5rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 1.1rem; }
+.cards .card[hidden] { display: none; }
+.cards .prompt { margin: 0 0 .5rem; -webkit-line-clamp: 6; }
+.badge { display: inline-block; padding: 0 .55rem; border-radius: 99px; border: 1px solid var(--line);
+  font-size: .8rem; }
+.repaired { color: var(--good); border-color: currentColor; }
+.damaged { color: #b3402e; border-color: currentColor; }
+@media (prefers-color-scheme: dark) { .damaged { color: #ff9d8a; } }
+.pair figure { flex: 1 1 0; min-width: 0; }
+.pair figcaption { margin-top: .25rem; }
+.pair img { image-rendering: auto; }
+.gone { aspect-ratio: 1; display: grid; place-items: center; border: 1px dashed var(--line); border-radius: 8px;
+  color: var(--soft); font-size: .85rem; }
+.cards details { margin-top: .6rem; } .cards summary { font-weight: 500; font-size: .9rem; }
+.cards .text { font-size: .85rem; }
+</style>"""
+
+_SCRIPT = """<script>
+const cards = [...document.querySelectorAll(".cards .card")];
+const category = document.getElementById("category"), change = document.getElementById("change");
+const words = document.getElementById("words"), count = document.getElementById("count");
+function show() {
+  let shown = 0;
+  const wanted = words.value.trim().toLowerCase();
+  for (const card of cards) {
+    const fits = (!category.value || card.dataset.category === category.value)
+      && (!change.value || card.dataset.change === change.value)
+      && (!wanted || card.dataset.prompt.includes(wanted));
+    card.hidden = !fits; shown += fits;
+  }
+  count.textContent = shown + " of " + cards.length + " shown";
+}
+for (const one of [category, change, words]) one.addEventListener("input", show);
+show();
+</script>"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request: the same prompt and sample in each turn, with the thoughts of its trajectory."""
+
+    turns: tuple[Judged, ...]
+    thoughts: tuple[str | None, ...]
+    seconds: float | None
+
+    @property
+    def change(self) -> str:
+        """Which of :data:`CHANGES` describes it."""
+        grades = [one.grade for one in self.turns]
+        if any(grade is None for grade in grades):
+            return "not judged"
+        first, last = (grade.right or (grade.score >= _HALF,) for grade in (grades[0], grades[-1]) if grade)
+        if len(self.turns) > 1 and len(first) == len(last):
+            gained = sum(not was and is_ for was, is_ in zip(first, last, strict=True))
+            lost = sum(was and not is_ for was, is_ in zip(first, last, strict=True))
+            if gained != lost:
+                return "repaired" if gained > lost else "damaged"
+            if gained:
+                return "mixed"
+        return "right" if all(last) else "wrong"
+
+
+def entries(items: Sequence[Judged], trajectories: Path | None) -> list[Entry]:
+    """The judged pictures by request, with thoughts where there are any."""
+    grouped: dict[tuple[str, int], list[Judged]] = {}
+    for item in items:
+        if item.state != "not covered":
+            grouped.setdefault((item.prompt.id, item.sample), []).append(item)
+    return [_entry(turns, trajectories) for turns in grouped.values()]
+
+
+def _entry(turns: Sequence[Judged], trajectories: Path | None) -> Entry:
+    record: dict[str, Any] = {}
+    if trajectories is not None:
+        path = trajectories / turns[0].prompt.id / f"{turns[0].sample}.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    steps = record.get("turns", [])
+    seconds = sum(sum(step["seconds"].values()) for step in steps) if steps else None
+    return Entry(tuple(turns), tuple(step["thinking"] for step in steps), seconds)
+
+
+def write_report(folder: Path, result: Result, shown: Sequence[Entry]) -> Path:
+    """Write ``index.html`` into ``folder``; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    categories = list(dict.fromkeys(entry.turns[0].prompt.tag for entry in shown))
+    cards = "\n".join(_card(entry, folder) for entry in shown)
+    table = "".join(html_table(one) for one in tables([result]))
+    title = f"{result.benchmark}: {result.model}{f', {result.mode}' if result.mode else ''}"
+    body = (
+        f'{_STYLE}<header><p class="eyebrow">irg bench · judged by {escape(result.judge)}</p>'
+        f"<h1>{escape(title)}</h1></header>{table}{_filters(categories, shown)}"
+        f'<section class="cards">\n{cards}\n</section>{_SCRIPT}'
+    )
+    path = folder / "index.html"
+    write_whole(path, page(title, body))
+    return path
+
+
+def _filters(categories: Sequence[str], shown: Sequence[Entry]) -> str:
+    counts = {name: sum(entry.change == name for entry in shown) for name in CHANGES}
+    kinds = "".join(f'<option value="{escape(name)}">{escape(name or "untagged")}</option>' for name in categories)
+    changes = "".join(f'<option value="{name}">{name} ({count})</option>' for name, count in counts.items() if count)
+    return (
+        '<form class="filters" onsubmit="return false">'
+        f'<label>category <select id="category"><option value="">all</option>{kinds}</select></label>'
+        '<label>what happened <select id="change">'
+        f'<option value="">all ({len(shown)})</option>{changes}</select></label>'
+        '<label>words <input id="words" type="search"></label>'
+        '<span id="count" class="note" role="status"></span></form>'
+    )
+
+
+def _card(entry: Entry, folder: Path) -> str:
+    first, change = entry.turns[0], entry.change
+    prompt = first.prompt
+    pictures = "".join(_figure(one, folder, len(entry.turns)) for one in entry.turns)
+    parts = [
+        f'<article class="card" data-category="{escape(prompt.tag)}" data-change="{change}" '
+        f'data-prompt="{escape(prompt.text.lower())}">',
+        f'<p class="note"><span class="badge {change}">{change}</span> {escape(prompt.tag)} · {escape(prompt.id)}'
+        f"{f' · sample {first.sample}' if first.sample else ''}</p>",
+        f'<p class="prompt">{escape(prompt.text)}</p><div class="pair">{pictures}</div>',
+    ]
+    for number, thought in enumerate(entry.thoughts):
+        if thought:
+            name = "Reflection" if number else "Thinking"
+            parts.append(_details(name if number < 2 else f"Reflection {number}", without_tags(thought)))
+    for one in entry.turns:
+        told = one.grade.detail if one.grade else one.message
+        if told:
+            parts.append(_details(f"Judge on the {_turn(one, len(entry.turns))} picture", told))
+    if entry.seconds is not None:
+        parts.append(f'<p class="note">{entry.seconds:.1f} s</p>')
+    return "".join(parts) + "</article>"
+
+
+def _figure(one: Judged, folder: Path, turns: int) -> str:
+    label = _turn(one, turns)
+    verdict = one.state if one.grade is None else _verdict(one)
+    caption = f"<figcaption>{escape(label)}: {escape(verdict)}</figcaption>"
+    if one.picture is None:
+        return f'<figure><div class="gone">missing</div>{caption}</figure>'
+    place = one.picture.path
+    if one.picture.tile is not None:
+        place = folder / "tiles" / f"{one.prompt.id.replace('/', '-')}-{one.sample}-{one.turn}.png"
+        place.parent.mkdir(exist_ok=True)
+        one.picture.pixels().save(place)
+    url = quote(os.path.relpath(place.resolve(), folder.resolve()).replace(os.sep, "/"))
+    return (
+        f'<figure><a href="{url}"><img src="{url}" alt="{escape(label)} picture" loading="lazy"></a>{caption}</figure>'
+    )
+
+
+def _verdict(one: Judged) -> str:
+    assert one.grade is not None
+    right = one.grade.right
+    if len(right) == 1 and one.grade.score in (0, 1):
+        return "right" if right[0] else "wrong"
+    return f"{sum(right)} of {len(right)} right" if len(right) > 1 else f"{one.grade.score:.2f}"
+
+
+def _turn(one: Judged, turns: int) -> str:
+    if turns == 1:
+        return "final"
+    return "initial" if one.turn == 1 else "improved"
+
+
+def _details(name: str, text: str) -> str:
+    return f'<details><summary>{escape(name)}</summary><p class="text">{escape(text)}</p></details>'

@@ -1,0 +1,76 @@
+"""Answers that were computed elsewhere: by a judge that needs an environment of its own, or by official scripts.
+
+A file of JSON lines. The first says who judged, the others hold one answer each:
+
+    {"judge": "CLIP-FlanT5-XXL (t2v_metrics 1.2)"}
+    {"prompt": "00000", "kind": "yes", "value": 0.83}
+
+``sample`` (from 0), ``turn`` (from 1) and ``name`` narrow a line down; left out, it holds for all of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from irg.evaluation.judges.base import Answer, Job
+from irg.promptsets import BenchPrompt
+
+_FIELDS = ("kind", "prompt", "name", "sample", "turn")
+_Key = tuple[Any, ...]
+
+
+class FileJudge:
+    """Looks answers up in a file."""
+
+    def __init__(self, label: str, answers: dict[_Key, Any], sha256: str) -> None:
+        self.label, self._answers, self._sha256 = label, answers, sha256
+        self.kinds = frozenset(key[0] for key in answers)
+
+    @classmethod
+    def load(cls, path: Path) -> "FileJudge":
+        """Read the file.
+
+        Raises:
+            ValueError: it can't be read or a line is not what it should be.
+        """
+        try:
+            content = path.read_bytes()
+            lines = [line for line in content.decode("utf-8").split("\n") if line.strip()]
+            entries = [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: can't be read as JSON lines: {error}") from error
+        if not entries or not isinstance(entries[0], dict) or not isinstance(entries[0].get("judge"), str):
+            raise ValueError(f'{path}: the first line must name the judge: {{"judge": "..."}}')
+        answers: dict[_Key, Any] = {}
+        for number, entry in enumerate(entries[1:], start=2):
+            unknown = set(entry) - {*_FIELDS, "value"} if isinstance(entry, dict) else {"?"}
+            if unknown or not {"prompt", "kind", "value"} <= set(entry):
+                raise ValueError(
+                    f"{path}, line {number}: expected the fields prompt, kind, value, and perhaps {_FIELDS[2:]}"
+                )
+            answers[tuple(entry.get(field) for field in _FIELDS)] = entry["value"]
+        return cls(entries[0]["judge"], answers, hashlib.sha256(content).hexdigest())
+
+    def identity(self) -> dict[str, Any]:
+        return {"judge": "file", "label": self.label, "sha256": self._sha256}
+
+    def covers(self, prompt: BenchPrompt) -> bool:
+        return True
+
+    def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
+        for job in jobs:
+            for key in _from_narrow_to_wide(job):
+                if key in self._answers:
+                    yield job, Answer(self._answers[key])
+                    break
+            else:
+                yield job, Answer(None, "outage", "the file has no answer for it")
+
+
+def _from_narrow_to_wide(job: Job) -> Iterator[_Key]:
+    for turn in (job.turn, None):
+        for sample in (job.sample, None):
+            for name in (job.ask.name, None):
+                yield job.ask.kind, job.prompt.id, name, sample, turn

@@ -1,0 +1,162 @@
+"""Any OpenAI-compatible endpoint as a judge. Calls, retries, pace and the cache are the endpoints room's."""
+
+import asyncio
+import math
+import os
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from irg import __version__
+from irg.endpoints import Client, Endpoint, EndpointError, image_part
+from irg.evaluation.judges.base import Answer, Failure, Job
+from irg.evaluation.judges.make import JudgeOptions
+from irg.promptsets import BenchPrompt
+from irg.promptsets.fetch import default_cache
+
+_TOP = 20  # alternatives asked for at the first token
+_GIVE_UP_AFTER = 5  # failures of the endpoint itself in a row, beyond those already in flight
+
+
+class OpenAIJudge:
+    """Answers ``chat``, ``yes`` (from log-probabilities) and ``ocr`` (by asking for the text)."""
+
+    kinds = frozenset({"chat", "yes", "ocr"})
+
+    def __init__(self, endpoint: Endpoint, cache_dir: Path) -> None:
+        self.endpoint, self.cache_dir = endpoint, cache_dir
+        self.label = endpoint.model
+        Client(endpoint, cache_dir)  # says now what is missing: a package, a key
+
+    @classmethod
+    def from_options(cls, model: str, options: JudgeOptions) -> "OpenAIJudge":
+        """As the command line says.
+
+        Raises:
+            ValueError: an option is not acceptable, or the key or a package is missing.
+        """
+        key = options.api_key_env or ("OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else None)
+        endpoint = Endpoint(
+            url=options.url,
+            model=model,
+            api_key_env=key,
+            concurrency=options.concurrency,
+            requests_per_minute=options.requests_per_minute,
+            timeout_s=options.timeout_s,
+            attempts=options.attempts,
+            corrections=options.corrections,
+            longest_wait_s=options.longest_wait_s,
+            price_per_million_in=options.price_in,
+            price_per_million_out=options.price_out,
+        )
+        return cls(endpoint, Path(options.cache_dir) if options.cache_dir else default_cache() / "judge-answers")
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "judge": "openai",
+            "model": self.endpoint.model,
+            "url": self.endpoint.url,
+            "temperature": 0.0,
+            "extra": self.endpoint.extra,
+            "irg": __version__,
+        }
+
+    def covers(self, prompt: BenchPrompt) -> bool:
+        return True
+
+    def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
+        """Answers as they come. When the endpoint itself fails again and again, the rest is not asked any more."""
+        with asyncio.Runner() as runner:
+            client = Client(self.endpoint, self.cache_dir)
+            runner.run(client.__aenter__())
+            try:
+                yield from self._in_turn(runner, client, jobs)
+            finally:
+                runner.run(client.__aexit__(None, None, None))
+
+    def _in_turn(self, runner: asyncio.Runner, client: Client, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
+        waiting = list(jobs)[::-1]
+        running: dict[asyncio.Task[Answer], Job] = {}
+        failures, reason = 0, ""
+        try:
+            while waiting or running:
+                # a few more than the client lets through, so that it never waits for us
+                while waiting and len(running) < 2 * self.endpoint.concurrency and failures < _GIVE_UP_AFTER:
+                    job = waiting.pop()
+                    running[runner.run(_start(self._answer(client, job)))] = job
+                if not running:
+                    break
+                for task in runner.run(_first_of(running)):
+                    job, answer = running.pop(task), task.result()
+                    broken = answer.failure in ("outage", "budget") or answer.message.startswith(_ENDPOINT)
+                    failures = failures + 1 if broken else 0
+                    reason = answer.message if broken else reason
+                    yield job, answer
+            for job in reversed(waiting):
+                yield (
+                    job,
+                    Answer(None, "outage", f"not asked: the endpoint failed {failures} times in a row ({reason})"),
+                )
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _answer(self, client: Client, job: Job) -> Answer:
+        try:
+            picture = image_part(job.picture.data)
+        except (OSError, ValueError) as error:
+            return Answer(None, "unreadable", str(error))
+        said: list[str] = []
+
+        def check(text: str) -> None:
+            said.append(text)
+            if job.ask.check is not None:
+                job.ask.check(text)
+
+        content = [{"type": "text", "text": job.ask.text}, picture]
+        messages = [{"role": "user", "content": content}]
+        try:
+            if job.ask.kind == "yes":
+                answer = await client.chat(messages, max_tokens=1, logprobs=_TOP)
+                raw: Any = yes_probability(answer.raw)
+            else:
+                answer = await client.chat(messages, max_tokens=1024, check=check)
+                raw = "" if job.ask.kind == "ocr" and answer.text.strip() == "[]" else answer.text
+        except EndpointError as error:
+            return Answer(said or None, *_failure(error))
+        except ValueError as error:
+            return Answer(None, "bad_answer", str(error))
+        return Answer(raw, usage=answer.usage, cost=answer.cost, cached=answer.cached)
+
+
+_ENDPOINT = "endpoint: "
+
+
+def _failure(error: EndpointError) -> tuple[Failure, str]:
+    """A refusal that is about the endpoint (no such model, a wrong key) is no refusal to judge this picture."""
+    if error.kind == "refused" and not error.about_the_request:
+        return "outage", f"{_ENDPOINT}{error}"
+    return error.kind, str(error)
+
+
+def yes_probability(raw: dict[str, Any]) -> float:
+    """P("Yes") of the first token, from a chat answer with log-probabilities: the sum over its spellings.
+
+    Raises:
+        ValueError: the server gave no log-probabilities.
+    """
+    try:
+        choices = raw["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        found = {choice["token"]: float(choice["logprob"]) for choice in choices}
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise ValueError("the endpoint gives no log-probabilities, which VQAScore needs") from None
+    return min(1.0, sum(math.exp(value) for token, value in found.items() if token.strip().lower() == "yes"))
+
+
+async def _start(work: Coroutine[Any, Any, Answer]) -> "asyncio.Task[Answer]":
+    return asyncio.ensure_future(work)
+
+
+async def _first_of(tasks: dict["asyncio.Task[Answer]", Job]) -> "set[asyncio.Task[Answer]]":
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return done

@@ -1,0 +1,157 @@
+"""Where each benchmark's official scripts look for pictures, and reading and writing pictures there."""
+
+import hashlib
+import io
+import json
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from irg.promptsets import BenchPrompt
+
+JPEG_QUALITY = 95
+_TILES = 4  # of a OneIG grid, two by two
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on disk; ``tile`` is its place in a grid of four, None when the file is the picture."""
+
+    path: Path
+    tile: int | None = None
+
+    def pixels(self) -> Image.Image:
+        """RGB, upright.
+
+        Raises:
+            ValueError: the file can't be read as a picture.
+        """
+        if self.tile is None:
+            return _read(self.path)
+        return _crop(_read_grid(self.path, self.path.stat().st_mtime_ns), self.tile)
+
+    @property
+    def data(self) -> bytes:
+        """The file as it is, or a tile as PNG."""
+        if self.tile is None:
+            return self.path.read_bytes()
+        buffer = io.BytesIO()
+        self.pixels().save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of :attr:`data`."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A benchmark's folder of pictures.
+
+    Attributes:
+        samples: pictures a prompt that the official protocol asks for.
+        place: (prompt, sample, model) -> path of the file in the folder.
+        grid: one file holds all samples of a prompt, two by two; a black tile is a missing one.
+    """
+
+    samples: int
+    place: Callable[[BenchPrompt, int, str], str]
+    grid: bool = False
+
+    def find(self, folder: Path, prompt: BenchPrompt, sample: int, model: str) -> Picture | None:
+        """The picture, or None if it is missing.
+
+        Raises:
+            ValueError: a grid can't be read.
+        """
+        path = folder / self.place(prompt, sample, model)
+        if not path.is_file():
+            return None
+        if not self.grid:
+            return Picture(path)
+        picture = Picture(path, sample)
+        return picture if np.asarray(picture.pixels()).any() else None
+
+    def write(self, folder: Path, prompt: BenchPrompt, sample: int, model: str, image: Image.Image) -> Path:
+        """Put a picture in its place; a grid keeps its other tiles."""
+        path = folder / self.place(prompt, sample, model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = image.convert("RGB")
+        if self.grid:
+            image = _paste(path, sample, image)
+        part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            _save(image, part, path.suffix)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        if path.parent.name == "samples":  # GenEval's scripts read the prompt's metadata beside its pictures
+            beside = path.parent.parent / "metadata.jsonl"
+            if not beside.is_file():
+                beside.write_text(json.dumps(dict(prompt.metadata)) + "\n", encoding="utf-8")
+        return path
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable picture: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _read_grid(path: Path, _changed: int) -> Image.Image:
+    return _read(path)  # its four tiles are looked at one after the other
+
+
+def _save(image: Image.Image, path: Path, suffix: str) -> None:
+    if suffix == ".jpeg":
+        image.save(path, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    elif suffix == ".webp":
+        image.save(path, format="WEBP", lossless=True, quality=0, method=0)  # quality is the effort here
+    else:
+        image.save(path, format="PNG")
+
+
+def _crop(grid: Image.Image, tile: int) -> Image.Image:
+    width, height = grid.width // 2, grid.height // 2
+    x, y = tile % 2 * width, tile // 2 * height
+    return grid.crop((x, y, x + width, y + height))
+
+
+def _paste(path: Path, tile: int, image: Image.Image) -> Image.Image:
+    size = (2 * image.width, 2 * image.height)
+    grid = _read(path) if path.is_file() else Image.new("RGB", size)
+    if grid.size != size:
+        raise ValueError(f"{path}: holds pictures of {grid.width // 2}x{grid.height // 2}, not {image.size}")
+    grid.paste(image, (tile % 2 * image.width, tile // 2 * image.height))
+    return grid
+
+
+LAYOUTS: dict[str, Layout] = {
+    "geneval": Layout(4, lambda prompt, sample, _: f"{prompt.id}/samples/{sample:04d}.png"),
+    "wise": Layout(1, lambda prompt, *_: f"{prompt.id}.png"),
+    "tiif": Layout(
+        1,
+        lambda prompt, _, model: (
+            f"{prompt.tag}/{model}/{prompt.metadata['length']}_description/{prompt.metadata['line']}.png"
+        ),
+    ),
+    "genai_bench": Layout(1, lambda prompt, *_: f"{prompt.id}.jpeg"),
+    "oneig": Layout(
+        _TILES, lambda prompt, _, model: f"{prompt.tag}/{model}/{prompt.metadata['number']}.webp", grid=True
+    ),
+}
+
+
+def safe_name(text: str) -> str:
+    """A name that is fit for a file: letters, digits, dots and dashes."""
+    return re.sub(r"[^\w.]+", "-", text.strip("/").rsplit("/", 1)[-1]).strip("-.") or "model"

@@ -1,0 +1,160 @@
+"""A score as a file: numbers per turn, repair and damage, who judged what by which prompts, what is missing."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irg import __version__
+from irg.evaluation import rubrics
+from irg.evaluation.benchmarks import Benchmark, Grade, Graded
+from irg.evaluation.runs import write_whole
+from irg.evaluation.scoring import Judged
+from irg.evaluation.statistics import Changes, Share, changes, interval
+
+SCHEMA = 1
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class TurnScore:
+    """The pictures of one turn.
+
+    Attributes:
+        scores: the benchmark's numbers.
+        mean: of the pictures' own scores, with its 95 % interval (drawn by prompt).
+        states: how many pictures are graded, missing, refused, ...
+    """
+
+    turn: int
+    scores: dict[str, float]
+    mean: Share
+    states: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``result.json`` holds."""
+
+    benchmark: str
+    model: str
+    mode: str
+    judge: str
+    """Label of the judge, or of the judges of the benchmark's dimensions."""
+    column_judges: dict[str, str]
+    """Where a benchmark has several judges: which column is whose."""
+    judge_identity: dict[str, Any]
+    prompts: str
+    """Label of the prompt set, such as ``original 5c48e081``."""
+    prompts_sha256: str
+    license: str
+    official_skips: bool
+    coverage: dict[str, Any]
+    """Prompts in the set, covered by the vocabulary, chosen, pictures a prompt."""
+    turns: list[TurnScore]
+    changes: Changes | None
+    unit: str
+    seconds: float | None
+    """Mean time of a request, all its turns; None for a folder of pictures."""
+    tokens: float | None
+    seconds_by_turn: list[float] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+    """Of ``run.json``: settings, seed, fingerprint of the model."""
+    options: dict[str, Any] = field(default_factory=dict)
+    rubrics_sha256: str = ""
+    irg_version: str = __version__
+    schema: int = SCHEMA
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture that counts has a grade, or counts as wrong because it is missing."""
+        return not self.gaps
+
+    @property
+    def gaps(self) -> dict[str, int]:
+        """Pictures of the last turn without a grade, by reason (without those that no judge covers)."""
+        states = self.turns[-1].states if self.turns else {}
+        return {name: count for name, count in states.items() if name not in ("graded", "not covered", "no judge")}
+
+    def save(self, folder: Path) -> Path:
+        path = folder / RESULT_FILE
+        write_whole(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Result":
+        """Read a result, or the only one below a folder.
+
+        Raises:
+            ValueError: there is none, there are several, or it is not what it should be.
+        """
+        file = _find(path)
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            if data.get("schema") != SCHEMA:
+                raise ValueError(f"schema {data.get('schema')} is not known to this irg ({__version__})")
+            turns = [TurnScore(**{**turn, "mean": Share(**turn["mean"])}) for turn in data.pop("turns")]
+            change = data.pop("changes")
+            if change is not None:
+                change = Changes(Share(**change["repair"]), Share(**change["damage"]))
+            return cls(turns=turns, changes=change, **data)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{file}: not a result of irg bench score: {error}") from error
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(path.glob(RESULT_FILE)) or sorted(path.glob(f"scores/*/{RESULT_FILE}"))
+    if len(found) != 1:
+        told = f"{len(found)} scores ({', '.join(str(one.parent) for one in found)})" if found else "no score"
+        raise ValueError(f"{path}: has {told}; run irg bench score first, or name one of them")
+    return found[0]
+
+
+def graded(items: Sequence[Judged], turn: int, official_skips: bool) -> list[Graded]:
+    """The pictures that count: graded ones, and missing ones as all wrong unless they are skipped."""
+    counted = ("graded",) if official_skips else ("graded", "missing")
+    return [Graded(one.prompt, one.sample, one.grade) for one in items if one.turn == turn and one.state in counted]
+
+
+def turn_score(benchmark: Benchmark, items: Sequence[Judged], turn: int, official_skips: bool) -> TurnScore:
+    """Sum up one turn."""
+    counted = graded(items, turn, official_skips)
+    prompts: dict[str, list[float]] = {}
+    for one in counted:
+        prompts.setdefault(one.prompt.id, []).append(one.grade.score if one.grade else 0.0)
+    values = [score for scores in prompts.values() for score in scores]
+    bounds = interval([(sum(scores), len(scores)) for scores in prompts.values()])
+    mean = Share(None, None, None, 0) if bounds is None else Share(float(np.mean(values)), *bounds, len(values))
+    states = Counter(one.state for one in items if one.turn == turn)
+    return TurnScore(turn, benchmark.summarise(counted), mean, dict(states))
+
+
+def turn_changes(items: Sequence[Judged], official_skips: bool) -> Changes | None:
+    """Repair and damage from the first turn to the last, over pictures that count in both; None for a single turn."""
+    turns = sorted({one.turn for one in items})
+    if len(turns) < 2:
+        return None
+    first, last = (
+        {(one.prompt.id, one.sample): one for one in graded(items, turn, official_skips)}
+        for turn in (turns[0], turns[-1])
+    )
+    pairs = ((key[0], first[key].grade, last[key].grade) for key in first if key in last)
+    return changes([(prompt, _right(before, after), _right(after, before)) for prompt, before, after in pairs])
+
+
+def _right(grade: Grade | None, other: Grade | None) -> tuple[bool, ...]:
+    """What was right; of a missing picture nothing of what was asked about the other one."""
+    return grade.right if grade else (False,) * len(other.right if other else ())
+
+
+def rubrics_hash() -> str:
+    """Of all texts that judges are asked with."""
+    texts = "\0".join((rubrics.WISE, rubrics.TIIF, rubrics.ONEIG_ALIGNMENT, rubrics.READ_TEXT))
+    return hashlib.sha256(texts.encode()).hexdigest()

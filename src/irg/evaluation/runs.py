@@ -1,0 +1,275 @@
+"""``irg bench run``: draw a benchmark's prompts, into a folder from which it can go on after any interruption.
+
+RUN/run.json                 what is drawn, with which model and settings; everything that must not change
+RUN/images/                  the final pictures, laid out as the official scripts want them
+RUN/turns/1/, turns/2/ ...   the picture as it stands after each turn, laid out the same way
+RUN/trajectories/ID/0.json   thoughts, settings, times of a prompt's first picture; written last, so that a
+                             picture without it is drawn again
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from irg import __version__
+from irg.evaluation.layouts import LAYOUTS, Layout, safe_name
+from irg.promptsets import BenchPrompt, PromptSet
+from irg.reasoning.settings import Mode
+from irg.reasoning.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from irg.reasoning.pipeline import IRGPipeline
+
+SCHEMA = 1
+RUN_FILE = "run.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What ``run.json`` holds."""
+
+    benchmark: str
+    variant: str
+    prompts_sha256: str
+    prompts_source: str
+    official_prompts: bool
+    license: str
+    prompt_ids: tuple[str, ...]
+    prompts_in_set: int
+    covered_by: str | None
+    """The judge whose vocabulary the prompts were chosen by; prompts it does not know were not drawn."""
+    covered: int
+    """How many prompts of the set that vocabulary covers (all of them without one)."""
+    samples: int
+    model: str
+    model_fingerprint: str
+    model_name: str
+    """The folder name that stands for the model in official layouts."""
+    mode: str
+    settings: dict[str, Any]
+    seed: int
+    irg_version: str = __version__
+    schema: int = SCHEMA
+
+    def save(self, folder: Path) -> None:
+        write_whole(folder / RUN_FILE, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "RunInfo":
+        """Read ``run.json``.
+
+        Raises:
+            ValueError: it is missing or not what it should be.
+        """
+        path = folder / RUN_FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.get("schema") != SCHEMA:
+                raise ValueError(f"schema {data.get('schema')} is not known to this irg ({__version__})")
+            return cls(**{**data, "prompt_ids": tuple(data["prompt_ids"])})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"{path}: not the record of a benchmark run: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture to draw: sample ``number`` of a prompt."""
+
+    prompt: BenchPrompt
+    number: int
+
+    def seed(self, base: int) -> int:
+        """Its own, whatever else is drawn: 32 bits of a hash of the run's seed, the prompt's id and the number."""
+        told = f"{base}/{self.prompt.id}/{self.number}".encode()
+        return int.from_bytes(hashlib.sha256(told).digest()[:4], "big")
+
+
+def pick(prompts: Sequence[BenchPrompt], limit: int | None) -> tuple[BenchPrompt, ...]:
+    """At most ``limit`` prompts, as evenly from all tags as can be, the first ones of each; in the set's order.
+
+    Raises:
+        ValueError: the limit is below 1.
+    """
+    if limit is None:
+        return tuple(prompts)
+    if limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
+    tags: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        tags.setdefault(prompt.tag, []).append(index)
+    ranked = sorted((rank, index) for indices in tags.values() for rank, index in enumerate(indices))
+    return tuple(prompts[index] for index in sorted(index for _, index in ranked[:limit]))
+
+
+def plan(prompt_set: PromptSet, chosen: Sequence[BenchPrompt], samples: int | None, **facts: Any) -> RunInfo:
+    """The record of a run that is about to begin."""
+    wanted = LAYOUTS[prompt_set.name].samples if samples is None else samples
+    most = 4 if LAYOUTS[prompt_set.name].grid else 10_000
+    if LAYOUTS[prompt_set.name].samples == 1 and wanted != 1:
+        raise ValueError(
+            f"{prompt_set.name} has a place for one picture a prompt, so --samples must be 1, got {wanted}"
+        )
+    if not 1 <= wanted <= most:
+        raise ValueError(f"--samples must be 1 to {most}, got {wanted}")
+    return RunInfo(
+        benchmark=prompt_set.name,
+        variant=prompt_set.variant,
+        prompts_sha256=prompt_set.sha256,
+        prompts_source=prompt_set.source,
+        official_prompts=prompt_set.official,
+        license=prompt_set.license,
+        prompt_ids=tuple(prompt.id for prompt in chosen),
+        prompts_in_set=len(prompt_set),
+        samples=wanted,
+        **facts,
+    )
+
+
+def begin(folder: Path, info: RunInfo, resume: bool) -> None:
+    """Start a run's folder, or make sure that the run in it is this one.
+
+    Raises:
+        FileExistsError: there is a run (and ``resume`` is off), or something else.
+        ValueError: the run there differs; the field is named.
+    """
+    if (folder / RUN_FILE).is_file():
+        if not resume:
+            raise FileExistsError(f"{folder}: holds a run; give --resume to go on with it, or another --out")
+        before = RunInfo.load(folder)
+        same = replace(before, irg_version=info.irg_version, prompts_source=info.prompts_source)
+        for name, value in asdict(info).items():
+            if asdict(same)[name] != value:
+                raise ValueError(
+                    f"{folder}: can't go on, {name} was {_short(asdict(same)[name])} and is {_short(value)}; "
+                    "give another --out"
+                )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: is not empty and holds no run; give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    info.save(folder)
+
+
+def missing(folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt]) -> list[Sample]:
+    """The pictures of a run that are not finished."""
+    layout = LAYOUTS[info.benchmark]
+    wanted = [Sample(prompt, number) for prompt in prompts for number in range(info.samples)]
+    return [one for one in wanted if not _finished(folder, info, layout, one)]
+
+
+def _finished(folder: Path, info: RunInfo, layout: Layout, one: Sample) -> bool:
+    if not trajectory_file(folder, one).is_file():
+        return False
+    return (folder / "images" / layout.place(one.prompt, one.number, info.model_name)).is_file()
+
+
+def trajectory_file(folder: Path, one: Sample) -> Path:
+    """Where the record of a picture lies."""
+    return folder / "trajectories" / one.prompt.id / f"{one.number}.json"
+
+
+def draw(
+    folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt], pipe: "IRGPipeline", batch: int, console: Console
+) -> int:
+    """Draw what is missing; returns how many pictures were. An interruption loses only those in flight."""
+    todo = missing(folder, info, prompts)
+    total = len(prompts) * info.samples
+    if not todo:
+        return 0
+    with progress(console) as bar:
+        task = bar.add_task(f"{info.benchmark} {info.mode}", total=total, completed=total - len(todo))
+        for one, trajectory in _finished_requests(pipe, info, todo, batch):
+            save(folder, info, one, trajectory)
+            bar.advance(task)
+    return len(todo)
+
+
+def _finished_requests(
+    pipe: "IRGPipeline", info: RunInfo, todo: Sequence[Sample], batch: int
+) -> Iterator[tuple[Sample, Trajectory]]:
+    from irg.reasoning.events import Finished
+    from irg.reasoning.settings import Settings
+
+    texts, seeds = [one.prompt.text for one in todo], [one.seed(info.seed) for one in todo]
+    with closing(pipe.stream(texts, seeds, Settings.from_dict(info.settings), batch)) as events:
+        for event in events:
+            if isinstance(event, Finished):
+                yield todo[event.request], event.trajectory
+
+
+def save(folder: Path, info: RunInfo, one: Sample, trajectory: Trajectory) -> None:
+    """Write every turn's picture, then the record that says that they are all there."""
+    layout = LAYOUTS[info.benchmark]
+    picture = None
+    for turn in range(1, turns_of(info) + 1):
+        if turn <= len(trajectory.turns) and trajectory.turns[turn - 1].image is not None:
+            picture = trajectory.turns[turn - 1].image
+        assert picture is not None, "every program draws in its first turn"
+        layout.write(folder / "turns" / str(turn), one.prompt, one.number, info.model_name, picture)
+    assert picture is not None
+    layout.write(folder / "images", one.prompt, one.number, info.model_name, picture)
+    record = trajectory.to_dict() | {"prompt_id": one.prompt.id, "sample": one.number}
+    path = trajectory_file(folder, one)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def turns_of(info: RunInfo) -> int:
+    """How many pictures a request of this run has at most; after an early stop the last one stands."""
+    return 1 + int(info.settings["rounds"]) if info.mode == "irg" else 1
+
+
+def fingerprint(folder: Path) -> str:
+    """Which weights these are: a sha256 over each file's name, size, first and last MiB (a whole 7B takes minutes)."""
+    told = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+        size = path.stat().st_size
+        told.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            told.update(file.read(_CHUNK))
+            file.seek(max(0, size - _CHUNK))
+            told.update(file.read())
+    return told.hexdigest()
+
+
+def default_folder(benchmark: str, model: str, mode: Mode) -> Path:
+    """irg-bench/geneval-mini-irg."""
+    return Path("irg-bench") / f"{benchmark}-{safe_name(model)}-{mode}"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is whole or not there."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def progress(console: Console) -> Progress:
+    """A bar with counts, elapsed and remaining time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

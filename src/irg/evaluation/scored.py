@@ -1,0 +1,197 @@
+"""From a request to score to a written result: finds pictures and prompts, lets judges judge, sums up, reports."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+
+from irg import promptsets
+from irg.evaluation import oneig, wise
+from irg.evaluation.bench_report import entries, write_report
+from irg.evaluation.benchmarks import BENCHMARKS, Benchmark, Options
+from irg.evaluation.judges.base import Judge
+from irg.evaluation.layouts import safe_name
+from irg.evaluation.results import Result, rubrics_hash, turn_changes, turn_score
+from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, trajectory_file, turns_of
+from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder
+from irg.promptsets import PromptSet
+
+MINI_COUNTING_ABOVE = 0.3
+"""The mini detector's scores are chances of being right; 0.9 was chosen for a detector whose scores run higher."""
+_ONEIG_KINDS = {
+    "alignment": "chat",
+    "text": "ocr",
+    "reasoning": "reasoning",
+    "style": "style",
+    "diversity": "diversity",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored; see ``irg bench score --help`` for the fields."""
+
+    benchmark: str
+    images: Path
+    out: Path | None = None
+    turns: Literal["ends", "last", "all"] = "ends"
+    official_skips: bool = False
+    wise_parse: wise.Parse = "tolerant"
+    counting_above: float | None = None
+    rubric: str | None = None
+    again: bool = False
+    prompts: str | None = None
+    variant: str | None = None
+    model_name: str | None = None
+    offline: bool = False
+
+    def check(self) -> None:
+        """Whatever can be checked before a judge is loaded.
+
+        Raises:
+            ValueError: there is no such folder, or it is a run of another benchmark.
+        """
+        if not self.images.is_dir():
+            raise ValueError(f"--images {self.images}: no such folder")
+        if (self.images / RUN_FILE).is_file():
+            info = RunInfo.load(self.images)
+            if info.benchmark != self.benchmark:
+                raise ValueError(f"--images {self.images}: is a run of {info.benchmark}, not of {self.benchmark}")
+            if self.variant not in (None, info.variant):
+                raise ValueError(f"--variant {self.variant}: that run was drawn from {info.variant!r}")
+
+
+def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[Path, Result]:
+    """Judge, sum up, write result and report; returns the folder of the score and the result.
+
+    Raises:
+        ValueError: pictures or prompts are missing or not what they should be, or a judge can't work.
+    """
+    benchmark = BENCHMARKS[request.benchmark]
+    info = RunInfo.load(request.images) if (request.images / RUN_FILE).is_file() else None
+    prompt_set = promptsets.load(
+        request.benchmark,
+        request.prompts,
+        variant=info.variant if info else request.variant,
+        offline=request.offline,
+        say=console.print,
+    )
+    pictures = _of_run(request, info, prompt_set) if info else _of_folder(request, benchmark, prompt_set)
+    options = Options(request.wise_parse, _counting_above(request, judges), request.rubric)
+    base = request.out or (request.images / "scores" if info else Path(f"{request.images}-scores"))
+    folder = scores_folder(base, judges, options)
+    items = judge_pictures(benchmark, pictures, judges, options, folder, console, request.again)
+    if not any(item.picture is not None for item in items):
+        raise ValueError(
+            f"{request.images}: no picture is where {benchmark.title} has them; {_expected(pictures, benchmark)}"
+        )
+    result = _result(request, info, prompt_set, pictures, items, judges, options)
+    result.save(folder)
+    shown = entries(items, request.images / "trajectories" if info else None)
+    write_report(folder / "report", result, [one for one in shown if any(turn.picture for turn in one.turns) or info])
+    return folder, result
+
+
+def _counting_above(request: Request, judges: Sequence[Judge]) -> float:
+    if request.counting_above is not None:
+        return request.counting_above
+    mini = any(judge.identity()["judge"] == "mini" for judge in judges)
+    return MINI_COUNTING_ABOVE if mini else Options().geneval_counting_above
+
+
+def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Pictures:
+    if prompt_set.sha256 != info.prompts_sha256:
+        raise ValueError(
+            f"{request.images}: was drawn from prompts {info.prompts_sha256[:12]}, these are {prompt_set.sha256[:12]}; "
+            "give the same ones with --prompts"
+        )
+    known = prompt_set.by_id()
+    turns = turns_of(info)
+    wanted = {"ends": sorted({1, turns}), "last": [turns], "all": list(range(1, turns + 1))}[request.turns]
+    folders = {turn: request.images / "turns" / str(turn) for turn in wanted}
+    return Pictures(folders, tuple(known[one] for one in info.prompt_ids), info.samples, info.model_name)
+
+
+def _of_folder(request: Request, benchmark: Benchmark, prompt_set: PromptSet) -> Pictures:
+    name = request.model_name or request.images.resolve().name
+    return Pictures({1: request.images}, prompt_set.prompts, benchmark.layout.samples, name)
+
+
+def _expected(pictures: Pictures, benchmark: Benchmark) -> str:
+    first = pictures.prompts[0]
+    place = benchmark.layout.place(first, 0, pictures.model_name)
+    return f"expected for example {next(iter(pictures.folders.values())) / place} (--model-name sets the model's part)"
+
+
+def _result(
+    request: Request,
+    info: RunInfo | None,
+    prompt_set: PromptSet,
+    pictures: Pictures,
+    items: Sequence[Judged],
+    judges: Sequence[Judge],
+    options: Options,
+) -> Result:
+    benchmark = BENCHMARKS[request.benchmark]
+    covered = {item.prompt.id for item in items if item.state != "not covered"}
+    times = _times(request.images, pictures, info) if info else None
+    return Result(
+        benchmark=benchmark.name,
+        model=info.model if info else request.model_name or safe_name(str(request.images.resolve())),
+        mode=info.mode if info else "",
+        judge=" + ".join(judge.label for judge in judges),
+        column_judges=_column_judges(benchmark, judges),
+        judge_identity=identity_of(judges, options),
+        prompts=prompt_set.label,
+        prompts_sha256=prompt_set.sha256,
+        license=prompt_set.license,
+        official_skips=request.official_skips,
+        coverage={
+            "in_set": len(prompt_set),
+            "covered": info.covered if info and info.covered_by else len(covered),
+            "covered_by": info.covered_by if info and info.covered_by else " + ".join(judge.label for judge in judges),
+            "chosen": len(covered),
+            "samples": pictures.samples,
+        },
+        turns=[turn_score(benchmark, items, turn, request.official_skips) for turn in pictures.folders],
+        changes=turn_changes(items, request.official_skips),
+        unit=benchmark.unit,
+        seconds=times[0] if times else None,
+        tokens=times[1] if times else None,
+        seconds_by_turn=times[2] if times else [],
+        run=asdict(info) if info else {},
+        options=asdict(options),
+        rubrics_sha256=rubrics_hash(),
+    )
+
+
+def _column_judges(benchmark: Benchmark, judges: Sequence[Judge]) -> dict[str, str]:
+    """OneIG's dimensions may have a judge each."""
+    if benchmark.name != "oneig":
+        return {}
+    found = {}
+    for column in oneig.DIMENSIONS:
+        judge = next((judge for judge in judges if _ONEIG_KINDS[column] in judge.kinds), None)
+        if judge is not None:
+            found[column] = judge.label
+    return found
+
+
+def _times(folder: Path, pictures: Pictures, info: RunInfo) -> tuple[float, float, list[float]] | None:
+    """Mean seconds and tokens of a request, and seconds by turn, over what is drawn."""
+    rows: list[tuple[list[float], int]] = []
+    for prompt in pictures.prompts:
+        for number in range(info.samples):
+            path = trajectory_file(folder, Sample(prompt, number))
+            if path.is_file():
+                turns: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["turns"]
+                rows.append(([sum(turn["seconds"].values()) for turn in turns], sum(turn["tokens"] for turn in turns)))
+    if not rows:
+        return None
+    longest = max(len(seconds) for seconds, _ in rows)
+    by_turn = [float(np.mean([seconds[turn] for seconds, _ in rows if turn < len(seconds)])) for turn in range(longest)]
+    return float(np.mean([sum(s) for s, _ in rows])), float(np.mean([tokens for _, tokens in rows])), by_turn

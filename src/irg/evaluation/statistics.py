@@ -1,0 +1,67 @@
+"""Bootstrap intervals, and what a turn repairs and damages."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 2000
+_SEED = 2509
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share with its 95 % bootstrap interval. ``value`` is None when there is nothing to take a share of."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    of: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happened from the first picture to the last: wrong -> right among wrong, right -> wrong among right."""
+
+    repair: Share
+    damage: Share
+
+
+def interval(
+    groups: Sequence[tuple[float, float]], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+) -> tuple[float, float] | None:
+    """95 % percentile interval of a ratio of sums, drawing whole groups (such as prompts) with replacement.
+
+    Args:
+        groups: (numerator, denominator) of each group; pictures of one prompt are no independent draws.
+        ratio: how sums become the value; default: numerator / denominator. Draws without a value are left out.
+    """
+    table = np.asarray([group for group in groups if group[1]], dtype=float)
+    if not len(table):
+        return None
+    chosen = np.random.default_rng(_SEED).integers(0, len(table), (DRAWS, len(table)))
+    sums = table[chosen].sum(axis=1)
+    values = ratio(sums[:, 0], sums[:, 1]) if ratio else sums[:, 0] / sums[:, 1]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def share(groups: Sequence[tuple[float, float]]) -> Share:
+    """Sum of numerators over sum of denominators, drawn by group."""
+    count = sum(group[1] for group in groups)
+    bounds = interval(groups)
+    if bounds is None:
+        return Share(None, None, None, 0)
+    return Share(sum(group[0] for group in groups) / count, *bounds, int(count))
+
+
+def changes(pairs: Sequence[tuple[str, Sequence[bool], Sequence[bool]]]) -> Changes:
+    """Repair and damage from (prompt, right before, right after) of every picture; its values are aligned."""
+    repaired: dict[str, list[int]] = {}
+    damaged: dict[str, list[int]] = {}
+    for prompt, before, after in pairs:
+        for was, is_ in zip(before, after, strict=True):
+            counts = (damaged if was else repaired).setdefault(prompt, [0, 0])
+            counts[0] += was != is_
+            counts[1] += 1
+    return Changes(*(share([(a, b) for a, b in group.values()]) for group in (repaired, damaged)))

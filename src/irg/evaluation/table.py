@@ -1,0 +1,240 @@
+"""``irg bench table``: our scores and the paper's side by side, as Markdown, CSV or HTML.
+
+Every number carries a mark, and the footer says for each mark which judge looked at which prompts. Scores by different
+judges or prompt sets stand in tables of their own; only the paper's rows, marked as such, stand in all of them.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from irg.evaluation.benchmarks import BENCHMARKS
+from irg.evaluation.paper import REPORTED
+from irg.evaluation.results import Result, TurnScore
+from irg.evaluation.statistics import Share
+from irg.reasoning.report import page
+
+_SHORT = {
+    "single_object": "single",
+    "two_object": "two",
+    "counting": "count",
+    "colors": "colour",
+    "color_attr": "attribute",
+    "overall_plain": "plain mean",
+}
+_DIGITS = {"tiif": 2, "oneig": 3}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number and the mark of its judge and prompts."""
+
+    text: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    cells: tuple[Cell, ...]
+    paper: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with everything that its footer says."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+class _Marks:
+    """a, b, c ... for each judge and prompt set."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], str] = {}
+
+    def __getitem__(self, key: tuple[str, str]) -> str:
+        return self.known.setdefault(key, _letters(len(self.known)))
+
+    def notes(self) -> list[str]:
+        return [f"[{mark}] judge: {judge}; prompts: {prompts}" for (judge, prompts), mark in self.known.items()]
+
+
+def _letters(number: int) -> str:
+    return (_letters(number // 26 - 1) if number >= 26 else "") + "abcdefghijklmnopqrstuvwxyz"[number % 26]
+
+
+def tables(results: Sequence[Result], paper: bool = True) -> list[Table]:
+    """One table for each benchmark, judge, prompt set and way of skipping, in the order of the results."""
+    groups: dict[tuple[str, str, str, str, bool], list[Result]] = {}
+    for result in results:
+        key = (result.benchmark, result.judge, str(result.judge_identity), _prompts(result), result.official_skips)
+        groups.setdefault(key, []).append(result)
+    return [_table(group, paper) for group in groups.values()]
+
+
+def _prompts(result: Result) -> str:
+    covered = result.coverage
+    drawn = "" if covered["chosen"] == covered["in_set"] else f", {covered['chosen']} of {covered['in_set']}"
+    return f"{result.prompts}{drawn}"
+
+
+def _table(group: Sequence[Result], paper: bool) -> Table:
+    first = group[0]
+    benchmark = BENCHMARKS[first.benchmark]
+    used = {name for result in group for turn in result.turns for name in turn.scores}
+    columns = tuple(name for name in benchmark.columns if name in used)
+    marks, rows = _Marks(), []
+    if paper:
+        for reported in REPORTED.get(first.benchmark, ()):
+            mark = marks[f"{reported.judge} (reported by the paper)", reported.prompts]
+            cells = tuple(_cell(reported.scores.get(name), mark, first.benchmark) for name in columns)
+            rows.append(Row(reported.model, (*cells, Cell("–"), Cell("–"), Cell("–"), Cell("–")), paper=True))
+    notes: list[str] = []
+    for result in group:
+        rows += _rows(result, columns, marks)
+        notes += _result_notes(result)
+    heads = (*(_SHORT.get(name, name) for name in columns), "pictures, 95 %", "repair", "damage", "s / tokens")
+    title = f"{benchmark.title}, judged by {first.judge}, prompts {_prompts(first)}"
+    if first.official_skips:
+        notes.insert(0, "Missing pictures are left out, as the official scripts do (--official-skips).")
+    return Table(title, heads, tuple(rows), (*marks.notes(), *notes))
+
+
+def _rows(result: Result, columns: Sequence[str], marks: _Marks) -> list[Row]:
+    """A row a turn; repair and damage stand with the last."""
+    rows = []
+    for turn in result.turns:
+        last = turn is result.turns[-1]
+        star = "*" if turn.states.keys() - {"graded", "not covered", "no judge"} else ""
+        cells = [
+            _cell(
+                turn.scores.get(name),
+                marks[result.column_judges.get(name, result.judge), _prompts(result)],
+                result.benchmark,
+                star,
+            )
+            for name in columns
+        ]
+        change = result.changes if last else None
+        cells.append(Cell(_share(turn.mean)))
+        cells += [Cell(_share(change.repair) if change else "–"), Cell(_share(change.damage) if change else "–")]
+        cells.append(Cell(_cost(result) if last else "–"))
+        rows.append(Row(_name(result, turn), tuple(cells)))
+    return rows
+
+
+def _name(result: Result, turn: TurnScore) -> str:
+    name = f"{result.model}, {result.mode}" if result.mode else result.model
+    if len(result.turns) == 1:
+        return name
+    return f"{name}, {'initial' if turn.turn == 1 else 'improved'}"
+
+
+def _cell(value: float | None, mark: str, benchmark: str, star: str = "") -> Cell:
+    if value is None:
+        return Cell("–")
+    digits = _DIGITS.get(benchmark, 3)
+    shown = f"{100 * value:.{digits}f}" if benchmark == "tiif" else f"{value:.{digits}f}"
+    return Cell(shown + star, mark)
+
+
+def _share(share: Share) -> str:
+    if share.value is None or share.low is None or share.high is None:
+        return "– (of 0)"
+    return f"{100 * share.value:.1f} % ({100 * share.low:.1f}–{100 * share.high:.1f}, n {share.of})"
+
+
+def _cost(result: Result) -> str:
+    if result.seconds is None:
+        return "–"
+    return f"{result.seconds:.2f} s / {result.tokens:.0f}" if result.tokens else f"{result.seconds:.2f} s"
+
+
+def _result_notes(result: Result) -> list[str]:
+    """What is not whole about a result: coverage, limits, gaps of any turn."""
+    name = f"{result.model}, {result.mode}" if result.mode else result.model
+    covered, notes = result.coverage, []
+    if covered["covered"] < covered["in_set"]:
+        notes.append(
+            f"{name}: {covered['covered']} of {covered['in_set']} prompts are covered by its vocabulary "
+            f"({covered['covered_by']}); the others are not drawn and do not count."
+        )
+    if covered["chosen"] < covered["covered"]:
+        notes.append(f"{name}: only {covered['chosen']} prompts of {covered['covered']} were drawn (--limit).")
+    if not result.prompts.endswith("own files") and result.license != "MIT" and "one stated" in result.license:
+        notes.append("The prompt set is UNLICENSED: its authors have granted no rights.")
+    if "NC" in result.license:
+        notes.append(f"The prompt set is for NON-COMMERCIAL use only ({result.license}).")
+    for turn in result.turns:
+        gaps = {state: count for state, count in turn.states.items() if state not in ("graded", "no judge")}
+        if gaps:
+            told = ", ".join(f"{count} {state}" for state, count in sorted(gaps.items()))
+            how = "left out" if result.official_skips else "missing ones count as wrong, the others are left out"
+            total = sum(turn.states.values())
+            notes.append(f"* {name}, turn {turn.turn}: of {total} pictures {told} ({how}).")
+    return list(dict.fromkeys(notes))
+
+
+# ------------------------------------------------------------------------------------------------- output
+
+
+def markdown(made: Sequence[Table]) -> str:
+    """Tables as Markdown."""
+    parts = []
+    for table in made:
+        head = ["| " + " | ".join(("", *table.columns)) + " |", "|---" * (len(table.columns) + 1) + "|"]
+        rows = ["| " + " | ".join((_md(row.name), *(_marked(cell) for cell in row.cells))) + " |" for row in table.rows]
+        notes = ["", *(f"- {_md(note)}" for note in table.notes)]
+        parts.append("\n".join([f"**{_md(table.title)}**", "", *head, *rows, *notes]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _marked(cell: Cell) -> str:
+    return f"{cell.text} [{cell.mark}]" if cell.mark else cell.text
+
+
+def _md(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def comma_separated(made: Sequence[Table]) -> str:
+    """One line a number, with its judge and prompts: for programs."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("table", "row", "column", "value", "judge and prompts"))
+    for table in made:
+        told = {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in table.notes if note.startswith("[")}
+        for row in table.rows:
+            for column, cell in zip(table.columns, row.cells, strict=True):
+                if cell.text != "–":
+                    writer.writerow((table.title, row.name, column, cell.text, told.get(cell.mark, "")))
+    return out.getvalue()
+
+
+def html(made: Sequence[Table]) -> str:
+    """A page with all tables; a number's judge and prompts also show when the pointer rests on it."""
+    return page("Benchmarks", "\n".join(html_table(table) for table in made))
+
+
+def html_table(table: Table) -> str:
+    told = {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in table.notes if note.startswith("[")}
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *table.columns))
+    rows = []
+    for row in table.rows:
+        cells = "".join(
+            f'<td title="{escape(told.get(cell.mark, ""))}">{escape(cell.text)}'
+            f"{f'<sup>{cell.mark}</sup>' if cell.mark else ''}</td>"
+            for cell in row.cells
+        )
+        rows.append(f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>')
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
+    return (
+        f'<section class="card below"><h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>{notes}</section>"
+    )
