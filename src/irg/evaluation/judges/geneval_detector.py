@@ -1,0 +1,259 @@
+"""GenEval's detector on today's libraries: transformers' Mask2Former for boxes, CLIP for colours.
+
+The original runs on mmdet 2.x, with other weights; scores from this one are labelled "GenEval (HF detector)". Before it
+judges anything it looks at pictures whose content is known: detectors have been seen to collapse silently on some GPUs.
+
+Legend: H, W pixels; N boxes; C colours; F features.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from irg.evaluation.geneval import COLORS
+from irg.evaluation.judges.base import Answer, Job, pixels_or_failure
+from irg.promptsets import BenchPrompt
+
+DETECTOR = "facebook/mask2former-swin-small-coco-instance"
+CLIP = ("ViT-L-14-quickgelu", "openai")
+LOWEST = 0.05
+"""Boxes less sure than this are not written down; GenEval's rules begin at 0.3."""
+TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+BACKGROUND = (0x99, 0x99, 0x99)
+# COCO's names where GenEval has others
+_RENAMED = {
+    "mouse": "computer mouse",
+    "keyboard": "computer keyboard",
+    "remote": "tv remote",
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
+
+Found = tuple[str, float, np.ndarray]
+"""Class, score, mask [H, W]."""
+
+
+class GenEvalDetector:
+    """Answers ``detect``.
+
+    Args:
+        detect: picture -> what is in it.
+        paint: (cut-out objects, class) -> the colour of each.
+        pins: of both.
+    """
+
+    kinds = frozenset({"detect"})
+    label = "GenEval (HF detector)"
+
+    def __init__(
+        self,
+        detect: Callable[[Image.Image], list[Found]],
+        paint: Callable[[Sequence[Image.Image], str], list[str]],
+        pins: dict[str, Any],
+        names: frozenset[str],
+    ) -> None:
+        self._detect, self._paint, self._pins, self._names = detect, paint, pins, names
+        self._tested = False
+
+    @classmethod
+    def load(cls, folder: str | None = None, device: str | None = None) -> "GenEvalDetector":
+        """Load both networks: from the hub, or from ``folder`` (``detector/`` and ``clip.safetensors`` in it).
+
+        Raises:
+            ValueError: a package is missing, or a network can't be loaded.
+        """
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        detector = Mask2FormerBoxes.load(DETECTOR if folder is None else str(Path(folder) / "detector"), where)
+        painter = ClipColors.load(None if folder is None else Path(folder) / "clip.safetensors", where)
+        return cls(detector, painter, detector.pins | painter.pins, detector.names)
+
+    def identity(self) -> dict[str, Any]:
+        return {"judge": "geneval", **self._pins}
+
+    def covers(self, prompt: BenchPrompt) -> bool:
+        clauses = [*prompt.metadata.get("include", ()), *prompt.metadata.get("exclude", ())]
+        return all(clause["class"] in self._names for clause in clauses)
+
+    def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
+        if not self._tested:
+            self.self_test()
+        for job in jobs:
+            image = pixels_or_failure(job)
+            yield job, image if isinstance(image, Answer) else Answer(self.look(image, job.prompt))
+
+    def look(self, image: Image.Image, prompt: BenchPrompt) -> dict[str, Any]:
+        """Boxes of everything, and the colours of those classes that the prompt asks colours of."""
+        wanted = {clause["class"] for clause in prompt.metadata.get("include", ()) if "color" in clause}
+        boxes: dict[str, list[list[float]]] = {}
+        cut_out: dict[str, list[Image.Image]] = {}
+        for name, score, mask_HW in self._detect(image):
+            box = mask_box(mask_HW)
+            if box is None:
+                continue
+            boxes.setdefault(name, []).append([*box, round(score, 4)])
+            if name in wanted:
+                cut_out.setdefault(name, []).append(on_gray(image, mask_HW, box))
+        colors = {name: self._paint(pictures, name) for name, pictures in cut_out.items()}
+        return {"boxes": boxes, "colors": colors}
+
+    def self_test(self) -> None:
+        """Look at pictures whose content is known.
+
+        Raises:
+            ValueError: the detector sees things in an empty picture, its answer changes from one look to the next or
+                is not finite, or the colours of plain squares are wrong.
+        """
+        plain = Image.new("RGB", (512, 512), BACKGROUND)
+        scene = _test_picture()
+        empty, first, second = self._detect(plain), self._detect(scene), self._detect(scene)
+        if not all(np.isfinite(score) and 0 <= score <= 1 for _, score, _ in (*empty, *first)):
+            raise ValueError("the detector is broken: its scores are no chances (not finite, or outside 0..1)")
+        seen = [(name, score) for name, score, _ in empty if score > 0.9]
+        if seen:
+            raise ValueError(f"the detector is broken: it is sure of {seen[0][0]!r} in an empty picture")
+        if [(n, round(s, 3)) for n, s, _ in first] != [(n, round(s, 3)) for n, s, _ in second]:
+            raise ValueError("the detector is broken: it sees different things in the same picture")
+        if not any(name == "stop sign" and score > 0.3 for name, score, _ in first):
+            raise ValueError("the detector is broken: it does not see a plain stop sign; try another device or dtype")
+        squares = {name: Image.new("RGB", (224, 224), name) for name in ("red", "blue", "green", "yellow")}
+        told = dict(zip(squares, self._paint(list(squares.values()), "car"), strict=True))
+        if any(told[name] != name for name in squares):
+            raise ValueError(f"the colour classifier is broken: plain squares are {told}")
+        self._tested = True
+
+
+def _test_picture() -> Image.Image:
+    """A stop sign on a pole before a pale sky: the plainest of the 80 classes to draw."""
+    from PIL import ImageDraw
+
+    picture = Image.new("RGB", (512, 512), (170, 200, 230))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 430, 512, 512), fill=(110, 130, 90))
+    draw.rectangle((250, 260, 262, 470), fill=(120, 120, 125))
+    draw.regular_polygon((256, 190, 108), 8, rotation=22.5, fill="white")
+    draw.regular_polygon((256, 190, 100), 8, rotation=22.5, fill=(190, 25, 30))
+    draw.text((256, 190), "STOP", fill="white", anchor="mm", font_size=62)
+    return picture
+
+
+def mask_box(mask_HW: np.ndarray) -> list[float] | None:
+    """(x1, y1, x2, y2) around a mask; None when it is empty."""
+    ys, xs = np.nonzero(mask_HW)
+    if not len(xs):
+        return None
+    return [float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)]
+
+
+def on_gray(image: Image.Image, mask_HW: np.ndarray, box: Sequence[float]) -> Image.Image:
+    """The masked object on a #999 background, cut to its box."""
+    mask = Image.fromarray((mask_HW > 0).astype(np.uint8) * 255)
+    x1, y1, x2, y2 = (int(value) for value in box)
+    return Image.composite(image, Image.new("RGB", image.size, BACKGROUND), mask).crop((x1, y1, x2, y2))
+
+
+class Mask2FormerBoxes:
+    """Instance masks of a Mask2Former of the transformers library."""
+
+    def __init__(self, model: Any, processor: Any, pins: dict[str, Any]) -> None:
+        self._model, self._processor, self.pins = model.eval(), processor, pins
+        self._labels = {index: _RENAMED.get(name, name) for index, name in model.config.id2label.items()}
+        self.names = frozenset(self._labels.values())
+
+    @classmethod
+    def load(cls, name: str, device: torch.device) -> "Mask2FormerBoxes":
+        try:
+            from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
+        except ImportError as error:
+            raise ValueError(f"the judge geneval needs transformers ({error}): pip install 'irg[eval]'") from error
+        try:
+            model = Mask2FormerForUniversalSegmentation.from_pretrained(name, use_safetensors=True).to(device)
+            processor = AutoImageProcessor.from_pretrained(name)
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(f"{name}: can't be loaded as a Mask2Former: {error}") from error
+        revision = getattr(model.config, "_commit_hash", None)
+        return cls(model, processor, {"detector": name, "revision": revision, "transformers": version("transformers")})
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image) -> list[Found]:
+        """Every (query, class) with its mask; the score is the class's chance times the mask's mean sureness."""
+        inputs = self._processor(images=image, return_tensors="pt").to(self._model.device)
+        output = self._model(**inputs)
+        chances_NK = output.class_queries_logits[0].float().softmax(-1)[:, :-1]  # the last class is "nothing"
+        if not bool(chances_NK.isfinite().all()):
+            return [(next(iter(self._labels.values())), float("nan"), np.ones((image.height, image.width), bool))]
+        masks_Nhw = output.masks_queries_logits[0].float()
+        found: list[Found] = []
+        for query in torch.nonzero(chances_NK.amax(-1) > LOWEST).flatten().tolist():
+            logits_HW = torch.nn.functional.interpolate(
+                masks_Nhw[None, query : query + 1], (image.height, image.width), mode="bilinear", align_corners=False
+            )[0, 0]
+            inside_HW = logits_HW > 0
+            if not bool(inside_HW.any()):
+                continue
+            sureness = float(logits_HW.sigmoid()[inside_HW].mean())
+            for label in torch.nonzero(chances_NK[query] * sureness > LOWEST).flatten().tolist():
+                score = float(chances_NK[query, label]) * sureness
+                found.append((self._labels[label], score, inside_HW.cpu().numpy()))
+        return found
+
+
+class ClipColors:
+    """Zero-shot colours by CLIP: the mean of three templates' text features for each colour."""
+
+    def __init__(self, model: Any, transform: Any, tokenizer: Any, pins: dict[str, Any]) -> None:
+        self._model, self._transform, self._tokenizer, self.pins = model.eval(), transform, tokenizer, pins
+        self._heads: dict[str, torch.Tensor] = {}
+        self._device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, weights: Path | None, device: torch.device) -> "ClipColors":
+        try:
+            import open_clip
+        except ImportError as error:
+            raise ValueError(f"the judge geneval needs open_clip ({error}): pip install 'irg[eval]'") from error
+        name, trained = CLIP
+        if weights is not None and not weights.is_file():
+            raise ValueError(f"{weights}: missing (the weights of CLIP {name})")
+        try:
+            source = trained if weights is None else str(weights)
+            model, _, transform = open_clip.create_model_and_transforms(name, pretrained=source, device=device)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"CLIP {name} can't be loaded: {error}") from error
+        pins = {"clip": f"{name} {source}", "open_clip": _version("open_clip_torch")}
+        return cls(model, transform, open_clip.get_tokenizer(name), pins)
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image], name: str) -> list[str]:
+        batch = torch.stack([self._transform(picture) for picture in pictures]).to(self._device)
+        features_NF = torch.nn.functional.normalize(self._model.encode_image(batch).float(), dim=-1)
+        best_N = (features_NF @ self._head(name).T).argmax(-1)
+        return [COLORS[int(index)] for index in best_N]
+
+    def _head(self, name: str) -> torch.Tensor:
+        """Text features [C, F] of the colours of a class."""
+        if name not in self._heads:
+            rows = []
+            for color in COLORS:
+                texts = self._tokenizer([template.format(color=color, name=name) for template in TEMPLATES])
+                features = torch.nn.functional.normalize(
+                    self._model.encode_text(texts.to(self._device)).float(), dim=-1
+                )
+                rows.append(torch.nn.functional.normalize(features.mean(0), dim=-1))
+            self._heads[name] = torch.stack(rows)
+        return self._heads[name]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

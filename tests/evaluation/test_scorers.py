@@ -1,0 +1,283 @@
+"""The five scorers on small literal cases; the official cases are in test_official.py."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from irg.evaluation import genai_bench, geneval, oneig, statistics, tiif, wise
+from irg.evaluation.text_distance import cheapest_pairs, levenshtein, normalised
+
+# ------------------------------------------------------------------------------------------------ GenEval
+
+LEFT, RIGHT = [0, 40, 20, 60, 0.9], [80, 40, 100, 60, 0.95]
+
+
+def ask(*clauses, tag="two_object", **more):
+    return {"tag": tag, "include": [{"count": 1, **clause} for clause in clauses], **more}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "boxes", "colors", "correct", "reason"),
+    [
+        (ask({"class": "cat"}), {"cat": [LEFT]}, None, True, ""),
+        (ask({"class": "cat"}), {"cat": [[0, 0, 9, 9, 0.3]]}, None, False, "expected cat>=1, found 0"),
+        (ask({"class": "cat"}), {}, None, False, "expected cat>=1, found 0"),
+        (
+            ask({"class": "cat", "count": 2}, tag="counting"),
+            {"cat": [LEFT, RIGHT]},
+            None,
+            False,
+            "expected cat>=2, found 1",
+        ),
+        (ask({"class": "cat", "color": "red"}), {"cat": [LEFT, RIGHT]}, {"cat": ["red", "blue"]}, False, None),
+        (ask({"class": "cat", "color": "blue"}), {"cat": [LEFT, RIGHT]}, {"cat": ["red", "blue"]}, True, ""),
+        (
+            ask({"class": "cat"}, {"class": "dog", "position": ["right of", 0]}),
+            {"cat": [LEFT], "dog": [RIGHT]},
+            None,
+            True,
+            "",
+        ),
+        (
+            ask({"class": "cat"}, {"class": "dog", "position": ["left of", 0]}),
+            {"cat": [LEFT], "dog": [RIGHT]},
+            None,
+            False,
+            "expected dog left of target, found right of target",
+        ),
+        (
+            ask({"class": "cat"}, {"class": "dog", "position": ["left of", 0]}),
+            {"dog": [RIGHT]},
+            None,
+            False,
+            "expected cat>=1, found 0\nno target for dog to be left of",
+        ),
+        (
+            ask({"class": "cat"}, exclude=[{"class": "cat", "count": 2}]),
+            {"cat": [LEFT, RIGHT]},
+            None,
+            False,
+            "expected cat<2, found 2",
+        ),
+    ],
+)
+def test_geneval_verdicts(metadata, boxes, colors, correct, reason):
+    found = geneval.judge(metadata, boxes, colors)
+    assert found.correct is correct
+    assert reason is None or found.reason == reason
+
+
+def test_geneval_keeps_sixteen_and_takes_the_later_of_equal_scores():
+    many = [[i, 0, i + 1, 1, 0.5] for i in range(20)]
+    assert geneval.judge(ask({"class": "cat"}), {"cat": many}).kept == {"cat": 16}
+    # the surest box decides the colour; of two equally sure ones the official order takes the later
+    tied = {"cat": [[0, 0, 9, 9, 0.5], [20, 0, 29, 9, 0.5]]}
+    assert geneval.judge(ask({"class": "cat", "color": "blue"}), tied, {"cat": ["red", "blue"]}).correct
+
+
+def test_geneval_wants_a_colour_for_each_box():
+    with pytest.raises(ValueError, match="2 boxes, but 1 colours"):
+        geneval.judge(ask({"class": "cat", "color": "red"}), {"cat": [LEFT, RIGHT]}, {"cat": ["red"]})
+
+
+def test_geneval_relations_shrink_by_a_tenth_of_both_sizes():
+    assert geneval.relations([0, 0, 10, 10], [0, 0, 10, 10]) == set()
+    assert geneval.relations([0, 0, 10, 10], [1.9, 0, 11.9, 10]) == set()  # offset 1.9 < 0.1 * (10 + 10)
+    assert geneval.relations([0, 0, 10, 10], [5, 0, 15, 10]) == {"left of"}
+    assert geneval.relations([0, 0, 10, 10], [20, 20, 30, 30]) == {"left of", "above"}
+
+
+def test_geneval_summary_is_the_mean_of_tags():
+    ours = geneval.summarise([("0", "colors", True), ("0", "colors", False), ("1", "counting", False)])
+    assert ours == {"counting": 0.0, "colors": 0.5, "overall": 0.25, "images": pytest.approx(1 / 3), "prompts": 0.5}
+    assert geneval.summarise([]) == {}
+
+
+# --------------------------------------------------------------------------------------------------- WISE
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "tolerant"),
+    [
+        ("Consistency: 2\nRealism: 1\nAesthetic Quality: 0", (2, 1, 0), (2, 1, 0)),
+        ("**Consistency:** 1\n**Realism:** 2\n**Aesthetic Quality:** 1", None, (1, 2, 1)),
+        ("Consistency：2\nRealism：1\nAesthetic Quality：1", None, (2, 1, 1)),
+        ("consistency 1 realism 1 aesthetic quality 2", (1, 1, 2), (1, 1, 2)),
+        ("Consistency (0-2): 1\nRealism (0-2): 2\nAesthetic Quality (0-2): 0", None, (1, 2, 0)),
+        ('{"consistency": 1, "realism": "2", "aesthetic_quality": 0}', None, (1, 2, 0)),
+        ("2\n 1 \n0\n", (2, 1, 0), (2, 1, 0)),
+        ("Consistency: 1\nConsistency: 2\nRealism: 1\nAesthetic Quality: 1", (2, 1, 1), (2, 1, 1)),
+        ("I can't judge this.", None, None),
+        ("2\n1", None, None),
+    ],
+)
+def test_wise_parses(text, strict, tolerant):
+    for how, expected in (("strict", strict), ("tolerant", tolerant)):
+        found = wise.parse(text, how)
+        values = tuple(found[name] for name in wise.CRITERIA) if set(found) == set(wise.CRITERIA) else None
+        assert values == expected, how
+
+
+def test_wise_tolerant_takes_no_number_beyond_two():
+    assert wise.parse("Consistency: 10\nRealism: 3\nAesthetic Quality: 2.5") == {}
+
+
+def test_wise_scores():
+    assert wise.wiscore({"consistency": 2, "realism": 1, "aesthetic_quality": 0}) == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="realism must be 0 to 2"):
+        wise.wiscore({"consistency": 2, "realism": 9.9, "aesthetic_quality": 0})
+    with pytest.raises(ValueError, match="aesthetic_quality"):
+        wise.wiscore({"consistency": 2, "realism": 1})
+    borders = {1: "culture", 400: "culture", 401: "time", 567: "time", 568: "space", 700: "space", 701: "biology"}
+    assert {number: wise.category(number) for number in borders} == borders
+    with pytest.raises(ValueError, match="1 to 1000"):
+        wise.category(1001)
+
+
+def test_wise_overall_needs_all_six():
+    firsts = {"culture": 1, "time": 401, "space": 568, "biology": 701, "physics": 801, "chemistry": 901}
+    scores = [(number, float(name == "culture")) for name, number in firsts.items()]
+    ours = wise.summarise(scores)
+    assert (ours["overall"], ours["overall_plain"]) == (pytest.approx(0.4), pytest.approx(1 / 6))
+    assert "overall" not in wise.summarise(scores[:5])
+
+
+# --------------------------------------------------------------------------------------------- TIIF-Bench
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("yes\nno", ["yes", "no"]),
+        ("Yes, there is.\n\n  NO.\nmaybe\nyesterday\nno\tit is red", ["yes", "no", "no"]),
+        ("1. yes", []),
+        ("yes: a\r\nno: b", ["yes", "no"]),
+        ("", []),
+    ],
+)
+def test_tiif_parses(text, answers):
+    assert tiif.parse(text) == answers
+
+
+def test_tiif_counts_must_agree():
+    assert tiif.right(["yes", "no"], ["Yes", "yes"]) == [True, False]
+    with pytest.raises(ValueError, match="2 questions, but 1 answers"):
+        tiif.right(["yes"], ["yes", "no"])
+
+
+def test_tiif_groups():
+    assert len(tiif.ATTRIBUTES) == 39 and len(set(tiif.ATTRIBUTES)) == 39
+    pooled = tiif.accuracies([("text", [True, False]), ("text", [True]), ("style", [])])
+    assert {name: one.share for name, one in pooled.items()} == {"text": 0.6667}
+    ours = tiif.summarise({"text": 0.5, "negation": 1.0, "numeracy": 0.5, "real_world": 0.0})
+    assert ours["Basic/Reasoning"] == 0.75 and "Advanced/Style" not in ours
+    assert ours["Overall"] == pytest.approx((0.75 + 0.5 + 0.0) / 3)
+    assert (ours["Basic/Avg"], ours["Advanced/Avg"]) == (0.75, 0.5)
+    with pytest.raises(ValueError, match="unknown TIIF attribute 'colour'"):
+        tiif.summarise({"colour": 1.0})
+
+
+def test_tiif_text_match():
+    assert tiif.text_match(["tea", "cake"], ["Cake tea"]) == (0.0, 1.0)
+    assert tiif.text_match(["tea"], [""]) == (1.0, 0.0)
+    gned, recall = tiif.text_match(["delight"], ["dlight", "noise"])
+    assert (gned, recall) == (pytest.approx((1 / 7 + 1) / 2), 1.0)
+
+
+# ----------------------------------------------------------------------------------- GenAI-Bench and OneIG
+
+
+def test_genai_bench_all_leaves_out_untagged():
+    ours = genai_bench.summarise([(("basic", "scene"), 0.8), (("advanced",), 0.4), ((), 0.0)])
+    assert ours == {
+        "scene": 0.8,
+        "basic": 0.8,
+        "advanced": 0.4,
+        "all": pytest.approx(0.6),
+        "every": pytest.approx(0.4),
+    }
+
+
+def test_oneig_alignment_zeroes_children_but_not_grandchildren():
+    depends = {"1": [0], "2": [1], "3": [2]}
+    score, fulfilled = oneig.alignment([{"1": "No", "2": "Yes", "3": "Yes"}], depends)
+    assert fulfilled == [[False, False, True]] and score == pytest.approx(1 / 3)
+    assert oneig.alignment([{"1": "Yes."}, {"1": "Yes"}], {"1": [0]})[0] == 0.5
+    with pytest.raises(ValueError, match="at least one picture"):
+        oneig.alignment([], depends)
+
+
+def test_oneig_text():
+    match = oneig.text_match(["Stop, now!", "50%"], "addCriterion\nStop  now\n50")
+    assert (match.distance, match.right, match.matched, match.words) == (0, True, 3, 3)
+    nothing = oneig.text_match(["Stop"], "No text recognized.")
+    assert (nothing.distance, nothing.right, nothing.matched) == (4, False, 0)
+    ours = oneig.summarise_text([match, nothing])
+    assert ours == {"ED": 2.0, "CR": 0.5, "WAC": 0.75, "score": pytest.approx(1 - 2 * 0.5 * 0.25 / 100)}
+    far = oneig.TextMatch(300, False, 0, 4)
+    assert oneig.summarise_text([far])["score"] == 0.0
+
+
+def test_oneig_style_diversity_overall():
+    x, y = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert oneig.style({"csd": x, "se": y}, {"csd": np.stack([x, y]), "se": np.stack([x])}) == pytest.approx(0.5)
+    assert oneig.style({"csd": x}, {"csd": np.stack([-x])}) == 0.0
+    assert oneig.diversity(np.stack([x, y, x])) == pytest.approx(2 / 3)
+    assert oneig.diversity(np.stack([x])) is None
+    assert oneig.overall(dict.fromkeys(oneig.DIMENSIONS, 0.5)) == 0.5
+    assert oneig.overall({"text": 0.5}) is None
+
+
+# -------------------------------------------------------------------------------- distances and statistics
+
+
+@given(st.text("abcé", max_size=8), st.text("abcé", max_size=8))
+def test_levenshtein_is_the_textbook_recursion(a, b):
+    def slow(i, j):
+        if not i or not j:
+            return i + j
+        return min(slow(i - 1, j) + 1, slow(i, j - 1) + 1, slow(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
+
+    if len(a) + len(b) <= 10:
+        assert levenshtein(a, b) == slow(len(a), len(b))
+    assert levenshtein(a, b) == levenshtein(b, a) <= max(len(a), len(b))
+    assert 0 <= normalised(a, b) <= 1
+
+
+def test_levenshtein_literal():
+    assert levenshtein("kitten", "sitting") == 3
+    assert levenshtein("", "abc") == 3 and levenshtein("😀a", "a") == 1
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 4), st.integers(0, 2), st.randoms(use_true_random=False))
+def test_cheapest_pairs_beats_every_other_pairing(rows, more, random):
+    costs = np.array([[random.randint(0, 5) / 4 for _ in range(rows + more)] for _ in range(rows)])
+    pairs = cheapest_pairs(costs)
+    assert [row for row, _ in pairs] == list(range(rows)) and len({column for _, column in pairs}) == rows
+    best = min(
+        sum(costs[row, column] for row, column in enumerate(order))
+        for order in itertools.permutations(range(rows + more), rows)
+    )
+    assert sum(costs[pair] for pair in pairs) == pytest.approx(best)
+
+
+def test_repair_and_damage_with_intervals():
+    before = [("a", [False, True]), ("b", [True]), ("c", [False])]
+    after = {"a": [True, True], "b": [False], "c": [False]}
+    found = statistics.changes([(name, values, after[name]) for name, values in before])
+    assert (found.repair.value, found.repair.of) == (0.5, 2)
+    assert (found.damage.value, found.damage.of) == (0.5, 2)
+    assert found.repair.low == 0.0 and found.repair.high == 1.0
+    none = statistics.changes([("a", [True], [True])])
+    assert none.repair.value is None and none.damage.value == 0.0
+
+
+def test_intervals_draw_whole_prompts():
+    alone = statistics.interval([(float(i % 2), 1.0) for i in range(400)])
+    together = statistics.interval([(4.0 * (i % 2), 4.0) for i in range(100)])
+    assert alone is not None and together is not None
+    assert alone[0] < 0.5 < alone[1] and together[1] - together[0] > 1.5 * (alone[1] - alone[0])
