@@ -1,0 +1,199 @@
+"""Runs: which prompts, which seeds, official layouts, going on after an interruption."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from irg.engine.runner import Runner
+from irg.engine.scheduler import Engine
+from irg.evaluation import runs
+from irg.evaluation.layouts import LAYOUTS, Picture
+from irg.model.profile import Profile
+from irg.promptsets import BenchPrompt
+from irg.reasoning.pipeline import IRGPipeline
+from irg.reasoning.settings import with_options
+from irg.reasoning.trajectory import Trajectory, Turn
+
+QUIET = Console(file=io.StringIO())
+
+
+def flat(value, size=8):
+    return Image.new("RGB", (size, size), (value, value, value))
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_loaded, tiny_tokenizer):
+    engine = Engine(Runner(tiny_loaded.model, tiny_loaded.autoencoder), tiny_tokenizer)
+    pipe = IRGPipeline(engine, Profile("tiny", system_prompt="Draw."), "tiny")
+    stride = pipe.config.image_stride
+    pipe.defaults = with_options(
+        pipe.defaults,
+        {"height": stride, "width": stride, "max_think_tokens": 3, "num_timesteps": 3, "improve_num_timesteps": 3},
+    )
+    return pipe
+
+
+def info_of(prompt_set, pipe, samples=2, mode="irg"):
+    return runs.plan(
+        prompt_set,
+        prompt_set.prompts,
+        samples,
+        covered_by=None,
+        covered=len(prompt_set),
+        model="tiny",
+        model_fingerprint="0" * 64,
+        model_name="tiny",
+        mode=mode,
+        settings=with_options(pipe.defaults, {"mode": mode}).to_dict(),
+        seed=3,
+    )
+
+
+def test_pick_takes_evenly_from_all_tags():
+    prompts = [BenchPrompt(str(i), "x", tag) for i, tag in enumerate("aaaabbc")]
+    assert [p.id for p in runs.pick(prompts, 3)] == ["0", "4", "6"]
+    assert [p.id for p in runs.pick(prompts, 5)] == ["0", "1", "4", "5", "6"]
+    assert len(runs.pick(prompts, 99)) == 7 == len(runs.pick(prompts, None))
+    with pytest.raises(ValueError, match="--limit"):
+        runs.pick(prompts, 0)
+
+
+def test_seeds_depend_on_prompt_sample_and_run_only():
+    prompt = BenchPrompt("00007", "x", "a")
+    seeds = {runs.Sample(prompt, n).seed(base) for n in range(4) for base in range(4)}
+    assert len(seeds) == 16 and all(0 <= seed < 2**32 for seed in seeds)
+    assert runs.Sample(prompt, 0).seed(0) == runs.Sample(replace(prompt, text="other"), 0).seed(0) == 745082680
+
+
+def test_a_run_is_drawn_resumed_and_the_same_however_it_was_cut(geneval_prompts, pipe, tmp_path):
+    info = info_of(geneval_prompts, pipe)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        runs.begin(folder, info, resume=False)
+    assert runs.draw(whole, info, geneval_prompts.prompts, pipe, 4, QUIET) == 6
+    assert runs.draw(cut, info, geneval_prompts.prompts[:1], pipe, 4, QUIET) == 2
+    first = cut / "images" / "00000" / "samples" / "0000.png"
+    kept = first.stat().st_mtime_ns
+    runs.begin(cut, info, resume=True)
+    assert runs.draw(cut, info, geneval_prompts.prompts, pipe, 3, QUIET) == 4
+    assert first.stat().st_mtime_ns == kept
+    assert runs.draw(cut, info, geneval_prompts.prompts, pipe, 3, QUIET) == 0
+    for place in ("images", "turns/1", "turns/2"):
+        for one in sorted((whole / place).rglob("*.png")):
+            same = cut / one.relative_to(whole)
+            assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(same))), one
+    metadata = json.loads((whole / "images" / "00001" / "metadata.jsonl").read_text())
+    assert metadata["tag"] == "counting"
+    record = json.loads((whole / "trajectories" / "00002" / "1.json").read_text())
+    assert record["prompt_id"] == "00002" and len(record["turns"]) == 2 and record["turns"][1]["thinking"] is not None
+    # a picture whose record is missing was in flight when the run was cut: it is drawn again
+    (cut / "trajectories" / "00002" / "1.json").unlink()
+    assert [one.number for one in runs.missing(cut, info, geneval_prompts.prompts)] == [1]
+
+
+def test_an_interruption_keeps_what_is_finished(geneval_prompts, pipe, tmp_path, monkeypatch):
+    info = info_of(geneval_prompts, pipe, samples=1, mode="direct")
+    runs.begin(tmp_path / "run", info, resume=False)
+    save, saved = runs.save, []
+
+    def save_one_then_stop(*arguments):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(save(*arguments))
+
+    monkeypatch.setattr(runs, "save", save_one_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.draw(tmp_path / "run", info, geneval_prompts.prompts, pipe, 1, QUIET)
+    assert len(runs.missing(tmp_path / "run", info, geneval_prompts.prompts)) == 2
+    assert not pipe.engine.tasks  # and the engine is free again
+
+
+def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
+    info = info_of(geneval_prompts, pipe)
+    runs.begin(tmp_path / "run", info, resume=True)
+    with pytest.raises(FileExistsError, match="--resume"):
+        runs.begin(tmp_path / "run", info, resume=False)
+    with pytest.raises(ValueError, match="seed was 3 and is 4"):
+        runs.begin(tmp_path / "run", replace(info, seed=4), resume=True)
+    with pytest.raises(ValueError, match="model_fingerprint"):
+        runs.begin(tmp_path / "run", replace(info, model_fingerprint="1"), resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="holds no run"):
+        runs.begin(tmp_path / "other", info, resume=False)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run\.json: not the record"):
+        runs.RunInfo.load(tmp_path / "run")
+
+
+def test_samples_must_fit_the_layout(geneval_prompts, pipe):
+    with pytest.raises(ValueError, match="--samples must be 1"):
+        info_of(replace(geneval_prompts, name="wise"), pipe, samples=2)
+    with pytest.raises(ValueError, match="1 to 4"):
+        info_of(replace(geneval_prompts, name="oneig"), pipe, samples=5)
+
+
+def test_after_an_early_stop_the_last_picture_stands(geneval_prompts, pipe, tmp_path):
+    info = info_of(geneval_prompts, pipe, samples=1)
+    trajectory = Trajectory("x", "irg", 0, "tiny", {}, [Turn("t", flat(7)), Turn("all is right", None)], stopped=True)
+    runs.save(tmp_path, info, runs.Sample(geneval_prompts.prompts[0], 0), trajectory)
+    for place in ("images", "turns/1", "turns/2"):
+        assert Picture(tmp_path / place / "00000/samples/0000.png").pixels().getpixel((0, 0)) == (7, 7, 7)
+
+
+PROMPT = BenchPrompt("x", "a cat", "color+2d", {"length": "short", "line": 3, "number": "012"})
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "place"),
+    [
+        ("geneval", BenchPrompt("00012", "", ""), "00012/samples/0002.png"),
+        ("wise", BenchPrompt("401", "", "time"), "401.png"),
+        ("tiif", PROMPT, "color+2d/m/short_description/3.png"),
+        ("genai_bench", BenchPrompt("00005", "", ""), "00005.jpeg"),
+        ("oneig", replace(PROMPT, tag="anime"), "anime/m/012.webp"),
+    ],
+)
+def test_official_places(name, prompt, place):
+    assert LAYOUTS[name].place(prompt, 2, "m") == place
+
+
+def test_a_grid_holds_four_and_black_is_missing(tmp_path):
+    layout, prompt = LAYOUTS["oneig"], replace(PROMPT, tag="anime")
+    for sample, value in ((0, 10), (3, 40)):
+        layout.write(tmp_path, prompt, sample, "m", flat(value))
+    assert Image.open(tmp_path / "anime/m/012.webp").size == (16, 16)
+    found = [layout.find(tmp_path, prompt, sample, "m") for sample in range(4)]
+    assert [one is not None for one in found] == [True, False, False, True]
+    assert found[3].pixels().getpixel((4, 4)) == (40, 40, 40)  # lossless
+    assert found[0].sha256 != found[3].sha256
+    with pytest.raises(ValueError, match="8x8"):
+        layout.write(tmp_path, prompt, 1, "m", flat(1, 4))
+
+
+def test_pictures_that_are_none(tmp_path):
+    assert LAYOUTS["wise"].find(tmp_path, BenchPrompt("1", "", ""), 0, "m") is None
+    (tmp_path / "1.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match="not a readable picture"):
+        LAYOUTS["wise"].find(tmp_path, BenchPrompt("1", "", ""), 0, "m").pixels()
+
+
+def test_fingerprint_sees_a_change_at_either_end(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"a" * (3 << 20))
+    before = runs.fingerprint(tmp_path)
+    for at in (0, -1):
+        content = bytearray(b"a" * (3 << 20))
+        content[at] = 98
+        weights.write_bytes(content)
+        assert runs.fingerprint(tmp_path) != before
+
+
+def test_names_fit_for_files():
+    assert runs.default_folder("geneval", "models/My model (v2)/", "irg") == Path("irg-bench/geneval-My-model-v2-irg")
