@@ -271,6 +271,7 @@ def run(geneval_prompts, geneval_json, tmp_path):
             Turn("better", flat(values[1]), seconds={"drawing": 2.0}, tokens=3),
         ]
         runs.save(folder, info, runs.Sample(prompt, 0), Trajectory(prompt.text, "irg", 0, "m", {}, turns))
+    (folder / "sessions.jsonl").write_text('{"pictures": 1, "seconds": 3.5}\n{"pictures": 2, "seconds": 4.0}\n')
     return Request("geneval", folder, prompts=str(geneval_json))
 
 
@@ -280,7 +281,7 @@ def test_a_run_is_scored_by_turn(run, fake_judge):
     assert folder.parent == run.images / "scores"
     assert [turn.scores["overall"] for turn in result.turns] == [pytest.approx(2 / 3)] * 2
     assert (result.changes.repair.value, result.changes.damage.value) == (1.0, 0.5)
-    assert (result.seconds, result.tokens, result.seconds_by_turn) == (3.0, 8.0, [1.0, 2.0])
+    assert (result.seconds, result.tokens, result.latency_by_turn) == (2.5, 8.0, [1.0, 2.0])
     page = (folder / "report" / "index.html").read_text()
     for change in ("repaired", "damaged", "right"):
         assert page.count(f'data-change="{change}"') == 1

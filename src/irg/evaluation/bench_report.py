@@ -70,7 +70,6 @@ class Entry:
 
     turns: tuple[Judged, ...]
     thoughts: tuple[str | None, ...]
-    seconds: float | None
 
     @property
     def change(self) -> str:
@@ -104,8 +103,7 @@ def _entry(turns: Sequence[Judged], trajectories: Path | None) -> Entry:
         path = trajectories / turns[0].prompt.id / f"{turns[0].sample}.json"
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     steps = record.get("turns", [])
-    seconds = sum(sum(step["seconds"].values()) for step in steps) if steps else None
-    return Entry(tuple(turns), tuple(step["thinking"] for step in steps), seconds)
+    return Entry(tuple(turns), tuple(step["thinking"] for step in steps))
 
 
 def write_report(folder: Path, result: Result, shown: Sequence[Entry]) -> Path:
@@ -158,8 +156,6 @@ def _card(entry: Entry, folder: Path) -> str:
         told = one.grade.detail if one.grade else one.message
         if told:
             parts.append(_details(f"Judge on the {_turn(one, len(entry.turns))} picture", told))
-    if entry.seconds is not None:
-        parts.append(f'<p class="note">{entry.seconds:.1f} s</p>')
     return "".join(parts) + "</article>"
 
 

@@ -60,9 +60,10 @@ class Result:
     changes: Changes | None
     unit: str
     seconds: float | None
-    """Mean time of a request, all its turns; None for a folder of pictures."""
+    """Wall-clock time of a request, all its turns, in batches as it was run; None for a folder of pictures."""
     tokens: float | None
-    seconds_by_turn: list[float] = field(default_factory=list)
+    latency_by_turn: list[float] = field(default_factory=list)
+    """From a turn's begin to its end, with other requests running beside it."""
     run: dict[str, Any] = field(default_factory=dict)
     """Of ``run.json``: settings, seed, fingerprint of the model."""
     options: dict[str, Any] = field(default_factory=dict)

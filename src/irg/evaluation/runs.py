@@ -9,6 +9,7 @@ RUN/trajectories/ID/0.json   thoughts, settings, times of a prompt's first pictu
 
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from irg.reasoning.pipeline import IRGPipeline
 
 SCHEMA = 1
-RUN_FILE = "run.json"
+RUN_FILE, SESSIONS_FILE = "run.json", "sessions.jsonl"
 _CHUNK = 1 << 20
 
 
@@ -186,12 +187,27 @@ def draw(
     total = len(prompts) * info.samples
     if not todo:
         return 0
-    with progress(console) as bar:
-        task = bar.add_task(f"{info.benchmark} {info.mode}", total=total, completed=total - len(todo))
-        for one, trajectory in _finished_requests(pipe, info, todo, batch):
-            save(folder, info, one, trajectory)
-            bar.advance(task)
-    return len(todo)
+    begun, drawn = time.perf_counter(), 0
+    try:
+        with progress(console) as bar:
+            task = bar.add_task(f"{info.benchmark} {info.mode}", total=total, completed=total - len(todo))
+            for one, trajectory in _finished_requests(pipe, info, todo, batch):
+                save(folder, info, one, trajectory)
+                drawn += 1
+                bar.advance(task)
+    finally:
+        line = {"pictures": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch}
+        with (folder / SESSIONS_FILE).open("a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+    return drawn
+
+
+def seconds_a_request(folder: Path) -> float | None:
+    """Wall-clock time of a whole request (all its turns), requests running together; None before any was drawn."""
+    path = folder / SESSIONS_FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    drawn = sum(line["pictures"] for line in lines)
+    return sum(line["seconds"] for line in lines) / drawn if drawn else None
 
 
 def _finished_requests(

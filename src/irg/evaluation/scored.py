@@ -16,7 +16,7 @@ from irg.evaluation.benchmarks import BENCHMARKS, Benchmark, Options
 from irg.evaluation.judges.base import Judge
 from irg.evaluation.layouts import safe_name
 from irg.evaluation.results import Result, rubrics_hash, turn_changes, turn_score
-from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, trajectory_file, turns_of
+from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, seconds_a_request, trajectory_file, turns_of
 from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder
 from irg.promptsets import PromptSet
 
@@ -162,7 +162,7 @@ def _result(
         unit=benchmark.unit,
         seconds=times[0] if times else None,
         tokens=times[1] if times else None,
-        seconds_by_turn=times[2] if times else [],
+        latency_by_turn=times[2] if times else [],
         run=asdict(info) if info else {},
         options=asdict(options),
         rubrics_sha256=rubrics_hash(),
@@ -181,8 +181,8 @@ def _column_judges(benchmark: Benchmark, judges: Sequence[Judge]) -> dict[str, s
     return found
 
 
-def _times(folder: Path, pictures: Pictures, info: RunInfo) -> tuple[float, float, list[float]] | None:
-    """Mean seconds and tokens of a request, and seconds by turn, over what is drawn."""
+def _times(folder: Path, pictures: Pictures, info: RunInfo) -> tuple[float | None, float, list[float]] | None:
+    """Wall-clock seconds and mean tokens of a request, and how long it waits for each turn, over what is drawn."""
     rows: list[tuple[list[float], int]] = []
     for prompt in pictures.prompts:
         for number in range(info.samples):
@@ -193,5 +193,5 @@ def _times(folder: Path, pictures: Pictures, info: RunInfo) -> tuple[float, floa
     if not rows:
         return None
     longest = max(len(seconds) for seconds, _ in rows)
-    by_turn = [float(np.mean([seconds[turn] for seconds, _ in rows if turn < len(seconds)])) for turn in range(longest)]
-    return float(np.mean([sum(s) for s, _ in rows])), float(np.mean([tokens for _, tokens in rows])), by_turn
+    waits = [float(np.mean([seconds[turn] for seconds, _ in rows if turn < len(seconds)])) for turn in range(longest)]
+    return seconds_a_request(folder), float(np.mean([tokens for _, tokens in rows])), waits

@@ -99,7 +99,7 @@ def _table(group: Sequence[Result], paper: bool) -> Table:
     for result in group:
         rows += _rows(result, columns, marks)
         notes += _result_notes(result)
-    heads = (*(_SHORT.get(name, name) for name in columns), "pictures, 95 %", "repair", "damage", "s / tokens")
+    heads = (*(_SHORT.get(name, name) for name in columns), "pictures, 95 %", "repair", "damage", "s, tokens")
     title = f"{benchmark.title}, judged by {first.judge}, prompts {_prompts(first)}"
     if first.official_skips:
         notes.insert(0, "Missing pictures are left out, as the official scripts do (--official-skips).")
@@ -153,7 +153,7 @@ def _share(share: Share) -> str:
 def _cost(result: Result) -> str:
     if result.seconds is None:
         return "–"
-    return f"{result.seconds:.2f} s / {result.tokens:.0f}" if result.tokens else f"{result.seconds:.2f} s"
+    return f"{result.seconds:.2f} s, {result.tokens:.0f}" if result.tokens else f"{result.seconds:.2f} s"
 
 
 def _result_notes(result: Result) -> list[str]:
@@ -217,6 +217,9 @@ def comma_separated(made: Sequence[Table]) -> str:
     return out.getvalue()
 
 
+_NUMBERS = """<style>.numbers th, .numbers td { white-space: nowrap; padding-right: 1.1rem; }</style>"""
+
+
 def html(made: Sequence[Table]) -> str:
     """A page with all tables; a number's judge and prompts also show when the pointer rests on it."""
     return page("Benchmarks", "\n".join(html_table(table) for table in made))
@@ -234,7 +237,8 @@ def html_table(table: Table) -> str:
         )
         rows.append(f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>')
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
+    grid = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return (
-        f'<section class="card below"><h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>{notes}</section>"
+        f'{_NUMBERS}<section class="card below"><h2>{escape(table.title)}</h2>'
+        f'<div class="scroll">{grid}</div>{notes}</section>'
     )

@@ -1,5 +1,6 @@
 """Reading text in pictures with rapidocr, on the CPU."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -29,6 +30,7 @@ class OCRJudge:
                 from rapidocr import RapidOCR
             except ImportError as error:
                 raise ValueError(f"the judge ocr needs rapidocr ({error}): pip install 'irg[eval]'") from error
+            logging.getLogger("RapidOCR").setLevel(logging.WARNING)
             engine = RapidOCR()
         self._engine = engine
 
