@@ -149,7 +149,7 @@ def test_an_empty_folder_says_where_pictures_are_looked_for(asked, fake_judge, t
         replace(asked, images=tmp_path / "nothing").check()
 
 
-def test_counting_has_another_threshold_for_the_mini_detector(asked, fake_judge):
+def test_counting_takes_another_threshold_on_demand(asked, fake_judge):
     dogs = {"boxes": {"dog": [[0, 0, 4, 4, 0.5], [5, 5, 9, 9, 0.5]]}, "colors": {}}
     judge = fake_judge(lambda job: Answer(dogs))
     assert score(asked, [judge], QUIET)[1].turns[0].scores["counting"] == 0.0

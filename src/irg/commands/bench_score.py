@@ -31,8 +31,8 @@ class ScoreOptions(JudgeOptions):
     """Leave out missing pictures, as the official scripts do, instead of counting them as wrong."""
     parse_answers: Literal["tolerant", "strict"] = "tolerant"
     """For WISE: strict reads an answer as the official script does."""
-    counting_above: float | None = None
-    """For GenEval's counting: scores must be above this (default: 0.9; 0.3 for the judge mini, whose scores differ)."""
+    counting_above: float = 0.9
+    """For GenEval's counting: scores must be above this; 0.9 is official."""
     rubric: str | None = None
     """For WISE: a file with another judging instruction; {prompt} and {explanation} are filled in."""
     retry_failed: bool = False

@@ -13,6 +13,7 @@ from irg import promptsets
 from irg.evaluation import oneig, wise
 from irg.evaluation.bench_report import entries, write_report
 from irg.evaluation.benchmarks import BENCHMARKS, Benchmark, Options
+from irg.evaluation.geneval import COUNTING_SCORE_ABOVE
 from irg.evaluation.judges.base import Judge
 from irg.evaluation.layouts import safe_name
 from irg.evaluation.results import Result, rubrics_hash, turn_changes, turn_score
@@ -20,8 +21,6 @@ from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, seconds_a_request, tr
 from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder
 from irg.promptsets import PromptSet
 
-MINI_COUNTING_ABOVE = 0.3
-"""The mini detector's scores are chances of being right; 0.9 was chosen for a detector whose scores run higher."""
 _ONEIG_KINDS = {
     "alignment": "chat",
     "text": "ocr",
@@ -41,7 +40,7 @@ class Request:
     turns: Literal["ends", "last", "all"] = "ends"
     official_skips: bool = False
     wise_parse: wise.Parse = "tolerant"
-    counting_above: float | None = None
+    counting_above: float = COUNTING_SCORE_ABOVE
     rubric: str | None = None
     again: bool = False
     prompts: str | None = None
@@ -81,26 +80,15 @@ def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[
         say=console.print,
     )
     pictures = _of_run(request, info, prompt_set) if info else _of_folder(request, benchmark, prompt_set)
-    options = Options(request.wise_parse, _counting_above(request, judges), request.rubric)
+    options = Options(request.wise_parse, request.counting_above, request.rubric)
     base = request.out or (request.images / "scores" if info else Path(f"{request.images}-scores"))
     folder = scores_folder(base, judges, options)
     items = judge_pictures(benchmark, pictures, judges, options, folder, console, request.again)
-    if not any(item.picture is not None for item in items):
-        raise ValueError(
-            f"{request.images}: no picture is where {benchmark.title} has them; {_expected(pictures, benchmark)}"
-        )
     result = _result(request, info, prompt_set, pictures, items, judges, options)
     result.save(folder)
     shown = entries(items, request.images / "trajectories" if info else None)
     write_report(folder / "report", result, [one for one in shown if any(turn.picture for turn in one.turns) or info])
     return folder, result
-
-
-def _counting_above(request: Request, judges: Sequence[Judge]) -> float:
-    if request.counting_above is not None:
-        return request.counting_above
-    mini = any(judge.identity()["judge"] == "mini" for judge in judges)
-    return MINI_COUNTING_ABOVE if mini else Options().geneval_counting_above
 
 
 def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Pictures:
@@ -119,12 +107,6 @@ def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Pictures:
 def _of_folder(request: Request, benchmark: Benchmark, prompt_set: PromptSet) -> Pictures:
     name = request.model_name or request.images.resolve().name
     return Pictures({1: request.images}, prompt_set.prompts, benchmark.layout.samples, name)
-
-
-def _expected(pictures: Pictures, benchmark: Benchmark) -> str:
-    first = pictures.prompts[0]
-    place = benchmark.layout.place(first, 0, pictures.model_name)
-    return f"expected for example {next(iter(pictures.folders.values())) / place} (--model-name sets the model's part)"
 
 
 def _result(

@@ -127,10 +127,14 @@ def judge_pictures(
         again: ask refused and unusable answers again too.
 
     Raises:
-        ValueError: no judge answers the benchmark's questions, or a judge can't work.
+        ValueError: there is no picture, no judge answers the benchmark's questions, or a judge can't work.
     """
     asker = _Asker(benchmark, judges, options)
     items = [_look(benchmark, pictures, judges, place) for place in _places(pictures)]
+    if all(item.picture is None for item in items):
+        place = benchmark.layout.place(pictures.prompts[0], 0, pictures.model_name)
+        where = next(iter(pictures.folders.values())) / place
+        raise ValueError(f"no picture is where {benchmark.title} has them, such as {where}; see --model-name")
     store = Judgements(folder / JUDGEMENTS)
     try:
         jobs = {job.key: (job, judge) for item in items for job, judge in asker.jobs(item)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from irg.evaluation.benchmarks import BENCHMARKS
+from irg.evaluation.geneval import COUNTING_SCORE_ABOVE
 from irg.evaluation.paper import REPORTED
 from irg.evaluation.results import Result, TurnScore
 from irg.evaluation.statistics import Share
@@ -71,10 +72,10 @@ def _letters(number: int) -> str:
 
 def tables(results: Sequence[Result], paper: bool = True) -> list[Table]:
     """One table for each benchmark, judge, prompt set and way of skipping, in the order of the results."""
-    groups: dict[tuple[str, str, str, str, bool], list[Result]] = {}
+    groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
-        key = (result.benchmark, result.judge, str(result.judge_identity), _prompts(result), result.official_skips)
-        groups.setdefault(key, []).append(result)
+        how = (str(result.judge_identity), str(result.official_skips), str(result.options))
+        groups.setdefault((result.benchmark, result.judge, _prompts(result), *how), []).append(result)
     return [_table(group, paper) for group in groups.values()]
 
 
@@ -97,6 +98,7 @@ def _table(group: Sequence[Result], paper: bool) -> Table:
             rows.append(Row(reported.model, (*cells, Cell("–"), Cell("–"), Cell("–"), Cell("–")), paper=True))
     notes: list[str] = []
     for result in group:
+        notes += _choices(result)
         rows += _rows(result, columns, marks)
         notes += _result_notes(result)
     heads = (*(_SHORT.get(name, name) for name in columns), "pictures, 95 %", "repair", "damage", "s, tokens")
@@ -154,6 +156,19 @@ def _cost(result: Result) -> str:
     if result.seconds is None:
         return "–"
     return f"{result.seconds:.2f} s, {result.tokens:.0f}" if result.tokens else f"{result.seconds:.2f} s"
+
+
+def _choices(result: Result) -> list[str]:
+    """Where the benchmark's rules were not taken as they officially are."""
+    notes = []
+    if result.benchmark == "geneval" and result.options.get("geneval_counting_above") != COUNTING_SCORE_ABOVE:
+        notes.append(f"Counting takes boxes above {result.options['geneval_counting_above']}; officially above 0.9.")
+    if result.benchmark == "wise":
+        rubric = "the text given with --rubric" if result.options.get("rubric") else "ours"
+        notes.append(
+            f"The judge's instruction is {rubric}; its answers were parsed in the way {result.options['wise_parse']!r}."
+        )
+    return notes
 
 
 def _result_notes(result: Result) -> list[str]:

@@ -1,0 +1,95 @@
+"""``irg bench run | score | table`` as they are called: what they print, write and refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from irg.cli import main
+
+LINES = [
+    {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"},
+    {"tag": "colors", "include": [{"class": "bus", "count": 1, "color": "red"}], "prompt": "a photo of a red bus"},
+    {"tag": "single_object", "include": [{"class": "toaster", "count": 1}], "prompt": "a photo of a toaster"},
+]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    return path
+
+
+def call(*words: object) -> int:
+    return main(["bench", *map(str, words)])
+
+
+def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two direct pictures of irg-mini with few steps, judged by the bundled detector."""
+    run = tmp_path / "run"
+    words = ("run", "geneval", "--mode", "direct", "--samples", 1, "--prompts", prompts, "--out", run)
+    assert call(*words, "--set", "num_timesteps=3") == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == str(run) and "2 of 3 prompts are covered, 2 are drawn" in told.err
+    assert Image.open(run / "images/00001/samples/0000.png").size == (96, 96)
+    assert not (run / "images/00002").exists()
+    assert call(*words) == 2 and "--resume" in capsys.readouterr().err
+    assert call(*words, "--set", "num_timesteps=3", "--resume") == 0
+    assert "0 pictures drawn, 2 are in" in capsys.readouterr().err
+    assert call(*words, "--resume") == 2 and "settings was" in capsys.readouterr().err
+
+    assert call("score", "geneval", "--images", run, "--judge", "mini", "--prompts", prompts) == 0
+    table = capsys.readouterr().out
+    assert "judged by mini detector" in table and "2 of 3 prompts are covered by its vocabulary" in table
+    assert "| IRG (paper) |" in table and "| mini, direct |" in table
+    assert call("table", run, "--format", "html", "--out", tmp_path / "table.html") == 0
+    assert "<table" in (tmp_path / "table.html").read_text()
+    capsys.readouterr()
+    assert call("table", run, "--format", "csv", "--no-paper") == 0
+    assert capsys.readouterr().out.startswith("table,row,column,value,judge and prompts\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run", "genevl"), "did you mean 'geneval'"),
+        (("run", "geneval", "--set", "colour=3"), "unknown setting 'colour'"),
+        (("run", "geneval", "--set", "steps"), "should be name=value"),
+        (("run", "geneval", "--offline"), "--prompts PATH"),
+        (("run", "geneval", "--batch-size", "0"), "--batch-size"),
+        (("run", "geneval", "--prompts", "{prompts}", "--limit", "0"), "--limit"),
+        (("run", "geneval", "--prompts", "{prompts}", "--model", "none-such"), "unknown model"),
+        (("score", "geneval"), "give the benchmark and its pictures"),
+        (("score", "geneval", "--images", "{empty}", "--prompts", "{prompts}"), "a judge is needed"),
+        (
+            ("score", "geneval", "--images", "{empty}", "--judge", "mini", "--prompts", "{prompts}"),
+            "no picture is where",
+        ),
+        (("score", "wise", "--images", "{empty}", "--judge", "mini", "--rubric", "{prompts}"), "holds no {prompt}"),
+        (("table",), "name the runs"),
+        (("table", "{empty}"), "has no score"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: tuple[str, ...], told: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setenv("IRG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    places = {"{empty}": str(tmp_path / "empty"), "{prompts}": str(prompts)}
+    assert call(*(places.get(word, word) for word in words)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told in error and error.startswith("irg bench: error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "evaluation_metadata.jsonl"]
+
+
+def test_help_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("run", "score", "table", "mini"))
+    for name, option in (("run", "--resume"), ("score", "--official-skips"), ("table", "--no-paper")):
+        with pytest.raises(SystemExit) as exit_:
+            call(name, "--help")
+        assert exit_.value.code == 0 and option in capsys.readouterr().out
