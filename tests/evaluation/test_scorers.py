@@ -108,6 +108,7 @@ def test_geneval_summary_is_the_mean_of_tags():
         ("consistency 1 realism 1 aesthetic quality 2", (1, 1, 2), (1, 1, 2)),
         ("Consistency (0-2): 1\nRealism (0-2): 2\nAesthetic Quality (0-2): 0", None, (1, 2, 0)),
         ('{"consistency": 1, "realism": "2", "aesthetic_quality": 0}', None, (1, 2, 0)),
+        ("Consistency: 2/2\n- Realism: 1\n* Aesthetic Quality: 1/2", (2, 1, 1), (2, 1, 1)),
         ("2\n 1 \n0\n", (2, 1, 0), (2, 1, 0)),
         ("Consistency: 1\nConsistency: 2\nRealism: 1\nAesthetic Quality: 1", (2, 1, 1), (2, 1, 1)),
         ("I can't judge this.", None, None),

@@ -25,6 +25,7 @@ _SHORT = {
     "color_attr": "attribute",
     "overall_plain": "plain mean",
 }
+_NO_GAPS = {"graded", "not covered", "no judge"}
 _DIGITS = {"tiif": 2, "oneig": 3}
 
 
@@ -96,16 +97,14 @@ def _table(group: Sequence[Result], paper: bool) -> Table:
             mark = marks[f"{reported.judge} (reported by the paper)", reported.prompts]
             cells = tuple(_cell(reported.scores.get(name), mark, first.benchmark) for name in columns)
             rows.append(Row(reported.model, (*cells, Cell("–"), Cell("–"), Cell("–"), Cell("–")), paper=True))
-    notes: list[str] = []
     for result in group:
-        notes += _choices(result)
         rows += _rows(result, columns, marks)
-        notes += _result_notes(result)
+    notes = [note for result in group for note in _choices(result)] + _shared_notes(group)
     heads = (*(_SHORT.get(name, name) for name in columns), "pictures, 95 %", "repair", "damage", "s, tokens")
     title = f"{benchmark.title}, judged by {first.judge}, prompts {_prompts(first)}"
     if first.official_skips:
         notes.insert(0, "Missing pictures are left out, as the official scripts do (--official-skips).")
-    return Table(title, heads, tuple(rows), (*marks.notes(), *notes))
+    return Table(title, heads, tuple(rows), (*marks.notes(), *dict.fromkeys(notes)))
 
 
 def _rows(result: Result, columns: Sequence[str], marks: _Marks) -> list[Row]:
@@ -113,7 +112,7 @@ def _rows(result: Result, columns: Sequence[str], marks: _Marks) -> list[Row]:
     rows = []
     for turn in result.turns:
         last = turn is result.turns[-1]
-        star = "*" if turn.states.keys() - {"graded", "not covered", "no judge"} else ""
+        star = "*" if turn.states.keys() - _NO_GAPS else ""
         cells = [
             _cell(
                 turn.scores.get(name),
@@ -132,7 +131,7 @@ def _rows(result: Result, columns: Sequence[str], marks: _Marks) -> list[Row]:
 
 
 def _name(result: Result, turn: TurnScore) -> str:
-    name = f"{result.model}, {result.mode}" if result.mode else result.model
+    name = _run_name(result)
     if len(result.turns) == 1:
         return name
     return f"{name}, {'initial' if turn.turn == 1 else 'improved'}"
@@ -171,29 +170,42 @@ def _choices(result: Result) -> list[str]:
     return notes
 
 
+def _shared_notes(group: Sequence[Result]) -> list[str]:
+    """What is not whole about the results, each thing once, after the names of all that it holds for."""
+    names: dict[str, list[str]] = {}
+    for result in group:
+        for note in _result_notes(result):
+            names.setdefault(note, []).append(_run_name(result))
+    return [f"{'; '.join(dict.fromkeys(own))}: {note}" for note, own in names.items()] + _terms(group[0].license)
+
+
 def _result_notes(result: Result) -> list[str]:
-    """What is not whole about a result: coverage, limits, gaps of any turn."""
-    name = f"{result.model}, {result.mode}" if result.mode else result.model
+    """Coverage, limits, and gaps of any turn."""
     covered, notes = result.coverage, []
     if covered["covered"] < covered["in_set"]:
         notes.append(
-            f"{name}: {covered['covered']} of {covered['in_set']} prompts are covered by its vocabulary "
-            f"({covered['covered_by']}); the others are not drawn and do not count."
+            f"{covered['covered']} of {covered['in_set']} prompts are covered by its vocabulary "
+            f"({covered['covered_by']}); the others do not count."
         )
     if covered["chosen"] < covered["covered"]:
-        notes.append(f"{name}: only {covered['chosen']} prompts of {covered['covered']} were drawn (--limit).")
-    if not result.prompts.endswith("own files") and result.license != "MIT" and "one stated" in result.license:
-        notes.append("The prompt set is UNLICENSED: its authors have granted no rights.")
-    if "NC" in result.license:
-        notes.append(f"The prompt set is for NON-COMMERCIAL use only ({result.license}).")
+        notes.append(f"only {covered['chosen']} prompts of {covered['covered']} were drawn (--limit).")
     for turn in result.turns:
-        gaps = {state: count for state, count in turn.states.items() if state not in ("graded", "no judge")}
+        gaps = {state: count for state, count in turn.states.items() if state not in _NO_GAPS}
         if gaps:
             told = ", ".join(f"{count} {state}" for state, count in sorted(gaps.items()))
             how = "left out" if result.official_skips else "missing ones count as wrong, the others are left out"
-            total = sum(turn.states.values())
-            notes.append(f"* {name}, turn {turn.turn}: of {total} pictures {told} ({how}).")
-    return list(dict.fromkeys(notes))
+            notes.append(f"* turn {turn.turn}: of {sum(turn.states.values())} pictures {told} ({how}).")
+    return notes
+
+
+def _terms(license: str) -> list[str]:
+    if "none stated" in license:
+        return ["The prompt set is UNLICENSED: its authors have granted no rights."]
+    return [f"The prompt set is for NON-COMMERCIAL use only ({license})."] if "NC" in license else []
+
+
+def _run_name(result: Result) -> str:
+    return f"{result.model}, {result.mode}" if result.mode else result.model
 
 
 # ------------------------------------------------------------------------------------------------- output
