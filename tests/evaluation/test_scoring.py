@@ -209,6 +209,33 @@ def test_tiif_through_a_judge(tmp_path, fake_judge):
         judge.asked[0].ask.check("yes")
 
 
+def test_tiif_reads_text_on_demand(tmp_path, fake_judge):
+    line = {"type": "text", "short_description": "s", "long_description": "l"}
+    asked = {"type": "text", "yn_question_list": ["Is the text 'Open Day' in the image?"], "yn_answer_list": ["Yes"]}
+    (tmp_path / "text_prompts.jsonl").write_text(json.dumps(line))
+    (tmp_path / "text_eval_prompts.jsonl").write_text(json.dumps(asked))
+    prompts = promptsets.load("tiif", tmp_path / "text_prompts.jsonl").prompts
+    folder = pictures(tmp_path / "m", prompts, "tiif", 1)
+    judges = [
+        fake_judge(lambda job: Answer("no"), kinds=("chat",)),
+        fake_judge(lambda job: Answer("open"), kinds=("ocr",)),
+    ]
+    where = (tmp_path / "text_prompts.jsonl", folder)
+    sums = answered("tiif", *where, judges, tmp_path, text_extra=True).turns[0].scores
+    assert (sums["GNED short"], sums["recall short"], sums["Overall short"]) == (0.5, 0.5, 0.0)
+    assert "GNED short" not in answered("tiif", *where, judges, tmp_path).turns[0].scores
+    with pytest.raises(ValueError, match="--text-extra needs a judge that reads text"):
+        answered("tiif", *where, judges[:1], tmp_path, text_extra=True)
+
+
+def test_a_folder_may_hold_fewer_samples(asked, fake_judge):
+    judge = fake_judge(lambda job: Answer(EVERYTHING))
+    _, result = score(replace(asked, samples=1), [judge], QUIET)
+    assert len(judge.asked) == 3 and result.complete
+    with pytest.raises(ValueError, match="--samples must be 1"):
+        replace(asked, benchmark="wise", samples=2).check()
+
+
 def test_genai_bench_from_a_file_of_answers(tmp_path):
     (tmp_path / "genai_image.json").write_text(json.dumps({"00001": {"prompt": "a"}, "00002": {"prompt": "b"}}))
     (tmp_path / "genai_skills.json").write_text(json.dumps({"basic": [1], "advanced": [2]}))

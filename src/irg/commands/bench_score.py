@@ -35,6 +35,8 @@ class ScoreOptions(JudgeOptions):
     """For GenEval's counting: scores must be above this; 0.9 is official."""
     rubric: str | None = None
     """For WISE: a file with another judging instruction; {prompt} and {explanation} are filled in."""
+    text_extra: bool = False
+    """For TIIF: also read the text in pictures of text, for GNED and recall; needs a judge such as ocr."""
     retry_failed: bool = False
     """Ask refused and unusable answers again too (outages always are)."""
     prompts: str | None = None
@@ -43,6 +45,8 @@ class ScoreOptions(JudgeOptions):
     """For folders that are no run: which prompt set they were drawn from (default: the usual one)."""
     model_name: str | None = None
     """For folders that are no run: the model's name in the layout (TIIF, OneIG) and in tables."""
+    samples: int | None = None
+    """For folders that are no run: how many pictures there are of a prompt (default: the protocol's)."""
     offline: bool = False
     """Fetch nothing."""
 
@@ -76,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         prompts=options.prompts,
         variant=options.variant,
         model_name=options.model_name,
+        samples=options.samples,
+        text_extra=options.text_extra,
         offline=options.offline,
     )
     request.check()

@@ -153,10 +153,16 @@ def _card(entry: Entry, folder: Path) -> str:
             name = "Reflection" if number else "Thinking"
             parts.append(_details(name if number < 2 else f"Reflection {number}", without_tags(thought)))
     for one in entry.turns:
-        told = one.grade.detail if one.grade else one.message
-        if told:
+        if told := _told(one):
             parts.append(_details(f"Judge on the {_turn(one, len(entry.turns))} picture", told))
     return "".join(parts) + "</article>"
+
+
+def _told(one: Judged) -> str:
+    """What the answers came to, then the answers as they stand where they are texts that say more."""
+    told = one.grade.detail if one.grade else one.message
+    said = [f"{answer}" for answer in one.answers.values() if isinstance(answer, str) and len(answer) > len("Yes.")]
+    return "\n\n".join([told, *(answer for answer in said if answer not in told)]).strip()
 
 
 def _figure(one: Judged, folder: Path, turns: int) -> str:

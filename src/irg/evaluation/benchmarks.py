@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from irg.evaluation import genai_bench, geneval, oneig, tiif, wise
 from irg.evaluation.layouts import LAYOUTS, Layout
 from irg.evaluation.rubrics import ONEIG_ALIGNMENT, READ_TEXT, tiif_question, wise_question
@@ -63,6 +65,8 @@ class Options:
     geneval_counting_above: float = geneval.COUNTING_SCORE_ABOVE
     rubric: str | None = None
     """Text of WISE's judging instruction with {prompt} and {explanation}; None: ours."""
+    tiif_text: bool = False
+    """Also read the text in TIIF's pictures of text, for GNED and recall."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def _geneval_sum(graded: Sequence[Graded]) -> dict[str, float]:
 
 
 def _wise_asks(prompt: BenchPrompt, options: Options) -> list[Ask]:
+    wise.category(int(prompt.id))  # an id that has none shows before anything is judged
+
     def check(text: str) -> None:
         wise.wiscore(wise.parse(text, options.wise_parse))
 
@@ -132,7 +138,9 @@ def _wise_sum(graded: Sequence[Graded]) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------- TIIF-Bench
 
 
-def _tiif_asks(prompt: BenchPrompt, _: Options) -> list[Ask]:
+def _tiif_asks(prompt: BenchPrompt, options: Options) -> list[Ask]:
+    if prompt.tag not in tiif.GROUP_OF:
+        raise ValueError(f"unknown TIIF attribute {prompt.tag!r}; there are {', '.join(tiif.ATTRIBUTES)}")
     truth = prompt.metadata.get("answers")
     if truth is None:
         raise ValueError(f"{prompt.id}: its questions are missing (the folder of *_eval_prompts.jsonl)")
@@ -140,7 +148,8 @@ def _tiif_asks(prompt: BenchPrompt, _: Options) -> list[Ask]:
     def check(text: str) -> None:
         tiif.right(tiif.parse(text), truth)
 
-    return [Ask("chat", "answers", tiif_question(prompt.metadata["questions"]), check)]
+    asks = [Ask("chat", "answers", tiif_question(prompt.metadata["questions"]), check)]
+    return [*asks, Ask("ocr", "text", READ_TEXT)] if options.tiif_text and prompt.tag == "text" else asks
 
 
 def _tiif_grade(prompt: BenchPrompt, answers: dict[str, Any], _: Options) -> Grade:
@@ -148,7 +157,9 @@ def _tiif_grade(prompt: BenchPrompt, answers: dict[str, Any], _: Options) -> Gra
     right = tiif.right(given, prompt.metadata["answers"])
     rows = zip(prompt.metadata["questions"], given, right, strict=True)
     detail = "\n".join(f"{'✓' if good else '✗'} {question.strip()} {answer}" for question, answer, good in rows)
-    return Grade(sum(right) / len(right), tuple(right), detail)
+    read = answers.get("text")
+    facts = None if read is None else tiif.text_match(tiif.wanted_texts(prompt.metadata["questions"]), [read])
+    return Grade(sum(right) / len(right), tuple(right), detail, facts)
 
 
 def _tiif_sum(graded: Sequence[Graded]) -> dict[str, float]:
@@ -161,6 +172,9 @@ def _tiif_sum(graded: Sequence[Graded]) -> dict[str, float]:
         ]
         shares = {name: one.share for name, one in tiif.accuracies(verdicts).items()}
         sums |= {f"{name} {length}": value for name, value in tiif.summarise(shares).items()}
+        if matches := [one.grade.facts for one in own if one.grade and one.grade.facts is not None]:
+            gned, recall = (float(mean) for mean in np.mean(matches, axis=0))
+            sums |= {f"GNED {length}": gned, f"recall {length}": recall}
     return sums
 
 
@@ -270,7 +284,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "tiif",
             tuple(
                 f"{name} {length}"
-                for name in ("Overall", "Basic/Avg", "Advanced/Avg", *tiif.GROUPS)
+                for name in ("Overall", "Basic/Avg", "Advanced/Avg", *tiif.GROUPS, "GNED", "recall")
                 for length in tiif.LENGTHS
             ),
             _tiif_asks,

@@ -65,6 +65,11 @@ class Layout:
     place: Callable[[BenchPrompt, int, str], str]
     grid: bool = False
 
+    @property
+    def most(self) -> int:
+        """How many pictures a prompt there is a place for."""
+        return 1 if self.samples == 1 else _TILES if self.grid else 10_000
+
     def find(self, folder: Path, prompt: BenchPrompt, sample: int, model: str) -> Picture | None:
         """The picture, or None if it is missing.
 

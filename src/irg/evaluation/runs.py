@@ -115,13 +115,10 @@ def pick(prompts: Sequence[BenchPrompt], limit: int | None) -> tuple[BenchPrompt
 def plan(prompt_set: PromptSet, chosen: Sequence[BenchPrompt], samples: int | None, **facts: Any) -> RunInfo:
     """The record of a run that is about to begin."""
     wanted = LAYOUTS[prompt_set.name].samples if samples is None else samples
-    most = 4 if LAYOUTS[prompt_set.name].grid else 10_000
-    if LAYOUTS[prompt_set.name].samples == 1 and wanted != 1:
-        raise ValueError(
-            f"{prompt_set.name} has a place for one picture a prompt, so --samples must be 1, got {wanted}"
-        )
+    most = LAYOUTS[prompt_set.name].most
     if not 1 <= wanted <= most:
-        raise ValueError(f"--samples must be 1 to {most}, got {wanted}")
+        place = "has a place for one picture a prompt" if most == 1 else f"takes 1 to {most} pictures a prompt"
+        raise ValueError(f"{prompt_set.name} {place}, got --samples {wanted}")
     return RunInfo(
         benchmark=prompt_set.name,
         variant=prompt_set.variant,

@@ -46,6 +46,8 @@ class Request:
     prompts: str | None = None
     variant: str | None = None
     model_name: str | None = None
+    samples: int | None = None
+    text_extra: bool = False
     offline: bool = False
 
     def check(self) -> None:
@@ -56,10 +58,15 @@ class Request:
         """
         if not self.images.is_dir():
             raise ValueError(f"--images {self.images}: no such folder")
+        most = BENCHMARKS[self.benchmark].layout.most
+        if self.samples is not None and not 1 <= self.samples <= most:
+            raise ValueError(f"--samples must be 1 to {most}, got {self.samples}")
         if (self.images / RUN_FILE).is_file():
             info = RunInfo.load(self.images)
             if info.benchmark != self.benchmark:
                 raise ValueError(f"--images {self.images}: is a run of {info.benchmark}, not of {self.benchmark}")
+            if self.samples not in (None, info.samples):
+                raise ValueError(f"--samples {self.samples}: that run has {info.samples} pictures a prompt")
             if self.variant not in (None, info.variant):
                 raise ValueError(f"--variant {self.variant}: that run was drawn from {info.variant!r}")
 
@@ -79,8 +86,12 @@ def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[
         offline=request.offline,
         say=console.print,
     )
+    if prompt_set.variant == "verified":
+        raise ValueError("WISE verified is a protocol of its own, which is not scored here; the paper's is legacy")
     pictures = _of_run(request, info, prompt_set) if info else _of_folder(request, benchmark, prompt_set)
-    options = Options(request.wise_parse, request.counting_above, request.rubric)
+    options = Options(request.wise_parse, request.counting_above, request.rubric, request.text_extra)
+    if options.tiif_text and not any("ocr" in judge.kinds for judge in judges):
+        raise ValueError("--text-extra needs a judge that reads text, such as ocr")
     base = request.out or (request.images / "scores" if info else Path(f"{request.images}-scores"))
     folder = scores_folder(base, judges, options)
     items = judge_pictures(benchmark, pictures, judges, options, folder, console, request.again)
@@ -106,7 +117,8 @@ def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Pictures:
 
 def _of_folder(request: Request, benchmark: Benchmark, prompt_set: PromptSet) -> Pictures:
     name = request.model_name or request.images.resolve().name
-    return Pictures({1: request.images}, prompt_set.prompts, benchmark.layout.samples, name)
+    samples = benchmark.layout.samples if request.samples is None else request.samples
+    return Pictures({1: request.images}, prompt_set.prompts, samples, name)
 
 
 def _result(

@@ -24,7 +24,6 @@ from irg.evaluation.runs import progress
 from irg.promptsets import BenchPrompt
 
 JUDGEMENTS = "judgements.jsonl"
-_LOG_EVERY = 200  # lines between flushes to the disk; each line reaches the operating system at once
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 ATTRIBUTES = tuple(attribute for members in GROUPS.values() for attribute in members)
 GROUP_OF = {attribute: group for group, members in GROUPS.items() for attribute in members}
 RECALL_WITHIN = 0.3
+_TEXT = re.compile(r"the text ['\"](.*)['\"] in the image")
 _ANSWER = re.compile(r"^(yes|no)\b", re.IGNORECASE)
 
 
@@ -88,6 +89,12 @@ def summarise(shares: Mapping[str, float]) -> dict[str, float]:
         if own:
             scores[f"{part}/Avg"] = float(np.mean(own))
     return scores if overall is None else scores | {"Overall": overall}
+
+
+def wanted_texts(questions: Sequence[str]) -> list[str]:
+    """The texts that a picture of the attribute ``text`` should show, from its questions."""
+    found = (_TEXT.search(question) for question in questions)
+    return [match[1] for match in found if match]
 
 
 def text_match(wanted: Sequence[str], seen: Sequence[str]) -> tuple[float, float]:

@@ -36,8 +36,6 @@ class JudgeOptions:
     """For openai: where answers are kept (default: judge-answers in $IRG_CACHE, else in ~/.cache/irg)."""
     device: str | None = None
     """For local models (default: cuda if there is one)."""
-    batch: int = 8
-    """For local models: pictures at once."""
 
 
 _KINDS = {
