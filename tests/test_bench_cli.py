@@ -48,7 +48,7 @@ def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys:
     assert "<table" in (tmp_path / "table.html").read_text()
     capsys.readouterr()
     assert call("table", run, "--format", "csv", "--no-paper") == 0
-    assert capsys.readouterr().out.startswith("table,row,column,value,judge and prompts\n")
+    assert capsys.readouterr().out.startswith("table,row,column,value,low,high,n,partial,")
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,12 @@ def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
         runs.begin(tmp_path / "run", replace(info, seed=4), resume=True)
     with pytest.raises(ValueError, match="model_fingerprint"):
         runs.begin(tmp_path / "run", replace(info, model_fingerprint="1"), resume=True)
+    # a higher limit goes on with the same run, a lower one is another run
+    runs.begin(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=False)
+    runs.begin(tmp_path / "few", info, resume=True)
+    assert runs.RunInfo.load(tmp_path / "few").prompt_ids == info.prompt_ids
+    with pytest.raises(ValueError, match="prompt_ids"):
+        runs.begin(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("x")
     with pytest.raises(FileExistsError, match="holds no run"):

@@ -13,7 +13,7 @@ import numpy as np
 from irg import __version__
 from irg.evaluation import rubrics
 from irg.evaluation.benchmarks import Benchmark, Grade, Graded
-from irg.evaluation.runs import write_whole
+from irg.evaluation.runs import versions, write_whole
 from irg.evaluation.scoring import Judged
 from irg.evaluation.statistics import Changes, Share, changes, interval
 
@@ -68,6 +68,7 @@ class Result:
     """Of ``run.json``: settings, seed, fingerprint of the model."""
     options: dict[str, Any] = field(default_factory=dict)
     rubrics_sha256: str = ""
+    versions: dict[str, str] = field(default_factory=versions)
     irg_version: str = __version__
     schema: int = SCHEMA
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,12 +146,17 @@ def begin(folder: Path, info: RunInfo, resume: bool) -> None:
             raise FileExistsError(f"{folder}: holds a run; give --resume to go on with it, or another --out")
         before = RunInfo.load(folder)
         same = replace(before, irg_version=info.irg_version, prompts_source=info.prompts_source)
+        grown = set(before.prompt_ids) < set(info.prompt_ids)  # a higher --limit, or none
+        if grown:
+            same = replace(same, prompt_ids=info.prompt_ids)
         for name, value in asdict(info).items():
             if asdict(same)[name] != value:
                 raise ValueError(
                     f"{folder}: can't go on, {name} was {_short(asdict(same)[name])} and is {_short(value)}; "
                     "give another --out"
                 )
+        if grown:
+            info.save(folder)
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: is not empty and holds no run; give another --out")
@@ -193,7 +199,7 @@ def draw(
                 drawn += 1
                 bar.advance(task)
     finally:
-        line = {"pictures": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch}
+        line = {"pictures": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch} | versions()
         with (folder / SESSIONS_FILE).open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
     return drawn
@@ -253,6 +259,11 @@ def fingerprint(folder: Path) -> str:
             file.seek(max(0, size - _CHUNK))
             told.update(file.read())
     return told.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers depend on."""
+    return {"irg": __version__} | {name: version(name) for name in ("torch", "numpy", "pillow")}
 
 
 def default_folder(benchmark: str, model: str, mode: Mode) -> Path:

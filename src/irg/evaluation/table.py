@@ -31,10 +31,13 @@ _DIGITS = {"tiif": 2, "oneig": 3}
 
 @dataclass(frozen=True)
 class Cell:
-    """One number and the mark of its judge and prompts."""
+    """One number as it is shown and as it is, and the mark of its judge and prompts; ``part``: not all is judged."""
 
     text: str
     mark: str = ""
+    value: float | None = None
+    share: Share | None = None
+    part: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,20 +115,20 @@ def _rows(result: Result, columns: Sequence[str], marks: _Marks) -> list[Row]:
     rows = []
     for turn in result.turns:
         last = turn is result.turns[-1]
-        star = "*" if turn.states.keys() - _NO_GAPS else ""
+        part = bool(turn.states.keys() - _NO_GAPS)
         cells = [
             _cell(
                 turn.scores.get(name),
                 marks[result.column_judges.get(name, result.judge), _prompts(result)],
                 result.benchmark,
-                star,
+                part,
             )
             for name in columns
         ]
         change = result.changes if last else None
-        cells.append(Cell(_share(turn.mean)))
-        cells += [Cell(_share(change.repair) if change else "–"), Cell(_share(change.damage) if change else "–")]
-        cells.append(Cell(_cost(result) if last else "–"))
+        shares = (turn.mean, change.repair if change else None, change.damage if change else None)
+        cells += [_share(one) for one in shares]
+        cells.append(_cost(result) if last else Cell("–"))
         rows.append(Row(_name(result, turn), tuple(cells)))
     return rows
 
@@ -137,24 +140,28 @@ def _name(result: Result, turn: TurnScore) -> str:
     return f"{name}, {'initial' if turn.turn == 1 else 'improved'}"
 
 
-def _cell(value: float | None, mark: str, benchmark: str, star: str = "") -> Cell:
+def _cell(value: float | None, mark: str, benchmark: str, part: bool = False) -> Cell:
     if value is None:
         return Cell("–")
     digits = _DIGITS.get(benchmark, 3)
     shown = f"{100 * value:.{digits}f}" if benchmark == "tiif" else f"{value:.{digits}f}"
-    return Cell(shown + star, mark)
+    return Cell(shown + "*" * part, mark, value, part=part)
 
 
-def _share(share: Share) -> str:
+def _share(share: Share | None) -> Cell:
+    if share is None:
+        return Cell("–")
     if share.value is None or share.low is None or share.high is None:
-        return "– (of 0)"
-    return f"{100 * share.value:.1f} % ({100 * share.low:.1f}–{100 * share.high:.1f}, n {share.of})"
+        return Cell("– (of 0)")
+    shown = f"{100 * share.value:.1f} % ({100 * share.low:.1f}–{100 * share.high:.1f}, n {share.of})"
+    return Cell(shown, value=share.value, share=share)
 
 
-def _cost(result: Result) -> str:
+def _cost(result: Result) -> Cell:
     if result.seconds is None:
-        return "–"
-    return f"{result.seconds:.2f} s, {result.tokens:.0f}" if result.tokens else f"{result.seconds:.2f} s"
+        return Cell("–")
+    tokens = f", {result.tokens:.0f}" if result.tokens else ""
+    return Cell(f"{result.seconds:.2f} s{tokens}", value=result.seconds)
 
 
 def _choices(result: Result) -> list[str]:
@@ -231,17 +238,25 @@ def _md(text: str) -> str:
 
 
 def comma_separated(made: Sequence[Table]) -> str:
-    """One line a number, with its judge and prompts: for programs."""
+    """One line a number in full precision, with its interval, judge and prompts: for programs."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("table", "row", "column", "value", "judge and prompts"))
+    writer.writerow(("table", "row", "column", "value", "low", "high", "n", "partial", "judge and prompts"))
     for table in made:
-        told = {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in table.notes if note.startswith("[")}
+        told = _told(table)
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
-                if cell.text != "–":
-                    writer.writerow((table.title, row.name, column, cell.text, told.get(cell.mark, "")))
+                if cell.value is not None:
+                    bounds = (cell.share.low, cell.share.high, cell.share.of) if cell.share else ("", "", "")
+                    who = told.get(cell.mark, "")
+                    writer.writerow((table.title, row.name, column, cell.value, *bounds, "yes" * cell.part, who))
     return out.getvalue()
+
+
+def _told(table: Table) -> dict[str, str]:
+    """What each mark stands for."""
+    notes = (note for note in table.notes if note.startswith("["))
+    return {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in notes}
 
 
 _NUMBERS = """<style>.numbers th, .numbers td { white-space: nowrap; padding-right: 1.1rem; }</style>"""
@@ -253,7 +268,7 @@ def html(made: Sequence[Table]) -> str:
 
 
 def html_table(table: Table) -> str:
-    told = {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in table.notes if note.startswith("[")}
+    told = _told(table)
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *table.columns))
     rows = []
     for row in table.rows:
