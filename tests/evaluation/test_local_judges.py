@@ -83,6 +83,29 @@ def test_a_broken_detector_says_so_before_it_judges(tmp_path: Path, detect, pain
         list(detector(detect, paint).answers([job(tmp_path, Ask("detect", "objects"))]))
 
 
+def test_without_self_test_the_label_says_so(tmp_path: Path) -> None:
+    judge = gd.GenEvalDetector(lambda image: [], good_painter, {}, frozenset({"cat"}), self_test=False)
+    ((_, answer),) = judge.answers([job(tmp_path, Ask("detect", "objects"))])
+    assert answer.raw == {"boxes": {}, "colors": {}} and judge.label == "GenEval (HF detector, not self-tested)"
+    assert judge.identity() != detector(lambda image: []).identity()
+
+
+@pytest.mark.shared
+def test_the_detectors_classes_are_genevals(official: Path) -> None:
+    path = official / "geneval" / "object_names.txt"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    coco = """person bicycle car motorbike aeroplane bus train truck boat traffic_light fire_hydrant stop_sign
+        parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie
+        suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket
+        bottle wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut
+        cake chair sofa pottedplant bed diningtable toilet tvmonitor laptop mouse remote keyboard cell_phone microwave
+        oven toaster sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush"""
+    names = [name.replace("_", " ") for name in coco.split()]
+    ours = {gd._RENAMED.get(name, name) for name in names}
+    assert ours == set(path.read_text().split("\n")) - {""}
+
+
 def test_a_detector_that_changes_its_mind_is_broken() -> None:
     looks = iter(range(100))
 

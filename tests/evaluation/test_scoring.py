@@ -141,6 +141,15 @@ def test_a_judge_must_answer_the_kind_of_question(asked, fake_judge):
         score(asked, [fake_judge(lambda job: Answer(""), kinds=("chat",))], QUIET)
 
 
+def test_a_judge_for_nothing_is_refused(tmp_path, fake_judge):
+    (tmp_path / "OneIG-Bench.csv").write_text("category,id,prompt_en\nText_Rendering,002,a sign\n")
+    (tmp_path / "text_content.csv").write_text(",id,prompt_en,text_content\n0,002,a sign,['STOP']\n")
+    prompts = promptsets.load("oneig", tmp_path / "OneIG-Bench.csv").prompts
+    folder = pictures(tmp_path / "m", prompts, "oneig", 1)
+    with pytest.raises(ValueError, match="fake can't answer any of OneIG-Bench"):
+        answered("oneig", tmp_path / "OneIG-Bench.csv", folder, [fake_judge(lambda job: Answer({}))], tmp_path)
+
+
 def test_an_empty_folder_says_where_pictures_are_looked_for(asked, fake_judge, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty/00000/samples/0000\.png"):

@@ -134,9 +134,12 @@ def judge_pictures(
         place = benchmark.layout.place(pictures.prompts[0], 0, pictures.model_name)
         where = next(iter(pictures.folders.values())) / place
         raise ValueError(f"no picture is where {benchmark.title} has them, such as {where}; see --model-name")
+    jobs = {job.key: (job, judge) for item in items for job, judge in asker.jobs(item)}
+    if not jobs and any(item.state == "unasked" for item in items):
+        names = ", ".join(judge.label for judge in judges)
+        raise ValueError(f"{names} can't answer any of {benchmark.title}'s questions; see docs/benchmarks.md")
     store = Judgements(folder / JUDGEMENTS)
     try:
-        jobs = {job.key: (job, judge) for item in items for job, judge in asker.jobs(item)}
         todo = [pair for key, pair in jobs.items() if not store.settled(key, again)]
         if todo:
             _ask_all(todo, len(jobs), store, console, benchmark.name)

@@ -38,6 +38,8 @@ _RENAMED = {
     "tvmonitor": "tv",
 }
 
+_HINT = " (only safetensors files are read; docs/benchmarks.md tells how to make a folder of them)"
+
 Found = tuple[str, float, np.ndarray]
 """Class, score, mask [H, W]."""
 
@@ -49,10 +51,10 @@ class GenEvalDetector:
         detect: picture -> what is in it.
         paint: (cut-out objects, class) -> the colour of each.
         pins: of both.
+        self_test: look at known pictures before the first answer; without it the label says so.
     """
 
     kinds = frozenset({"detect"})
-    label = "GenEval (HF detector)"
 
     def __init__(
         self,
@@ -60,12 +62,14 @@ class GenEvalDetector:
         paint: Callable[[Sequence[Image.Image], str], list[str]],
         pins: dict[str, Any],
         names: frozenset[str],
+        self_test: bool = True,
     ) -> None:
         self._detect, self._paint, self._pins, self._names = detect, paint, pins, names
-        self._tested = False
+        self._tested = not self_test
+        self.label = "GenEval (HF detector)" if self_test else "GenEval (HF detector, not self-tested)"
 
     @classmethod
-    def load(cls, folder: str | None = None, device: str | None = None) -> "GenEvalDetector":
+    def load(cls, folder: str | None = None, device: str | None = None, self_test: bool = True) -> "GenEvalDetector":
         """Load both networks: from the hub, or from ``folder`` (``detector/`` and ``clip.safetensors`` in it).
 
         Raises:
@@ -74,10 +78,10 @@ class GenEvalDetector:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         detector = Mask2FormerBoxes.load(DETECTOR if folder is None else str(Path(folder) / "detector"), where)
         painter = ClipColors.load(None if folder is None else Path(folder) / "clip.safetensors", where)
-        return cls(detector, painter, detector.pins | painter.pins, detector.names)
+        return cls(detector, painter, detector.pins | painter.pins, detector.names, self_test)
 
     def identity(self) -> dict[str, Any]:
-        return {"judge": "geneval", **self._pins}
+        return {"judge": "geneval", "label": self.label, **self._pins}
 
     def covers(self, prompt: BenchPrompt) -> bool:
         clauses = [*prompt.metadata.get("include", ()), *prompt.metadata.get("exclude", ())]
@@ -123,7 +127,7 @@ class GenEvalDetector:
         if [(n, round(s, 3)) for n, s, _ in first] != [(n, round(s, 3)) for n, s, _ in second]:
             raise ValueError("the detector is broken: it sees different things in the same picture")
         if not any(name == "stop sign" and score > 0.3 for name, score, _ in first):
-            raise ValueError("the detector is broken: it does not see a plain stop sign; try another device or dtype")
+            raise ValueError("the detector is broken: it does not see a plain stop sign; try another device")
         squares = {name: Image.new("RGB", (224, 224), name) for name in ("red", "blue", "green", "yellow")}
         told = dict(zip(squares, self._paint(list(squares.values()), "car"), strict=True))
         if any(told[name] != name for name in squares):
@@ -178,7 +182,7 @@ class Mask2FormerBoxes:
             model = Mask2FormerForUniversalSegmentation.from_pretrained(name, use_safetensors=True).to(device)
             processor = AutoImageProcessor.from_pretrained(name)
         except (OSError, ValueError, ImportError) as error:
-            raise ValueError(f"{name}: can't be loaded as a Mask2Former: {error}") from error
+            raise ValueError(f"{name}: can't be loaded as a Mask2Former: {error}{_HINT}") from error
         revision = getattr(model.config, "_commit_hash", None)
         return cls(model, processor, {"detector": name, "revision": revision, "transformers": version("transformers")})
 

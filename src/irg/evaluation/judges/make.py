@@ -34,6 +34,8 @@ class JudgeOptions:
     """For openai: price of a million answer tokens."""
     cache_dir: str | None = None
     """For openai: where answers are kept (default: judge-answers in $IRG_CACHE, else in ~/.cache/irg)."""
+    no_self_test: bool = False
+    """For geneval: judge even when the detector fails on pictures whose content is known; the label says so."""
     device: str | None = None
     """For local models (default: cuda if there is one)."""
 
@@ -87,7 +89,7 @@ def _mini(folder: str) -> Judge:
 def _geneval(folder: str, options: JudgeOptions) -> Judge:
     from irg.evaluation.judges.geneval_detector import GenEvalDetector
 
-    return GenEvalDetector.load(folder or None, options.device)
+    return GenEvalDetector.load(folder or None, options.device, not options.no_self_test)
 
 
 def _openai(model: str, options: JudgeOptions) -> Judge:
