@@ -98,7 +98,8 @@ async def make_prompts(layout: Layout, bench: Workbench, told: Told) -> None:
     done = layout.prompts.path / "done.json"
     if done.exists():
         return
-    size, block, waiting, total = layout.recipe.rows_per_block, 0, [], 0
+    size, block, total = layout.recipe.rows_per_block, 0, 0
+    waiting: list[Row] = []
     there = set(layout.blocks())
 
     def flush() -> None:
@@ -209,8 +210,8 @@ def build(
         told: is told of progress; ``say`` of what the user should know; ``begin`` of the prompts being ready.
 
     Raises:
-        ValueError: the recipe is wrong, the folder is in use or damaged, or something keeps the build from going on; what
-            is made is kept.
+        ValueError: the recipe is wrong, the folder is in use or damaged, or something keeps the build from going on;
+            what is made is kept.
         OSError: a file cannot be written.
     """
     out = Path(recipe.out)

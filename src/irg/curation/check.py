@@ -98,7 +98,7 @@ def _problems(row: dict[str, Any], found: Findings) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
     if row.get("digest") and not problems:
-        parts = (row["prompt"], row["thinking"], pictures["image"], row["reflection"], pictures["improved"])
-        if content_digest(*parts) != row["digest"]:
+        image, improved = pictures["image"] or b"", pictures["improved"]
+        if content_digest(row["prompt"], row["thinking"], image, row["reflection"], improved) != row["digest"]:
             problems.append("its digest is not that of its parts: it was changed")
     return problems

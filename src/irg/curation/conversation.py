@@ -1,7 +1,7 @@
 """The authors' data format: one column ``conversation``, JSON, a list of turns.
 
-A user's turn holds a string, an assistant's a list of parts ``{type, content, need_loss, need_vae, need_vit}``; pictures are
-base64. Each of the six learning modes is a data set of its own.
+A user's turn holds a string, an assistant's a list of parts ``{type, content, need_loss, need_vae, need_vit}``;
+pictures are base64. Each of the six learning modes is a data set of its own.
 """
 
 import base64
@@ -48,8 +48,8 @@ def conversation(record: TrajectoryRecord, mode: str) -> list[dict[str, Any]]:
             parts = (_text(record.thinking, False), _read(first), _text(record.reflection, True))
             return [_user(record.prompt), _assistant(*parts)]
         case "improving_full":
-            parts = (_text(record.thinking, False), _read(first), _text(record.reflection, True), _drawn(second))
-            return [_user(record.prompt), _assistant(*parts)]
+            whole = (_text(record.thinking, False), _read(first), _text(record.reflection, True), _drawn(second))
+            return [_user(record.prompt), _assistant(*whole)]
     raise ValueError(f"no learning mode {mode!r}; there are {', '.join(MODES)}")
 
 

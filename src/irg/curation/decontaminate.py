@@ -15,9 +15,13 @@ _GRAM = 4
 
 _LEAD = re.compile(
     r"^(?:(?:please )?(?:draw|create|generate|make|show|paint)(?: me)? )?"
-    r"(?:(?:a|an|the) )?(?:(?:high quality|realistic|clear) )?(?:photo|photograph|picture|image|rendering) (?:of|showing|with) "
+    r"(?:(?:a|an|the) )?(?:(?:high quality|realistic|clear) )?"
+    r"(?:photo|photograph|picture|image|rendering) (?:of|showing|with) "
 )
-_NUMBERS = {w: str(n) for n, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])}
+_NUMBERS = {
+    w: str(n)
+    for n, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
+}
 _ARTICLES = {"a", "an", "the", "some"}
 _RELATIONS = (  # (pattern, sign, whether the second comes first)
     (re.compile(r" (?:is )?(?:to |on )?(?:the )?left (?:side )?of "), "<", False),

@@ -1,7 +1,7 @@
-"""Export: thresholds, a deterministic shuffle, train and val by prompt, size-bounded shards, the authors' format, a card.
+"""Export: thresholds, a deterministic shuffle, train and val by prompt, size-bounded shards, a card.
 
-Rows are dealt to buckets by the hash that orders them, then each bucket is sorted and written: the order is that of all rows
-sorted at once, and memory holds one bucket.
+Rows are dealt to buckets by the hash that orders them, then each bucket is sorted and written: the order is that of all
+rows sorted at once, and memory holds one bucket.
 """
 
 import json

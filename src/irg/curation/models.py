@@ -30,7 +30,7 @@ async def load_pipe(bench: Workbench, model: str) -> Any:
     return bench.kept(f"model {model}", lambda: IRGPipeline.from_pretrained(model))
 
 
-def _draw(pipe: Any, config: ModelDrafts | ModelTargets, prompts: list[str], seeds: list[int]) -> list[Any]:
+def draw(pipe: Any, config: ModelDrafts | ModelTargets, prompts: list[str], seeds: list[int]) -> list[Any]:
     """Trajectories of one turn."""
     outputs = pipe(
         prompts,
@@ -45,11 +45,11 @@ class ModelDrafting(Stage):
     """T1 and I1 by an irg model."""
 
     name, turns = "draft", (2,)
-    columns = {"thinking": str, "image": bytes}
     config: ModelDrafts
 
     def __init__(self, config: ModelDrafts) -> None:
         super().__init__(config)
+        self.columns = {"thinking": str, "image": bytes}
         self.chunk = config.batch
 
     async def open(self, bench: Workbench) -> None:
@@ -57,7 +57,7 @@ class ModelDrafting(Stage):
 
     async def make(self, rows: list[Row]) -> list[Outcome]:
         prompts, seeds = [row["prompt"] for row in rows], [row["seed"] for row in rows]
-        drawn = await self.bench.alone(_draw, self.pipe, self.config, prompts, seeds)
+        drawn = await self.bench.alone(draw, self.pipe, self.config, prompts, seeds)
         return [self._outcome(row, trajectory) for row, trajectory in zip(rows, drawn, strict=True)]
 
     def _outcome(self, row: Row, trajectory: Any) -> Row:
@@ -72,11 +72,11 @@ class ModelPainting(Stage):
     """I2: the best of a model's own tries, by a judge's verdict."""
 
     name = "target"
-    columns = {"improved": bytes, "tries": str}
     config: ModelTargets
 
     def __init__(self, config: ModelTargets) -> None:
         super().__init__(config)
+        self.columns = {"improved": bytes, "tries": str}
         self.chunk = max(1, config.batch // config.best_of)
 
     def texts(self) -> list[str]:
@@ -102,7 +102,7 @@ class ModelPainting(Stage):
         tries = range(self.config.best_of)
         prompts = [instruction(row) for row in rows for _ in tries]
         seeds = [(row["seed"] + 1 + _TRIES * k) % 2**31 for row in rows for k in tries]
-        drawn = await self.bench.alone(_draw, self.pipe, self.config, prompts, seeds)
+        drawn = await self.bench.alone(draw, self.pipe, self.config, prompts, seeds)
         pictures = [png(np.asarray(t.image.convert("RGB"))) for t in drawn]
         outcomes: list[Outcome] = []
         for number, row in enumerate(rows):
@@ -137,11 +137,11 @@ class DiffusersPainting(Stage):
     """I2 by a local diffusers pipeline: any text-to-image one, or any that takes ``image`` and ``prompt``."""
 
     name = "target"
-    columns = {"improved": bytes}
     config: DiffusersTargets
 
     def __init__(self, config: DiffusersTargets) -> None:
         super().__init__(config)
+        self.columns = {"improved": bytes}
         self.chunk = config.batch
 
     async def open(self, bench: Workbench) -> None:

@@ -31,7 +31,7 @@ class StageWorker:
         await self.stage.open(self.bench)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do the blocks of a batch; columns ``block``, ``problem``, ``made`` and ``rejected`` go on to the next stage."""
+        """Do the blocks of a batch; what became of them goes on to the next stage."""
         problems, told = list(batch["problem"]), list(batch["told"])
         for index, block in enumerate(batch["block"]):
             if not problems[index] and not self.problem:

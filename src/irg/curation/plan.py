@@ -47,7 +47,7 @@ class Hashing(Stage):
 
 
 def _hash_rows(rows: list[Row]) -> list[Row]:
-    def hashes(row: Row) -> dict[str, str | None]:
+    def hashes(row: Row) -> dict[str, Any]:
         return {f"{name}_phash": phash(row[name]) if row.get(name) else None for name in ("image", "improved")}
 
     return [made(row, {"model": "imagehash.phash"}, **hashes(row)) for row in rows]
@@ -96,14 +96,14 @@ def _second(recipe: DataRecipe) -> list[Stage | None]:
         case MiniReflections() as config:
             reflect = WorldStage(config, "reflect", {"reflection": str})
     match recipe.target:
-        case EndpointTargets() as config:
-            target = EndpointPainting(config)
-        case DiffusersTargets() as config:
-            target = DiffusersPainting(config)
-        case ModelTargets() as config:
-            target = ModelPainting(config)
-        case MiniTargets() as config:
-            target = WorldStage(config, "target", {"improved": bytes})
+        case EndpointTargets() as painter:
+            target = EndpointPainting(painter)
+        case DiffusersTargets() as painter:
+            target = DiffusersPainting(painter)
+        case ModelTargets() as painter:
+            target = ModelPainting(painter)
+        case MiniTargets() as painter:
+            target = WorldStage(painter, "target", {"improved": bytes})
     if reflect is not None:
         reflect.reads = ("draft",) if refine else ("draft", "target")
     if target is not None:
@@ -147,9 +147,9 @@ def _check(recipe: DataRecipe) -> None:
         for judge in recipe.judges:
             if getattr(judge, "detector", "") is None:
                 raise ValueError(f"judges: {judge.name} knows only rendered pictures; set its detector (mini-judge)")
-    if isinstance(recipe.draft, ModelDrafts) and isinstance(recipe.reflect, MiniReflections):
-        if recipe.reflect.detector is None:
-            raise ValueError("reflect: drafts of a model must be seen; set reflect.detector (such as mini-judge)")
+    blind = isinstance(recipe.reflect, MiniReflections) and recipe.reflect.detector is None
+    if isinstance(recipe.draft, ModelDrafts) and blind:
+        raise ValueError("reflect: drafts of a model must be seen; set reflect.detector (such as mini-judge)")
     if recipe.reflect is not None and (recipe.draft is None):
         raise ValueError("reflect needs draft: there is nothing to reflect on")
     endpoints = [recipe.reflect, recipe.target, recipe.think, *recipe.judges]

@@ -125,7 +125,7 @@ class Sift:
         near: Jaccard similarity from which prompts are near-duplicates; null keeps them.
         script: the script that letters must be in, such as ``latin``; null takes any.
         blocked: a file of words, one a line; a prompt with one of them is passed over.
-        benchmarks: folder with the five benchmarks' files (null: look in the cache of ``irg bench``; nothing is fetched).
+        benchmarks: folder with the five benchmarks' files (null: those that were fetched before; nothing is now).
         overlap: Jaccard similarity to a benchmark's prompt from which a prompt is contaminated.
         templates: whether a prompt is contaminated that fills a benchmark's template with the same words.
         compare: with the benchmarks at all; a set that was not compared cannot be certified.

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from irg import miniworld as world
 from irg.curation import taxonomy
-from irg.curation.mini import TAG_WEIGHTS
 from irg.curation.recipe import DataRecipe, FileSource, HubSource, MiniSource, Source, TaxonomySource, content
 from irg.curation.stages import Workbench, made
 from irg.curation.store import Row, digest
+from irg.curation.world import ask
 from irg.reasoning.settings import check_prompt
 
 
@@ -127,10 +127,8 @@ def mini_requests(source: MiniSource, seed: int) -> Iterator[Found]:
     """Random requests of the mini world, without the combinations held out for testing."""
     names = world.load_sprites(source.sprites).names
     rng = np.random.default_rng([seed, 300])
-    weights = source.weights or TAG_WEIGHTS
     for _ in range(source.rows):
-        request = world.sample_request(rng, weights=weights, vocab=names, split="train", background=0.2)
-        prompt = world.caption(request, rng, "plain" if rng.random() < 0.5 else "varied")
+        request, prompt = ask(rng, names, source.weights)
         turns = 2 if rng.random() < source.repairs else 1
         yield Found(prompt, "mini world", "Apache-2.0", json.dumps(request.to_json()), turns)
 

@@ -185,7 +185,7 @@ class Lock:
             except OSError as error:
                 lock.seek(0)
                 raise ValueError(
-                    f"{self.file.parent}: another build is at work here ({lock.read().strip() or 'of unknown process'}); "
+                    f"{self.file.parent}: another build is at work here ({lock.read().strip()}); "
                     "wait for it or stop it first"
                 ) from error
             lock.truncate(0)

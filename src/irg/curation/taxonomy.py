@@ -16,12 +16,13 @@ from irg.recipes import choose
 _SLOT = re.compile(r"\{(?:(a|s) )?(\w+)\}")
 _TABLE = Path(__file__).with_name("taxonomy.yaml")
 
-EXPAND = """Write {count} prompts for a text-to-image model, all in English and all of the category "{category}", such as:
+EXPAND = """Write {count} prompts for a text-to-image model, all in English and all of the category \
+"{category}", such as:
 
 {examples}
 
-Be far more varied than these: other subjects, other wordings, other lengths. Each must be checkable in a picture. Answer with \
-a JSON list of {count} strings and nothing else."""
+Be far more varied than these: other subjects, other wordings, other lengths. Each must be checkable in a picture. \
+Answer with a JSON list of {count} strings and nothing else."""
 
 
 @cache
@@ -114,8 +115,8 @@ def by_grammar(source: TaxonomySource, seed: int) -> Iterator[tuple[str, str]]:
                     break
             else:
                 raise ValueError(
-                    f"quotas.{category}: the grammar runs dry after {len(seen):,} prompts; lower the quota, or give the "
-                    "source an endpoint"
+                    f"quotas.{category}: the grammar runs dry after {len(seen):,} prompts; lower the quota, or give "
+                    "the source an endpoint"
                 )
             seen.add(text)
             yield category, text

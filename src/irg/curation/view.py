@@ -11,7 +11,8 @@ from irg.curation.records import TrajectoryRecord
 from irg.curation.store import digest, read_table, write_text
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; background: #fafafa }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em }
+body { color: #222; background: #fafafa }
 article { background: #fff; border: 1px solid #ddd; border-radius: 8px; padding: 1em 1.4em; margin: 1.4em 0 }
 h2 { font-size: 1.1em; margin: 0 0 .6em } .turns { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5em }
 img { max-width: 100%; min-width: 192px; image-rendering: auto; border-radius: 4px; background: #eee }
@@ -34,7 +35,8 @@ def _article(record: TrajectoryRecord, reason: str | None) -> str:
     verdict = f"<span class=no>left out: {escape(reason)}</span>" if reason else "<span class=yes>exported</span>"
     second = ""
     if record.improved is not None:
-        second = f"<div><h3>Reflection</h3>{_picture(record.improved)}<p class=text>{escape(record.reflection or '')}</p></div>"
+        text = escape(record.reflection or "")
+        second = f"<div><h3>Reflection</h3>{_picture(record.improved)}<p class=text>{text}</p></div>"
     scores = {name: value for name, value in record.scores.items() if value is not None}
     table = "".join(f"<tr><th>{escape(name)}<td>{value:g}" for name, value in scores.items())
     facts = {
@@ -91,7 +93,7 @@ def sample_of_shards(folder: Path, count: int, seed: int, out: Path) -> int:
         picks += [(digest("sample", seed, str(file), row), file, row) for row in range(len(table))]
     if not picks:
         raise ValueError(f"{folder}: no trajectory rows")
-    rows = []
+    rows: list[tuple[TrajectoryRecord, str | None]] = []
     for _, file, number in sorted(picks)[:count]:
         row = read_table(file).slice(number, 1).to_pylist()[0]
         rows.append((record_of(row), None))

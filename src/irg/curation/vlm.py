@@ -1,4 +1,7 @@
-"""Endpoints as teachers (thinking, reflections), painters (targets) and judges. The instructions are part of a stage's key."""
+"""Endpoints as teachers (thinking, reflections), painters (targets) and judges.
+
+The instructions are part of a stage's key: change one, and what was made by it is made anew.
+"""
 
 import json
 from typing import Any
@@ -28,22 +31,23 @@ Steps: how to get there, step by step; also say what must stay as it is.
 Final prompt: one comprehensive prompt for the better picture. It must stand alone and keep all that was asked for.
 </think>"""
 
-REFLECT = f"""You look at a picture that was drawn for a prompt, and say how to make it better. Keep to what was asked: \
-improve detail, quality and what contradicts the prompt; do not change what is right.
+REFLECT = f"""You look at a picture that was drawn for a prompt, and say how to make it better. Keep to what was \
+asked: improve detail, quality and what contradicts the prompt; do not change what is right.
 
 Prompt: {{prompt}}
 
 {_FORM}"""
 
 COMPARE = f"""You see two pictures that were drawn for the same prompt: first a draft, then a better one. Write the \
-reflection that leads from the draft to the better picture, as if only the draft had been drawn yet: never mention that \
-there is a second picture.
+reflection that leads from the draft to the better picture, as if only the draft had been drawn yet: never \
+mention that there is a second picture.
 
 Prompt: {{prompt}}
 
 {_FORM}"""
 
-JUDGE = """Two pictures, A and then B, were drawn for one prompt; one of them is a later version of the other. Score them.
+JUDGE = """Two pictures, A and then B, were drawn for one prompt; one of them is a later version of the other. \
+Score them.
 
 Prompt: {prompt}
 
@@ -53,7 +57,8 @@ preservation: how far both show the same scene where neither contradicts the pro
 
 All scores are numbers from 0 (not at all) to 10 (perfectly). Judge what you see, not the order. Answer with one JSON \
 object and nothing else:
-{{"A": {{"following": 0, "quality": 0}}, "B": {{"following": 0, "quality": 0}}, "preservation": 0, "why": "one sentence"}}"""
+{{"A": {{"following": 0, "quality": 0}}, "B": {{"following": 0, "quality": 0}}, \
+"preservation": 0, "why": "one sentence"}}"""
 
 GRADE = """A picture was drawn for this prompt. Score it.
 
@@ -65,7 +70,8 @@ quality: how well it is drawn: sharpness, anatomy, light, composition, no artefa
 Both are numbers from 0 (not at all) to 10 (perfectly). Answer with one JSON object and nothing else:
 {{"following": 0, "quality": 0, "why": "one sentence"}}"""
 
-EDIT = """Improve this picture, which was drawn for the prompt "{prompt}". {improvements} {steps} The result: {final_prompt}"""
+EDIT = """Improve this picture, which was drawn for the prompt "{prompt}". {improvements} {steps} The result: \
+{final_prompt}"""
 
 
 def instruction(row: Row, edit: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The mini world as drafter, teacher, painter and judge. Each function takes a row, whose seed settles everything random.
+"""The mini world as drafter, teacher, painter and judge. A row's seed settles everything random.
 
 The functions need no torch and run in worker processes; a detector (which needs it) sees for them beforehand.
 """
@@ -6,26 +6,49 @@ The functions need no torch and run in worker processes; a detector (which needs
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from irg import miniworld as world
-from irg.curation.mini import soften
 from irg.curation.recipe import MiniDrafts, MiniJudge, MiniReflections, MiniTargets, MiniThinking
 from irg.curation.records import png
 from irg.curation.stages import Outcome, Stage, Workbench, made, rejected
 from irg.curation.store import Row
 
+# A thing in a colour not its own is the hardest to draw, so it is drawn most.
+TAG_WEIGHTS = {
+    "single_object": 1.2,
+    "two_object": 0.8,
+    "counting": 1.2,
+    "colors": 2.5,
+    "position": 1.0,
+    "color_attr": 2.2,
+    "compound": 0.7,
+}
 SURE = 0.3  # least score for a thing to count as seen
 BY = {"model": "irg.miniworld"}
 POOR = 4.0  # quality of a spoiled picture; a clean one has 10
 
 
+def soften(pixels_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The slight softness of generated pictures, which is no flaw: faint noise."""
+    noise = rng.normal(0, rng.uniform(1, 5), pixels_HW3.shape)
+    return np.clip(pixels_HW3 + noise, 0, 255).astype(np.uint8)
+
+
 def _rng(row: Row, purpose: int) -> np.random.Generator:
     return np.random.default_rng([row["seed"], purpose])
+
+
+def ask(
+    rng: np.random.Generator, names: list[str], weights: Mapping[str, float] | None = None
+) -> tuple[world.Request, str]:
+    """A random request for things that there are sprites of, and its prompt; never a combination held out for tests."""
+    request = world.sample_request(rng, weights=weights or TAG_WEIGHTS, vocab=names, split="train", background=0.2)
+    return request, world.caption(request, rng, "plain" if rng.random() < 0.5 else "varied")
 
 
 def _request(row: Row) -> world.Request:
@@ -52,7 +75,7 @@ def draft(row: Row, config: MiniDrafts) -> Row:
     request, rng = _request(row), _rng(row, 2)
     sprites = world.load_sprites(config.sprites)
     intended = _intended(row, request)
-    drawn, planned = intended, []
+    drawn, planned = intended, list[world.Flaw]()
     if rng.random() < config.flawed:
         drawn, planned = world.corrupt(request, intended, rng, vocab=sprites.names)
     pixels = world.render(drawn, config.size, sprites)
@@ -113,7 +136,7 @@ def verdict(request: world.Request, seen: list[world.Seen], quality: str | None,
 def preserved(request: world.Request, before: list[world.Seen], after: list[world.Seen], size: int) -> float:
     """Which share of what was right in the draft is still in its place (give or take a cell), times 10."""
     flawed = [flaw.thing for flaw in world.find_flaws(request, before, size=size, threshold=SURE)]
-    names = {c for c in world.classes()}
+    names = world.classes()
     old = [world.snap(s.name, s.color, s.box, size) for s in before if s.name in names and s.score > SURE]
     new = [world.snap(s.name, s.color, s.box, size) for s in after if s.name in names and s.score > SURE]
     right = [thing for thing in old if thing not in flawed]
@@ -173,13 +196,18 @@ def _all(one: Callable[..., Row], rows: list[Row], config: Any, *sights: list[An
 class WorldStage(Stage):
     """A function of this module over the rows of a block."""
 
-    one: Callable[..., Row]
     detector: Any = None
 
     def __init__(self, config: Any, name: str, columns: dict[str, type], reads: tuple[str, ...] = ()) -> None:
         super().__init__(config)
         self.name, self.columns, self.reads = name, columns, reads
-        self.one = {"draft": draft, "think": think, "target": target, "reflect": reflect}.get(name, judge)
+        functions: dict[str, Callable[..., Row]] = {
+            "draft": draft,
+            "think": think,
+            "target": target,
+            "reflect": reflect,
+        }
+        self.one = functions.get(name, judge)
         self.turns = {"draft": (2,), "reflect": (2,), "think": (1,)}.get(name, (1, 2))
 
     async def open(self, bench: Workbench) -> None:
