@@ -44,7 +44,7 @@ def reply(path: str, body: dict[str, Any]) -> Any:
     luck = number("luck", text, body.get("seed"))
     if luck % 5 == 0 and tries == 0:
         return "I would rather not say."
-    if luck % 31 == 0:
+    if luck % 31 == 0 and "Write exactly this" in text:
         return "Analysis: I have forgotten the rest."
     if "Write the thinking" in text:
         return f"First a plan for {prompt}, then light from the left."

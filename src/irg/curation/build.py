@@ -104,8 +104,7 @@ async def make_prompts(layout: Layout, bench: Workbench, told: Told) -> None:
 
     def flush() -> None:
         if block not in there:
-            layout.prompts.write(block, waiting)
-            layout.prompts.seal(block, [row["id"] for row in waiting])
+            layout.prompts.write(block, waiting, whole=True)
 
     async for row in sources.prompt_rows(layout.recipe, bench):
         waiting.append(row)
@@ -133,8 +132,7 @@ async def sift_prompts(layout: Layout, sieve: sifting.Sieve, told: Told) -> None
         rows = list(layout.prompts.read(block).values())
         verdicts = [sieve.look(row) for row in rows]
         if block not in there:
-            folder.write(block, verdicts)
-            folder.seal(block, [row["id"] for row in rows])
+            folder.write(block, verdicts, whole=True)
         told("sift", len(rows), sum(verdict["rejected"] is not None for verdict in verdicts))
         await asyncio.sleep(0)
     sifting.report(folder, layout.prompts, sieve, layout.out)
@@ -156,7 +154,7 @@ async def run_stage(layout: Layout, stage: Stage, block: int, told: Told) -> Non
         rows = layout.rows(block, waiting[start : start + size], stage)
         outcomes = await stage.make(rows)
         good = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-        folder.write(block, good)
+        folder.write(block, good, whole=not there and len(good) == len(waiting))
         told(stage.name, len(good), sum(row["rejected"] is not None for row in good))
         problem = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
         if problem is not None:

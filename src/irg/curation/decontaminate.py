@@ -95,14 +95,13 @@ class Neighbours:
             )
         from datasketch import MinHash
 
-        self._make = MinHash
-        self._permutations = MinHash(num_perm=_PERMUTATIONS).permutations
+        self._empty = MinHash(num_perm=_PERMUTATIONS)
         self._bands: dict[int, list[int]] = {}
         self.names: list[str] = []
         self.texts: list[str] = []
 
     def _keys(self, shingles: frozenset[str]) -> list[int]:
-        sketch = self._make(num_perm=_PERMUTATIONS, permutations=self._permutations)
+        sketch = self._empty.copy()
         sketch.update_batch([shingle.encode() for shingle in shingles])
         values = sketch.hashvalues
         return [hash((i, *values[i : i + _ROWS].tolist())) for i in range(0, _PERMUTATIONS, _ROWS)]

@@ -1,7 +1,7 @@
 """``irg data drafts``: the model draws, a detector looks, the oracle says what is wrong and draws it right.
 
-Rows made this way teach reflection on the mistakes that the model really makes. The same functions as in the factory make
-them; shards that exist are kept, so it resumes.
+Rows made this way teach reflection on the mistakes that the model really makes. The same functions as in the factory
+make them; shards that exist are kept, so it resumes.
 """
 
 import json

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def record(rng: np.random.Generator, data: MiniData, repair: bool) -> Trajectory
 
 
 def _made(row: Row, data: MiniData) -> TrajectoryRecord:
-    look = {"size": data.size, "sprites": data.sprites}
+    look: dict[str, Any] = {"size": data.size, "sprites": data.sprites}
     if row["turns"] == 2:
         row |= draft(row, MiniDrafts("miniworld", **look))
         row |= reflect(row, MiniReflections("miniworld", **look))

@@ -130,9 +130,12 @@ class StageFolder:
                 rows[row["id"]] = row
         return rows
 
-    def write(self, block: int, rows: Iterable[Row]) -> None:
-        """Add rows to a block as one more part."""
-        if table := self._table(rows):
+    def write(self, block: int, rows: Iterable[Row], whole: bool = False) -> None:
+        """Add rows to a block as one more part; ``whole``: they are all of it, and nothing is there yet."""
+        table = self._table(rows)
+        if table is not None and whole:
+            write_table(self.path / f"{block:05d}.parquet", table)
+        elif table is not None:
             last = max((int(part.name.split(".")[1][1:]) for part in self._parts(block)), default=-1)
             write_table(self.path / f"{block:05d}.p{last + 1:03d}.parquet", table)
 
