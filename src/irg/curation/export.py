@@ -104,7 +104,7 @@ def _write(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
         summary.shards[split] = _shards(buckets / split, count, out / split, limit, layout.recipe.export.seed)
         for mode in layout.recipe.export.conversation:
             _conversations(out / split, out / "conversation" / mode / split, mode)
-    shutil.rmtree(buckets)
+    shutil.rmtree(buckets, ignore_errors=True)
     summary.bytes = sum(file.stat().st_size for file in out.rglob("*.parquet"))
     if summary.kept:
         report = layout.out / "decontamination.json"

@@ -13,7 +13,7 @@ from irg.curation.records import png
 from irg.curation.stages import Outcome, Stage, Workbench, made, rejected
 from irg.curation.store import Row
 from irg.curation.vlm import EndpointJudging, instruction
-from irg.curation.world import _request, load_detector, see_all, verdict
+from irg.curation.world import BUNDLED_DETECTOR, _request, load_detector, see_all, verdict
 from irg.endpoints import Endpoint, EndpointError
 
 _TRIES = 7919  # between the seeds of a row's tries
@@ -91,7 +91,7 @@ class ModelPainting(Stage):
         judge = self.config.judge
         self._grade: Callable[[Row, list[bytes]], Awaitable[list[tuple[float, float]]]]
         if isinstance(judge, MiniJudge):
-            self._grade, folder = self._by_detector, judge.detector or "mini-judge"
+            self._grade, folder = self._by_detector, judge.detector or BUNDLED_DETECTOR
             self.detector = bench.kept(f"detector {folder}", lambda: load_detector(folder))
         else:
             judging = EndpointJudging(judge)

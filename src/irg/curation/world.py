@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ TAG_WEIGHTS = {
 }
 SURE = 0.3  # least score for a thing to count as seen
 BY = {"model": "irg.miniworld"}
+BUNDLED_DETECTOR = "mini-judge"
 POOR = 4.0  # quality of a spoiled picture; a clean one has 10
 
 
@@ -249,8 +251,13 @@ def see_all(detector: Any, pictures: list[bytes]) -> list[list[world.Seen]]:
 
 
 def load_detector(folder: str) -> Any:
-    """A detector from its folder, or a bundled one by name."""
-    from irg.miniworld.detector import Detector
-    from irg.reasoning.pipeline import model_folder
+    """A detector from its folder, or the bundled ``mini-judge`` by name.
 
-    return Detector.load(model_folder(folder))
+    Raises:
+        ValueError: there is none.
+    """
+    from irg.miniworld.detector import Detector
+    from irg.reasoning.pipeline import BUNDLED
+
+    bundled = folder == BUNDLED_DETECTOR and not Path(folder).is_dir()
+    return Detector.load(BUNDLED / folder if bundled else folder)
