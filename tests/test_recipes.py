@@ -174,7 +174,7 @@ def test_a_kind_tells_dataclasses_apart() -> None:
     drawing = recipes.build(Drawing, {"shapes": [{"kind": "circle"}, {"kind": "square", "side": 2}], "frame": None})
     assert drawing == Drawing([Circle("circle"), Square("square", 2.0)])
     for shape, told in (
-        ({"kind": "sqare", "side": 1}, r"shapes\[0\]\.kind: must be one of square, circle, got 'sqare' \(did you mean 'square'"),
+        ({"kind": "sqare"}, r"shapes\[0\]\.kind: must be one of square, circle, got 'sqare' \(did you mean 'square'"),
         ({"side": 1}, r"shapes\[0\]\.kind: must be one of square, circle, it is missing"),
         ({"kind": "square", "radius": 1}, r"shapes\[0\]\.radius: unknown field; the fields here are kind, side"),
         ({"kind": "square"}, r"shapes\[0\]\.side: missing"),

@@ -5,7 +5,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 from irg import promptsets
 from irg.curation.recipe import Sift
@@ -85,6 +86,22 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 
+@cache
+def _empty_sketch() -> Any:
+    from datasketch import MinHash
+
+    return MinHash(num_perm=_PERMUTATIONS)
+
+
+@lru_cache(16)  # a prompt is compared with the benchmarks, then with the others, then remembered
+def _bands_of(text: str) -> tuple[int, ...]:
+    """The bands of a text's MinHash, each as one number."""
+    sketch = _empty_sketch().copy()
+    sketch.update_batch([gram.encode() for gram in grams(text)])
+    values = sketch.hashvalues.tolist()
+    return tuple(hash((i, *values[i : i + _ROWS])) for i in range(0, _PERMUTATIONS, _ROWS))
+
+
 class Neighbours:
     """Texts by MinHash bands: candidates come from the bands, the verdict from the texts themselves."""
 
@@ -93,22 +110,13 @@ class Neighbours:
             raise ValueError(
                 "near-duplicates need the package datasketch: pip install 'irg[data]' (or sift.near: null)"
             )
-        from datasketch import MinHash
-
-        self._empty = MinHash(num_perm=_PERMUTATIONS)
         self._bands: dict[int, list[int]] = {}
         self.names: list[str] = []
         self.texts: list[str] = []
 
-    def _keys(self, shingles: frozenset[str]) -> list[int]:
-        sketch = self._empty.copy()
-        sketch.update_batch([shingle.encode() for shingle in shingles])
-        values = sketch.hashvalues
-        return [hash((i, *values[i : i + _ROWS].tolist())) for i in range(0, _PERMUTATIONS, _ROWS)]
-
     def add(self, name: str, text: str) -> None:
         """Remember a text."""
-        for key in self._keys(grams(text)):
+        for key in _bands_of(text):
             self._bands.setdefault(key, []).append(len(self.names))
         self.names.append(name)
         self.texts.append(text)
@@ -116,7 +124,7 @@ class Neighbours:
     def nearest(self, text: str, least: float) -> tuple[int, float] | None:
         """The most similar text known (its index) with a Jaccard of at least ``least``, and that."""
         own = grams(text)
-        candidates = {index for key in self._keys(own) for index in self._bands.get(key, ())}
+        candidates = {index for key in _bands_of(text) for index in self._bands.get(key, ())}
         best = max(((jaccard(own, _cached_grams(self.texts[i])), -i) for i in candidates), default=(0.0, 0))
         return (-best[1], best[0]) if best[0] >= least and best[0] > 0 else None
 
