@@ -326,44 +326,58 @@ class StageState:
 
 def state_of(layout: Layout) -> list[StageState]:
     """The state of all stages, read from disk."""
-    states = []
-    rows = dict.fromkeys((1, 2), 0)
-    blocks = layout.blocks()
-    for block in blocks:
-        verdicts = layout.sift.read(block, ["id", "rejected"]) if layout.sift else {}
-        for name, row in layout.prompts.read(block, ["id", "turns"]).items():
-            if name not in verdicts or verdicts[name]["rejected"] is None:
-                rows[row["turns"]] += 1
+    counts = {stage.name: _Count() for stage in layout.stages}
+    for block in layout.blocks():
+        _count_block(layout, block, counts)
+    return [_state(stage, counts[stage.name]) for stage in layout.stages]
+
+
+@dataclass
+class _Count:
+    made: int = 0
+    refused: int = 0
+    waiting: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        self.cost += row["cost"]
+        self.seconds += row["seconds"]
+        if row["rejected"] is None:
+            self.made += 1
+        else:
+            self.refused += 1
+            reason = row["rejected"].split(":")[0]
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+def _count_block(layout: Layout, block: int, counts: dict[str, _Count]) -> None:
+    """Add a block's rows to the counts. A row that waits for one stage may come to the later ones."""
+    turns = {name: row["turns"] for name, row in layout.prompts.read(block, ["id", "turns"]).items()}
+    if layout.sift is not None:
+        verdicts = layout.sift.read(block, ["id", "rejected"])
+        turns = {n: t for n, t in turns.items() if n not in verdicts or verdicts[n]["rejected"] is None}
     for stage in layout.stages:
-        states.append(_stage_state(layout, stage, sum(rows[t] for t in stage.turns)))
-        for turn in stage.turns:  # about as many of each kind are rejected
-            share = states[-1].rejected / max(1, states[-1].made + states[-1].rejected)
-            rows[turn] = round(rows[turn] * (1 - share))
-    return states
+        count = counts[stage.name]
+        rows = layout.made[stage.name].read(block, ["id", "rejected", "cost", "seconds"])
+        for name in [name for name, number in turns.items() if number in stage.turns]:
+            if name not in rows:
+                count.waiting += 1
+                continue
+            count.add(rows[name])
+            if rows[name]["rejected"] is not None:
+                del turns[name]
 
 
-def _stage_state(layout: Layout, stage: Stage, coming: int) -> StageState:
-    made = refused = 0
-    cost = seconds = 0.0
-    reasons: dict[str, int] = {}
-    folder = layout.made[stage.name]
-    for block in folder.blocks():
-        for row in folder.read(block, ["id", "rejected", "cost", "seconds"]).values():
-            cost += row["cost"]
-            seconds += row["seconds"]
-            if row["rejected"] is None:
-                made += 1
-            else:
-                refused += 1
-                reason = row["rejected"].split(":")[0]
-                reasons[reason] = reasons.get(reason, 0) + 1
-    waiting = max(0, coming - made - refused)
+def _state(stage: Stage, count: _Count) -> StageState:
     calls = stage.calls()
-    per_row = sum(count * price_of_a_call(endpoint) for endpoint, count in calls)
-    known = made > 0 and cost > 0
-    per_row = cost / made if known else per_row
+    known = count.made > 0 and count.cost > 0
+    guess = sum(number * price_of_a_call(endpoint) for endpoint, number in calls)
+    per_row = count.cost / count.made if known else guess
+    to_pay = count.waiting * per_row if calls else None
     return StageState(
-        stage.name, made, refused, waiting, cost, seconds, reasons, waiting * per_row if calls else None, known
+        stage.name, count.made, count.refused, count.waiting, count.cost, count.seconds, count.reasons, to_pay, known
     )
 
 

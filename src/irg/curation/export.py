@@ -24,7 +24,7 @@ from irg.curation.conversation import MODES, conversation
 from irg.curation.decontaminate import normalised
 from irg.curation.finished import Gate, records, score_columns, text_columns
 from irg.curation.records import TrajectoryRecord, schema
-from irg.curation.store import digest, read_table, write_table, write_text
+from irg.curation.store import Lock, digest, read_table, write_table, write_text
 from irg.recipes import choose
 
 SPLITS = ("train", "val")
@@ -60,7 +60,8 @@ def export(layout: Layout, told: Told = lambda *_: None) -> tuple[Path, Summary]
     """Write the set; an earlier export in the same place is replaced once the new one is whole.
 
     Raises:
-        ValueError: nothing is finished or passes, a threshold cannot be read, or the place holds something else.
+        ValueError: nothing is finished or passes, a threshold cannot be read, the place holds something else, or
+            a build is at work.
         OSError: a file cannot be written.
     """
     settings = layout.recipe.export
@@ -72,6 +73,14 @@ def export(layout: Layout, told: Told = lambda *_: None) -> tuple[Path, Summary]
     if out.exists() and not (out / _MARK).exists():
         raise ValueError(f"{out}: is there and no export of ours; choose another place (export.out)")
     gate = Gate.of(layout)
+    with Lock(layout.out).held():
+        for leftover in out.parent.glob(f".{out.name}-????????"):  # of an export that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        return out, _export(layout, gate, out, told)
+
+
+def _export(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
+    """Write the set beside its place, then put it there."""
     aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     try:
         summary = _write(layout, gate, aside, told)
@@ -81,12 +90,12 @@ def export(layout: Layout, told: Told = lambda *_: None) -> tuple[Path, Summary]
         _replace(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return out, summary
+    return summary
 
 
 def _replace(new: Path, place: Path) -> None:
     if place.exists():
-        old = place.with_name(f".{place.name}-old-{uuid.uuid4().hex[:8]}")
+        old = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}")
         place.rename(old)
         new.rename(place)
         shutil.rmtree(old, ignore_errors=True)

@@ -94,7 +94,6 @@ class Workbench:
     answers: Path
     cap: float | None = None
     processes: int = 1
-    clients: dict[Endpoint, Client] = field(default_factory=dict)
     _keep: dict[str, Any] = field(default_factory=dict)
 
     async def __aenter__(self) -> Self:

@@ -122,13 +122,19 @@ class StageFolder:
             ValueError: a file is damaged.
         """
         rows: dict[str, Row] = {}
-        for file in self.of_block(block):
-            for row in read_table(file, columns).to_pylist():
-                for name, kind in self.columns.items():
-                    if kind is bytes and row.get(name) is not None:
-                        row[name] = row[name]["bytes"]
-                rows[row["id"]] = row
+        for row in self._tables(block, columns):
+            for name, kind in self.columns.items():
+                if kind is bytes and row.get(name) is not None:
+                    row[name] = row[name]["bytes"]
+            rows[row["id"]] = row
         return rows
+
+    def _tables(self, block: int, columns: Sequence[str] | None) -> list[Row]:
+        """The rows of a block's files. A build at work may just be making one file of its parts: then look again."""
+        for _ in range(5):
+            with contextlib.suppress(FileNotFoundError):
+                return [row for file in self.of_block(block) for row in read_table(file, columns).to_pylist()]
+        raise ValueError(f"{self.path}: block {block} changes faster than it can be read")
 
     def write(self, block: int, rows: Iterable[Row], whole: bool = False) -> None:
         """Add rows to a block as one more part; ``whole``: they are all of it, and nothing is there yet."""
