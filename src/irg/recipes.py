@@ -2,7 +2,8 @@
 
 Nothing is guessed: an unknown field, a missing one or a value of the wrong type is a ValueError that names the field by
 its full path and says what would be right. Understood types: bool, int, float, str, Path, Literal, Optional and other
-unions, ``list[T]``, ``tuple[T, ...]``, ``tuple[A, B]``, ``dict[str, T]``, Any, and dataclasses of all these. The only
+unions, ``list[T]``, ``tuple[T, ...]``, ``tuple[A, B]``, ``dict[str, T]``, Any, and dataclasses of all these. A union of
+dataclasses is told apart by their field ``kind: Literal["..."]``. The only
 conversions are int to float, list to tuple and str to Path.
 """
 
@@ -126,6 +127,11 @@ def _convert_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     if optional and (value is None or (isinstance(value, _Raw) and value.text in ("null", "none", "None"))):
         return None
     others = [kind for kind in kinds if kind is not types.NoneType]
+    if isinstance(value, Mapping) and (tagged := _by_tag(others)):
+        if (tag := value.get("kind")) not in tagged:
+            got = "it is missing" if tag is None else f"got {_show(tag)}{choose(str(tag), tagged)}"
+            raise ValueError(f"{_join(where, 'kind')}: must be one of {', '.join(tagged)}, {got}")
+        return _convert(tagged[tag], value, where)
     reasons = []
     for kind in sorted(others, key=lambda kind: kind is str):  # text last: any word on the command line is text
         try:
@@ -133,6 +139,16 @@ def _convert_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
         except ValueError as error:
             reasons.append(str(error).removeprefix(f"{where}: "))
     raise ValueError(f"{where}: {'; or '.join(reasons)}{' (or null)' if optional else ''}")
+
+
+def _by_tag(kinds: Sequence[Any]) -> dict[str, Any]:
+    """Dataclasses that a ``kind: Literal["..."]`` tells apart, by its value; nothing if these are others."""
+    tagged = {}
+    for kind in kinds:
+        if not dataclasses.is_dataclass(kind) or "kind" not in (hints := typing.get_type_hints(kind)):
+            return {}
+        tagged[typing.get_args(hints["kind"])[0]] = kind
+    return tagged
 
 
 def _convert_collection(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:

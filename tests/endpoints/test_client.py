@@ -255,6 +255,22 @@ def test_pictures_in_messages_say_what_they_are() -> None:
     assert image_part(b"\xff\xd8..")["image_url"]["url"].startswith("data:image/jpeg;base64,")
 
 
+def test_an_interrupted_client_keeps_what_is_in_flight_and_begins_nothing(tmp_path: Path) -> None:
+    async def run(server: FaultyServer) -> None:
+        async with Client(endpoint(server, concurrency=2, timeout_s=5.0), tmp_path) as client:
+            questions = [client.chat([{"role": "user", "content": str(i)}]) for i in range(6)]
+            work = asyncio.gather(*questions)
+            while server.in_flight < 2:
+                await asyncio.sleep(0.01)
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+
+    with FaultyServer(lambda path, body: "7", slow_s=0.2) as server:
+        asyncio.run(run(server))
+        assert len(list(tmp_path.glob("??/*.json"))) == len(server.log) == 2
+
+
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     code = "import sys, irg.endpoints; sys.exit('openai' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,7 +1,8 @@
 """``irg data ...``: what models are trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 from irg.commands.arguments import parse
 from irg.commands.groups import dispatch
@@ -43,7 +44,24 @@ def _drafts(argv: Sequence[str]) -> int:
     return 0
 
 
+def _factory(name: str) -> Callable[[Sequence[str]], int]:
+    """A command of the data factory, imported when it is called."""
+
+    def call(argv: Sequence[str]) -> int:
+        command: Callable[[Sequence[str]], int] = getattr(import_module("irg.commands.factory"), name)
+        return command(argv)
+
+    return call
+
+
 _COMMANDS = {
+    "build": (_factory("build"), "build trajectories as a recipe says; resumes"),
+    "status": (_factory("status"), "what a build has made, what is left, what it costs"),
+    "stats": (_factory("stats"), "numbers: sources, lengths, scores, what the thresholds leave out"),
+    "sample": (_factory("sample"), "random rows as an HTML page, to look at"),
+    "export": (_factory("export"), "write the rows that pass as shards, with a dataset card"),
+    "validate": (_factory("validate"), "check shards row by row"),
+    "push": (_factory("push"), "upload an export to the Hugging Face hub"),
     "sprites": (_sprites, "get the mini world's icons with npm"),
     "mini": (_mini, "write training rows of the mini world"),
     "drafts": (_drafts, "write repair rows from a model's own drafts"),

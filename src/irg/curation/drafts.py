@@ -1,23 +1,25 @@
-"""Own drafts: the model draws, a detector looks, the oracle says what is wrong and renders the corrected picture.
+"""``irg data drafts``: the model draws, a detector looks, the oracle says what is wrong and draws it right.
 
-Rows made this way teach reflection on the mistakes that the model really makes. Run as
-``python -m irg.curation.drafts --model DIR --judge DIR --out DIR --rows N``; shards that exist are kept, so it resumes.
+Rows made this way teach reflection on the mistakes that the model really makes. The same functions as in the factory
+make them; shards that exist are kept, so it resumes.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from irg import miniworld as world
-from irg.curation.mini import TAG_WEIGHTS
+from irg.curation.models import draw
+from irg.curation.recipe import MiniReflections, MiniTargets, ModelDrafts
 from irg.curation.records import TrajectoryRecord, png, write_shards
+from irg.curation.store import Row
+from irg.curation.world import ask, load_detector, reflect, see_all, target
 from irg.miniworld.detector import Detector
 from irg.reasoning.pipeline import IRGPipeline
-
-SURE = 0.3  # least score for a thing to count as seen
 
 
 @dataclass(frozen=True)
@@ -32,64 +34,59 @@ class Drafts:
     batch: int = 32
     num_timesteps: int = 13
     rows_per_shard: int = 512
+    sprites: Literal["fluent", "builtin"] = "fluent"
 
 
 def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) -> Iterator[TrajectoryRecord]:
     """The rows of one shard."""
     rng = np.random.default_rng([options.seed, shard, 77])
+    names = world.load_sprites(options.sprites).names
     left = min(options.rows_per_shard, options.rows - shard * options.rows_per_shard)
     while left > 0:
         count = min(options.batch, left)
         left -= count
-        requests = [world.sample_request(rng, weights=TAG_WEIGHTS, split="train", background=0.2) for _ in range(count)]
-        prompts = [world.caption(r, rng, "plain" if rng.random() < 0.5 else "varied") for r in requests]
-        seeds = [int(rng.integers(2**31)) for _ in range(count)]
-        drafts = pipe(
-            prompts,
-            seed=seeds,
-            mode="think",
-            temperature=float(rng.choice([0.3, 0.7])),
-            num_timesteps=options.num_timesteps,
-            batch_size=count,
-        )
-        pictures = np.stack([np.asarray(draft.image) for draft in drafts])
-        for request, prompt, draft, pixels, seen in zip(
-            requests, prompts, drafts, pictures, judge.detect(pictures, threshold=SURE), strict=True
-        ):
-            yield _record(request, prompt, draft.thinking or "", pixels, seen, rng, Path(options.model).name)
+        rows: list[Row] = []
+        for _ in range(count):
+            request, prompt = ask(rng, names)
+            seed = int(rng.integers(2**31))
+            rows.append(
+                {"id": "", "prompt": prompt, "request": json.dumps(request.to_json()), "turns": 2, "seed": seed}
+            )
+        steps = {"num_timesteps": options.num_timesteps}
+        config = ModelDrafts("model", options.model, float(rng.choice([0.3, 0.7])), steps, count)
+        drawn = draw(pipe, config, [row["prompt"] for row in rows], [row["seed"] for row in rows])
+        pictures = [png(np.asarray(trajectory.image.convert("RGB"))) for trajectory in drawn]
+        for row, trajectory, picture, seen in zip(rows, drawn, pictures, see_all(judge, pictures), strict=True):
+            yield _record(
+                row | {"thinking": trajectory.thinking or "none", "image": picture}, seen, trajectory, options
+            )
 
 
-def _record(
-    request: world.Request,
-    prompt: str,
-    thinking: str,
-    pixels_HW3: np.ndarray,
-    seen: list[world.Seen],
-    rng: np.random.Generator,
-    model: str,
-) -> TrajectoryRecord:
-    try:
-        intended = world.parse_layout(thinking)
-    except ValueError:
-        intended = None
-    size = pixels_HW3.shape[0]
-    flaws = world.find_flaws(request, seen, size=size, threshold=SURE)
-    corrected = world.correct(request, seen, intended, rng, size=size, threshold=SURE)
+def _record(row: Row, seen: list[world.Seen], trajectory: Any, options: Drafts) -> TrajectoryRecord:
+    look: dict[str, Any] = {"size": trajectory.image.width, "sprites": options.sprites}
+    row |= reflect(row, MiniReflections("miniworld", options.judge, **look), seen)
+    row |= target(row, MiniTargets("miniworld", **look))
     return TrajectoryRecord(
-        prompt,
-        thinking or "none",
-        png(pixels_HW3),
-        world.reflect(request, flaws, corrected, seen, size),
-        png(world.render(corrected, size)),
-        request=json.dumps(request.to_json()),
-        source=f"draft:{model}",
+        row["prompt"],
+        row["thinking"],
+        row["image"],
+        row["reflection"],
+        row["improved"],
+        request=row["request"],
+        source=f"draft:{Path(options.model).name}",
+        license="Apache-2.0",
+        seed=row["seed"],
     )
 
 
 def build(options: Drafts) -> int:
-    """Make all shards that are not there yet; returns the rows made."""
+    """Make all shards that are not there yet; returns the rows made.
+
+    Raises:
+        ValueError: there is no such model or judge, or the sprites are missing.
+    """
     pipe = IRGPipeline.from_pretrained(options.model)
-    judge = Detector.load(options.judge)
+    judge = load_detector(options.judge)
     made = 0
     for shard in range(-(-options.rows // options.rows_per_shard)):
         final = Path(options.out) / f"part-{shard:05d}.parquet"

@@ -1,7 +1,7 @@
-"""irg-mini's own training data: the mini world's truth as teacher.
+"""``irg data mini``: the mini world's rows without stages, for when nothing has to be resumed but whole shards.
 
-Two kinds of rows: *pictures* (prompt, T1 and the right picture) and *repairs* (a flawed picture, the reflection on its
-flaws, the corrected picture). Run as ``python -m irg.curation.mini --out DIR --rows N``.
+The same functions as in the factory (:mod:`irg.curation.world`) make them. Two kinds: *pictures* (prompt, T1 and
+the right picture) and *repairs* (a flawed picture, the reflection on its flaws, the corrected picture).
 """
 
 import json
@@ -9,22 +9,15 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from irg import miniworld as world
-from irg.curation.records import TrajectoryRecord, png, write_shards
-
-# A thing in a colour not its own is the hardest to draw, so it is drawn most.
-TAG_WEIGHTS = {
-    "single_object": 1.2,
-    "two_object": 0.8,
-    "counting": 1.2,
-    "colors": 2.5,
-    "position": 1.0,
-    "color_attr": 2.2,
-    "compound": 0.7,
-}
+from irg.curation.recipe import MiniDrafts, MiniReflections, MiniTargets, MiniThinking
+from irg.curation.records import TrajectoryRecord, write_shards
+from irg.curation.store import Row
+from irg.curation.world import ask, draft, reflect, target, think
 
 
 @dataclass(frozen=True)
@@ -38,60 +31,43 @@ class MiniData:
     size: int = 96
     processes: int = 1
     rows_per_shard: int = 2000
+    sprites: Literal["fluent", "builtin"] = "fluent"
 
 
-def _asked_for(rng: np.random.Generator) -> tuple[world.Request, str, world.Scene]:
-    """A random request, its caption and a right scene; the rare request whose things find no room is passed over."""
+def record(rng: np.random.Generator, data: MiniData, repair: bool) -> TrajectoryRecord:
+    """A random row. The rare request whose things find no room is passed over."""
+    names = world.load_sprites(data.sprites).names
     for _ in range(20):
-        request = world.sample_request(rng, weights=TAG_WEIGHTS, split="train", background=0.2)
-        prompt = world.caption(request, rng, "plain" if rng.random() < 0.5 else "varied")
+        request, prompt = ask(rng, names)
+        row: Row = {"id": "", "prompt": prompt, "request": json.dumps(request.to_json())}
+        row |= {"turns": 2 if repair else 1, "seed": int(rng.integers(2**31))}
         try:
-            return request, prompt, world.sample_scene(request, rng)
+            return _made(row, data)
         except ValueError:
             continue
     raise AssertionError("twenty requests in a row found no room")
 
 
-def picture_row(rng: np.random.Generator, size: int) -> TrajectoryRecord:
-    """A prompt, its layout and the right picture."""
-    request, prompt, scene = _asked_for(rng)
+def _made(row: Row, data: MiniData) -> TrajectoryRecord:
+    look: dict[str, Any] = {"size": data.size, "sprites": data.sprites}
+    if row["turns"] == 2:
+        row |= draft(row, MiniDrafts("miniworld", **look))
+        row |= reflect(row, MiniReflections("miniworld", **look))
+    else:
+        row["thinking"] = think(row, MiniThinking("miniworld", data.sprites))["thought"]
+    row |= target(row, MiniTargets("miniworld", **look))
+    repair = row["turns"] == 2
     return TrajectoryRecord(
-        prompt,
-        world.think(request, scene, rng),
-        png(world.render(scene, size)),
-        request=json.dumps(request.to_json()),
+        row["prompt"],
+        row["thinking"],
+        row["image"] if repair else row["improved"],
+        row["reflection"] if repair else None,
+        row["improved"] if repair else None,
+        request=row["request"],
         source="rendered",
+        license="Apache-2.0",
+        seed=row["seed"],
     )
-
-
-def repair_row(rng: np.random.Generator, size: int) -> TrajectoryRecord:
-    """A corrupted picture, the reflection on it and the corrected picture; one in five has nothing to mend."""
-    request, prompt, intended = _asked_for(rng)
-    drawn, planned = world.corrupt(request, intended, rng) if rng.random() < 0.8 else (intended, [])
-    pixels = world.render(drawn, size)
-    quality = next((flaw.detail for flaw in planned if flaw.kind == "poor_quality"), None)
-    if quality is not None:
-        pixels = world.degrade(pixels, rng, quality)
-    elif rng.random() < 0.3:
-        pixels = soften(pixels, rng)
-    seen = world.see(drawn, size)
-    flaws = world.find_flaws(request, seen, size=size, quality=quality, threshold=0.3)
-    corrected = world.correct(request, seen, intended, rng, size=size)
-    return TrajectoryRecord(
-        prompt,
-        world.think(request, intended, rng),
-        png(pixels),
-        world.reflect(request, flaws, corrected, seen),
-        png(world.render(corrected, size)),
-        request=json.dumps(request.to_json()),
-        source="rendered",
-    )
-
-
-def soften(pixels_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The slight softness of generated pictures, which is no flaw: faint noise."""
-    noise = rng.normal(0, rng.uniform(1, 5), pixels_HW3.shape)
-    return np.clip(pixels_HW3 + noise, 0, 255).astype(np.uint8)
 
 
 def rows(data: MiniData, shard: int) -> Iterator[TrajectoryRecord]:
@@ -99,8 +75,7 @@ def rows(data: MiniData, shard: int) -> Iterator[TrajectoryRecord]:
     rng = np.random.default_rng([data.seed, shard])
     count = min(data.rows_per_shard, data.rows - shard * data.rows_per_shard)
     for _ in range(count):
-        make = repair_row if rng.random() < data.repairs else picture_row
-        yield make(rng, data.size)
+        yield record(rng, data, repair=bool(rng.random() < data.repairs))
 
 
 def _build_shard(job: tuple[MiniData, int]) -> int:
@@ -120,6 +95,7 @@ def build(data: MiniData) -> int:
     """Build all shards that are not there yet; returns the rows made."""
     folder = Path(data.out)
     folder.mkdir(parents=True, exist_ok=True)
+    world.load_sprites(data.sprites)  # say now if they are missing
     shards = -(-data.rows // data.rows_per_shard)
     jobs = [(data, shard) for shard in range(shards)]
     if data.processes <= 1:

@@ -1,8 +1,9 @@
 """Trajectory rows on disk: typed parquet shards that training reads and dataset viewers show."""
 
+import hashlib
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,42 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("thinking", pa.string()),
-        ("image", PICTURE),
-        ("reflection", pa.string()),
-        ("improved", PICTURE),
-        ("request", pa.string()),  # what the prompt asks for, as JSON in GenEval's metadata form; null if not known
-        ("source", pa.string()),  # who made the row: "rendered", "draft:<model>", ...
-    ]
+_FIELDS = (
+    ("id", pa.string()),
+    ("prompt", pa.string()),
+    ("thinking", pa.string()),  # T1
+    ("image", PICTURE),  # I1
+    ("reflection", pa.string()),  # T2; null in rows of one turn, as is
+    ("improved", PICTURE),  # I2
+    ("request", pa.string()),  # what the prompt asks for, as JSON in GenEval's metadata form; null if not known
+    ("source", pa.string()),  # where the prompt is from: a file, a data set, "rendered", "draft:<model>", ...
+    ("license", pa.string()),  # of the prompt
+    ("seed", pa.int64()),
+    ("cost", pa.float64()),  # of all endpoints' answers, in the recipe's currency
+    ("seconds", pa.float64()),  # of work, all stages together
+    ("provenance", pa.string()),  # JSON: for each stage the model, its instructions' hash, settings and seed
+    ("digest", pa.string()),  # sha256 of prompt, T1, I1, T2, I2
 )
+
+
+def schema(scores: Sequence[str] = (), texts: Sequence[str] = ()) -> pa.Schema:
+    """Columns of a trajectory row; ``scores`` are the judges' numbers, ``texts`` further columns of text."""
+    return pa.schema([*_FIELDS, *((name, pa.float64()) for name in scores), *((name, pa.string()) for name in texts)])
+
+
+SCHEMA = schema()
 
 
 @dataclass(frozen=True)
 class TrajectoryRecord:
-    """One trajectory: prompt, T1, I1 and, with a second turn, T2, I2. Pictures are PNG bytes."""
+    """One trajectory: prompt, T1, I1 and, with a second turn, T2, I2. Pictures are PNG bytes.
+
+    Attributes:
+        id: a hash of what the row starts from; empty: of what it holds.
+        scores: every judgement by its column's name, such as ``vlm_target_quality``; None where there is none.
+        texts: further text columns (perceptual hashes, the judges' own words).
+        provenance: JSON, stage -> how it was made.
+    """
 
     prompt: str
     thinking: str
@@ -36,13 +57,39 @@ class TrajectoryRecord:
     improved: bytes | None = None
     request: str | None = None
     source: str = "unknown"
+    license: str = "unknown"
+    id: str = ""
+    seed: int | None = None
+    cost: float = 0.0
+    seconds: float | None = None
+    provenance: str | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    texts: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what is learned from."""
+        parts = (self.prompt, self.thinking, self.image, self.reflection, self.improved)
+        return content_digest(*parts)
 
     def to_row(self) -> dict[str, Any]:
         """The row as parquet takes it."""
-        row = dict(vars(self))
+        row = {name: value for name, value in vars(self).items() if name not in ("scores", "texts")}
         for name in ("image", "improved"):
             row[name] = None if row[name] is None else {"bytes": row[name], "path": None}
-        return row
+        whole = self.digest
+        return row | {"id": self.id or whole[:32], "digest": whole} | dict(self.scores) | dict(self.texts)
+
+
+def content_digest(
+    prompt: str, thinking: str, image: bytes, reflection: str | None = None, improved: bytes | None = None
+) -> str:
+    """sha256 of a trajectory's five parts; each goes in with its length, so that none can run into the next."""
+    whole = hashlib.sha256()
+    for part in (prompt, thinking, image, reflection, improved):
+        data = part.encode() if isinstance(part, str) else part
+        whole.update(b"-" if data is None else str(len(data)).encode() + b":" + data)
+    return whole.hexdigest()
 
 
 def png(pixels_HW3: np.ndarray) -> bytes:

@@ -83,6 +83,8 @@ class Client:
         self._key = endpoint.api_key()
         self._cache = None if cache_dir is None else AnswerCache(cache_dir)
         self._shared: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        self._flying: set[asyncio.Task[dict[str, Any]]] = set()
+        self._closing = False
         self._free_at = 0.0  # when the next call may begin
         self._dearest = endpoint.price_per_image
         self._openai: Any = None
@@ -97,7 +99,13 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        pending = [task for task in self._shared.values() if not task.done()]
+        """Calls in flight are paid for: they are waited for and kept. Those that have not begun do not begin."""
+        self._closing = True
+        pending = {task for task in self._shared.values() if not task.done()}
+        for task in pending - self._flying:
+            task.cancel()
+        if pending & self._flying:
+            await asyncio.wait(pending & self._flying, timeout=self.endpoint.timeout_s)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
@@ -258,6 +266,10 @@ class Client:
 
     async def _pay(self, key: str, path: str, body: dict[str, Any], png: bytes | None, images: int) -> dict[str, Any]:
         async with self._slots:
+            task = asyncio.current_task()
+            assert task is not None
+            self._flying.add(task)
+            task.add_done_callback(self._flying.discard)
             reserved = self._dearest
             self.budget.reserve(reserved)
             paid = 0.0
@@ -301,7 +313,7 @@ class Client:
             return wait
 
         retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.endpoint.attempts),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.endpoint.attempts), lambda _: self._closing),
             wait=pause,
             retry=tenacity.retry_if_exception_type(_Again),
             reraise=True,

@@ -29,7 +29,8 @@ def decoded(text: str | None, size: tuple[int, int] | None) -> bytes:
             picture.load()
             found = picture.size
     except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the answer is no picture: {error}") from None
+        # Pillow's own words name an object's address, and complaints are kept in rows
+        raise ValueError(f"the answer is no picture that can be decoded ({type(error).__name__})") from None
     if size is not None and found != size:
         raise ValueError(f"the picture is {found[0]}x{found[1]} instead of {size[0]}x{size[1]}")
     return data

@@ -1,0 +1,89 @@
+"""How fast the data factory makes mini rows, and how much memory it takes: a build in a process of its own, watched.
+
+``python bench/data_factory.py --rows 30000`` prints rows, CPU seconds of the build and its workers, wall seconds, and
+the most memory that all its processes held together at one time (resident; shared pages count once for each).
+Linux only.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "data" / "mini.yaml"
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build."""
+
+    rows: int = 30_000
+    processes: int = 2
+    repairs: float = 0.2
+    export: bool = True
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it has started."""
+    found = [pid]
+    for child in Path("/proc").glob(f"{pid}/task/*/children"):
+        for name in child.read_text().split():
+            found += family(int(name))
+    return found
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far. (Workers are no children that the build waits for, so its own sum lacks them.)"""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def watched(words: list[str]) -> dict[str, float]:
+    """Run ``irg data ...``; CPU and wall seconds, and peak memory in MB."""
+    begun, peak, cpu = time.monotonic(), 0, dict[int, float]()
+    code = "import sys; from irg.cli import main; sys.exit(main())"
+    process = subprocess.Popen([sys.executable, "-c", code, "data", *words], stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        with contextlib.suppress(OSError):  # a process may end while we look
+            pids = family(process.pid)
+            peak = max(peak, sum(map(resident, pids)))
+            cpu |= {pid: cpu_seconds(pid) for pid in pids}
+        time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return {
+        "cpu_s": round(sum(cpu.values()), 1),
+        "wall_s": round(time.monotonic() - begun, 1),
+        "peak_mb": round(peak / 1e6),
+    }
+
+
+def main(options: Options) -> None:
+    """Build, then export."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = f"[{{kind: miniworld, rows: {options.rows}, repairs: {options.repairs}}}]"
+        own = ["--out", folder, "--prompts.sources", source, "--processes", str(options.processes)]
+        print("build ", options.rows, "rows", watched(["build", str(RECIPE), *own]), flush=True)
+        if options.export:
+            print("export", watched(["export", str(RECIPE), *own]), flush=True)
+        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        print("disk  ", round(size / 1e6), "MB with the export")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Options))

@@ -1,0 +1,104 @@
+"""Validation of trajectory shards: would training take every row, and is every row what it claims to be?"""
+
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from irg.curation.decontaminate import normalised
+from irg.curation.records import SCHEMA, content_digest
+from irg.reasoning.reflection import Reflection
+
+MOST_TOLD = 20
+_NEEDED = ("prompt", "thinking", "image", "reflection", "improved")
+
+
+@dataclass
+class Findings:
+    """What a validation found."""
+
+    rows: int = 0
+    files: int = 0
+    turns: Counter[int] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def validate(folder: Path) -> Findings:
+    """Look at every row of every shard of a folder.
+
+    Raises:
+        ValueError: there are no shards.
+    """
+    files = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
+    files = [file for file in files if "conversation" not in file.relative_to(folder).parts]
+    if not files:
+        raise ValueError(f"{folder}: no parquet files")
+    found, ids = Findings(), Counter[bytes]()
+    split_of: dict[bytes, str] = {}
+    for file in files:
+        found.files += 1
+        for number, row in enumerate(_rows(file, found)):
+            where = f"{file}, row {number}"
+            found.rows += 1
+            found.problems += [f"{where}: {problem}" for problem in _problems(row, found)]
+            if row.get("id"):
+                name = row["id"].encode()[:32]
+                ids[name] += 1
+                if ids[name] == 2:
+                    found.problems.append(f"{where}: id {row['id']} stands here again")
+            if file.parent.name in ("train", "val") and row.get("prompt"):
+                prompt = content_digest(normalised(row["prompt"]), "", b"")[:16].encode()
+                if split_of.setdefault(prompt, file.parent.name) != file.parent.name:
+                    found.problems.append(f"{where}: its prompt is in train and val")
+    return found
+
+
+def _rows(file: Path, found: Findings) -> Any:
+    try:
+        opened = pq.ParquetFile(file)
+        missing = [name for name in _NEEDED if name not in opened.schema_arrow.names]
+        if missing:
+            found.problems.append(f"{file}: no column {', '.join(missing)}")
+            return
+        for name in SCHEMA.names:
+            if name in opened.schema_arrow.names and opened.schema_arrow.field(name).type != SCHEMA.field(name).type:
+                kind = opened.schema_arrow.field(name).type
+                found.problems.append(f"{file}: {name} is {kind}, not {SCHEMA.field(name).type}")
+                return
+        for batch in opened.iter_batches(256):
+            yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        found.problems.append(f"{file}: can't be read: {' '.join(str(error).split())[:200]}")
+
+
+def _problems(row: dict[str, Any], found: Findings) -> list[str]:
+    problems = []
+    pictures = {name: row[name]["bytes"] if row[name] else None for name in ("image", "improved")}
+    if not row["prompt"] or not row["thinking"] or not pictures["image"]:
+        problems.append("a trajectory needs prompt, thinking and image")
+    if (row["reflection"] is None) != (pictures["improved"] is None):
+        problems.append("reflection and improved picture come together or not at all")
+    found.turns[1 if pictures["improved"] is None else 2] += 1
+    for name, data in pictures.items():
+        if data:
+            try:
+                with Image.open(io.BytesIO(data)) as picture:
+                    picture.load()
+                    found.sizes[picture.size] += 1
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                problems.append(f"{name} can't be decoded: {error}")
+    if row["reflection"] is not None:
+        try:
+            Reflection.parse(row["reflection"])
+        except ValueError as error:
+            problems.append(str(error))
+    if row.get("digest") and not problems:
+        image, improved = pictures["image"] or b"", pictures["improved"]
+        if content_digest(row["prompt"], row["thinking"], image, row["reflection"], improved) != row["digest"]:
+            problems.append("its digest is not that of its parts: it was changed")
+    return problems

@@ -1,0 +1,209 @@
+"""A build on disk: stages of blocks of rows, written atomically and joined by id (``docs/data.md``).
+
+A *block* is a number; the prompts stage decides which rows are in it. Every stage keeps its columns of a block in
+``<block>.parquet`` or, while the block is not whole, in parts ``<block>.p000.parquet``, ...
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from irg.curation.records import PICTURE
+
+Row = dict[str, Any]
+COMMON = (
+    ("id", pa.string()),
+    ("rejected", pa.string()),  # why the row goes no further; null if it does
+    ("cost", pa.float64()),  # of this stage, in the prices' currency
+    ("seconds", pa.float64()),  # of this stage's work on the row; the one column that differs from build to build
+    ("made", pa.string()),  # JSON: by whom, with which prompt, settings and seed
+)
+PICTURES = ("image", "improved")
+TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: PICTURE}
+_NAME = re.compile(r"(\d{5,})(?:\.p(\d{3,}))?\.parquet")
+
+
+def digest(*parts: Any) -> str:
+    """64 hex digits for plain JSON values and bytes."""
+    plain = [hashlib.sha256(part).hexdigest() if isinstance(part, bytes) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def replace_file(path: Path, write: Any) -> None:
+    """Let ``write(temporary)`` make a file, then rename it to ``path``; nothing is left behind should it fail.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno or 5, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A parquet file, whole or not at all."""
+    replace_file(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", compression_level=3))
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A parquet file of a build.
+
+    Raises:
+        ValueError: it is damaged or lacks a column.
+    """
+    try:
+        return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: damaged ({reason}); delete this file and build again: its rows are made anew, "
+            "answers of endpoints are still there"
+        ) from error
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """One stage's rows under one set of settings.
+
+    Attributes:
+        columns: what the stage adds, name -> Python type (bytes: a picture).
+    """
+
+    path: Path
+    columns: dict[str, type]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([*COMMON, *((name, TYPES[kind]) for name, kind in self.columns.items())])
+
+    def blocks(self) -> list[int]:
+        """Blocks that have a file here."""
+        names = (entry.name for entry in self.path.iterdir()) if self.path.is_dir() else ()
+        return sorted({int(match[1]) for name in names if (match := _NAME.fullmatch(name))})
+
+    def of_block(self, block: int) -> list[Path]:
+        """The files of one block: the whole one, then parts that came after it."""
+        whole = self.path / f"{block:05d}.parquet"
+        return [whole] * whole.exists() + self._parts(block)
+
+    def _parts(self, block: int) -> list[Path]:
+        parts = self.path.glob(f"{block:05d}.p*.parquet")
+        return sorted(parts, key=lambda path: (len(path.name), path.name))
+
+    def read(self, block: int, columns: Sequence[str] | None = None) -> dict[str, Row]:
+        """Rows of a block by id; pictures as bytes.
+
+        Raises:
+            ValueError: a file is damaged.
+        """
+        rows: dict[str, Row] = {}
+        for row in self._tables(block, columns):
+            for name, kind in self.columns.items():
+                if kind is bytes and row.get(name) is not None:
+                    row[name] = row[name]["bytes"]
+            rows[row["id"]] = row
+        return rows
+
+    def _tables(self, block: int, columns: Sequence[str] | None) -> list[Row]:
+        """The rows of a block's files. A build at work may just be making one file of its parts: then look again."""
+        for _ in range(5):
+            with contextlib.suppress(FileNotFoundError):
+                return [row for file in self.of_block(block) for row in read_table(file, columns).to_pylist()]
+        raise ValueError(f"{self.path}: block {block} changes faster than it can be read")
+
+    def write(self, block: int, rows: Iterable[Row], whole: bool = False) -> None:
+        """Add rows to a block as one more part; ``whole``: they are all of it, and nothing is there yet."""
+        table = self._table(rows)
+        if table is not None and whole:
+            write_table(self.path / f"{block:05d}.parquet", table)
+        elif table is not None:
+            last = max((int(part.name.split(".")[1][1:]) for part in self._parts(block)), default=-1)
+            write_table(self.path / f"{block:05d}.p{last + 1:03d}.parquet", table)
+
+    def seal(self, block: int, order: Sequence[str]) -> None:
+        """Make one file of a block's parts, rows in the ``order`` of their ids. A kill in between loses nothing: a row
+        that is both in the whole file and in a part counts once."""
+        parts = self._parts(block)
+        if not parts:
+            return
+        joined = pa.concat_tables([read_table(file).cast(self.schema) for file in self.of_block(block)])
+        place = {row: index for index, row in enumerate(joined["id"].to_pylist())}
+        asked = set(order)
+        others = [row for row in place if row not in asked]  # of another set of prompts, under the same settings
+        chosen = joined.take([place[row] for row in [*order, *others] if row in place]).combine_chunks()
+        write_table(self.path / f"{block:05d}.parquet", chosen)
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+    def _table(self, rows: Iterable[Row]) -> pa.Table | None:
+        plain = []
+        for row in rows:
+            plain.append(dict(row))
+            for name, kind in self.columns.items():
+                if kind is bytes and row.get(name) is not None:
+                    plain[-1][name] = {"bytes": row[name], "path": None}
+        return pa.Table.from_pylist(plain, self.schema) if plain else None
+
+
+class Lock:
+    """A folder held by one build; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "build.lock"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it.
+
+        Raises:
+            ValueError: another build holds it.
+        """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a+") as lock:
+            try:
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ModuleNotFoundError:  # no such locks on Windows
+                pass
+            except OSError as error:
+                lock.seek(0)
+                raise ValueError(
+                    f"{self.file.parent}: another build is at work here ({lock.read().strip()}); "
+                    "wait for it or stop it first"
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()}")
+            lock.flush()
+            yield
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed build left half-written in a folder and the folders in it."""
+    for leftover in [*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")]:
+        leftover.unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""The bundled model as drafter and as painter of its own best try; its drafts seen, reflected on and mended."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from irg import miniworld as world
+from irg.curation import drafts, models
+from irg.curation.build import Layout, build
+from irg.curation.finished import records
+from irg.curation.recipe import DataRecipe, DiffusersTargets
+from irg.curation.stages import Workbench
+from irg.learning.data import read_rows
+from irg.recipes import build as read
+
+QUICK = {"num_timesteps": 3, "max_think_tokens": 60}
+WORLD = {"kind": "miniworld", "sprites": "builtin", "detector": "mini-judge"}
+
+
+def recipe(out: Path, target: dict[str, Any]) -> DataRecipe:
+    return read(
+        DataRecipe,
+        {
+            "out": str(out),
+            "prompts": {
+                "sources": [{"kind": "miniworld", "rows": 3, "repairs": 1.0, "sprites": "builtin"}],
+                "repeats": True,
+            },
+            "sift": {"compare": False, "near": None},
+            "draft": {"kind": "model", "model": "mini", "batch": 2, "options": QUICK},
+            "reflect": WORLD,
+            "target": target,
+            "judges": [{**WORLD, "name": "world"}],
+        },
+    )
+
+
+def rows(plan: DataRecipe) -> list[Any]:
+    build(plan, say=lambda _: None)
+    layout = Layout.of(plan)
+    return [record for block in layout.blocks() for record in records(layout, block)]
+
+
+def test_a_models_drafts_are_seen_reflected_on_and_mended(tmp_path: Path) -> None:
+    found = rows(recipe(tmp_path / "out", {"kind": "miniworld", "sprites": "builtin"}))
+    assert len(found) == 3
+    for row in found:
+        scene = world.parse_layout(world.parse_reflection(row.reflection).final_prompt)
+        assert world.satisfied(world.Request.from_json(json.loads(row.request)), world.see(scene, 96))
+        how = json.loads(row.provenance)
+        assert how["draft"]["model"] == "mini" and how["draft"]["seed"] == row.seed
+        assert how["draft"]["settings"]["initial"]["num_timesteps"] == 3 and how["reflect"]["detector"] == "mini-judge"
+
+
+def test_the_best_of_a_models_tries_is_the_target(tmp_path: Path) -> None:
+    target = {"kind": "model", "model": "mini", "best_of": 3, "batch": 6, "options": QUICK, "judge": WORLD}
+    layout = None
+    for row in rows(plan := recipe(tmp_path / "out", target)):
+        grades = json.loads(row.texts["tries"])
+        how = json.loads(row.provenance)["target"]
+        seeds = [(row.seed + 1 + 7919 * k) % 2**31 for k in range(3)]
+        assert len(grades) == 3 and seeds.index(how["seed"]) == int(np.argmax([sum(grade) for grade in grades]))
+        layout = Layout.of(plan)
+    assert layout is not None and layout.made["target"].columns["tries"] is str
+
+
+def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
+    options = drafts.Drafts(
+        "mini", "mini-judge", str(tmp_path / "d"), rows=3, batch=2, num_timesteps=3, rows_per_shard=2, sprites="builtin"
+    )
+    assert drafts.build(options) == 3
+    files = sorted((tmp_path / "d").iterdir())
+    assert [file.name for file in files] == ["part-00000.parquet", "part-00001.parquet"]
+    found = list(read_rows(files))
+    for row in found:
+        assert world.parse_reflection(row.reflection).final_prompt.startswith("Scene: ")
+        assert row.image != row.improved
+    before = files[1].read_bytes()
+    files[1].unlink()
+    assert drafts.build(options) == 1 and files[1].read_bytes() == before
+
+
+def test_an_unknown_model_or_judge_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown model 'minni'"):
+        drafts.build(drafts.Drafts("minni", "mini-judge", str(tmp_path)))
+    with pytest.raises(ValueError, match="no detector in judge-x"):
+        drafts.build(drafts.Drafts("mini", "judge-x", str(tmp_path)))
+
+
+def test_a_diffusers_pipeline_gets_prompt_picture_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from PIL import Image
+
+    from irg.curation.records import png
+
+    calls: list[dict[str, Any]] = []
+
+    def pipe(**options: Any) -> Any:
+        calls.append(options)
+        return type("Output", (), {"images": [Image.new("RGB", (8, 8), "red")]})()
+
+    monkeypatch.setattr(models, "load_diffusers", lambda config: pipe)
+    row = {"id": "a", "prompt": "a cup", "turns": 2, "seed": 5, "image": png(np.zeros((8, 8, 3), np.uint8))}
+    row["reflection"] = "<think> Analysis: x. Improvements: y. Steps: z. Final prompt: a red cup. </think>"
+
+    async def run(edit: bool) -> Any:
+        stage = models.DiffusersPainting(DiffusersTargets("diffusers", "some/model", edit=edit, options={"steps": 2}))
+        async with Workbench(tmp_path) as bench:
+            await stage.open(bench)
+            return (await stage.make([row]))[0]
+
+    drawn = asyncio.run(run(edit=False))
+    assert drawn["improved"] == png(np.full((8, 8, 3), (255, 0, 0), np.uint8))
+    assert calls[0]["prompt"] == "a red cup." and "image" not in calls[0] and calls[0]["steps"] == 2
+    assert calls[0]["generator"].initial_seed() == 6
+    asyncio.run(run(edit=True))
+    assert calls[1]["image"].size == (8, 8) and 'drawn for the prompt "a cup"' in calls[1]["prompt"]
+    monkeypatch.undo()
+    if not __import__("importlib.util").util.find_spec("diffusers"):
+        with pytest.raises(ValueError, match=r"pip install 'irg\[diffusers\]'"):
+            asyncio.run(run(edit=True))

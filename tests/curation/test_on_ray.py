@@ -1,0 +1,62 @@
+"""The same build on Ray, with two workers a stage: the same bytes."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openai")
+
+from faulty_server import FaultyServer
+from teachers import recipe_dict, reply
+
+from irg.curation.build import Layout, build
+from irg.curation.export import export
+from irg.curation.on_ray import StageWorker, bare
+from irg.curation.recipe import DataRecipe
+from irg.recipes import build as read
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+ONLY_TWO_TURNS = {"kind": "miniworld", "rows": 12, "repairs": 1.0, "sprites": "builtin"}
+
+
+def recipe(url: str, out: Path, engine: str) -> DataRecipe:
+    """Draft, reflect and target: each worker is a process that must be started."""
+    prompts = {"sources": [ONLY_TWO_TURNS], "repeats": True}
+    ray = {"workers": {"draft": 2, "reflect": 2}}
+    return read(DataRecipe, recipe_dict(url, out, engine=engine, ray=ray, prompts=prompts, think=None, judges=[]))
+
+
+def test_two_workers_make_the_same_bytes(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    try:
+        with FaultyServer(reply) as server:
+            plans = [recipe(server.url, tmp_path / engine, engine) for engine in ("files", "ray")]
+            for plan in plans:
+                build(plan, say=lambda _: None)
+    finally:
+        ray.shutdown()
+    one, two = (export(Layout.of(plan))[0] for plan in plans)
+    assert hashes(one) == hashes(two) and len(hashes(one)) >= 4
+
+
+def test_a_worker_that_had_to_stop_says_so_and_passes_on(tmp_path: Path) -> None:
+    plan = recipe("http://127.0.0.1:9/v1", tmp_path / "out", "files")
+    with pytest.raises(ValueError, match="reflect: "):
+        build(plan, say=lambda _: None)  # so that there are drafts
+    worker = StageWorker(plan, bare(Layout.of(plan)), "reflect")
+    first = worker({"block": [0], "problem": [""], "told": [""]})
+    assert "reflect: http://127.0.0.1:9/v1: " in first["problem"][0]
+    begun = worker.bench.open_clients[0].totals.tries_again
+    assert worker({"block": [1], "problem": [""], "told": [""]})["problem"] == first["problem"]
+    assert worker({"block": [1], "problem": ["earlier"], "told": [""]})["problem"] == ["earlier"]
+    assert worker.bench.open_clients[0].totals.tries_again == begun  # nothing more was tried

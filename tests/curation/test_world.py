@@ -1,0 +1,65 @@
+"""The mini world as judge: scores follow the flaws, and both orders agree."""
+
+import json
+
+import numpy as np
+import pytest
+
+from irg import miniworld as world
+from irg.curation.recipe import MiniDrafts, MiniJudge, MiniReflections, MiniTargets
+from irg.curation.world import draft, judge, preserved, reflect, target, verdict
+
+REQUEST = world.make_request([world.Include("apple", 2, "red"), world.Include("cup")])
+
+
+def scene(text: str) -> list[world.Seen]:
+    return world.see(world.parse_layout(f"Scene: studio. Things: {text}."), 96)
+
+
+RIGHT = "medium red apple at (2,6); medium red apple at (6,6); medium cup at (10,6)"
+
+
+@pytest.mark.parametrize(
+    ("things", "following"),
+    [
+        (RIGHT, 10.0),
+        (RIGHT.replace("red apple at (6,6)", "green apple at (6,6)"), 5.0),
+        ("medium red apple at (2,6); medium cup at (10,6)", 5.0),
+        ("medium red apple at (2,6)", 3.333),
+    ],
+)
+def test_following_falls_with_the_flaws(things: str, following: float) -> None:
+    assert verdict(REQUEST, scene(things), None, 96) == (following, 10.0)
+
+
+def test_a_spoiled_picture_has_less_quality() -> None:
+    assert verdict(REQUEST, scene(RIGHT), "blurred", 96) == (10.0, 4.0)
+
+
+def test_preservation_counts_what_was_right_and_stayed() -> None:
+    before = scene(RIGHT.replace("red apple at (6,6)", "green apple at (6,6)"))
+    assert preserved(REQUEST, before, scene(RIGHT), 96) == 10.0
+    moved = RIGHT.replace("cup at (10,6)", "cup at (10,2)")
+    assert preserved(REQUEST, before, scene(moved), 96) == 5.0
+    assert preserved(REQUEST, [], scene(RIGHT), 96) == 10.0
+
+
+def test_rows_are_mended_and_the_judge_sees_it() -> None:
+    gains = []
+    for seed in range(30):
+        row = {"id": str(seed), "prompt": "", "request": json.dumps(REQUEST.to_json()), "turns": 2, "seed": seed}
+        row |= draft(row, MiniDrafts("miniworld", sprites="builtin"))
+        row |= reflect(row, MiniReflections("miniworld", sprites="builtin"))
+        row |= target(row, MiniTargets("miniworld", sprites="builtin"))
+        scores = judge(row, MiniJudge("miniworld", sprites="builtin"))
+        assert scores["world_target_following"] == 10.0 and scores["world_gain_1"] == scores["world_gain_2"] >= 0
+        nothing = "nothing is wrong" in world.parse_reflection(row["reflection"]).analysis
+        assert nothing == (scores["world_gain_1"] == 0)
+        gains.append(scores["world_gain_1"])
+    assert 5 < np.count_nonzero(gains) < 30
+
+
+def test_the_same_row_is_the_same_whoever_makes_it() -> None:
+    row = {"id": "a", "prompt": "", "request": json.dumps(REQUEST.to_json()), "turns": 2, "seed": 3}
+    one, two = (draft(dict(row), MiniDrafts("miniworld", sprites="builtin")) for _ in range(2))
+    assert one == two
