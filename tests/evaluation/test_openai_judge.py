@@ -183,8 +183,11 @@ def test_the_question_and_the_picture_go_out_as_they_should(server: Server, requ
 def test_usage_and_cost_are_summed(server: Server, request_: Request) -> None:
     out = io.StringIO()
     options = JudgeOptions(url=server.url, price_in=1e6, price_out=2e6, cache_dir=str(request_.images.parent / "c"))
-    score(request_, make_judges(["openai:m"], options), Console(file=out, width=200))
+    _, result = score(request_, make_judges(["openai:m"], options), Console(file=out, width=200))
     assert "prompt_tokens 120" in out.getvalue() and "cost 192" in out.getvalue()
+    assert (result.usage["completion_tokens"], result.cost) == (36, pytest.approx(192))
+    _, again = score(request_, make_judges(["openai:m"], options), QUIET)
+    assert again.cost == result.cost  # what it has cost, not what this call did
 
 
 def test_another_model_has_a_folder_and_answers_of_its_own(server: Server, request_: Request) -> None:

@@ -85,7 +85,11 @@ def main(argv: Sequence[str]) -> int:
         offline=options.offline,
     )
     request.check()
-    folder, result = score(request, make_judges(options.judge, judging), console)
+    try:
+        folder, result = score(request, make_judges(options.judge, judging), console)
+    except KeyboardInterrupt:
+        console.print("Interrupted; all answers so far are kept. Run the same command to go on.")
+        raise
 
     from irg.evaluation.table import markdown, tables
 

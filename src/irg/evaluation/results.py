@@ -64,6 +64,9 @@ class Result:
     tokens: float | None
     latency_by_turn: list[float] = field(default_factory=list)
     """From a turn's begin to its end, with other requests running beside it."""
+    usage: dict[str, int] = field(default_factory=dict)
+    cost: float = 0.0
+    """Tokens and price of all judging so far."""
     run: dict[str, Any] = field(default_factory=dict)
     """Of ``run.json``: settings, seed, fingerprint of the model."""
     options: dict[str, Any] = field(default_factory=dict)

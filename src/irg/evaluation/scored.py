@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from irg.evaluation.judges.base import Judge
 from irg.evaluation.layouts import safe_name
 from irg.evaluation.results import Result, rubrics_hash, turn_changes, turn_score
 from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, seconds_a_request, trajectory_file, turns_of
-from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder
+from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder, spent
 from irg.promptsets import PromptSet
 
 _ONEIG_KINDS = {
@@ -95,7 +95,8 @@ def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[
     base = request.out or (request.images / "scores" if info else Path(f"{request.images}-scores"))
     folder = scores_folder(base, judges, options)
     items = judge_pictures(benchmark, pictures, judges, options, folder, console, request.again)
-    result = _result(request, info, prompt_set, pictures, items, judges, options)
+    usage, cost = spent(folder)
+    result = replace(_result(request, info, prompt_set, pictures, items, judges, options), usage=usage, cost=cost)
     result.save(folder)
     shown = entries(items, request.images / "trajectories" if info else None)
     write_report(folder / "report", result, [one for one in shown if any(turn.picture for turn in one.turns) or info])

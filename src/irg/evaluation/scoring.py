@@ -111,6 +111,16 @@ class Judgements:
         self._file.close()
 
 
+def spent(folder: Path) -> tuple[dict[str, int], float]:
+    """Tokens by kind and cost of all answers of a scores folder, whenever they were paid for."""
+    usage, cost = Counter[str](), 0.0
+    for line in (folder / JUDGEMENTS).read_text(encoding="utf-8").split("\n"):
+        entry = json.loads(line) if line else {}
+        usage.update(entry.get("usage", {}))
+        cost += entry.get("cost", 0.0)
+    return dict(usage), cost
+
+
 def judge_pictures(
     benchmark: Benchmark,
     pictures: Pictures,
