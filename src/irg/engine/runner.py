@@ -30,12 +30,13 @@ class Extended:
 class Runner:
     """A model with its cache."""
 
-    def __init__(self, model: UnifiedModel, autoencoder: Autoencoder, rows: int = 4, slots: int = 512) -> None:
+    def __init__(self, model: UnifiedModel, autoencoder: Autoencoder, rows: int = 3, slots: int = 512) -> None:
         self.model = model.eval()
         self.autoencoder = autoencoder.eval()
         self.config = model.config
         self.grammar = model.config.grammar
-        self.cache = KVCache(self.config.decoder, rows, slots, model.dtype, model.device)
+        devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]
+        self.cache = KVCache(self.config.decoder, rows, slots, model.dtype, devices)
 
     # ---- prefill
 

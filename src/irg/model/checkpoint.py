@@ -49,7 +49,7 @@ class LoadedModel:
 def load_model(
     folder: Path | str,
     dtype: torch.dtype | None = torch.float32,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | Callable[[str], torch.device] = "cpu",
     prefer: Literal["ema", "model"] = "ema",
     autoencoder_file: Path | str | None = None,
     quantise: Kind | None = None,
@@ -61,6 +61,8 @@ def load_model(
 
     Args:
         dtype: of all weights; None keeps each tensor's stored one. What a folder has quantised stays quantised.
+        device: of all weights, or a function that gives it for the name of a module of the unified model (the
+            autoencoder is asked for as ``""``).
         prefer: which weights to take where a folder has the averaged (``ema``) and the plain (``model``) ones.
         autoencoder_file: a safetensors file to read the autoencoder from, instead of the folder's ``ae.safetensors``.
         quantise: make the decoder's linear layers int8 or int4, each as soon as it is read.
@@ -75,8 +77,9 @@ def load_model(
     if quantise is not None and stored is None:
         require_torchao()
     model, autoencoder = checked.model, checked.autoencoder
-    _fill(model, checked.entries, dtype, device, None if stored else quantise)
-    _fill(autoencoder, checked.autoencoder_entries, dtype, device)
+    where = device if callable(device) else (lambda _: torch.device(device))
+    _fill(model, checked.entries, dtype, where, None if stored else quantise)
+    _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))
     return LoadedModel(checked.config, model.eval(), autoencoder.eval())
 
 
@@ -219,7 +222,7 @@ def _fill(
     network: nn.Module,
     entries: Mapping[str, TensorEntry],
     dtype: torch.dtype | None,
-    device: torch.device | str,
+    where: Callable[[str], torch.device],
     quantise: Kind | None = None,
 ) -> None:
     """Put a checkpoint's tensors into a network on the meta device, module by module."""
@@ -232,7 +235,7 @@ def _fill(
             key = f"{name}.{leaf}" if name else leaf
             if placeholder is None or key not in entries:
                 continue  # a tied head, or a position table that is a formula
-            tensor = reader.read(entries[key], _target_dtype(key, entries[key], dtype), device)
+            tensor = reader.read(entries[key], _target_dtype(key, entries[key], dtype), where(name))
             if key == PATCH_EMBEDDING and tensor.ndim == 4:  # conv form [C, RGB, row, column]
                 tensor = tensor.permute(0, 2, 3, 1).flatten(1).contiguous()
             if isinstance(placeholder, nn.Parameter):
@@ -244,7 +247,7 @@ def _fill(
             parent, _, child = name.rpartition(".")
             quantise_linear(network.get_submodule(parent), child, quantise)
     if isinstance(network, UnifiedModel):
-        _complete(network, dtype, device)
+        _complete(network, dtype, where(""))
     assert not any(t.is_meta for t in (*network.parameters(), *network.buffers()))
 
 
@@ -253,7 +256,7 @@ def _target_dtype(key: str, entry: TensorEntry, dtype: torch.dtype | None) -> to
     return entry.dtype if key.rpartition(".")[2] in QUANTISED_PARTS else dtype
 
 
-def _complete(model: UnifiedModel, dtype: torch.dtype | None, device: torch.device | str) -> None:
+def _complete(model: UnifiedModel, dtype: torch.dtype | None, device: torch.device) -> None:
     """What a checkpoint need not hold: a tied head, and the position tables."""
     if model.config.decoder.tie_word_embeddings:
         model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
