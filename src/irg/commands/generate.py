@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from irg.commands.display import Display
     from irg.reasoning.pipeline import IRGPipeline
 
+Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of reasoning.memory, which loads torch
+Weights = Literal["ema", "model"]
 DRAWING = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -48,7 +50,13 @@ class GenerateOptions:
     size: str | None = None
     """WIDTHxHEIGHT in pixels, or one number for a square."""
     model: str = "mini"
-    """mini (bundled), or a model folder."""
+    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
+    weights: Weights = "ema"
+    """Which ones to take where a model has the averaged (ema) and the plain (model) ones."""
+    memory: Memory = "auto"
+    """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
+    device: str | None = None
+    """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
     out: str | None = None
     """The folder to make (several results: a folder for each in it). Default: irg-out/PROMPT-SEED."""
     overwrite: bool = False
@@ -116,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
     interrupted = False
     try:
         with display:
-            pipe = _load(options.model, display)
+            pipe = _load(options, display)
             _draw(pipe, requests, with_options(pipe.defaults, given), options, output, display)
     except KeyboardInterrupt:
         interrupted = True
@@ -168,11 +176,13 @@ def _size(text: str) -> tuple[int, int]:
     return width, int(match[2] or width)
 
 
-def _load(model: str, display: "Display") -> "IRGPipeline":
-    display.note(f"Loading {model} ...")
+def _load(options: GenerateOptions, display: "Display") -> "IRGPipeline":
+    display.note(f"Loading {options.model} ...")
     from irg.reasoning.pipeline import IRGPipeline
 
-    return IRGPipeline.from_pretrained(model)
+    return IRGPipeline.from_pretrained(
+        options.model, options.device, memory=options.memory, weights=options.weights, say=display.note
+    )
 
 
 def _draw(

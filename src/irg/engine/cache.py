@@ -18,7 +18,6 @@ from torch import Tensor
 
 from irg.model.config import DecoderConfig
 
-
 GROWTH = 2048
 
 
@@ -52,8 +51,9 @@ class KVCache:
     ) -> None:
         """``device``: of all slabs, or one for each layer."""
         self.heads, self.head_dim = config.num_key_value_heads, config.head_dim
-        several = isinstance(device, Sequence) and not isinstance(device, str)
-        self.devices = list(device) if several else [torch.device(device)] * config.num_hidden_layers  # type: ignore[arg-type]
+        if isinstance(device, str | torch.device):
+            device = [torch.device(device)] * config.num_hidden_layers
+        self.devices = list(device)
         self.dtype, self.device = dtype, self.devices[0]
         self.keys_RLKE = [self._slab(rows, slots, device) for device in self.devices]
         self.values_RLKE = [self._slab(rows, slots, device) for device in self.devices]

@@ -73,7 +73,7 @@ def load_model(
     checked = check_folder(folder, prefer, autoencoder_file)
     stored = stored_kind(checked.entries)
     if quantise is not None and stored not in (None, quantise):
-        raise ValueError(f"{checked.weights_file} is quantised to {stored} already, so it can't be loaded as {quantise}")
+        raise ValueError(f"{checked.weights_file} is quantised to {stored}, so it can't be loaded as {quantise}")
     if quantise is not None and stored is None:
         require_torchao()
     model, autoencoder = checked.model, checked.autoencoder
@@ -230,7 +230,7 @@ def _fill(
     for name, module in list(network.named_modules()):
         shrinks = quantise is not None and wanted(name, module)
         reader = copied if shrinks else mapped  # or the file's pages would count beside the quantised weights
-        own: list[tuple[str, Tensor]] = [*module._parameters.items(), *module._buffers.items()]  # type: ignore[list-item]
+        own: list[tuple[str, Tensor]] = [*module._parameters.items(), *module._buffers.items()]
         for leaf, placeholder in own:
             key = f"{name}.{leaf}" if name else leaf
             if placeholder is None or key not in entries:

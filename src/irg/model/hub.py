@@ -1,7 +1,7 @@
 """Model folders on the Hugging Face hub: which files are needed, how big they are, and the library's own download.
 
-Resuming, progress bars, the cache and ``HF_HUB_OFFLINE`` are ``huggingface_hub``'s. What is added: only the needed files
-are fetched (one set of weights of several), and the size is told before the first byte.
+Resuming, progress bars, the cache and ``HF_HUB_OFFLINE`` are ``huggingface_hub``'s. What is added: only the needed
+files are fetched (one set of weights of several), and the size is told before the first byte.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from irg.model.checkpoint import AUTOENCODER, weight_names
+from irg.model.manifest import in_words, read_index
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 SMALL = ("*.json", "merges.txt")  # configurations, tokenizer, indexes, irg.json
@@ -43,7 +44,7 @@ def snapshot(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if constants.HF_HUB_OFFLINE:
-        return _cached(repo, revision, f"HF_HUB_OFFLINE is set, and the cache does not have {repo}")
+        return cached(repo, revision, f"HF_HUB_OFFLINE is set, and the cache does not have {repo}")
     try:
         return _download(repo, prefer, say, revision)
     except HFValidationError as error:
@@ -53,12 +54,10 @@ def snapshot(
     except ValueError:
         raise
     except Exception as error:  # no answer; which of many errors that is depends on the library's HTTP client
-        return _cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
+        return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
 
 
-def _download(
-    repo: str, prefer: Literal["ema", "model"], say: Callable[[str], None], revision: str | None
-) -> Path:
+def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], None], revision: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -69,7 +68,7 @@ def _download(
     files = needed(repo, sizes, shards, prefer)
     missing = [name for name in files if not _is_cached(repo, name, info.sha)]
     if missing:
-        size = _gigabytes(sum(sizes[name] for name in missing))
+        size = in_words(sum(sizes[name] for name in missing))
         say(
             f"Downloading {size} ({len(missing)} files) of {repo} from {constants.ENDPOINT} into "
             f"{constants.HF_HUB_CACHE}: once; if interrupted, it goes on where it was"
@@ -108,8 +107,6 @@ def _is_small(name: str, sizes: Mapping[str, int]) -> bool:
 
 
 def _shards(index: Path) -> list[str]:
-    from irg.model.manifest import read_index
-
     return list(dict.fromkeys(read_index(index).values()))
 
 
@@ -119,10 +116,11 @@ def _is_cached(repo: str, name: str, revision: str | None) -> bool:
     return isinstance(huggingface_hub.try_to_load_from_cache(repo, name, revision=revision), str)
 
 
-def _cached(repo: str, revision: str | None, otherwise: str) -> Path:
-    """The snapshot in the cache; ``otherwise`` says what it means that there is none.
+def cached(repo: str, revision: str | None = None, otherwise: str = "it is not in the cache") -> Path:
+    """The snapshot in the cache. It may lack what loading does not need; if it lacks more, loading names the file.
 
-    A snapshot may lack what loading does not need; if it lacks more, loading names the file.
+    Raises:
+        ValueError: there is none; the message begins with ``otherwise``.
     """
     import huggingface_hub
 
@@ -133,10 +131,6 @@ def _cached(repo: str, revision: str | None, otherwise: str) -> Path:
         if partial is not None and Path(partial).is_dir():
             return Path(partial)
         raise ValueError(f"{otherwise}; once online: hf download {repo}") from error
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,8 +19,8 @@ from irg.model.config_files import read_json
 
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 PIECE_BYTES = 16 << 20  # of a tensor that is converted while it is read
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_DTYPES = {
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -47,6 +47,11 @@ class TensorEntry:
     stop: int
 
 
+def in_words(size: float) -> str:
+    """Bytes for people: ``29.2 GB`` (1e9), ``47.1 MB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def find_weights(folder: Path, names: Sequence[str]) -> Path:
     """The first of the folder's weight files or shard indexes: ``X.safetensors``, else ``X.safetensors.index.json``.
 
@@ -58,7 +63,7 @@ def find_weights(folder: Path, names: Sequence[str]) -> Path:
             if path.is_file():
                 return path
     wanted = " or ".join(f"{name}.safetensors" for name in names)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise ValueError(
             f"{folder / pickles[0]} is a pickle, which can run code when it is opened, so it is not read: convert it "
@@ -155,13 +160,13 @@ def _entry(path: Path, key: str, value: Any, base: int, size: int) -> TensorEntr
         sane = False
     if not sane:
         raise ValueError(f"{path} is corrupt: its header's entry for {key} is malformed")
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise ValueError(f"{path}: {key} has dtype {name}, which is not supported")
     if stop > size - base:
         raise ValueError(f"{path} is truncated: {key} ends at byte {base + stop}, the file at {size}")
-    if math.prod(shape) * _DTYPES[name].itemsize != stop - start:
+    if math.prod(shape) * DTYPES[name].itemsize != stop - start:
         raise ValueError(f"{path} is corrupt: {key} has {stop - start} bytes, which is not what {name} {shape} takes")
-    return TensorEntry(path, _DTYPES[name], tuple(shape), base + start, base + stop)
+    return TensorEntry(path, DTYPES[name], tuple(shape), base + start, base + stop)
 
 
 def _check_coverage(path: Path, entries: Iterable[TensorEntry], base: int, size: int) -> None:

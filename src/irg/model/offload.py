@@ -50,8 +50,8 @@ class LayerOffload:
             handle
             for number, index in enumerate(self.streamed)
             for handle in (
-                layers[index].register_forward_pre_hook(lambda _, args, n=number: self._before(n, args)),  # type: ignore[misc]
-                layers[index].register_forward_hook(lambda _, args, out, n=number: self._after(n, args)),  # type: ignore[misc]
+                layers[index].register_forward_pre_hook(lambda _, args, n=number: self._before(n, args)),
+                layers[index].register_forward_hook(lambda _, args, out, n=number: self._after(n, args)),
             )
         ]
 

@@ -18,7 +18,7 @@ Legend: N tokens; O outputs; I inputs; S groups of an output row.
 import importlib.util
 import logging
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -201,7 +201,7 @@ def require_torchao() -> None:
     _torchao()
 
 
-def _torchao():  # type: ignore[no-untyped-def]  # a module
+def _torchao() -> Any:
     """torchao's affine primitives. Its import tells of every optional kernel that it can't load: not our users' worry.
 
     Raises:
