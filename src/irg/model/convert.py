@@ -84,7 +84,8 @@ def convert(
     autoencoder = [_copied(k, e, conversion.dtype) for k, e in checked.autoencoder_entries.items()]
     with made_aside(out, overwrite) as folder:
         started(sum(tensor.nbytes for tensor in (*weights, *autoencoder)))
-        write_weights(folder, conversion.prefer if to_bagel else WEIGHTS, weights, conversion.shard_bytes, wrote)
+        name = conversion.prefer if to_bagel else WEIGHTS
+        write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=conversion.quantise is not None)
         write_weights(folder, AUTOENCODER, autoencoder, None, wrote)
         _write_configs(source, folder, to_bagel)
         for path in sorted(source.iterdir()):
@@ -162,13 +163,16 @@ def _quantised(
     kind: quantising.Kind,
     adapter: Adapter | None,
 ) -> Iterator[Planned]:
-    """A weight's quantised parts. The weight is quantised once for each: they may lie in different shards."""
+    """A weight's quantised parts. It is quantised when the first is asked for, and forgotten with the last."""
+    made: dict[str, Tensor] = {}
 
     def make(part: str) -> Tensor:
-        weight = TensorReader(map_files=False).read(entry)
-        if adapter is not None:
-            weight = adapter.merged(module, weight.to(torch.float32))
-        return quantising.quantised_weight(weight, kind)[part]
+        if not made:
+            weight = TensorReader(map_files=False).read(entry)
+            if adapter is not None:
+                weight = adapter.merged(module, weight.to(torch.float32))
+            made.update(quantising.quantised_weight(weight, kind))
+        return made.pop(part)
 
     for part, (shape, dtype) in shapes.items():
         yield Planned(f"{module}.{part}", shape, dtype, lambda part=part: make(part))  # type: ignore[misc]

@@ -39,6 +39,7 @@ def write_weights(
     tensors: Iterable[Planned],
     shard_bytes: int | None = None,
     wrote: Callable[[int], None] = lambda _: None,
+    by_key: bool = False,
 ) -> list[Path]:
     """Write ``name.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor gets one of its own) and their
     index ``name.safetensors.index.json``.
@@ -46,12 +47,14 @@ def write_weights(
     Args:
         folder: of which nothing is kept if writing fails: the caller's temporary one.
         wrote: called with the bytes of each tensor once it is written.
+        by_key: tensors lie by name alone, so that those made together (a weight's quantised parts) follow each other.
 
     Raises:
         OSError: the folder can't be written.
     """
     tensors = sorted(tensors, key=lambda tensor: tensor.key)
     groups = _groups(tensors, shard_bytes)
+    groups = groups if by_key else [_in_file_order(group) for group in groups]
     if len(groups) == 1:
         return [_write_file(folder / f"{name}.safetensors", groups[0], wrote)]
     names = [f"{name}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
@@ -106,14 +109,13 @@ def _write_header(write: Callable[[bytes], object], ordered: Sequence[Planned]) 
     return 8 + len(text) + end
 
 
-def _write_file(path: Path, tensors: Sequence[Planned], wrote: Callable[[int], None]) -> Path:
-    ordered = _in_file_order(tensors)
+def _write_file(path: Path, ordered: Sequence[Planned], wrote: Callable[[int], None]) -> Path:
     with path.open("wb") as file:
         _write_header(file.write, ordered)
         for planned in ordered:
             tensor = planned.make()
             assert tensor.shape == planned.shape and tensor.dtype == planned.dtype, planned.key
             if planned.nbytes:
-                file.write(memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+                file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
             wrote(planned.nbytes)
     return path

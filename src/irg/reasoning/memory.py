@@ -261,10 +261,8 @@ def _described(
     wanted = estimate(checked, rung, load, kind, resident)
     note = "" if wanted.total <= free else ", which may not be enough"
     why = f" ({'; '.join(after)})" if after else ""
-    reason = (
-        f"{before or f'{rung} '}needs {_told(wanted, resident)} at {load.width}x{load.height}; {where} has {in_words(free)} "
-        f"free{note}{why}"
-    )
+    needs = f"needs {_told(wanted, resident)} at {load.width}x{load.height}"
+    reason = f"{before or f'{rung} '}{needs}; {where} has {in_words(free)} free{note}{why}"
     return Choice(rung, wanted, reason, resident)
 
 
