@@ -1,7 +1,6 @@
 """``irg generate PROMPT...``: draw pictures each with thoughts, settings and a report in a new folder."""
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from irg.commands.arguments import parse
+from irg.commands.arguments import parse, picture_size
 from irg.commands.output import Output
 from irg.commands.requests import Request, collect
 from irg.engine.settings import DrawSettings, RenormType
@@ -157,7 +156,7 @@ def changes(options: GenerateOptions) -> dict[str, Any]:
         if name in given:
             given[name] = _interval(name, given[name])
     if options.size is not None:
-        given["width"], given["height"] = _size(options.size)
+        given["width"], given["height"] = picture_size(options.size)
     return given
 
 
@@ -166,14 +165,6 @@ def _interval(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(","))
     except ValueError as error:
         raise ValueError(f"{name} must be LOW,HIGH (such as 0.4,1), got {text!r}") from error
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,6})(?:[xX×]([0-9]{1,6}))?", text.strip())
-    if not match:
-        raise ValueError(f"--size must be WIDTHxHEIGHT or one number (such as 128 or 128x96), got {text!r}")
-    width = int(match[1])
-    return width, int(match[2] or width)
 
 
 def _load(options: GenerateOptions, display: "Display") -> "IRGPipeline":

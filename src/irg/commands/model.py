@@ -10,7 +10,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from irg.commands.arguments import parse
+from irg.commands.arguments import parse, picture_size
 from irg.commands.groups import dispatch
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -33,7 +33,7 @@ def _info(argv: Sequence[str]) -> int:
     options = parse(_Info, argv, "irg model info", "What a model folder holds; reads headers and JSON only.")
     from irg.reasoning.describe import describe, in_lines
 
-    sizes = [_size(word) for word in options.size.split(",")] if options.size else []
+    sizes = [picture_size(word) for word in options.size.split(",")] if options.size else []
     facts = describe(_folder(options.path), sizes, options.weights)
     print(json.dumps(facts.to_dict(), indent=1) if options.json else in_lines(facts))
     return 0
@@ -152,13 +152,6 @@ def _folder(name: str) -> Path:
     if not path.exists() and is_repo_id(name) and not path.parent.is_dir():
         return cached(name, otherwise=f"hub model {name!r} is not in the cache")
     return model_folder(name)
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,6})(?:[xX×]([0-9]{1,6}))?", text.strip())
-    if not match:
-        raise ValueError(f"--size must be WIDTHxHEIGHT or one number (such as 1024 or 1024x768), got {text!r}")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _bytes(text: str | None) -> int | None:

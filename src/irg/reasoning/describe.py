@@ -14,7 +14,7 @@ from irg.model.shards import DTYPE_NAMES
 from irg.reasoning.memory import Estimate, Load, Rung, estimate
 
 RUNGS: tuple[Rung, ...] = ("bf16", "int8", "int4", "offload")
-AIMS = {"bf16": 40e9, "int8": 24e9, "int4": 16e9}  # of BAGEL-7B's whole IRG loop at 1024 x 1024
+AIMS: dict[Rung, float] = {"bf16": 40e9, "int8": 24e9, "int4": 16e9}  # of BAGEL-7B's whole IRG loop at 1024 x 1024
 AIM_SIZE = (1024, 1024)
 
 
@@ -40,8 +40,8 @@ class ModelFacts:
     autoencoder: int
     quantised: str | None
     files: list[FileFacts]
-    memory: dict[str, dict[str, Estimate]]
-    aims: dict[str, bool]
+    memory: dict[str, dict[Rung, Estimate]]
+    aims: dict[Rung, bool]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; each estimate with its total."""
@@ -67,7 +67,7 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
             raise ValueError(f"size {width}x{height} does not suit the model: sides go up to {config.max_image_size}")
     stored = quantising.stored_kind(checked.entries)
     rungs: tuple[Rung, ...] = RUNGS if stored is None else (stored, "offload")
-    memory = {
+    memory: dict[str, dict[Rung, Estimate]] = {
         f"{width}x{height}": {rung: estimate(checked, rung, Load(height, width)) for rung in rungs}
         for width, height in sizes
     }
@@ -97,18 +97,13 @@ def count_parameters(checked: CheckedFolder) -> tuple[dict[str, int], int]:
         leaf = key.rpartition(".")[2]
         if leaf in ("scale", "zero") or (key.endswith("lm_head.weight") and _tied(checked)):
             continue
-        parts[_part(key)] += tensor.numel() * (
-            2 if leaf == "qdata" and tensor.element_size() == 1 and _int4(checked) else 1
-        )
+        packed = 2 if leaf == "qdata" and quantising.stored_kind(checked.entries) == "int4" else 1
+        parts[_part(key)] += packed * tensor.numel()
     return parts, sum(t.numel() for t in checked.autoencoder.parameters())
 
 
 def _tied(checked: CheckedFolder) -> bool:
     return checked.config.decoder.tie_word_embeddings
-
-
-def _int4(checked: CheckedFolder) -> bool:
-    return quantising.stored_kind(checked.entries) == "int4"
 
 
 def _part(key: str) -> str:
@@ -130,8 +125,8 @@ def architecture(config: ModelConfig) -> list[str]:
         f"vocabulary {d.vocab_size}{', tied head' if d.tie_word_embeddings else ''}",
         f"ViT: {v.num_hidden_layers} layers, {v.hidden_size} wide, {v.num_attention_heads} heads, "
         f"patches of {v.patch_size} in pictures up to {config.vit_resize.max_size}",
-        f"autoencoder: {kind}, {ae.z_channels} channels, 1/{ae.downsample}; a latent token covers {config.image_stride} x "
-        f"{config.image_stride} pixels, pictures up to {config.max_image_size}",
+        f"autoencoder: {kind}, {ae.z_channels} channels, 1/{ae.downsample}; a latent token covers "
+        f"{config.image_stride} x {config.image_stride} pixels, pictures up to {config.max_image_size}",
         f"prediction: {config.prediction}",
     ]
 
@@ -159,9 +154,9 @@ def in_lines(facts: ModelFacts) -> str:
     ]
     lines += [
         "",
-        "memory on a GPU for one IRG request (estimate: weights + cache of three guidance branches + activations",
+        "memory on a GPU for one IRG request (estimate: weights + cache of three guidance branches + activations or",
+        "autoencoder, whichever is larger, + 0.7 GB for CUDA; thoughts of 300 tokens):",
     ]
-    lines += ["or autoencoder, whichever is larger, + 0.7 GB for CUDA; thoughts of 300 tokens):"]
     head = f"  {'':12}{'':9}{'total':>9}{'weights':>9}{'cache':>9}{'activ.':>9}{'autoenc.':>9}{'host':>9}"
     lines.append(head.rstrip())
     for size, rungs in facts.memory.items():
