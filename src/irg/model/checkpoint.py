@@ -25,7 +25,7 @@ from irg.model.config_files import CONFIG, read_config, to_sections
 from irg.model.embeddings import PositionTable
 from irg.model.manifest import TensorEntry, TensorReader, compare, find_weights, read_entries
 from irg.model.quantise import PARTS as QUANTISED_PARTS
-from irg.model.quantise import Kind, prepare_for, quantise_linear, require_torchao, stored_kind, wanted
+from irg.model.quantise import Kind, QuantisedLinear, make_room, prepare_for, require_torchao, set_weight, stored_kind
 from irg.model.unified import UnifiedModel
 
 __all__ = ["LoadedModel", "load_model", "new_model", "read_config", "save_model"]
@@ -74,11 +74,12 @@ def load_model(
     stored = stored_kind(checked.entries)
     if quantise is not None and stored not in (None, quantise):
         raise ValueError(f"{checked.weights_file} is quantised to {stored}, so it can't be loaded as {quantise}")
-    if quantise is not None and stored is None:
-        require_torchao()
     model, autoencoder = checked.model, checked.autoencoder
     where = device if callable(device) else (lambda _: torch.device(device))
-    _fill(model, checked.entries, dtype, where, None if stored else quantise)
+    if quantise is not None and stored is None:
+        require_torchao()
+        make_room(model, quantise, where)
+    _fill(model, checked.entries, dtype, where)
     _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))
     return LoadedModel(checked.config, model.eval(), autoencoder.eval())
 
@@ -223,14 +224,14 @@ def _fill(
     entries: Mapping[str, TensorEntry],
     dtype: torch.dtype | None,
     where: Callable[[str], torch.device],
-    quantise: Kind | None = None,
 ) -> None:
     """Put a checkpoint's tensors into a network on the meta device, module by module."""
-    mapped, copied = TensorReader(), TensorReader(map_files=False)
-    for name, module in list(network.named_modules()):
-        shrinks = quantise is not None and wanted(name, module)
-        reader = copied if shrinks else mapped  # or the file's pages would count beside the quantised weights
-        own: list[tuple[str, Tensor]] = [*module._parameters.items(), *module._buffers.items()]
+    reader, copying = TensorReader(), TensorReader(map_files=False)
+    for name, module in network.named_modules():
+        if isinstance(module, QuantisedLinear) and (entry := entries.get(f"{name}.weight")) is not None:
+            # read, not mapped: the file's pages would count beside the quantised weights
+            set_weight(module, copying.read(entry, dtype, where(name)))
+        own: list[tuple[str, Tensor | None]] = [*module._parameters.items(), *module._buffers.items()]
         for leaf, placeholder in own:
             key = f"{name}.{leaf}" if name else leaf
             if placeholder is None or key not in entries:
@@ -242,10 +243,6 @@ def _fill(
                 module._parameters[leaf] = nn.Parameter(tensor, requires_grad=placeholder.requires_grad)
             else:
                 module._buffers[leaf] = tensor
-        if shrinks:
-            assert quantise is not None
-            parent, _, child = name.rpartition(".")
-            quantise_linear(network.get_submodule(parent), child, quantise)
     if isinstance(network, UnifiedModel):
         _complete(network, dtype, where(""))
     assert not any(t.is_meta for t in (*network.parameters(), *network.buffers()))

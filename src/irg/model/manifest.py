@@ -18,6 +18,7 @@ from torch import Tensor
 from irg.model.config_files import read_json
 
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+MAP_FROM_BYTES = 1 << 18  # smaller ones are read: a page that is touched brings its neighbours along
 PIECE_BYTES = 16 << 20  # of a tensor that is converted while it is read
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {
@@ -251,9 +252,9 @@ class TensorReader:
         dtype = dtype or entry.dtype
         if entry.start == entry.stop:
             return torch.empty(entry.shape, dtype=dtype, device=device)
-        aligned = entry.start % entry.dtype.itemsize == 0
+        mappable = entry.start % entry.dtype.itemsize == 0 and entry.stop - entry.start >= MAP_FROM_BYTES
         try:
-            if self.map_files and dtype == entry.dtype and torch.device(device).type == "cpu" and aligned:
+            if self.map_files and mappable and dtype == entry.dtype and torch.device(device).type == "cpu":
                 return self._map(entry.file)[entry.start : entry.stop].view(dtype).view(entry.shape)
             whole = torch.empty(entry.shape, dtype=dtype, device=device)
             self._read_into(whole.view(-1), entry)

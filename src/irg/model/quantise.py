@@ -17,7 +17,7 @@ Legend: N tokens; O outputs; I inputs; S groups of an output row.
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -29,6 +29,7 @@ from irg.model.manifest import TensorEntry
 Kind = Literal["int8", "int4"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GROUPS = (128, 64, 32)  # input values that share an int4 scale: the largest that divides a layer's inputs
+PIECE_CPU, PIECE_GPU = 1 << 18, 1 << 24  # numbers of a weight that are quantised at a time
 LAYERS = "language_model.model.layers."
 PARTS = ("qdata", "scale", "zero")
 
@@ -81,6 +82,20 @@ def quantised_weight(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
     Raises:
         ValueError: torchao is missing, or no group size divides the inputs.
     """
+    pieces = [parts for _, parts in _pieces(weight_OI, kind)]
+    return {part: torch.cat([piece[part] for piece in pieces]) for part in pieces[0]}
+
+
+def _pieces(weight_OI: Tensor, kind: Kind) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """A weight's quantised parts some rows at a time (torchao works in float32, several copies at once)."""
+    numbers = PIECE_CPU if weight_OI.device.type == "cpu" else PIECE_GPU
+    start = 0
+    for rows_OI in weight_OI.split(max(1, numbers // weight_OI.shape[1])):
+        yield start, _quantised_rows(rows_OI, kind)
+        start += len(rows_OI)
+
+
+def _quantised_rows(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
     ops = _torchao()
     rows, inputs = weight_OI.shape
     if kind == "int8":
@@ -135,13 +150,30 @@ def part_shapes(inputs: int, outputs: int, kind: Kind) -> dict[str, tuple[tuple[
     }
 
 
-def quantise_linear(owner: nn.Module, name: str, kind: Kind) -> None:
-    """Replace the linear layer ``owner.name`` by its quantised form; one that ``kind`` can't hold stays."""
-    linear = getattr(owner, name)
-    if kind == "int4" and group_of(linear.in_features) is None:
-        return
-    parts = quantised_weight(linear.weight.detach(), kind)
-    setattr(owner, name, QuantisedLinear(parts["qdata"], parts["scale"], parts.get("zero"), linear.bias))
+def make_room(model: nn.Module, kind: Kind, where: Callable[[str], torch.device]) -> None:
+    """Replace the linear layers that quantisation is for by quantised ones with memory of their own but no values.
+
+    All rooms are made before the first weight is read: what is made and dropped on the way can't lie between them.
+    A layer that ``kind`` can't hold stays.
+
+    Args:
+        where: device of a module, by its name.
+    """
+    for name, module in list(model.named_modules()):
+        if wanted(name, module):
+            assert isinstance(module, nn.Linear)
+            _replace(model, name, module, kind, where(name))
+
+
+def set_weight(layer: QuantisedLinear, weight_OI: Tensor) -> None:
+    """Quantise a weight into a layer's room.
+
+    Raises:
+        ValueError: torchao is missing.
+    """
+    for start, parts in _pieces(weight_OI, layer.kind):
+        for part, tensor in parts.items():
+            getattr(layer, part)[start : start + len(tensor)].copy_(tensor)
 
 
 def quantise(model: nn.Module, kind: Kind) -> None:
@@ -152,8 +184,24 @@ def quantise(model: nn.Module, kind: Kind) -> None:
     """
     for name, module in list(model.named_modules()):
         if wanted(name, module):
-            parent, _, child = name.rpartition(".")
-            quantise_linear(model.get_submodule(parent), child, kind)
+            assert isinstance(module, nn.Linear)
+            layer = _replace(model, name, module, kind, module.weight.device)
+            if layer is not None:
+                set_weight(layer, module.weight.detach())
+
+
+def _replace(
+    model: nn.Module, name: str, linear: nn.Linear, kind: Kind, device: torch.device
+) -> QuantisedLinear | None:
+    """Put an empty quantised layer in a linear one's place, if ``kind`` can hold it."""
+    shapes = part_shapes(linear.in_features, linear.out_features, kind)
+    if shapes is None:
+        return None
+    parts = {part: torch.empty(shape, dtype=dtype, device=device) for part, (shape, dtype) in shapes.items()}
+    parent, _, child = name.rpartition(".")
+    layer = QuantisedLinear(parts["qdata"], parts["scale"], parts.get("zero"), linear.bias)
+    setattr(model.get_submodule(parent), child, layer)
+    return layer
 
 
 # -------------------------------------------------------------------------------------------------- quantised folders
@@ -173,17 +221,11 @@ def prepare_for(model: nn.Module, entries: Mapping[str, TensorEntry]) -> dict[st
     """
     kind, exact = stored_kind(entries), dict[str, torch.dtype]()
     for name, module in list(model.named_modules()):
-        if kind is None or not (wanted(name, module) and f"{name}.qdata" in entries):
-            continue
-        assert isinstance(module, nn.Linear)
-        shapes = part_shapes(module.in_features, module.out_features, kind)
-        if shapes is None:
-            continue
-        parts = {part: torch.empty(shape, dtype=dtype, device="meta") for part, (shape, dtype) in shapes.items()}
-        parent, _, child = name.rpartition(".")
-        layer = QuantisedLinear(parts["qdata"], parts["scale"], parts.get("zero"), module.bias)
-        setattr(model.get_submodule(parent), child, layer)
-        exact |= {f"{name}.{part}": dtype for part, (_, dtype) in shapes.items()}
+        if kind is not None and wanted(name, module) and f"{name}.qdata" in entries:
+            assert isinstance(module, nn.Linear)
+            if _replace(model, name, module, kind, torch.device("meta")) is not None:
+                shapes = part_shapes(module.in_features, module.out_features, kind) or {}
+                exact |= {f"{name}.{part}": dtype for part, (_, dtype) in shapes.items()}
     return exact
 
 
