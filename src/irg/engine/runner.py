@@ -81,8 +81,8 @@ class Runner:
         attend = CachedAttention(self.cache, [Block(c, 1) for c in contexts], np.arange(n))
         device = self.model.device
         batch = TokenBatch(
-            ids_U=torch.tensor(tokens, device=device),
-            positions_T=torch.tensor([c.position for c in contexts], device=device),
+            ids_U=torch.tensor(tokens).to(device),
+            positions_T=torch.tensor([c.position for c in contexts]).to(device),
         )
         hidden_UC, _ = self.model(batch, attend)
         for context in contexts:
@@ -132,7 +132,7 @@ class Branches:
         positions_T = np.concatenate([np.repeat(positions, 2), np.repeat(positions, sizes)])
         cells_G = np.concatenate([cells_of(grid, side) for _, grid in blocks])
         self.batch = TokenBatch(
-            ids_U=torch.tensor([special.start_of_image, special.end_of_image] * len(blocks), device=device),
+            ids_U=torch.tensor([special.start_of_image, special.end_of_image] * len(blocks)).to(device),
             positions_T=torch.from_numpy(positions_T).to(device),
             latent_cells_G=torch.from_numpy(cells_G).to(device),
         )

@@ -70,7 +70,7 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
     if missing:
         size = in_words(sum(sizes[name] for name in missing))
         say(
-            f"Downloading {size} ({len(missing)} files) of {repo} from {constants.ENDPOINT} into "
+            f"Downloading {size} ({len(missing)} file{'s' if len(missing) > 1 else ''}) of {repo} from {constants.ENDPOINT} into "
             f"{constants.HF_HUB_CACHE}: once; if interrupted, it goes on where it was"
         )
     return Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=files))

@@ -35,19 +35,16 @@ def device_of(layers: Sequence[torch.device], rest: torch.device) -> Callable[[s
     return where
 
 
-def spread_layers(model: UnifiedModel, devices: Sequence[torch.device]) -> None:
-    """Move the decoder's layers to ``devices``, one for each, and let hidden states follow them.
+def follow_layers(model: UnifiedModel) -> None:
+    """Let hidden states go to the device of each decoder layer, and come back to the model's for the final norms.
 
-    All else of the model stays on its device; there its outputs appear.
+    The layers are where they should be already: ``load_model(..., device=device_of(...))`` reads them there.
     """
     decoder = model.language_model.model
-    assert len(devices) == len(decoder.layers)
-    main = model.device
-    for layer, device in zip(decoder.layers, devices, strict=True):
-        layer.to(device)
-        layer.register_forward_pre_hook(_Follow(device))
+    for layer in decoder.layers:
+        layer.register_forward_pre_hook(_Follow(next(layer.parameters()).device))
     for norm in (decoder.norm, decoder.norm_moe_gen):
-        norm.register_forward_pre_hook(_Follow(main))
+        norm.register_forward_pre_hook(_Follow(model.device))
 
 
 class _Follow:

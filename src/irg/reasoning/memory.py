@@ -22,7 +22,7 @@ from irg.model.checkpoint import CheckedFolder, LoadedModel, check_folder, load_
 from irg.model.config import ModelConfig
 from irg.model.manifest import in_words
 from irg.model.offload import LayerOffload, offload_layers
-from irg.model.placement import device_of, layer_devices, spread_layers
+from irg.model.placement import device_of, follow_layers, layer_devices
 
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]
 Rung = Literal["float32", "bf16", "int8", "int4", "offload"]
@@ -325,7 +325,7 @@ def load_on_rung(
     place = device_of(spread, devices[0]) if spread else devices[0]
     loaded = load_model(folder, dtype, place, prefer, quantise=kind_of(choice.rung))
     if spread:
-        spread_layers(loaded.model, spread)
+        follow_layers(loaded.model)
     return Placed(loaded, choice)
 
 
