@@ -124,10 +124,8 @@ def test_dtype_is_that_of_all_weights(ours: Path, tmp_path: Path) -> None:
 
 def test_files_are_those_the_library_writes(tmp_path: Path) -> None:
     """Byte for byte: header, order of dtypes and names, alignment."""
-    tensors = {
-        "b": torch.arange(6.0).view(2, 3), "a": torch.ones(3, dtype=torch.bfloat16), "c": torch.ones(5, dtype=torch.int8),
-        "ä": torch.zeros(2, 0), "d": torch.tensor(3.0), "e": torch.ones(2, dtype=torch.float64),
-    }  # fmt: skip
+    tensors = {"b": torch.arange(6.0).view(2, 3), "ä": torch.zeros(2, 0), "d": torch.tensor(3.0)}
+    tensors |= {"a": torch.ones(3).bfloat16(), "c": torch.ones(5, dtype=torch.int8), "e": torch.ones(2).double()}
     planned = [Planned(k, tuple(t.shape), t.dtype, lambda t=t: t) for k, t in tensors.items()]  # type: ignore[misc]
     write_weights(tmp_path, "ours", planned)
     save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
@@ -192,7 +190,7 @@ def test_adapters_that_do_not_fit_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-# -------------------------------------------------------------------------------------------------- nothing half-written
+# ------------------------------------------------------------------------------------------------- nothing half-written
 
 
 def test_a_failed_conversion_leaves_nothing(ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +227,9 @@ def test_progress_counts_every_byte(ours: Path, tmp_path: Path) -> None:
 
 
 def test_random_folders_follow_from_the_seed(tmp_path: Path) -> None:
-    config = narrower(bagel_7b(), 64)
+    config = narrower(bagel_7b(), 16)
     config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, num_hidden_layers=1))
+    config = dataclasses.replace(config, vit=dataclasses.replace(config.vit, num_hidden_layers=1))
     for name, seed, shards in (("a", 1, None), ("b", 1, 100_000), ("c", 2, None)):
         (tmp_path / name).mkdir()
         write_folder(tmp_path / name, config, seed=seed, shard_bytes=shards)
@@ -240,7 +239,7 @@ def test_random_folders_follow_from_the_seed(tmp_path: Path) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not torch.equal(states[0]["vae2llm.weight"], states[2]["vae2llm.weight"])
     weight = states[0]["language_model.model.layers.0.mlp.gate_proj.weight"].float()
-    assert weight.std() == pytest.approx(1 / 56**0.5, rel=0.03)
+    assert weight.std() == pytest.approx(1 / 224**0.5, rel=0.03)
 
 
 def test_narrower_keeps_the_shape_of_the_network() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def checked(seven: Path) -> CheckedFolder:
     return check_folder(seven)
 
 
-# ---------------------------------------------------------------------------------------------------------- the estimate
+# --------------------------------------------------------------------------------------------------------- the estimate
 
 
 def test_info_counts_the_published_model(seven: Path) -> None:
@@ -93,7 +95,7 @@ def test_the_aims_hold_for_the_real_model(checked: CheckedFolder) -> None:
     assert needs["bf16"].weights == 2 * (14_607_260_128 + 83_819_683)
     totals = {rung: need.total / GB for rung, need in needs.items()}
     assert 33 < totals["bf16"] < 40 and 20 < totals["int8"] < 24 and 14 < totals["int4"] < 16
-    assert (totals["offload"] < 11 and needs["offload"].host == 2 * 28 * 466_116_352 * 1.0 // 1) or True
+    assert totals["offload"] < 11 and needs["offload"].host == weight_bytes(checked, "bf16")["layers"]
 
 
 def test_offloaded_weights_are_somewhere(checked: CheckedFolder) -> None:
@@ -120,13 +122,13 @@ def test_weights_are_counted_to_the_byte(tmp_path: Path, tiny_loaded: LoadedMode
 def test_slots_are_those_of_a_real_run(tiny_loaded: LoadedModel) -> None:
     """The engine's own cache, fed the parts of one IRG request, ends with as many slots as are estimated."""
     config = tiny_loaded.config
-    load = Load(128, 128, thought_tokens=700)
+    load = Load(128, 128, thought_tokens=250)
     runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
     context, zeros = runner.cache.new(), torch.zeros
     runner.extend([(context, [Text((1,) * 118)])])
     runner.extend([(context, [Text((1,) * 78)])])
     for turn in range(2):
-        for _ in range(702):
+        for _ in range(252):
             runner.feed([context], [1])
         if turn == 0:
             latents = Latents((8, 8), zeros(config.autoencoder.z_channels, 16, 16))
@@ -138,14 +140,12 @@ def test_slots_are_those_of_a_real_run(tiny_loaded: LoadedModel) -> None:
 class _Live(TorchDispatchMode):
     """Counts the bytes of all tensors that operations have made and nobody has let go of yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.seen: set[int] = set()
+        self.seen = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        import weakref
-
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, torch.Tensor):
@@ -163,7 +163,7 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def test_activations_are_bounded_by_the_estimate(tmp_path: Path) -> None:
+def test_activations_are_bounded_by_the_estimate() -> None:
     """A denoising step of three branches on irg-mini, every tensor counted: within the estimate, and not far below."""
     loaded = load_model(BUNDLED / "mini", torch.bfloat16)
     runner = Runner(loaded.model, loaded.autoencoder)
@@ -171,13 +171,14 @@ def test_activations_are_bounded_by_the_estimate(tmp_path: Path) -> None:
     runner.extend([(context, [Text((5,) * 4)]) for context in contexts])
     branches = runner.branches([(context, (8, 8)) for context in contexts])
     noise = torch.zeros(3 * 64, loaded.config.latent_values)
-    with torch.inference_mode(), _Live() as live:
+    known = [*loaded.model.parameters(), *runner.cache.keys_RLKE, *runner.cache.values_RLKE, noise]
+    with torch.inference_mode(), _Live(known) as live:
         branches.velocity(noise, torch.tensor([0.5]))
     need = estimate(check_folder(BUNDLED / "mini"), "bf16", Load(128, 128)).activations
     assert 0.5 * need < live.peak < 1.15 * need
 
 
-# ------------------------------------------------------------------------------------------------------------ the choice
+# ----------------------------------------------------------------------------------------------------------- the choice
 
 
 @pytest.mark.parametrize(

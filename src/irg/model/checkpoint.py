@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from irg.model.autoencoder import Autoencoder, build_autoencoder
 from irg.model.config import ModelConfig
@@ -47,7 +48,7 @@ class LoadedModel:
 
 
 def load_model(
-    folder: Path | str,
+    folder: "Path | str | CheckedFolder",
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str | Callable[[str], torch.device] = "cpu",
     prefer: Literal["ema", "model"] = "ema",
@@ -60,6 +61,7 @@ def load_model(
     target dtype plus one tensor; weights that keep their dtype on the CPU are mapped, not read.
 
     Args:
+        folder: or one that has been checked already; its networks are then filled, so it serves once.
         dtype: of all weights; None keeps each tensor's stored one. What a folder has quantised stays quantised.
         device: of all weights, or a function that gives it for the name of a module of the unified model (the
             autoencoder is asked for as ``""``).
@@ -70,7 +72,7 @@ def load_model(
     Raises:
         ValueError: a file is missing, damaged, or does not fit the configuration. One line that names the file.
     """
-    checked = check_folder(folder, prefer, autoencoder_file)
+    checked = folder if isinstance(folder, CheckedFolder) else check_folder(folder, prefer, autoencoder_file)
     stored = stored_kind(checked.entries)
     if quantise is not None and stored not in (None, quantise):
         raise ValueError(f"{checked.weights_file} is quantised to {stored}, so it can't be loaded as {quantise}")
@@ -201,11 +203,20 @@ def _check_size(config: ModelConfig, entries: Mapping[str, TensorEntry], path: P
 def _on_meta(make: Callable[[], M], folder: Path) -> M:
     """Build a network without memory. Sizes too absurd even for that are the configuration's fault."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialisation():
             return make()
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{folder}: no network can be built from the configuration: {reason}") from None
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips ``torch.nn.init``: on the meta device it does nothing, slowly."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _tables(model: UnifiedModel) -> dict[str, PositionTable]:

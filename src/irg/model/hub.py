@@ -69,9 +69,10 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
     missing = [name for name in files if not _is_cached(repo, name, info.sha)]
     if missing:
         size = in_words(sum(sizes[name] for name in missing))
+        files_told = "1 file" if len(missing) == 1 else f"{len(missing)} files"
         say(
-            f"Downloading {size} ({len(missing)} file{'s' if len(missing) > 1 else ''}) of {repo} from {constants.ENDPOINT} into "
-            f"{constants.HF_HUB_CACHE}: once; if interrupted, it goes on where it was"
+            f"Downloading {size} ({files_told}) of {repo} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "
+            f"once; if interrupted, it goes on where it was"
         )
     return Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=files))
 

@@ -267,10 +267,12 @@ def _described(
 
 
 def _resident(checked: CheckedFolder, load: Load, kind: str, free: int) -> int:
-    """How many layers fit the device beside all else."""
-    layers = checked.config.decoder.num_hidden_layers
-    fits = [n for n in range(layers + 1) if estimate(checked, "offload", load, kind, n).total <= 0.95 * free]
-    return max(fits, default=0)
+    """How many layers fit the device beside all else, with a twentieth of it left free."""
+    layers, room = checked.config.decoder.num_hidden_layers, 0.95 * free
+    if estimate(checked, "bf16", load, kind).total <= room:
+        return layers
+    none, one = (estimate(checked, "offload", load, kind, n).total for n in (0, 1))
+    return int(min(max(0, (room - none) / max(1, one - none)), max(0, layers - 2)))
 
 
 def _told(wanted: Estimate, resident: int = 0) -> str:
@@ -319,11 +321,11 @@ def load_on_rung(
     layers = checked.config.decoder.num_hidden_layers
     if choice.rung == "offload":
         where = device_of([torch.device("cpu")] * layers, devices[0])
-        loaded = load_model(folder, dtype, where, prefer)
+        loaded = load_model(checked, dtype, where)
         return Placed(loaded, choice, offload_layers(loaded.model, devices[0], choice.resident))
     spread = layer_devices(layers, devices, [free_memory(d) for d in devices]) if len(devices) > 1 else []
     place = device_of(spread, devices[0]) if spread else devices[0]
-    loaded = load_model(folder, dtype, place, prefer, quantise=kind_of(choice.rung))
+    loaded = load_model(checked, dtype, place, quantise=kind_of(choice.rung))
     if spread:
         follow_layers(loaded.model)
     return Placed(loaded, choice)
