@@ -151,10 +151,8 @@ def row(rung: Rung, outcome: Outcome, base: Outcome) -> str:
     places = [x == y for a, b in zip(outcome.choices, base.choices, strict=True) for x, y in zip(a, b, strict=False)]
     same = [a[0] == b[0] for a, b in zip(outcome.thoughts, base.thoughts, strict=True)]
     told = [f"{value:.1f}" if np.isfinite(value) else "equal" for value in (first, second)]
-    return (
-        f"| {rung} | {outcome.megabytes:.1f} | {told[0]} | {told[1]} | {100 * np.mean(places):.1f} % of {len(places)} | "
-        f"{sum(same)} of {len(same)} | {outcome.seconds:.1f} |"
-    )
+    texts = f"{100 * np.mean(places):.1f} % of {len(places)} | {sum(same)} of {len(same)}"
+    return f"| {rung} | {outcome.megabytes:.1f} | {told[0]} | {told[1]} | {texts} | {outcome.seconds:.1f} |"
 
 
 def main(options: LadderOptions) -> int:

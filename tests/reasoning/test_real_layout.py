@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from irg.model.checkpoint import LoadedModel
 from irg.model.config import ModelConfig, bagel_7b
 from irg.model.initialise import narrower, write_folder
 from irg.model.manifest import read_header
@@ -50,6 +51,17 @@ def test_think_draw_look_reflect_draw(folder: Path, tmp_path: Path) -> None:
     assert "flash_attn" not in sys.modules
     again = pipe("three red apples <|im_end|> left of a bus", seed=1, **SMALL)
     assert np.array_equal(np.asarray(again.image), np.asarray(out.image))
+
+
+def test_the_whole_loop_runs_in_bfloat16(tiny_loaded: LoadedModel, tmp_path: Path) -> None:
+    """The dtype of every GPU: the picture that is looked at reaches the autoencoder in its dtype."""
+    config = tiny_loaded.config
+    write_folder(tmp_path, config)
+    pipe = IRGPipeline.from_pretrained(tmp_path, device="cpu", memory="bf16")
+    networks = (pipe.engine.runner.model, pipe.engine.runner.autoencoder)
+    assert {p.dtype for network in networks for p in network.parameters()} == {torch.bfloat16}
+    out = pipe("a bus", seed=1, height=32, width=32, num_timesteps=3, improve_num_timesteps=3, max_think_tokens=3)
+    assert len(out.trajectory.turns) == 2 and out.image.size == (32, 32)
 
 
 def test_offload_draws_the_same_picture(folder: Path) -> None:

@@ -100,8 +100,9 @@ class Runner:
     @torch.inference_mode()
     def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
         """Pictures of one size through the autoencoder: [B, C, h, w]. ``eps`` samples the posterior."""
-        device = next(self.autoencoder.parameters()).device
-        return self.autoencoder.encode(pixels_B3HW.to(device), None if eps is None else eps.to(device))
+        parameter = next(self.autoencoder.parameters())
+        pixels_B3HW = pixels_B3HW.to(parameter.device, parameter.dtype)
+        return self.autoencoder.encode(pixels_B3HW, None if eps is None else eps.to(parameter.device))
 
     @torch.inference_mode()
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
