@@ -17,8 +17,8 @@ import torch
 import tyro
 from PIL import Image
 
-from engine import Case, Ids, Options, build_case, replayed, run_engine
-from irg.engine.ops import Operation, Program, Write
+from engine import Case, Ids, Options, build_case, replayed
+from irg.engine.ops import Drawn, Operation, Program, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone
 from irg.model.offload import offload_layers
@@ -39,6 +39,8 @@ class LadderOptions:
     """How many requests."""
     num_timesteps: int = 11
     """Points of the time grid, of both pictures."""
+    size: int | None = None
+    """Height and width of the pictures; default: the model's own."""
     thought_tokens: int = 40
     """At most, of a thought (a trained model ends its own)."""
     rungs: tuple[Rung, ...] = RUNGS
@@ -73,6 +75,8 @@ def case_on(rung: Rung, options: LadderOptions) -> Case:
         replace(job, settings=replace(job.settings, temperature=0.0, max_think_tokens=options.thought_tokens))
         for job in case.jobs
     ]
+    if options.size is not None:
+        jobs = [replace(job, height=options.size, width=options.size) for job in jobs]
     if rung in ("int8", "int4"):
         quantise(case.model, rung)  # type: ignore[arg-type]
     if rung == "offload":
@@ -84,12 +88,21 @@ def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
     """Run all requests, with the given thoughts or the model's own."""
     held = {t.data_ptr(): t.nbytes for t in (*case.model.parameters(), *case.model.buffers())}
     started = time.perf_counter()
-    done = run_engine(replace(case, thoughts=given), len(case.jobs)).results
+    engine = _Watching(Runner(case.model, case.autoencoder), case.tokenizer)
+    for i, job in enumerate(case.jobs):
+        engine.add(replayed(irg(job), given[i] if given else None), seed=i, index=i)
+    thoughts: list[list[Ids]] = [[] for _ in case.jobs]
+    images: list[list[Image.Image]] = [[] for _ in case.jobs]
+    for event in engine.events():
+        match event:
+            case OperationDone(i, Written() as written):
+                thoughts[i].append(written.ids)
+            case OperationDone(i, Drawn() as drawn):
+                images[i].append(drawn.image)
     seconds = time.perf_counter() - started
-    thoughts = [[tuple(ids) for ids in result.thoughts] for result in done]
     alone = thoughts if given is None else _written_alone(case)
-    choices = _choices(case, given or thoughts)
-    return Outcome(alone, [result.images for result in done], choices, sum(held.values()) / 1e6, seconds)
+    choices = [engine.seen.get(i, []) for i in range(len(case.jobs))]
+    return Outcome(alone, images, choices, sum(held.values()) / 1e6, seconds)
 
 
 def _written_alone(case: Case) -> list[list[Ids]]:
@@ -113,18 +126,8 @@ def _until_first_thought(program: Program) -> Program:
             return
 
 
-def _choices(case: Case, thoughts: list[list[Ids]]) -> list[list[Ids]]:
-    """The greedy token after each token of the thoughts, in the sequence as it was: prompt, T1, then picture and T2."""
-    engine = _Watching(Runner(case.model, case.autoencoder), case.tokenizer)
-    for i, job in enumerate(case.jobs):
-        engine.add(replayed(irg(job), thoughts[i]), seed=i, index=i)
-    for _ in engine.events():
-        pass
-    return [engine.seen.get(i, []) for i in range(len(case.jobs))]
-
-
 class _Watching(Engine):
-    """Notes what would have been chosen; thoughts are forced, so it does not matter."""
+    """Takes the likeliest token, and notes it even where the thought is given."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -172,6 +172,15 @@ def _progress(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int]
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda total: progress.update(task, total=total), lambda size: progress.advance(task, size)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task(what, total=None)
+
+    def started(total: int) -> None:
+        progress.update(task, total=total)
+        progress.start()
+
+    try:
+        yield started, lambda size: progress.advance(task, size)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
