@@ -43,6 +43,18 @@ def test_offloaded_layers_give_the_same_numbers(tiny_loaded: LoadedModel, layers
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("kind", [None, "int4"])
+def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: quantise.Kind | None) -> None:
+    """The layout that CUDA uses, one aligned block an expert, with mixed dtypes too."""
+    model = copy.deepcopy(tiny_loaded.model)
+    if kind is not None:
+        pytest.importorskip("torchao")
+        quantise.quantise(model, kind)
+    wanted = outputs(model, tiny_loaded)
+    LayerOffload(list(model.language_model.model.layers), [0, 1], torch.device("cpu"), packed=True)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(model, tiny_loaded), wanted, strict=True))
+
+
 def test_layers_share_two_slots(tiny_loaded: LoadedModel) -> None:
     model = new_model(deeper(5), seed=1)
     home = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]

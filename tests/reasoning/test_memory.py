@@ -16,7 +16,9 @@ from irg.model.checkpoint import CheckedFolder, LoadedModel, check_folder, load_
 from irg.model.config import bagel_7b
 from irg.model.convert import Conversion, convert
 from irg.model.initialise import write_folder
+from irg.model.placement import layer_devices
 from irg.model.quantise import QuantisedLinear
+from irg.reasoning import memory
 from irg.reasoning.describe import describe, in_lines
 from irg.reasoning.memory import (
     Load,
@@ -218,6 +220,16 @@ def test_two_devices_add_up_and_never_offload(checked: CheckedFolder) -> None:
         choose(checked, "auto", two, free=9 * GB)
     with pytest.raises(ValueError, match="needs one device"):
         choose(checked, "offload", two, free=48 * GB)
+
+
+def test_the_first_of_two_devices_gets_fewer_layers(
+    tmp_path: Path, tiny_loaded: LoadedModel, checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the embedding, the heads, the ViT and the autoencoder besides."""
+    two = [GPU, torch.device("cuda:1")]
+    monkeypatch.setattr(memory, "free_memory", lambda device: 24 * GB)
+    placed = layer_devices(28, two, memory._shares(checked, choose(checked, "bf16", two, free=48 * GB), two))
+    assert placed.count(GPU) == 12 and placed == sorted(placed, key=str)
 
 
 def test_a_quantised_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: LoadedModel) -> None:

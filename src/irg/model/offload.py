@@ -32,20 +32,24 @@ class _Slot:
 class LayerOffload:
     """Keeps ``streamed`` layers of a model in host memory. The model stays usable as before."""
 
-    def __init__(self, layers: Sequence[nn.Module], streamed: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Module], streamed: Sequence[int], device: torch.device, packed: bool | None = None
+    ) -> None:
+        """``packed``: an expert's tensors wait as one block, one copy (default: on CUDA, where it is pinned)."""
         self.device, self.streamed = device, list(streamed)
         self.copies = 0  # of an expert of a layer, so far
         cuda = device.type == "cuda"
+        packed = cuda if packed is None else packed
         self._stream = torch.cuda.Stream(device) if cuda else None
         leaves = [{expert: _leaves(layers[i], expert) for expert in EXPERTS} for i in self.streamed]
-        self._home = [{e: _to_host(_tensors(own[e]), pinned=cuda) for e in EXPERTS} for own in leaves]
+        self._home = [{e: _to_host(_tensors(own[e]), packed, pinned=cuda) for e in EXPERTS} for own in leaves]
         self._slots: list[_Slot] = []
         for number in range(min(2, len(leaves))):
             room = {e: _like(self._home[number][e], device) for e in EXPERTS}
             self._slots.append(_Slot(room))
         for number, own in enumerate(leaves):
             for expert in EXPERTS:
-                _bind(own[expert], self._slots[number % 2].tensors[expert], packed=cuda)
+                _bind(own[expert], self._slots[number % 2].tensors[expert], packed)
         self._handles = [
             handle
             for number, index in enumerate(self.streamed)
@@ -147,11 +151,11 @@ def _tensors(leaves: Iterable[_Leaf]) -> list[Tensor]:
     return [leaf.tensor for leaf in leaves]
 
 
-def _to_host(tensors: list[Tensor], pinned: bool) -> list[Tensor]:
-    """Where tensors wait: as they are (mapped from their file, say), or packed into one pinned block."""
-    if not pinned:
+def _to_host(tensors: list[Tensor], packed: bool, pinned: bool) -> list[Tensor]:
+    """Where tensors wait: as they are (mapped from their file, say), or packed into one block."""
+    if not packed:
         return tensors
-    block = torch.empty(_offsets(tensors)[-1], dtype=torch.uint8, pin_memory=True)
+    block = torch.empty(_offsets(tensors)[-1], dtype=torch.uint8, pin_memory=pinned)
     for start, tensor in zip(_offsets(tensors), tensors, strict=False):
         _view(block, start, tensor).copy_(tensor)
     return [block]

@@ -323,12 +323,19 @@ def load_on_rung(
         where = device_of([torch.device("cpu")] * layers, devices[0])
         loaded = load_model(checked, dtype, where)
         return Placed(loaded, choice, offload_layers(loaded.model, devices[0], choice.resident))
-    spread = layer_devices(layers, devices, [free_memory(d) for d in devices]) if len(devices) > 1 else []
+    spread = layer_devices(layers, devices, _shares(checked, choice, devices)) if len(devices) > 1 else []
     place = device_of(spread, devices[0]) if spread else devices[0]
     loaded = load_model(checked, dtype, place, quantise=kind_of(choice.rung))
     if spread:
         follow_layers(loaded.model)
     return Placed(loaded, choice)
+
+
+def _shares(checked: CheckedFolder, choice: Choice, devices: Sequence[torch.device]) -> list[float]:
+    """Room for layers on each device: free memory, on the first without what is not layers."""
+    free, needs = [float(free_memory(device)) for device in devices], choice.estimate
+    beside = weight_bytes(checked, choice.rung)["other"] + max(needs.activations, needs.autoencoder) + needs.reserve
+    return [max(free[0] - beside, 0.1 * free[0]), *free[1:]]
 
 
 def parse_devices(text: str | torch.device | Sequence[str | torch.device] | None) -> list[torch.device]:
