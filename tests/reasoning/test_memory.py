@@ -203,9 +203,14 @@ def test_without_torchao_auto_says_what_would_help(checked: CheckedFolder, monke
     assert choice.rung == "offload" and "int8 needs pip install 'irg[quant]'" in choice.reason
 
 
-def test_offload_keeps_as_many_layers_as_fit(checked: CheckedFolder) -> None:
-    kept = [choose(checked, "offload", [GPU], free=free * GB).resident for free in (8, 12, 20, 30, 60)]
-    assert kept[0] == 0 and kept == sorted(kept) and 0 < kept[2] < kept[3] < kept[4] == 28
+def test_offload_keeps_as_many_layers_as_fit(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its own choice; asked for by name it keeps none."""
+    monkeypatch.setattr("irg.model.quantise.available", lambda: False)
+    choices = [choose(checked, "auto", [GPU], free=free * GB) for free in (8, 12, 20, 34)]
+    kept = [choice.resident for choice in choices]
+    assert kept[0] == 0 and kept == sorted(kept) and 0 < kept[2] < kept[3] <= 26
+    assert all(choice.estimate.total <= free * GB for choice, free in zip(choices[1:], (12, 20, 34), strict=True))
+    assert choose(checked, "offload", [GPU], free=80 * GB).resident == 0
 
 
 def test_on_a_cpu_float32_comes_first(checked: CheckedFolder) -> None:

@@ -206,7 +206,8 @@ def choose(
 ) -> Choice:
     """The rung that was asked for; for ``auto`` the first that fits the free memory of the devices.
 
-    The order is float32 (CPU only), bf16, int8, int4, offload. What a folder has quantised stays as it is.
+    The order is float32 (CPU only), bf16, int8, int4, offload. What a folder has quantised stays as it is. Offload that
+    was chosen keeps as many layers on the device as fit; offload that was asked for keeps none.
 
     Raises:
         ValueError: ``asked`` is unknown, or goes against the folder or the devices.
@@ -223,7 +224,7 @@ def choose(
         raise ValueError("memory offload needs one device, not several")
 
     if asked != "auto":
-        return _described(checked, asked, load, kind, free, where, f"{asked} as asked: ")
+        return _described(checked, asked, load, kind, free, where, 0, f"{asked} as asked: ")
     passed: list[str] = []
     for rung in _rungs(stored, kind):
         if kind_of(rung) and not stored and not quantising.available():
@@ -231,13 +232,14 @@ def choose(
             continue
         wanted = estimate(checked, rung, load, kind)
         if wanted.total <= free:
-            return _described(checked, rung, load, kind, free, where, after=passed)
+            return _described(checked, rung, load, kind, free, where, 0, after=passed)
         passed.append(f"{rung} needs {in_words(wanted.total)}")
     if len(devices) > 1:
         raise ValueError(
             f"{checked.weights_file} fits {where} on no rung: {'; '.join(passed)}; {in_words(free)} is free"
         )
-    return _described(checked, "offload", load, kind, free, where, after=passed)
+    resident = _resident(checked, load, kind, free)
+    return _described(checked, "offload", load, kind, free, where, resident, after=passed)
 
 
 def _rungs(stored: quantising.Kind | None, kind: str) -> list[Rung]:
@@ -254,10 +256,10 @@ def _described(
     kind: str,
     free: int,
     where: str,
+    resident: int,
     before: str = "",
     after: Sequence[str] = (),
 ) -> Choice:
-    resident = _resident(checked, load, kind, free) if rung == "offload" else 0
     wanted = estimate(checked, rung, load, kind, resident)
     note = "" if wanted.total <= free else ", which may not be enough"
     why = f" ({'; '.join(after)})" if after else ""
@@ -269,8 +271,6 @@ def _described(
 def _resident(checked: CheckedFolder, load: Load, kind: str, free: int) -> int:
     """How many layers fit the device beside all else, with a twentieth of it left free."""
     layers, room = checked.config.decoder.num_hidden_layers, 0.95 * free
-    if estimate(checked, "bf16", load, kind).total <= room:
-        return layers
     none, one = (estimate(checked, "offload", load, kind, n).total for n in (0, 1))
     return int(min(max(0, (room - none) / max(1, one - none)), max(0, layers - 2)))
 
