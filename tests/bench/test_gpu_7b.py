@@ -17,7 +17,7 @@ from irg.model.unified import UnifiedModel
 from irg.sequence.parts import Latents, Patches, Text
 from work import Counted, CountingRunner, NetworkWork
 
-SMALL: dict[str, Any] = {"config": "tiny", "size": 64, "repeats": 1, "device": "cpu", "dtype": "float32"}
+SMALL: dict[str, Any] = {"config": "tiny", "size": 32, "repeats": 1, "device": "cpu", "dtype": "float32"}
 
 
 def test_every_line_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
