@@ -15,6 +15,7 @@ from irg.recipes import choose
 # name -> (module with a main(argv), what it does); a module is imported only when its command is called
 COMMANDS = {
     "generate": ("irg.commands.generate", "draw pictures: think, draw, look, reflect, draw better"),
+    "model": ("irg.commands.model", "look into model folders, convert them, make random ones"),
     "train": ("irg.commands.train", "train a model as a recipe file says"),
     "data": ("irg.commands.data", "build what models are trained on"),
     "bench": ("irg.commands.bench", "measure a model"),

@@ -451,3 +451,82 @@ def test_config_classes_are_covered() -> None:
     }  # fmt: skip
     assert set(sections["llm_config"]) == {field.name for field in dataclasses.fields(DecoderConfig)}
     assert set(sections["vit_config"]) == {field.name for field in dataclasses.fields(VitConfig)}
+
+
+# ----------------------------------------------------------------------------------------------- before memory is taken
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("llm_config", "num_hidden_layers", 10**9),
+        ("llm_config", "num_hidden_layers", 999),
+        ("llm_config", "vocab_size", 10**12),
+        ("llm_config", "vocab_size", 1 << 24),
+        ("llm_config", "intermediate_size", 1 << 24),
+        ("llm_config", "hidden_size", -4),
+        ("vit_config", "image_size", 1 << 24),
+        ("bagel_config", "max_latent_size", 4096),
+    ],
+)
+def test_absurd_sizes_cost_no_memory(
+    folder: Path, section: str, key: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused by the configuration or by the file's headers, with no tensor of any size made on the way."""
+    edit_config(folder, lambda s: s[section].update({key: value}))
+    made: list[int] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            made.extend(t.nbytes for t in [out] if isinstance(t, torch.Tensor) and not t.is_meta)
+            return out
+
+    with Watch(), pytest.raises(ValueError, match=str(folder)):
+        load_model(folder)
+    assert sum(made) < 1_000_000
+
+
+def test_many_layers_are_not_even_built_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_config(folder, lambda s: s["llm_config"].update(num_hidden_layers=999))
+    monkeypatch.setattr("irg.model.checkpoint.UnifiedModel", lambda _: pytest.fail("built"))
+    refused(folder, "num_hidden_layers is 999, the file has 2")
+
+
+def test_a_truncated_shard_is_named(folder: Path) -> None:
+    tensors = load_file(folder / "weights.safetensors")
+    names = {key: f"part-{i % 2}.safetensors" for i, key in enumerate(tensors)}
+    for name in set(names.values()):
+        save_file({key: tensors[key].clone() for key in tensors if names[key] == name}, folder / name)
+    (folder / "weights.safetensors").unlink()
+    (folder / "ema.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    load_model(folder)
+    whole = (folder / "part-1.safetensors").read_bytes()
+    (folder / "part-1.safetensors").write_bytes(whole[:-1])
+    assert "part-1.safetensors" in refused(folder, "truncated")
+
+
+def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
+    """Between the check of the header and the reading of the data."""
+    from irg.model.manifest import TensorReader
+
+    entry = read_header(folder / "weights.safetensors")[HEAD]
+    (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[: entry.start + 5])
+    with pytest.raises(ValueError, match="became shorter"):
+        TensorReader().read(entry, torch.float64)
+
+
+def test_tensors_larger_than_a_piece_are_converted_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {key: value.double() for key, value in load_model(folder).model.state_dict().items()}
+    monkeypatch.setattr("irg.model.manifest.PIECE_BYTES", 100)
+    got = load_model(folder, dtype=torch.float64).model.state_dict()
+    assert all(torch.equal(got[key], wanted[key]) for key in wanted)
+
+
+def test_links_out_of_the_folder_are_fine(folder: Path, tmp_path: Path) -> None:
+    """As in the hub's cache, where a snapshot's files are links to blobs elsewhere."""
+    (tmp_path / "blobs").mkdir()
+    for path in list(folder.iterdir()):
+        path.rename(tmp_path / "blobs" / path.name)
+        path.symlink_to(tmp_path / "blobs" / path.name)
+    load_model(folder)

@@ -30,6 +30,19 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
         raise
 
 
+def picture_size(text: str) -> tuple[int, int]:
+    """(width, height) of what a user typed for ``--size``.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})(?:[xX×]([0-9]{1,6}))?", text.strip())
+    if not match:
+        raise ValueError(f"--size must be WIDTHxHEIGHT or one number (such as 128 or 128x96), got {text!r}")
+    width = int(match[1])
+    return width, int(match[2] or width)
+
+
 def _first_sentence(panel: str) -> str:
     """What a framed message says above its first rule, without colours and frame, and the nearest option it knows.
 

@@ -1,17 +1,16 @@
 """``irg generate PROMPT...``: draw pictures each with thoughts, settings and a report in a new folder."""
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from irg.commands.arguments import parse
+from irg.commands.arguments import parse, picture_size
 from irg.commands.output import Output
 from irg.commands.requests import Request, collect
 from irg.engine.settings import DrawSettings, RenormType
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from irg.commands.display import Display
     from irg.reasoning.pipeline import IRGPipeline
 
+Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of reasoning.memory, which loads torch
+Weights = Literal["ema", "model"]
 DRAWING = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -48,7 +49,13 @@ class GenerateOptions:
     size: str | None = None
     """WIDTHxHEIGHT in pixels, or one number for a square."""
     model: str = "mini"
-    """mini (bundled), or a model folder."""
+    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
+    weights: Weights = "ema"
+    """Which ones to take where a model has the averaged (ema) and the plain (model) ones."""
+    memory: Memory = "auto"
+    """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
+    device: str | None = None
+    """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
     out: str | None = None
     """The folder to make (several results: a folder for each in it). Default: irg-out/PROMPT-SEED."""
     overwrite: bool = False
@@ -116,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     interrupted = False
     try:
         with display:
-            pipe = _load(options.model, display)
+            pipe = _load(options, display)
             _draw(pipe, requests, with_options(pipe.defaults, given), options, output, display)
     except KeyboardInterrupt:
         interrupted = True
@@ -149,7 +156,7 @@ def changes(options: GenerateOptions) -> dict[str, Any]:
         if name in given:
             given[name] = _interval(name, given[name])
     if options.size is not None:
-        given["width"], given["height"] = _size(options.size)
+        given["width"], given["height"] = picture_size(options.size)
     return given
 
 
@@ -160,19 +167,13 @@ def _interval(name: str, text: str) -> tuple[float, ...]:
         raise ValueError(f"{name} must be LOW,HIGH (such as 0.4,1), got {text!r}") from error
 
 
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]{1,6})(?:[xX×]([0-9]{1,6}))?", text.strip())
-    if not match:
-        raise ValueError(f"--size must be WIDTHxHEIGHT or one number (such as 128 or 128x96), got {text!r}")
-    width = int(match[1])
-    return width, int(match[2] or width)
-
-
-def _load(model: str, display: "Display") -> "IRGPipeline":
-    display.note(f"Loading {model} ...")
+def _load(options: GenerateOptions, display: "Display") -> "IRGPipeline":
+    display.note(f"Loading {options.model} ...")
     from irg.reasoning.pipeline import IRGPipeline
 
-    return IRGPipeline.from_pretrained(model)
+    return IRGPipeline.from_pretrained(
+        options.model, options.device, memory=options.memory, weights=options.weights, say=display.note
+    )
 
 
 def _draw(

@@ -10,7 +10,7 @@ H query heads; K key-value heads; E head size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ class _Call:
     length: int
     bias_R1QL: Tensor | None
 
+    def to(self, device: torch.device) -> "_Call":
+        bias_R1QL = None if self.bias_R1QL is None else self.bias_R1QL.to(device)
+        return replace(self, tokens_N=self.tokens_N.to(device), bias_R1QL=bias_R1QL)
+
 
 class CachedAttention:
     """The attend() of the engine. Built once per prefill, once per decoding step, once per *picture* when drawing."""
@@ -72,9 +76,9 @@ class CachedAttention:
         slots_T = np.empty(len(stream_of_T), np.int64)
         for p in placed:
             slots_T[p.tokens_N] = p.block.context.row * cache.slots + p.slot + np.arange(p.block.tokens)
-        self.slots_T = torch.from_numpy(slots_T).to(cache.device)
         runs = _runs(placed)
-        self.calls = [self._call(run) for run in runs]
+        plan = (torch.from_numpy(slots_T).to(cache.device), [self._call(run) for run in runs])
+        self._plans = {cache.device: plan}  # slots and calls, for each device that has layers
         # one call that takes the tokens as they come needs no picking
         order_T = np.concatenate([p.tokens_N for run in runs for p in run])
         self.plain = len(runs) == 1 and bool((order_T == np.arange(len(order_T))).all())
@@ -92,13 +96,20 @@ class CachedAttention:
         return _Call(tokens_N, slice(row, row + len(run)), length, bias_R1QL)
 
     def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
-        self.cache.write(layer, self.slots_T, k_TKE, v_TKE)
+        slots_T, calls = self._plan_on(self.cache.devices[layer])
+        self.cache.write(layer, slots_T, k_TKE, v_TKE)
         if self.plain:
-            return self._answer(self.calls[0], layer, q_THE)
+            return self._answer(calls[0], layer, q_THE)
         out_THE = torch.empty_like(q_THE)
-        for call in self.calls:
+        for call in calls:
             out_THE[call.tokens_N] = self._answer(call, layer, q_THE[call.tokens_N])
         return out_THE
+
+    def _plan_on(self, device: torch.device) -> tuple[Tensor, list[_Call]]:
+        if device not in self._plans:
+            slots_T, calls = self._plans[self.cache.device]
+            self._plans[device] = slots_T.to(device), [call.to(device) for call in calls]
+        return self._plans[device]
 
     def _answer(self, call: _Call, layer: int, q_NHE: Tensor) -> Tensor:
         slabs_RLKE = (self.cache.keys_RLKE[layer], self.cache.values_RLKE[layer])

@@ -9,6 +9,7 @@ Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,16 @@ import torch
 from torch import Tensor
 
 from irg.model.config import DecoderConfig
+
+GROWTH = 2048
+
+
+def grown(slots: int, needed: int) -> int:
+    """Slots of a row that had ``slots`` and needs more: doubled, but by at most :data:`GROWTH` beyond the need.
+
+    Short rows grow in few steps; long ones, which are gigabytes, do not reserve as much again.
+    """
+    return max(needed, min(2 * slots, slots + GROWTH))
 
 
 @dataclass(eq=False)
@@ -28,7 +39,7 @@ class Context:
 
 
 class KVCache:
-    """The slabs, and who holds which row. Grows by doubling when rows or slots run out."""
+    """The slabs, and who holds which row. Grows when rows (by doubling) or slots (see :func:`grown`) run out."""
 
     def __init__(
         self,
@@ -36,13 +47,16 @@ class KVCache:
         rows: int = 4,
         slots: int = 512,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | Sequence[torch.device] = "cpu",
     ) -> None:
+        """``device``: of all slabs, or one for each layer."""
         self.heads, self.head_dim = config.num_key_value_heads, config.head_dim
-        self.dtype, self.device = dtype, torch.device(device)
-        layers = range(config.num_hidden_layers)
-        self.keys_RLKE = [self._slab(rows, slots) for _ in layers]
-        self.values_RLKE = [self._slab(rows, slots) for _ in layers]
+        if isinstance(device, str | torch.device):
+            device = [torch.device(device)] * config.num_hidden_layers
+        self.devices = list(device)
+        self.dtype, self.device = dtype, self.devices[0]
+        self.keys_RLKE = [self._slab(rows, slots, device) for device in self.devices]
+        self.values_RLKE = [self._slab(rows, slots, device) for device in self.devices]
         self._filled = [0] * rows
         self._holders = [0] * rows
 
@@ -112,7 +126,7 @@ class KVCache:
     def ensure_slots(self, slots: int) -> None:
         """Grow rows to at least ``slots`` slots."""
         if slots > self.slots:
-            self._resize(self.rows, max(slots, 2 * self.slots))
+            self._resize(self.rows, grown(self.slots, slots))
 
     def _take_row(self) -> int:
         if 0 not in self._holders:
@@ -121,20 +135,20 @@ class KVCache:
         self._holders[row], self._filled[row] = 1, 0
         return row
 
-    def _slab(self, rows: int, slots: int) -> Tensor:
+    def _slab(self, rows: int, slots: int, device: torch.device) -> Tensor:
         """Zeros [R, L, K, E], in memory by head, row, slot: attention reads a head's slots one after the other."""
         shape = (self.heads, rows, slots, self.head_dim)
-        if self.device.type == "cpu":  # numpy's zeros take no memory, and no time, before they are written
+        if device.type == "cpu":  # numpy's zeros take no memory, and no time, before they are written
             slab = torch.from_numpy(np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)).view(self.dtype)
         else:
-            slab = torch.zeros(math.prod(shape), dtype=self.dtype, device=self.device)
+            slab = torch.zeros(math.prod(shape), dtype=self.dtype, device=device)
         return slab.view(shape).permute(1, 2, 0, 3)
 
     def _resize(self, rows: int, slots: int) -> None:
         old_rows, old_slots = self.rows, self.slots
         for slabs in (self.keys_RLKE, self.values_RLKE):
             for layer, slab in enumerate(slabs):
-                bigger = self._slab(rows, slots)
+                bigger = self._slab(rows, slots, slab.device)
                 bigger[:old_rows, :old_slots] = slab
                 slabs[layer] = bigger
         self._filled += [0] * (rows - old_rows)

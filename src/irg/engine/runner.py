@@ -30,12 +30,13 @@ class Extended:
 class Runner:
     """A model with its cache."""
 
-    def __init__(self, model: UnifiedModel, autoencoder: Autoencoder, rows: int = 4, slots: int = 512) -> None:
+    def __init__(self, model: UnifiedModel, autoencoder: Autoencoder, rows: int = 3, slots: int = 512) -> None:
         self.model = model.eval()
         self.autoencoder = autoencoder.eval()
         self.config = model.config
         self.grammar = model.config.grammar
-        self.cache = KVCache(self.config.decoder, rows, slots, model.dtype, model.device)
+        devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]
+        self.cache = KVCache(self.config.decoder, rows, slots, model.dtype, devices)
 
     # ---- prefill
 
@@ -80,8 +81,8 @@ class Runner:
         attend = CachedAttention(self.cache, [Block(c, 1) for c in contexts], np.arange(n))
         device = self.model.device
         batch = TokenBatch(
-            ids_U=torch.tensor(tokens, device=device),
-            positions_T=torch.tensor([c.position for c in contexts], device=device),
+            ids_U=torch.tensor(tokens).to(device),
+            positions_T=torch.tensor([c.position for c in contexts]).to(device),
         )
         hidden_UC, _ = self.model(batch, attend)
         for context in contexts:
@@ -99,8 +100,9 @@ class Runner:
     @torch.inference_mode()
     def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
         """Pictures of one size through the autoencoder: [B, C, h, w]. ``eps`` samples the posterior."""
-        device = next(self.autoencoder.parameters()).device
-        return self.autoencoder.encode(pixels_B3HW.to(device), None if eps is None else eps.to(device))
+        parameter = next(self.autoencoder.parameters())
+        pixels_B3HW = pixels_B3HW.to(parameter.device, parameter.dtype)
+        return self.autoencoder.encode(pixels_B3HW, None if eps is None else eps.to(parameter.device))
 
     @torch.inference_mode()
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
@@ -131,7 +133,7 @@ class Branches:
         positions_T = np.concatenate([np.repeat(positions, 2), np.repeat(positions, sizes)])
         cells_G = np.concatenate([cells_of(grid, side) for _, grid in blocks])
         self.batch = TokenBatch(
-            ids_U=torch.tensor([special.start_of_image, special.end_of_image] * len(blocks), device=device),
+            ids_U=torch.tensor([special.start_of_image, special.end_of_image] * len(blocks)).to(device),
             positions_T=torch.from_numpy(positions_T).to(device),
             latent_cells_G=torch.from_numpy(cells_G).to(device),
         )

@@ -127,6 +127,25 @@ def to_sections(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def bagel_sections(config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """A configuration in BAGEL's layout: the content of each of its files, by name."""
+    sections = to_sections(config)
+    llm = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "qk_norm": True,
+        "layer_module": "Qwen2MoTDecoderLayer",
+    }
+    vit = {"model_type": "siglip_vision_model", "hidden_act": "gelu_pytorch_tanh"}
+    layers = config.vit.num_hidden_layers + 1  # BAGEL builds one fewer
+    return {
+        LLM_CONFIG: llm | sections.pop("llm_config"),
+        VIT_CONFIG: vit | sections.pop("vit_config") | {"num_hidden_layers": layers},
+        CONFIG: sections,
+    }
+
+
 # -------------------------------------------------------------------------------------------------------- the layouts
 
 

@@ -18,8 +18,10 @@ from torch import Tensor
 from irg.model.config_files import read_json
 
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_DTYPES = {
+MAP_FROM_BYTES = 1 << 18  # smaller ones are read: a page that is touched brings its neighbours along
+PIECE_BYTES = 16 << 20  # of a tensor that is converted while it is read
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -46,6 +48,11 @@ class TensorEntry:
     stop: int
 
 
+def in_words(size: float) -> str:
+    """Bytes for people: ``29.2 GB`` (1e9), ``47.1 MB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def find_weights(folder: Path, names: Sequence[str]) -> Path:
     """The first of the folder's weight files or shard indexes: ``X.safetensors``, else ``X.safetensors.index.json``.
 
@@ -57,7 +64,7 @@ def find_weights(folder: Path, names: Sequence[str]) -> Path:
             if path.is_file():
                 return path
     wanted = " or ".join(f"{name}.safetensors" for name in names)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise ValueError(
             f"{folder / pickles[0]} is a pickle, which can run code when it is opened, so it is not read: convert it "
@@ -74,9 +81,7 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
     """
     if path.suffix != ".json":
         return read_header(path)
-    weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{path}: weight_map is missing or empty")
+    weight_map = read_index(path)
     shards = {name: read_header(_shard(path, name)) for name in dict.fromkeys(weight_map.values())}
     entries: dict[str, TensorEntry] = {}
     for key, name in weight_map.items():
@@ -89,13 +94,29 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _shard(index: Path, name: Any) -> Path:
-    """The file an index entry names: a relative path that stays inside the index's folder."""
+def read_index(path: Path) -> dict[str, str]:
+    """A shard index: tensor -> file, each a relative path of a safetensors file that stays inside the folder.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{path}: weight_map is missing or empty")
+    for name in weight_map.values():
+        _check_inside(path, name)
+    return weight_map
+
+
+def _check_inside(index: Path, name: Any) -> None:
     inside = isinstance(name, str) and name.strip() != "" and "\\" not in name and "\0" not in name
     if not inside or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or Path(name).drive:
         raise ValueError(f"{index}: entry {name!r} is not a file inside the folder")
     if not name.endswith(".safetensors"):
         raise ValueError(f"{index}: entry {name!r} is not a safetensors file")
+
+
+def _shard(index: Path, name: str) -> Path:
     path = index.parent / name
     if not path.is_file():
         raise ValueError(f"{path} is missing: {index.name} names it")
@@ -140,13 +161,13 @@ def _entry(path: Path, key: str, value: Any, base: int, size: int) -> TensorEntr
         sane = False
     if not sane:
         raise ValueError(f"{path} is corrupt: its header's entry for {key} is malformed")
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise ValueError(f"{path}: {key} has dtype {name}, which is not supported")
     if stop > size - base:
         raise ValueError(f"{path} is truncated: {key} ends at byte {base + stop}, the file at {size}")
-    if math.prod(shape) * _DTYPES[name].itemsize != stop - start:
+    if math.prod(shape) * DTYPES[name].itemsize != stop - start:
         raise ValueError(f"{path} is corrupt: {key} has {stop - start} bytes, which is not what {name} {shape} takes")
-    return TensorEntry(path, _DTYPES[name], tuple(shape), base + start, base + stop)
+    return TensorEntry(path, DTYPES[name], tuple(shape), base + start, base + stop)
 
 
 def _check_coverage(path: Path, entries: Iterable[TensorEntry], base: int, size: int) -> None:
@@ -166,6 +187,7 @@ def compare(
     path: Path,
     optional: Iterable[str] = (),
     reshaped: Mapping[str, tuple[int, ...]] | None = None,
+    exact: Mapping[str, torch.dtype] | None = None,
 ) -> None:
     """Hold a file's tensors against a model's, before any data is read.
 
@@ -173,11 +195,12 @@ def compare(
         expected: the model's keys and shapes.
         optional: keys that may be missing.
         reshaped: second shapes that are accepted too.
+        exact: keys that must have this dtype; all others must be of a floating-point one.
 
     Raises:
-        ValueError: keys are missing or left over, have another shape, or are not of a floating-point dtype.
+        ValueError: keys are missing or left over, or have another shape or dtype.
     """
-    reshaped = reshaped or {}
+    reshaped, exact = reshaped or {}, exact or {}
     missing = [key for key in expected if key not in entries and key not in set(optional)]
     left_over = [key for key in entries if key not in expected]
     shared = [(key, entries[key]) for key in expected if key in entries]
@@ -186,13 +209,15 @@ def compare(
         for key, entry in shared
         if entry.shape not in (expected[key], reshaped.get(key))
     ]
-    not_float = [key for key, entry in shared if not entry.dtype.is_floating_point]
+    mistyped = [f"{key} {entry.dtype}" for key, entry in shared if entry.dtype != exact.get(key, entry.dtype)]
+    not_float = [key for key, entry in shared if not (key in exact or entry.dtype.is_floating_point)]
     problems = [
         _listed(what, keys)
         for what, keys in (
             ("missing", missing),
             ("left over", left_over),
             ("of the wrong shape", misshapen),
+            ("of the wrong dtype", mistyped),
             ("not of a floating-point dtype", not_float),
         )
         if keys
@@ -207,17 +232,18 @@ def _listed(what: str, keys: Sequence[str], first: int = 3) -> str:
 
 
 class TensorReader:
-    """Reads tensors by their entries; each file is mapped once.
+    """Reads tensors by their entries; each file is mapped at most once.
 
     A tensor that keeps its dtype and stays in host memory is a view of the (private, copy-on-write) mapping: nothing is
-    copied, and pages are read when they are first used. Any other tensor is read on its own and converted, so the peak
-    is the target's size plus one tensor.
+    copied, and pages are read when they are first used. Any other tensor is read piece by piece into its place: the
+    peak is the target's size plus one piece, and no page of the file stays in this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, map_files: bool = True) -> None:
+        self.map_files = map_files
         self._maps: dict[Path, Tensor] = {}
 
-    def read(self, entry: TensorEntry, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+    def read(self, entry: TensorEntry, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
         """A tensor in ``dtype`` (None: as stored) on ``device``.
 
         Raises:
@@ -226,21 +252,30 @@ class TensorReader:
         dtype = dtype or entry.dtype
         if entry.start == entry.stop:
             return torch.empty(entry.shape, dtype=dtype, device=device)
+        mappable = entry.start % entry.dtype.itemsize == 0 and entry.stop - entry.start >= MAP_FROM_BYTES
         try:
-            aligned = entry.start % entry.dtype.itemsize == 0
-            if dtype == entry.dtype and torch.device(device).type == "cpu" and aligned:
+            if self.map_files and mappable and dtype == entry.dtype and torch.device(device).type == "cpu":
                 return self._map(entry.file)[entry.start : entry.stop].view(dtype).view(entry.shape)
-            data = bytearray(entry.stop - entry.start)
-            with entry.file.open("rb", buffering=0) as file:
-                file.seek(entry.start)
-                done = 0
-                while done < len(data) and (n := file.readinto(memoryview(data)[done:])):
-                    done += n
+            whole = torch.empty(entry.shape, dtype=dtype, device=device)
+            self._read_into(whole.view(-1), entry)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{entry.file}: can't be read: {error}") from None
-        if done != len(data):
-            raise ValueError(f"{entry.file} became shorter while it was read")
-        return torch.frombuffer(data, dtype=entry.dtype).view(entry.shape).to(device=device, dtype=dtype)
+        return whole
+
+    @staticmethod
+    def _read_into(flat: Tensor, entry: TensorEntry) -> None:
+        piece = max(1, PIECE_BYTES // entry.dtype.itemsize)
+        buffer = bytearray(min(len(flat), piece) * entry.dtype.itemsize)
+        numbers = torch.frombuffer(buffer, dtype=entry.dtype)
+        with entry.file.open("rb", buffering=0) as file:
+            file.seek(entry.start)
+            for target in flat.split(piece):
+                view, done = memoryview(buffer)[: len(target) * entry.dtype.itemsize], 0
+                while done < len(view) and (n := file.readinto(view[done:])):
+                    done += n
+                if done != len(view):
+                    raise ValueError(f"{entry.file} became shorter while it was read")
+                target.copy_(numbers[: len(target)])
 
     def _map(self, path: Path) -> Tensor:
         if path not in self._maps:

@@ -3,12 +3,13 @@
 A prompt's way through the rooms is told in ``docs/architecture.md``.
 """
 
+import logging
 import secrets
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from PIL import Image
@@ -16,16 +17,21 @@ from PIL import Image
 from irg.engine.ops import Drawn, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
-from irg.model.checkpoint import load_model
+from irg.model.config import ModelConfig
+from irg.model.config_files import read_config
+from irg.model.hub import is_repo_id, snapshot
+from irg.model.manifest import PICKLES
 from irg.model.profile import Profile, read_profile
 from irg.model.tokenizer import TextTokenizer
 from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
+from irg.reasoning.memory import Load, Memory, load_on_rung, parse_devices
 from irg.reasoning.programs import PROGRAMS, Job, Step
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.reflection import is_done
 from irg.reasoning.settings import Settings, check_prompt, check_seed, with_options
 from irg.reasoning.trajectory import Trajectory, Turn
 
+_log = logging.getLogger("irg")
 BUNDLED = Path(__file__).parents[1] / "assets"
 StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
 
@@ -59,20 +65,31 @@ class IRGOutput:
         return self.trajectory.save(folder, overwrite)
 
 
-def model_folder(name: str | Path) -> Path:
-    """The folder of a model: a bundled one by name, or a path.
+def model_folder(
+    name: str | Path, weights: Literal["ema", "model"] = "ema", say: Callable[[str], None] = _log.info
+) -> Path:
+    """The folder of a model: a bundled one by name, a path, or a hub id (``owner/name``), which is downloaded once.
+
+    Args:
+        weights: which ones to download where a repository has the averaged (``ema``) and the plain (``model``) ones.
+        say: gets a line with the size before a download starts.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model, or it can't be downloaded.
     """
     path = Path(name).expanduser()
     if not path.is_dir() and str(name).isidentifier() and (BUNDLED / str(name)).is_dir():
         path = BUNDLED / str(name)
-    if not path.is_dir():
-        bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
-        known = f"a bundled one ({', '.join(bundled)}) or " if bundled else ""
-        raise ValueError(f"unknown model {str(name)!r}: give {known}a folder with a model in it")
-    return path
+    if path.is_dir():
+        return path
+    if path.is_file():
+        advice = "; a pickle is never read" if path.suffix in PICKLES else ""
+        raise ValueError(f"{path} is a file: give the folder with its configuration and tokenizer{advice}")
+    if isinstance(name, str) and is_repo_id(name) and not path.parent.is_dir():
+        return snapshot(name, weights, say)
+    bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
+    known = f"a bundled one ({', '.join(bundled)}), " if bundled else ""
+    raise ValueError(f"unknown model {str(name)!r}: give {known}a folder with a model in it, or a hub id (owner/name)")
 
 
 class IRGPipeline:
@@ -85,29 +102,42 @@ class IRGPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path = "mini", device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        model: str | Path = "mini",
+        device: str | torch.device | Sequence[str | torch.device] | None = None,
+        dtype: torch.dtype | None = None,
+        memory: Memory = "auto",
+        weights: Literal["ema", "model"] = "ema",
+        say: Callable[[str], None] = _log.info,
     ) -> "IRGPipeline":
         """Load a model.
 
         Args:
-            model: the name of a bundled model, or a model folder.
-            device: default: CUDA if there is one, else the CPU.
-            dtype: default: bfloat16 on CUDA, float32 on the CPU.
+            model: the name of a bundled model, a model folder, or a hub id (``owner/name``).
+            device: default: CUDA if there is one, else the CPU. Several (``"cuda:0,cuda:1"``) share the layers.
+            dtype: default: by ``memory``. A dtype with ``memory="auto"`` is taken as it is.
+            memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``offload`` (layers wait in host memory), or
+                ``auto``, the first that fits (float32 before them on the CPU).
+            weights: which ones to take where a folder has the averaged (``ema``) and the plain (``model``) ones.
+            say: gets a line about what is downloaded, and one about the memory that was chosen and why.
 
         Raises:
             ValueError: there is no such model, or its folder is incomplete or damaged (the message says what).
         """
-        folder = model_folder(model)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        devices = parse_devices(device)
+        folder = model_folder(model, weights, say)
         profile = read_profile(folder) or BAGEL_PROFILE
-        tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
-        loaded = load_model(folder, dtype=dtype, device=device)
+        tokenizer = TextTokenizer.from_folder(folder)
+        config = read_config(folder)
+        if tokenizer.special != config.special:
+            raise ValueError(f"{folder}: the tokenizer has {tokenizer.special}, the configuration {config.special}")
+        placed = load_on_rung(folder, memory, devices, dtype, weights, _usual_load(config, profile))
+        say(f"Memory: {placed.choice.reason}")
+        loaded = placed.loaded
         return cls(Engine(Runner(loaded.model, loaded.autoencoder), tokenizer), profile, str(model))
 
     def _settings(self, profile: Profile) -> Settings:
-        size = self.config.vae_resize.max_size
-        return Settings.from_dict({"height": size, "width": size} | profile.settings)
+        return _usual_settings(self.config, profile)
 
     # ---- running
 
@@ -241,3 +271,16 @@ class IRGPipeline:
         settings = replace(job.settings, height=job.height, width=job.width).to_dict()
         stopped = steps[-1].picture is None
         return Trajectory(job.prompt, job.settings.mode, seed, self.name, settings, turns, stopped)
+
+
+def _usual_settings(config: ModelConfig, profile: Profile) -> Settings:
+    """What a model draws with unless it is told otherwise."""
+    size = config.vae_resize.max_size
+    return Settings.from_dict({"height": size, "width": size} | profile.settings)
+
+
+def _usual_load(config: ModelConfig, profile: Profile) -> Load:
+    """The request that the memory has to suffice for."""
+    usual = _usual_settings(config, profile)
+    assert usual.height is not None and usual.width is not None
+    return Load(usual.height, usual.width, min(Load.thought_tokens, usual.max_think_tokens), usual.rounds)

@@ -1,0 +1,348 @@
+"""Seconds and memory of BAGEL-7B-sized IRG, stage by stage, beside the machine's roofline: ``python bench/gpu_7b.py``.
+
+Random weights of the full size are made on the device itself; pictures are 1024 x 1024 with 50 time points, thoughts
+are forced to 300 tokens. Modes direct, think and irg run on every rung that fits. The roofline of a stage is the larger
+of counted FLOPs over the matrix rate, and counted bytes over the copy rate, both measured here first (formulas:
+``work.py``). A rung that fails (no torchao, out of memory) is told and passed over.
+"""
+
+import gc
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import nn
+
+from engine import replayed, word_tokenizer
+from irg.engine.scheduler import Engine, EngineEvent
+from irg.engine.settings import IMPROVING, DrawSettings
+from irg.model.autoencoder import Autoencoder, build_autoencoder
+from irg.model.config import ModelConfig
+from irg.model.initialise import CONFIGS, narrower
+from irg.model.offload import offload_layers
+from irg.model.placement import device_of
+from irg.model.quantise import QuantisedLinear, make_room, require_torchao, set_weight
+from irg.model.unified import UnifiedModel
+from irg.reasoning.memory import kind_of
+from irg.reasoning.programs import PROGRAMS, Job
+from irg.reasoning.settings import Mode, Settings
+from work import STAGES, Counted, CountingRunner, Work
+
+Rung = Literal["bf16", "int8", "int4", "offload"]
+
+
+@dataclass
+class GpuOptions:
+    """Time direct, think and irg with random weights of BAGEL-7B's size, with the roofline beside it."""
+
+    config: Literal["bagel_7b", "mini", "tiny"] = "bagel_7b"
+    """Sizes of the network."""
+    narrow: int = 1
+    """Divide its widths by this."""
+    size: int = 1024
+    """Height and width of the pictures."""
+    num_timesteps: int = 50
+    """Points of the time grid."""
+    thought_tokens: int = 300
+    """Of every thought."""
+    rungs: tuple[Rung, ...] = ("bf16", "int8", "int4")
+    """Of the memory ladder."""
+    modes: tuple[Mode, ...] = ("direct", "think", "irg")
+    """Ways of reasoning."""
+    repeats: int = 2
+    """Runs of each mode; the fastest counts. A short one warms up before."""
+    requests: int = 1
+    """That run together."""
+    device: str = "cuda"
+    """cuda, cuda:1 or cpu."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of activations and of what is not quantised."""
+    json: Path | None = None
+    """Write all numbers to this file."""
+
+
+# ------------------------------------------------------------------------------------------------------- the machine
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured of the device: FLOP/s of a large matrix product, bytes/s of a large copy."""
+
+    name: str
+    flops: float
+    bandwidth: float
+
+    def seconds(self, work: Work) -> float:
+        """The least time for some work."""
+        return max(work.flops / self.flops, work.bytes / self.bandwidth)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device is idle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+    """Best of several: a square matrix product, and a copy (each byte is read and written)."""
+    big = device.type == "cuda"
+    side, numbers = (8192, 1 << 30) if big else (512, 1 << 23)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    product = _fastest(lambda: torch.mm(a, b), device, 20 if big else 3)
+    source = torch.zeros(numbers, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    copy = _fastest(lambda: target.copy_(source), device, 20 if big else 3)
+    name = torch.cuda.get_device_name(device) if big else platform.machine()
+    return Machine(name, 2 * side**3 / product, 2 * numbers / copy)
+
+
+def _fastest(call: Any, device: torch.device, times: int) -> float:
+    best = float("inf")
+    for _ in range(times + 2):
+        synchronise(device)
+        started = time.perf_counter()
+        call()
+        synchronise(device)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+# --------------------------------------------------------------------------------------------------------- the model
+
+
+@torch.no_grad()
+def random_networks(
+    config: ModelConfig, rung: Rung, device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> tuple[UnifiedModel, Autoencoder]:
+    """Networks with random weights, made where they will be; no more than one weight exists twice at a time."""
+    if (kind := kind_of(rung)) is not None:
+        require_torchao()
+    layers = [torch.device("cpu") if rung == "offload" else device] * config.decoder.num_hidden_layers
+    where = device_of(layers, device)
+    with torch.device("meta"):
+        model, autoencoder = UnifiedModel(config), build_autoencoder(config.autoencoder)
+    if kind is not None:
+        make_room(model, kind, where)
+    for name, module in model.named_modules():
+        _randomise(module, where(name), dtype)
+    for module in autoencoder.modules():
+        _randomise(module, device, dtype)
+    if rung == "offload":
+        offload_layers(model, device)
+    return model.eval(), autoencoder.eval()
+
+
+def _randomise(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Weights that keep activations near unit size; norms of one, biases of zero."""
+    if isinstance(module, QuantisedLinear):
+        packed = 1 if module.zero is None else 2
+        outputs, inputs = module.qdata.shape[0], packed * module.qdata.shape[1]
+        set_weight(module, torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(0, inputs**-0.5))
+    leaves = [(module._parameters, name, tensor) for name, tensor in module._parameters.items()]
+    leaves += [(module._buffers, name, tensor) for name, tensor in module._buffers.items()]  # type: ignore[misc]
+    for store, name, old in leaves:
+        if old is None or not old.is_meta:
+            continue
+        tensor = torch.empty(old.shape, dtype=dtype, device=device)
+        if old.ndim > 1:
+            tensor.normal_(0, (old.numel() / old.shape[0]) ** -0.5)
+        else:
+            tensor.fill_(0.0 if name in ("bias", "latent_mean") else 1.0)
+        store[name] = nn.Parameter(tensor, requires_grad=False) if isinstance(old, nn.Parameter) else tensor
+
+
+# ------------------------------------------------------------------------------------------------------------ stages
+
+
+@dataclass
+class Stages:
+    """Seconds and peak bytes by stage; a stage inside another is counted apart from it."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    _open: list[str] = field(default_factory=list)
+    _since: float = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Everything the device does inside belongs to ``name``."""
+        self._settle()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._open.pop()
+
+    def _settle(self) -> None:
+        synchronise(self.device)
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+            if self.device.type == "cuda":
+                peak = torch.cuda.max_memory_allocated(self.device)
+                self.peak[self._open[-1]] = max(self.peak[self._open[-1]], peak)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._since = time.perf_counter()
+
+
+class StagedRunner(CountingRunner):
+    """Tells when the autoencoder works."""
+
+    stages: Stages
+
+    def stage(self, name: str) -> Any:
+        return self.stages.stage(name)
+
+
+class StagedEngine(Engine):
+    """The engine with a clock that waits for the device around each stage."""
+
+    def __init__(self, runner: StagedRunner, *args: Any) -> None:
+        super().__init__(runner, *args)
+        self.stages = runner.stages
+
+    def _prefill(self) -> list[EngineEvent]:
+        with self.stages.stage("prefill"):
+            return super()._prefill()
+
+    def _decode(self, writers: Sequence[Any]) -> list[EngineEvent]:
+        with self.stages.stage("decode"):
+            return super()._decode(writers)
+
+    def _denoise(self, drawers: Sequence[Any]) -> list[EngineEvent]:
+        with self.stages.stage("denoise"):
+            return super()._denoise(drawers)
+
+
+# --------------------------------------------------------------------------------------------------------- measuring
+
+
+@dataclass
+class Result:
+    """One run of a mode on a rung."""
+
+    rung: str
+    mode: str
+    total: float
+    seconds: dict[str, float]
+    peak: dict[str, int]
+    work: dict[str, Work]
+    reserved: int  # most that PyTorch's allocator held, of the whole run
+
+
+def job_of(options: GpuOptions, mode: Mode, points: int, system: str, prompt: str) -> Job:
+    """A request with the paper's settings."""
+    settings = Settings(
+        mode=mode,
+        height=options.size,
+        width=options.size,
+        temperature=0.0,
+        max_think_tokens=options.thought_tokens,
+        initial=DrawSettings(num_timesteps=points),
+        improving=DrawSettings.from_dict(IMPROVING.to_dict() | {"num_timesteps": points}),
+    )
+    return Job(prompt, system, settings, options.size, options.size)
+
+
+def run(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, rung: Rung, mode: Mode, points: int) -> Result:
+    """One run from an empty cache."""
+    model, autoencoder = networks
+    device = model.device
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    runner = StagedRunner(model, autoencoder)
+    runner.stages = Stages(device)
+    runner.counted = Counted()
+    decoder = model.config.decoder
+    tokenizer = word_tokenizer(decoder.vocab_size, model.config.special)
+    special = set(vars(model.config.special).values())
+    usable = [token for token in range(decoder.vocab_size) if token not in special]
+    words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
+    thoughts = [tuple(usable[: options.thought_tokens])] * 2
+    engine = StagedEngine(runner, tokenizer)
+    synchronise(device)
+    started = time.perf_counter()
+    for index in range(options.requests):
+        program = PROGRAMS[mode](job_of(options, mode, points, *words))
+        engine.add(replayed(program, thoughts), seed=index, index=index)
+    for _ in engine.events():
+        pass
+    synchronise(device)
+    total = time.perf_counter() - started
+    reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+    stages = runner.stages
+    return Result(rung, mode, total, stages.seconds, stages.peak, runner.counted.stages, reserved)
+
+
+def measure(options: GpuOptions, config: ModelConfig, rung: Rung, device: torch.device) -> Iterator[Result]:
+    """All modes on one rung."""
+    networks = random_networks(config, rung, device, getattr(torch, options.dtype))
+    for mode in options.modes:
+        run(networks, options, rung, mode, points=3)
+        runs = [run(networks, options, rung, mode, options.num_timesteps) for _ in range(options.repeats)]
+        yield min(runs, key=lambda result: result.total)
+
+
+def row(result: Result, machine: Machine) -> str:
+    """A line of the table: total, each stage with its least time, peak memory."""
+    cells = []
+    for stage in STAGES:
+        least = machine.seconds(result.work[stage])
+        cells.append(f"{result.seconds[stage]:.2f} ({least:.2f})" if result.work[stage].flops else "-")
+    least = sum(machine.seconds(work) for work in result.work.values())
+    peak = max(result.peak.values())
+    memory = f"{peak / 1e9:.1f} / {result.reserved / 1e9:.1f}" if peak else "-"
+    flops = sum(work.flops for work in result.work.values())
+    cells += [f"{result.total:.2f} ({least:.2f})", f"{100 * least / result.total:.0f} %", f"{flops / 1e12:.3g}", memory]
+    return f"| {result.rung} | {result.mode} | {' | '.join(cells)} |"
+
+
+def main(options: GpuOptions) -> int:
+    """Print the machine's rates and a Markdown table."""
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device: run this on a GPU, or a small network with --config tiny --device cpu", file=sys.stderr)
+        return 2
+    config = narrower(CONFIGS[options.config](), options.narrow)
+    machine = measure_machine(device, getattr(torch, options.dtype))
+    print(
+        f"{machine.name}, torch {torch.__version__}: {machine.flops / 1e12:.3g} TFLOP/s in {options.dtype} products, "
+        f"{machine.bandwidth / 1e9:.4g} GB/s copying"
+    )
+    print(
+        f"{options.config} at 1/{options.narrow} width, {options.requests} request(s), {options.size} x "
+        f"{options.size}, {options.num_timesteps} time points, thoughts of {options.thought_tokens} tokens"
+    )
+    print("seconds (least by the roofline); peak memory in GB: allocated / reserved by PyTorch\n")
+    print("| rung | mode | prefill | decode | denoise | autoencoder | total | of roofline | TFLOP | peak |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    results: list[Result] = []
+    for rung in options.rungs:
+        try:
+            for result in measure(options, config, rung, device):
+                results.append(result)
+                print(row(result, machine), flush=True)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            print(f"| {rung} | {' '.join(str(error).split())[:150]} |", flush=True)
+    if options.json:
+        report = {"machine": asdict(machine), "options": asdict(options) | {"json": None}}
+        rows = [asdict(result) for result in results]
+        options.json.write_text(json.dumps(report | {"results": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0 if results else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(GpuOptions, description=__doc__)))

@@ -1,0 +1,177 @@
+"""How far each rung of the memory ladder is from bf16: ``python bench/ladder.py --model mini`` (or ``mid``).
+
+Every rung runs the same IRG requests with the thoughts that bf16 writes, so that pictures can be compared: PSNR of the
+first and of the improved picture, 8 bits a channel. Texts are compared greedily, token by token: at how many places of
+bf16's own thoughts a rung would have chosen the same token, and how many thoughts are the same when it writes alone.
+Offload and two devices change no number by design; offload is run to show it.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from engine import Case, Ids, Options, build_case, replayed
+from irg.engine.ops import Drawn, Operation, Program, Write, Written
+from irg.engine.runner import Runner
+from irg.engine.scheduler import Engine, OperationDone
+from irg.model.offload import offload_layers
+from irg.model.quantise import quantise
+from irg.reasoning.programs import irg
+
+Rung = Literal["float32", "bf16", "int8", "int4", "offload"]
+RUNGS: tuple[Rung, ...] = ("float32", "int8", "int4", "offload")
+
+
+@dataclass
+class LadderOptions:
+    """Compare each rung's pictures and texts with bf16's."""
+
+    model: str = "mini"
+    """mini, mid (random weights, 512 wide, 12 layers), tiny (a test), or a model folder."""
+    prompts: int = 4
+    """How many requests."""
+    num_timesteps: int = 11
+    """Points of the time grid, of both pictures."""
+    size: int | None = None
+    """Height and width of the pictures; default: the model's own."""
+    thought_tokens: int = 40
+    """At most, of a thought (a trained model ends its own)."""
+    rungs: tuple[Rung, ...] = RUNGS
+    """Which ones, against bf16."""
+    threads: int | None = None
+    """Of torch; default: its own choice."""
+
+
+@dataclass
+class Outcome:
+    """What one rung made of the requests."""
+
+    thoughts: list[list[Ids]]
+    images: list[list[Image.Image]]
+    choices: list[list[Ids]]  # the greedy token at every place of the given thoughts
+    megabytes: float
+    seconds: float
+
+
+def case_on(rung: Rung, options: LadderOptions) -> Case:
+    """The requests with a model on its rung; the weights are the same for all."""
+    dtype: Any = "float32" if rung == "float32" else "bfloat16"
+    asked = Options(
+        model=options.model,
+        concurrent=options.prompts,
+        num_timesteps=options.num_timesteps,
+        dtype=dtype,
+        thought_tokens=options.thought_tokens if options.model in ("mid", "tiny") else None,
+    )
+    case = build_case(asked)
+    jobs = [
+        replace(job, settings=replace(job.settings, temperature=0.0, max_think_tokens=options.thought_tokens))
+        for job in case.jobs
+    ]
+    if options.size is not None:
+        jobs = [replace(job, height=options.size, width=options.size) for job in jobs]
+    if rung in ("int8", "int4"):
+        quantise(case.model, rung)  # type: ignore[arg-type]
+    if rung == "offload":
+        offload_layers(case.model, "cpu")
+    return replace(case, jobs=jobs, thoughts=None)
+
+
+def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
+    """Run all requests, with the given thoughts or the model's own."""
+    held = {t.data_ptr(): t.nbytes for t in (*case.model.parameters(), *case.model.buffers())}
+    started = time.perf_counter()
+    engine = _Watching(Runner(case.model, case.autoencoder), case.tokenizer)
+    for i, job in enumerate(case.jobs):
+        engine.add(replayed(irg(job), given[i] if given else None), seed=i, index=i)
+    thoughts: list[list[Ids]] = [[] for _ in case.jobs]
+    images: list[list[Image.Image]] = [[] for _ in case.jobs]
+    for event in engine.events():
+        match event:
+            case OperationDone(i, Written() as written):
+                thoughts[i].append(written.ids)
+            case OperationDone(i, Drawn() as drawn):
+                images[i].append(drawn.image)
+    seconds = time.perf_counter() - started
+    alone = thoughts if given is None else _written_alone(case)
+    choices = [engine.seen.get(i, []) for i in range(len(case.jobs))]
+    return Outcome(alone, images, choices, sum(held.values()) / 1e6, seconds)
+
+
+def _written_alone(case: Case) -> list[list[Ids]]:
+    """First thoughts, written greedily without help."""
+    engine = Engine(Runner(case.model, case.autoencoder), case.tokenizer)
+    for i, job in enumerate(case.jobs):
+        engine.add(_until_first_thought(irg(job)), seed=i, index=i)
+    thoughts: list[list[Ids]] = [[] for _ in case.jobs]
+    for event in engine.events():
+        if isinstance(event, OperationDone) and hasattr(event.result, "ids"):
+            thoughts[event.task].append(tuple(event.result.ids))
+    return thoughts
+
+
+def _until_first_thought(program: Program) -> Program:
+    value: Any = None
+    while True:
+        op: Operation = program.send(value)
+        value = yield op
+        if isinstance(op, Write):
+            return
+
+
+class _Watching(Engine):
+    """Takes the likeliest token, and notes it even where the thought is given."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seen: dict[int, list[Ids]] = {}
+
+    def _choose(self, writers: Sequence[Any], logits_BV: torch.Tensor) -> list[int]:
+        chosen = logits_BV.argmax(dim=-1).tolist()
+        for task, token in zip(writers, chosen, strict=True):
+            if task.writing is not None and not task.writing.closing:
+                self.seen.setdefault(task.index, []).append((token,))
+        return chosen
+
+
+def psnr(one: Image.Image, two: Image.Image) -> float:
+    """Peak signal-to-noise ratio in dB of two 8-bit pictures; infinite for equal ones."""
+    error = np.square(np.asarray(one, np.float64) - np.asarray(two, np.float64)).mean()
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def row(rung: Rung, outcome: Outcome, base: Outcome) -> str:
+    """A line of the table: medians over requests, shares over all places."""
+    pairs = list(zip(outcome.images, base.images, strict=True))
+    first, second = (np.median([psnr(a[k], b[k]) for a, b in pairs]) for k in (0, 1))
+    places = [x == y for a, b in zip(outcome.choices, base.choices, strict=True) for x, y in zip(a, b, strict=False)]
+    same = [a[0] == b[0] for a, b in zip(outcome.thoughts, base.thoughts, strict=True)]
+    told = [f"{value:.1f}" if np.isfinite(value) else "equal" for value in (first, second)]
+    texts = f"{100 * np.mean(places):.1f} % of {len(places)} | {sum(same)} of {len(same)}"
+    return f"| {rung} | {outcome.megabytes:.1f} | {told[0]} | {told[1]} | {texts} | {outcome.seconds:.1f} |"
+
+
+def main(options: LadderOptions) -> int:
+    """Print a Markdown table."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    base_case = case_on("bf16", options)
+    base = run(base_case, None)
+    print(f"{options.model}: {options.prompts} requests, {options.num_timesteps} time points, against bf16 (CPU)")
+    print("| rung | weights MB | PSNR first dB | PSNR improved dB | same token | same first thought | seconds |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(row("bf16", base, base), flush=True)
+    for rung in options.rungs:
+        print(row(rung, run(case_on(rung, options), base.thoughts), base), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(LadderOptions, description=__doc__)))

@@ -1,0 +1,198 @@
+"""How much arithmetic and memory traffic the engine's calls take at least, by formulas: the roofline's two axes.
+
+FLOPs count two for a multiplication and its addition, in matrix products, convolutions and attention. Bytes are a lower
+bound: every weight that a call uses once, the cached keys and values it looks at, those it writes, and hidden states in
+and out of each layer; what a kernel might keep on the chip is not counted.
+
+Legend: U understanding tokens; G generation tokens; C hidden size; P patches.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from irg.engine.cache import Context
+from irg.engine.runner import Branches, Extended, Runner
+from irg.model.autoencoder import Autoencoder
+from irg.model.quantise import QuantisedLinear
+from irg.model.unified import UnifiedModel
+from irg.sequence.layout import extent
+from irg.sequence.parts import Latents, Part, Patches
+
+STAGES = ("prefill", "decode", "denoise", "vae")
+
+
+@dataclass
+class Work:
+    """FLOPs, and bytes moved."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Multiplications of one token, and bytes, of a group of linear layers."""
+
+    products: int
+    bytes: int
+
+
+def linear_size(modules: Iterator[nn.Module]) -> Size:
+    """Of all linear layers among ``modules``."""
+    products = size = 0
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            products += module.weight.numel()
+            size += module.weight.nbytes
+        elif isinstance(module, QuantisedLinear):
+            packed = 1 if module.zero is None else 2
+            products += packed * module.qdata.numel()
+            size += sum(buffer.nbytes for buffer in module.buffers())
+    return Size(products, size)
+
+
+class NetworkWork:
+    """The formulas for one unified model."""
+
+    def __init__(self, model: UnifiedModel) -> None:
+        self.config, self.item = model.config, model.dtype.itemsize
+        layers = list(model.language_model.model.layers.named_modules())
+        self.understanding = linear_size(m for name, m in layers if "_moe_gen" not in name)
+        self.generation = linear_size(m for name, m in layers if "_moe_gen" in name)
+        self.head = linear_size(iter([model.language_model.lm_head]))
+        self.vit = linear_size(iter([*model.vit_model.modules(), *model.connector.modules()]))
+        self.latent = linear_size(iter([model.vae2llm]))
+        self.velocity = linear_size(iter([model.llm2vae]))
+        self.time = linear_size(model.time_embedder.modules())
+        decoder = model.config.decoder
+        self.layers, self.hidden = decoder.num_hidden_layers, decoder.hidden_size
+        self.query = decoder.num_attention_heads * decoder.head_dim
+        self.keys = 2 * decoder.num_key_value_heads * decoder.head_dim * self.item * self.layers  # bytes of a slot
+
+    def forward(self, blocks: Sequence[tuple[int, int]], und: int, gen: int) -> Work:
+        """The decoder over new tokens; ``blocks`` are (new tokens, slots looked at)."""
+        flops = 2 * (self.understanding.products * und + self.generation.products * gen)
+        flops += sum(4 * self.query * n * length for n, length in blocks) * self.layers
+        size = self.understanding.bytes + (self.generation.bytes if gen else 0)
+        size += sum(self.keys * (n + length) for n, length in blocks)
+        size += 2 * (und + gen) * self.hidden * self.item * self.layers
+        return Work(flops, size)
+
+    def linear(self, part: Size, tokens: int) -> Work:
+        """A group of linear layers over tokens."""
+        return Work(2 * part.products * tokens, part.bytes)
+
+    def read_patches(self, lens: Sequence[int]) -> Work:
+        """The ViT over pictures of ``lens`` patches."""
+        vit = self.config.vit
+        attention = sum(4 * vit.hidden_size * n * n for n in lens) * vit.num_hidden_layers
+        return self.linear(self.vit, sum(lens)) + Work(attention, 0) if lens else Work()
+
+
+def autoencoder_work(autoencoder: Autoencoder, z_channels: int, height: int, width: int, decode: bool) -> Work:
+    """One picture through the autoencoder: FLOPs by PyTorch's own counter on the meta device; bytes are the weights."""
+    parameter = next(autoencoder.parameters())
+    half = autoencoder.decoder if decode else autoencoder.encoder
+    assert isinstance(half, nn.Module)
+    down = autoencoder.downsample
+    shape = (1, z_channels, height // down, width // down) if decode else (1, 3, height, width)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        state = {key: torch.empty_like(value, device="meta") for key, value in half.state_dict().items()}
+        torch.func.functional_call(half, state, (torch.empty(shape, dtype=parameter.dtype),))
+    return Work(counter.get_total_flops(), sum(p.nbytes for p in half.parameters()))
+
+
+@dataclass
+class Counted:
+    """Work by stage."""
+
+    stages: dict[str, Work] = field(default_factory=lambda: {stage: Work() for stage in STAGES})
+
+    def add(self, stage: str, work: Work) -> None:
+        """Count more."""
+        self.stages[stage] = self.stages[stage] + work
+
+
+class CountingRunner(Runner):
+    """A runner that counts its work in ``counted``; ``stage`` is called around the autoencoder (see ``gpu_7b.py``)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.counted = Counted()
+        self.work = NetworkWork(self.model)
+        self._pictures: dict[Any, Work] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Where a stage begins and ends."""
+        yield
+
+    def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> list[Extended]:
+        blocks, latents, patches = [], 0, list[int]()
+        for context, parts in items:
+            if parts:
+                n = sum(extent(part)[0] for part in parts)
+                blocks.append((n, context.length + n))
+                latents += sum(part.tokens for part in parts if isinstance(part, Latents))
+                patches += [part.tokens for part in parts if isinstance(part, Patches)]
+        if blocks:
+            total = sum(n for n, _ in blocks)
+            work = self.work.forward(blocks, total - latents, latents) + self.work.read_patches(patches)
+            if latents:
+                work += self.work.linear(self.work.latent, latents) + self.work.linear(self.work.time, 1)
+            self.counted.add("prefill", work)
+        return super().extend(items)
+
+    def feed(self, contexts: Sequence[Context], tokens: Sequence[int]) -> Tensor:
+        blocks = [(1, context.length + 1) for context in contexts]
+        work = self.work.forward(blocks, len(contexts), 0) + self.work.linear(self.work.head, len(contexts))
+        self.counted.add("decode", work)
+        return super().feed(contexts, tokens)
+
+    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> Branches:
+        return _CountedBranches(self, blocks)
+
+    def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
+        self._count_pictures(len(pixels_B3HW), pixels_B3HW.shape[2], pixels_B3HW.shape[3], decode=False)
+        with self.stage("vae"):
+            return super().read_latents(pixels_B3HW, eps)
+
+    def decode_latents(self, latents_BChw: Tensor) -> Tensor:
+        down = self.autoencoder.downsample
+        self._count_pictures(len(latents_BChw), latents_BChw.shape[2] * down, latents_BChw.shape[3] * down, decode=True)
+        with self.stage("vae"):
+            return super().decode_latents(latents_BChw)
+
+    def _count_pictures(self, count: int, height: int, width: int, decode: bool) -> None:
+        key = (height, width, decode)
+        if key not in self._pictures:
+            channels = self.config.autoencoder.z_channels
+            self._pictures[key] = autoencoder_work(self.autoencoder, channels, height, width, decode)
+        one = self._pictures[key]
+        self.counted.add("vae", Work(count * one.flops, one.bytes))
+
+
+class _CountedBranches(Branches):
+    def __init__(self, runner: CountingRunner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
+        self.counting = runner
+        sizes = [rows * columns for _, (rows, columns) in blocks]
+        lengths = [(n + 2, context.length + n + 2) for (context, _), n in zip(blocks, sizes, strict=True)]
+        work, total = runner.work, sum(sizes)
+        self.one = work.forward(lengths, 2 * len(blocks), total)
+        for part in (work.latent, work.velocity):
+            self.one += work.linear(part, total)
+        self.one += work.linear(work.time, 1)
+        super().__init__(runner, blocks)
+
+    def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
+        self.counting.counted.add("denoise", self.one)
+        return super().velocity(noisy_GD, times_G)

@@ -1,0 +1,178 @@
+"""What a model folder is, told from headers alone: sizes, parameters by part, files, memory by rung and resolution."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from irg.model import quantise as quantising
+from irg.model.autoencoder import FluxConfig
+from irg.model.checkpoint import CheckedFolder, check_folder
+from irg.model.config import ModelConfig
+from irg.model.config_files import is_bagel_layout
+from irg.model.manifest import TensorEntry, in_words
+from irg.model.shards import DTYPE_NAMES
+from irg.reasoning.memory import Estimate, Load, Rung, estimate
+
+RUNGS: tuple[Rung, ...] = ("bf16", "int8", "int4", "offload")
+AIMS: dict[Rung, float] = {"bf16": 40e9, "int8": 24e9, "int4": 16e9}  # of BAGEL-7B's whole IRG loop at 1024 x 1024
+AIM_SIZE = (1024, 1024)
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A weight file: its bytes, tensors and dtypes."""
+
+    name: str
+    bytes: int
+    tensors: int
+    dtypes: list[str]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """All that ``irg model info`` tells. Parameters are counted by part; quantised ones by what they stand for."""
+
+    folder: str
+    layout: str
+    architecture: list[str]
+    parameters: dict[str, int]
+    total: int
+    autoencoder: int
+    quantised: str | None
+    files: list[FileFacts]
+    memory: dict[str, dict[Rung, Estimate]]
+    aims: dict[Rung, bool]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; each estimate with its total."""
+        memory = {
+            size: {rung: asdict(needs) | {"total": needs.total} for rung, needs in rungs.items()}
+            for size, rungs in self.memory.items()
+        }
+        return asdict(self) | {"memory": memory}
+
+
+def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", "model"] = "ema") -> ModelFacts:
+    """Describe a model folder; ``sizes`` are (width, height) of pictures to estimate memory for.
+
+    Raises:
+        ValueError: the folder is incomplete or damaged, or a size does not suit the model.
+    """
+    checked = check_folder(folder, prefer)
+    config = checked.config
+    usual = config.vae_resize.max_size
+    sizes = sizes or list(dict.fromkeys([(side, side) for side in (512, 768, 1024) if side < usual] + [(usual, usual)]))
+    for width, height in sizes:
+        if min(width, height) < config.image_stride or max(width, height) > config.max_image_size:
+            raise ValueError(f"size {width}x{height} does not suit the model: sides go up to {config.max_image_size}")
+    stored = quantising.stored_kind(checked.entries)
+    rungs: tuple[Rung, ...] = RUNGS if stored is None else (stored, "offload")
+    memory: dict[str, dict[Rung, Estimate]] = {
+        f"{width}x{height}": {rung: estimate(checked, rung, Load(height, width)) for rung in rungs}
+        for width, height in sizes
+    }
+    parameters, autoencoder = count_parameters(checked)
+    total = sum(parameters.values())
+    aimed = memory.get("{}x{}".format(*AIM_SIZE), {}) if total > 10e9 else {}
+    return ModelFacts(
+        folder=str(folder),
+        layout="BAGEL" if is_bagel_layout(folder) else "irg",
+        architecture=architecture(config),
+        parameters=parameters,
+        total=total,
+        autoencoder=autoencoder,
+        quantised=stored,
+        files=_files(checked.entries) + _files(checked.autoencoder_entries),
+        memory=memory,
+        aims={rung: needs.total <= AIMS[rung] for rung, needs in aimed.items() if rung in AIMS},
+    )
+
+
+def count_parameters(checked: CheckedFolder) -> tuple[dict[str, int], int]:
+    """Parameters of the unified model by part, and of the autoencoder."""
+    parts = dict.fromkeys(
+        ("understanding expert", "generation expert", "embedding and head", "ViT", "connector, tables, heads"), 0
+    )
+    for key, tensor in checked.model.state_dict().items():
+        leaf = key.rpartition(".")[2]
+        if leaf in ("scale", "zero") or (key.endswith("lm_head.weight") and _tied(checked)):
+            continue
+        packed = 2 if leaf == "qdata" and quantising.stored_kind(checked.entries) == "int4" else 1
+        parts[_part(key)] += packed * tensor.numel()
+    return parts, sum(t.numel() for t in checked.autoencoder.parameters())
+
+
+def _tied(checked: CheckedFolder) -> bool:
+    return checked.config.decoder.tie_word_embeddings
+
+
+def _part(key: str) -> str:
+    if key.startswith("language_model"):
+        if "_moe_gen" in key:
+            return "generation expert"
+        outside = "embed_tokens" in key or "lm_head" in key
+        return "embedding and head" if outside else "understanding expert"
+    return "ViT" if key.startswith("vit_model") else "connector, tables, heads"
+
+
+def architecture(config: ModelConfig) -> list[str]:
+    """One line for each network."""
+    d, v, ae = config.decoder, config.vit, config.autoencoder
+    kind = "FLUX" if isinstance(ae, FluxConfig) else "compact"
+    return [
+        f"decoder: {d.num_hidden_layers} layers of two experts, {d.hidden_size} wide, {d.num_attention_heads} heads "
+        f"({d.num_key_value_heads} for keys and values) of {d.head_dim}, MLP {d.intermediate_size}, "
+        f"vocabulary {d.vocab_size}{', tied head' if d.tie_word_embeddings else ''}",
+        f"ViT: {v.num_hidden_layers} layers, {v.hidden_size} wide, {v.num_attention_heads} heads, "
+        f"patches of {v.patch_size} in pictures up to {config.vit_resize.max_size}",
+        f"autoencoder: {kind}, {ae.z_channels} channels, 1/{ae.downsample}; a latent token covers "
+        f"{config.image_stride} x {config.image_stride} pixels, pictures up to {config.max_image_size}",
+        f"prediction: {config.prediction}",
+    ]
+
+
+def _files(entries: dict[str, TensorEntry]) -> list[FileFacts]:
+    by_file: dict[Path, list[TensorEntry]] = {}
+    for entry in entries.values():
+        by_file.setdefault(entry.file, []).append(entry)
+    return [
+        FileFacts(file.name, file.stat().st_size, len(own), sorted({DTYPE_NAMES[e.dtype] for e in own}))
+        for file, own in by_file.items()
+    ]
+
+
+def in_lines(facts: ModelFacts) -> str:
+    """The facts for people."""
+    lines = [f"{facts.folder} ({facts.layout} layout{f', {facts.quantised}' if facts.quantised else ''})", ""]
+    lines += facts.architecture
+    lines += ["", f"parameters: {_count(facts.total)}, and {_count(facts.autoencoder)} in the autoencoder"]
+    lines += [f"  {name:26}{_count(count):>10}" for name, count in facts.parameters.items()]
+    lines += ["", "files:"]
+    lines += [
+        f"  {file.name:34}{in_words(file.bytes):>10}  {file.tensors} tensors, {', '.join(file.dtypes)}"
+        for file in facts.files
+    ]
+    lines += [
+        "",
+        "memory on a GPU for one IRG request (estimate: weights + cache of three guidance branches + activations or",
+        "autoencoder, whichever is larger, + 0.7 GB for CUDA; thoughts of 300 tokens):",
+    ]
+    head = f"  {'':12}{'':9}{'total':>9}{'weights':>9}{'cache':>9}{'activ.':>9}{'autoenc.':>9}{'host':>9}"
+    lines.append(head.rstrip())
+    for size, rungs in facts.memory.items():
+        for rung, n in rungs.items():
+            cells = (n.total, n.weights, n.cache, n.activations, n.autoencoder, n.host)
+            lines.append(f"  {size:12}{rung:9}" + "".join(f"{in_words(c) if c else '-':>9}" for c in cells))
+    if facts.aims:
+        told = ", ".join(
+            f"{rung} {AIMS[rung] / 1e9:.0f} GB {'kept' if kept else 'MISSED'}" for rung, kept in facts.aims.items()
+        )
+        lines.append(f"aims at 1024x1024, by this estimate: {told}")
+    return "\n".join(lines)
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3f} {unit}" if unit == "B" else f"{number / size:.1f} {unit}"
+    return str(number)

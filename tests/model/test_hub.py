@@ -1,0 +1,191 @@
+"""Hub models: the right files, the size first, the cache's word offline. The hub itself is played by fakes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from irg.model.checkpoint import LoadedModel, load_model, save_model
+from irg.model.hub import is_repo_id, needed, snapshot
+from irg.reasoning.pipeline import model_folder
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+BAGEL = dict.fromkeys(["README.md", "config.json", "generation_config.json", "llm_config.json", "vit_config.json"], 900)
+BAGEL |= dict.fromkeys(["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"], 2_776_833)
+BAGEL |= {"ae.safetensors": 335_304_388, "ema.safetensors": 29_214_000_000, "assets/teaser.webp": 5_000_000}
+BAGEL |= {"model.safetensors.index.json": 120_000} | dict.fromkeys(SHARDS, 14_000_000_000)
+INDEX = {"model.safetensors.index.json": SHARDS}
+
+
+def test_repo_ids() -> None:
+    assert is_repo_id("ByteDance-Seed/BAGEL-7B-MoT") and is_repo_id("a/b.c_d")
+    for name in ("mini", "/a/b", "a/b/c", "../b", "a/..", "~/b", "a/ b", "a\\b", "./b", ""):
+        assert not is_repo_id(name), name
+
+
+def test_only_one_set_of_weights_is_needed() -> None:
+    averaged = needed("x/y", BAGEL, INDEX, "ema")
+    assert "ema.safetensors" in averaged and "ae.safetensors" in averaged and "merges.txt" in averaged
+    assert not [name for name in averaged if name.startswith(("model-", "assets", "README"))]
+    plain = needed("x/y", BAGEL, INDEX, "model")
+    assert set(INDEX["model.safetensors.index.json"]) < set(plain) and "ema.safetensors" not in plain
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ema.safetensors": None, "model.safetensors.index.json": None, "pytorch_model.bin": 5}, "is a pickle"),
+        ({"ae.safetensors": None}, r"no ae.safetensors"),
+        ({"model-00002-of-00002.safetensors": None, "ema.safetensors": None}, "not in the repository"),
+    ],
+)
+def test_incomplete_repositories_are_refused_before_a_download(change: dict[str, Any], told: str) -> None:
+    sizes = {name: size for name, size in (BAGEL | change).items() if size is not None}
+    with pytest.raises(ValueError, match=told):
+        needed("x/y", sizes, INDEX, "ema")
+
+
+class FakeHub:
+    """A hub with one repository, whose files are those of a folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.folder, self.calls, self.cache = folder, list[tuple[str, Any]](), set[str]()
+        self.fault: Callable[[], Exception] | None = None
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name, revision: str(folder / name))
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", self.cached)
+
+    def model_info(self, repo: str, revision: str | None, files_metadata: bool) -> Any:
+        assert files_metadata
+        self.calls.append(("info", repo))
+        if self.fault:
+            raise self.fault()
+        names = [SimpleNamespace(rfilename=p.name, size=p.stat().st_size) for p in self.folder.iterdir()]
+        return SimpleNamespace(sha="c0ffee", siblings=names)
+
+    def cached(self, repo: str, name: str, revision: str) -> str | None:
+        return str(self.folder / name) if name in self.cache else None
+
+    def snapshot_download(self, repo: str, **how: Any) -> str:
+        self.calls.append(("snapshot", how))
+        if how.get("local_files_only") and not self.cache:
+            raise FileNotFoundError("nothing cached")
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_loaded: LoadedModel) -> FakeHub:
+    folder = tmp_path / "repository"
+    save_model(folder, tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "README.md").write_text("x" * 1000)
+    return FakeHub(monkeypatch, folder)
+
+
+def test_size_is_told_before_the_download(hub: FakeHub) -> None:
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        assert hub.calls[-1][0] == "info", "told before the download starts"
+        told.append(line)
+
+    folder = model_folder("someone/tiny", say=say)
+    load_model(folder)
+    files = ("config.json", "weights.safetensors", "ae.safetensors", "tokenizer.json")
+    size = sum((hub.folder / name).stat().st_size for name in files)
+    assert f"{size / 1e6:.1f} MB (4 files) of someone/tiny" in told[0] and len(told) == 1
+    assert hub.calls[-1] == (
+        "snapshot",
+        {"revision": "c0ffee", "allow_patterns": list(hub.calls[-1][1]["allow_patterns"])},
+    )
+    assert set(hub.calls[-1][1]["allow_patterns"]) == set(files)
+
+
+def test_what_is_cached_is_not_announced(hub: FakeHub) -> None:
+    told: list[str] = []
+    hub.cache = {p.name for p in hub.folder.iterdir()} - {"ae.safetensors"}
+    snapshot("someone/tiny", say=told.append)
+    assert "(1 file)" in told[0]
+    hub.cache.add("ae.safetensors")
+    snapshot("someone/tiny", say=told.append)
+    assert len(told) == 1
+
+
+def test_offline_takes_the_cache_and_never_calls(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"HF_HUB_OFFLINE is set.*hf download someone/tiny"):
+        snapshot("someone/tiny")
+    hub.cache = {"config.json"}
+    assert snapshot("someone/tiny") == hub.folder
+    assert [name for name, _ in hub.calls] == ["snapshot", "snapshot"]
+    assert all(how["local_files_only"] for _, how in hub.calls)
+
+
+def test_without_a_connection_the_cache_serves(hub: FakeHub) -> None:
+    hub.fault = lambda: OSError("no route to host")
+    with pytest.raises(ValueError, match="no route to host"):
+        snapshot("someone/tiny")
+    hub.cache = {"config.json"}
+    assert snapshot("someone/tiny") == hub.folder
+
+
+def test_a_partly_cached_snapshot_is_used_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library counts files that loading does not need; it is the loader who says what is missing."""
+
+    def incomplete(repo: str, **how: Any) -> str:
+        error = FileNotFoundError("incomplete")
+        error.snapshot_path = str(hub.folder)  # type: ignore[attr-defined]
+        raise error
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", incomplete)
+    assert snapshot("someone/tiny") == hub.folder
+
+
+def test_the_hubs_refusal_is_told_in_one_line(hub: FakeHub) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    class NotFound(HfHubHTTPError):
+        def __init__(self) -> None:
+            Exception.__init__(self, "404 Client Error.\n\nRepository Not Found")
+
+    hub.fault = NotFound
+    with pytest.raises(ValueError, match="hub model 'someone/none': 404 Client Error") as caught:
+        snapshot("someone/none")
+    assert "\n" not in str(caught.value) and [name for name, _ in hub.calls] == ["info"]
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(hub: FakeHub, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ValueError, match=r"unknown model 'models/bagle'.*hub id"):
+        model_folder("models/bagle")
+    (tmp_path / "x.bin").write_bytes(b"\x80")
+    with pytest.raises(ValueError, match="a pickle is never read"):
+        model_folder("x.bin")
+    assert not hub.calls
+
+
+def test_an_index_on_the_hub_may_not_point_outside(hub: FakeHub) -> None:
+    (hub.folder / "weights.safetensors").unlink()
+    index = {"weight_map": {"a": "../../.ssh/key.safetensors"}}
+    (hub.folder / "ema.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="not a file inside the folder"):
+        snapshot("someone/tiny")
+    assert [name for name, _ in hub.calls] == ["info"]
+
+
+def test_a_snapshot_of_links_is_read(hub: FakeHub, tmp_path: Path) -> None:
+    """The hub's cache keeps the files elsewhere and links to them."""
+    links = tmp_path / "snapshots" / "c0ffee"
+    links.mkdir(parents=True)
+    for path in hub.folder.iterdir():
+        (links / path.name).symlink_to(path)
+    load_model(links)

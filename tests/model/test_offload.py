@@ -1,0 +1,115 @@
+"""Layers that wait in host memory: the same numbers, and only the copies that are needed."""
+
+import copy
+
+import pytest
+import torch
+
+from irg.engine.runner import Runner
+from irg.model import quantise
+from irg.model.checkpoint import LoadedModel, new_model
+from irg.model.config import ModelConfig, tiny
+from irg.model.offload import LayerOffload, offload_layers, streamed_layers
+from irg.model.unified import UnifiedModel
+from irg.sequence.parts import Text
+
+
+def deeper(layers: int) -> ModelConfig:
+    import dataclasses
+
+    config = tiny(vocab_size=260)
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, num_hidden_layers=layers))
+
+
+def outputs(model: UnifiedModel, loaded: LoadedModel) -> list[torch.Tensor]:
+    """Text prefilled and decoded, then a velocity, then text again."""
+    runner = Runner(model, loaded.autoencoder)
+    context = runner.cache.new()
+    hidden = runner.extend([(context, [Text((5, 6, 7))])])[0].hidden_TC
+    logits = runner.feed([context], [9])
+    noise = torch.randn(4, model.config.latent_values, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    velocity = runner.branches([(context, (2, 2))]).velocity(noise, torch.tensor([0.5]))
+    return [hidden, logits, velocity, runner.feed([context], [11])]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("resident", [0, 1, 2])
+def test_offloaded_layers_give_the_same_numbers(tiny_loaded: LoadedModel, layers: int, resident: int) -> None:
+    model = new_model(deeper(layers), seed=1)
+    wanted = outputs(model, tiny_loaded)
+    offload = offload_layers(model, "cpu", resident)
+    assert len(offload.streamed) == max(0, layers - resident)
+    for got, want in zip(outputs(model, tiny_loaded), wanted, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("kind", [None, "int4"])
+def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: quantise.Kind | None) -> None:
+    """The layout that CUDA uses, one aligned block an expert, with mixed dtypes too."""
+    model = copy.deepcopy(tiny_loaded.model)
+    if kind is not None:
+        pytest.importorskip("torchao")
+        quantise.quantise(model, kind)
+    wanted = outputs(model, tiny_loaded)
+    LayerOffload(list(model.language_model.model.layers), [0, 1], torch.device("cpu"), packed=True)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(model, tiny_loaded), wanted, strict=True))
+
+
+def test_layers_share_two_slots(tiny_loaded: LoadedModel) -> None:
+    model = new_model(deeper(5), seed=1)
+    home = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
+    offload_layers(model, "cpu")
+    rooms = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
+    assert len(set(rooms)) == 2 and not set(rooms) & set(home)
+    assert rooms[0] == rooms[2] == rooms[4] and rooms[1] == rooms[3]
+
+
+def test_text_leaves_the_generation_expert_at_home() -> None:
+    """A token costs one copy of each layer's understanding expert; a picture two a layer."""
+    model = new_model(deeper(4), seed=1)
+    offload = offload_layers(model, "cpu")
+    tokens = torch.zeros(1, 32)
+    rope = model.language_model.model.rope(torch.zeros(1, dtype=torch.int64), torch.float32)
+
+    def run(generation: torch.Tensor | None) -> int:
+        before = offload.copies
+        positions = torch.zeros(1 if generation is None else 2, dtype=torch.int64)
+        model.language_model.model(tokens, generation, positions, lambda layer, q, k, v: q)
+        return offload.copies - before
+
+    del rope
+    assert run(None) == 4 + 2  # all four, and the first two of the next pass
+    assert run(None) == 4
+    assert run(tokens) == 8 + 2  # the two that were ready are the understanding expert's
+    assert run(tokens) == 8
+
+
+def test_streamed_layers_are_spread_evenly() -> None:
+    assert streamed_layers(28, 0) == list(range(28))
+    assert streamed_layers(8, 4) == [1, 3, 5, 7]
+    assert streamed_layers(28, 28) == streamed_layers(2, 3) == []
+    assert streamed_layers(28, 25) == [4, 14, 23]
+
+
+def test_quantised_layers_can_be_offloaded(tiny_loaded: LoadedModel) -> None:
+    pytest.importorskip("torchao")
+    model = copy.deepcopy(tiny_loaded.model)
+    quantise.quantise(model, "int4")
+    wanted = outputs(model, tiny_loaded)
+    offload = LayerOffload(list(model.language_model.model.layers), [0, 1], torch.device("cpu"))
+    assert offload.copies == 0
+    assert all(torch.equal(a, b) for a, b in zip(outputs(model, tiny_loaded), wanted, strict=True))
+
+
+@pytest.mark.gpu
+def test_offload_to_a_gpu_gives_the_same_numbers(tiny_loaded: LoadedModel) -> None:
+    model = new_model(deeper(5), seed=1)
+    whole = copy.deepcopy(model).to("cuda")
+    wanted = outputs(whole, tiny_loaded)
+    layers = model.language_model.model.layers
+    del model.language_model.model.layers
+    model.to("cuda")
+    model.language_model.model.layers = layers
+    offload_layers(model, "cuda", resident=1)
+    for got, want in zip(outputs(model, tiny_loaded), wanted, strict=True):
+        torch.testing.assert_close(got, want)

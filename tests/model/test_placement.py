@@ -1,0 +1,89 @@
+"""Layers on several devices; two of them are pretended, see ``two_devices.py``."""
+
+import copy
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from irg.engine.runner import Runner
+from irg.model.checkpoint import LoadedModel, load_model, save_model
+from irg.model.placement import device_of, follow_layers, layer_devices
+from irg.sequence.parts import Latents, Patches, Text
+
+ONE, TWO = torch.device("cuda:0"), torch.device("cuda:1")
+
+
+def test_layers_are_shared_in_proportion() -> None:
+    assert layer_devices(4, [ONE, TWO], [1.0, 1.0]) == [ONE, ONE, TWO, TWO]
+    assert layer_devices(28, [ONE, TWO], [10e9, 30e9]).count(ONE) == 7
+    assert layer_devices(3, [ONE], [5.0]) == [ONE] * 3
+
+
+def test_names_go_where_their_layer_is() -> None:
+    where = device_of([ONE, TWO], ONE)
+    assert where("language_model.model.layers.1.mlp.up_proj") == TWO
+    assert where("language_model.model.layers.0") == where("vae2llm") == where("") == ONE
+    assert where("vit_model.vision_model.encoder.layers.1") == ONE
+
+
+def walk(runner: Runner) -> list[torch.Tensor]:
+    """Every kind of work: text and pictures prefilled, a token decoded, two branches of a velocity."""
+    context, other = runner.cache.new(), runner.cache.new()
+    config = runner.config
+    side = config.latent_patch_size
+    latents = torch.zeros(config.autoencoder.z_channels, 2 * side, side, device=runner.model.device)
+    patches = torch.zeros(2, config.vit.patch_values)
+    runner.extend(
+        [(context, [Text((5, 6)), Latents((2, 1), latents), Patches((1, 2), patches)]), (other, [Text((7,))])]
+    )
+    logits = runner.feed([context, other], [9, 10])
+    noise = torch.zeros(4, config.latent_values, device=runner.model.device)
+    velocity = runner.branches([(context, (2, 1)), (other, (2, 1))]).velocity(
+        noise, torch.zeros(1, device=runner.model.device)
+    )
+    return [logits, velocity]
+
+
+def test_hidden_states_and_cache_follow_the_layers() -> None:
+    pytest.importorskip("torch.utils.backend_registration", reason="needs torch's Python backends")
+    script = Path(__file__).with_name("two_devices.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.stdout == "followed\n", done.stderr
+
+
+def test_hooks_change_no_number(tiny_loaded: LoadedModel) -> None:
+    model = copy.deepcopy(tiny_loaded.model)
+    wanted = walk(Runner(tiny_loaded.model, tiny_loaded.autoencoder))
+    follow_layers(model)
+    assert all(torch.equal(a, b) for a, b in zip(walk(Runner(model, tiny_loaded.autoencoder)), wanted, strict=True))
+
+
+def test_weights_are_loaded_where_they_belong(tmp_path: Path, tiny_loaded: LoadedModel) -> None:
+    save_model(tmp_path, tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder)
+    asked: list[str] = []
+
+    def where(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    place: Callable[[str], torch.device] = where
+    loaded = load_model(tmp_path, device=place)
+    assert "language_model.model.layers.1.mlp_moe_gen.up_proj" in asked and "" in asked
+    assert dataclasses.asdict(loaded.config) == dataclasses.asdict(tiny_loaded.config)
+
+
+@pytest.mark.gpu
+def test_two_real_devices(tiny_loaded: LoadedModel) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    model = copy.deepcopy(tiny_loaded.model).to(ONE)
+    model.language_model.model.layers[1].to(TWO)
+    follow_layers(model)
+    wanted = walk(Runner(tiny_loaded.model, tiny_loaded.autoencoder))
+    for got, want in zip(walk(Runner(model, tiny_loaded.autoencoder)), wanted, strict=True):
+        torch.testing.assert_close(got.cpu(), want, rtol=1e-3, atol=1e-3)

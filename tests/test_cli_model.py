@@ -1,0 +1,67 @@
+"""``irg model ...`` as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from irg import cli
+
+ERRORS = {
+    "no folder": (["info", "nowhere"], "unknown model 'nowhere'"),
+    "not in the cache": (["info", "some-one/never-there"], "is not in the cache"),
+    "bad size": (["info", "mini", "--size", "big"], "--size must be WIDTHxHEIGHT"),
+    "size too large": (["info", "mini", "--size", "4096"], "does not suit the model"),
+    "bad shard size": (["convert", "mini", "out", "--shard-size", "5"], "--shard-size must be a size such as 5GB"),
+    "no adapter": (["convert", "mini", "out", "--lora", "nowhere"], "adapter.json: can't be read"),
+    "bad dtype": (["convert", "mini", "out", "--dtype", "int3"], "invalid choice"),
+    "narrowed too far": (["init", "out", "--narrow", "7"], "can't be divided by 7"),
+    "bad seed": (["init", "out", "--seed", "-1"], "--seed must be"),
+    "unknown": (["inspect"], "no command 'inspect'"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), ERRORS.values(), ids=ERRORS)
+def test_mistakes_are_one_line(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IRG_DEBUG", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert cli.main(["model", *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and error.startswith("irg model: error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_init_info_convert_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A random folder in BAGEL's layout is described, converted, and draws (noise)."""
+    folder, ours = str(tmp_path / "random"), str(tmp_path / "ours")
+    assert cli.main(["model", "init", folder, "--config", "tiny", "--random", "--seed", "3"]) == 0
+    assert cli.main(["model", "info", folder, "--size", "64,64x96"]) == 0
+    told = capsys.readouterr().out
+    assert "(BAGEL layout)" in told and "ema.safetensors" in told and "64x96" in told and "aims" not in told
+    assert cli.main(["model", "convert", folder, ours, "--layout", "irg", "--shard-size", "100kB"]) == 0
+    assert cli.main(["model", "info", ours, "--json"]) == 0
+    out = capsys.readouterr().out
+    facts = json.loads(out[out.index("{") :])
+    assert facts["layout"] == "irg" and len(facts["files"]) > 2
+    assert facts["memory"]["128x128"]["bf16"]["total"] > facts["total"] * 2
+    words = ["a bus", "--model", ours, "--mode", "direct", "--size", "32", "--num-timesteps", "2", "--memory", "bf16"]
+    assert cli.main(["generate", *words, "--device", "cpu", "--out", str(tmp_path / "drawn")]) == 0
+    told = capsys.readouterr().out
+    assert "Memory: bf16 as asked: needs about" in told and (tmp_path / "drawn" / "initial.png").is_file()
+
+
+def test_without_random_the_files_are_holes(tmp_path: Path) -> None:
+    assert cli.main(["model", "init", str(tmp_path / "a"), "--config", "bagel_7b"]) == 0
+    weights = tmp_path / "a" / "ema.safetensors"
+    assert weights.stat().st_size > 29e9 and weights.stat().st_blocks * 512 < 1e7
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys; from irg import cli; cli.main(['model', '--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "convert" in done.stdout
