@@ -218,11 +218,17 @@ def build(
             sweep(out / "stages")
         sieve = None if sifting.passes_all(recipe.sift) else sifting.Sieve(recipe.sift)
         layout = Layout.of(recipe, sieve)
-        for line in check_changes(layout, redo):
+        before = last_keys(layout)
+        for line in check_changes(layout, before, redo):
             say(line)
-        write_state(layout)
+
+        def ready() -> None:
+            check_prompts(layout, before, redo)
+            write_state(layout)
+            begin(layout)
+
         try:
-            asyncio.run(_build(layout, sieve, told, say, begin))
+            asyncio.run(_build(layout, sieve, told, say, ready))
         except _Stop as stop:
             if isinstance(stop.problem, OSError):
                 raise stop.problem from None
@@ -238,7 +244,7 @@ async def _build(
     sieve: sifting.Sieve | None,
     told: Told,
     say: Callable[[str], None],
-    begin: Callable[[Layout], None],
+    ready: Callable[[], None],
 ) -> None:
     recipe = layout.recipe
     async with Workbench(layout.answers, recipe.budget, recipe.processes) as bench:
@@ -250,7 +256,7 @@ async def _build(
                     f"NOT certified clean: no files of {', '.join(sieve.benchmarks.missing)}; give their folder as "
                     "sift.benchmarks (decontamination.md tells more)"
                 )
-        begin(layout)
+        ready()
         if recipe.engine == "files":
             await run_files(layout, bench, told)
     if recipe.engine == "ray":
@@ -271,21 +277,55 @@ def write_state(layout: Layout) -> None:
     write_text(layout.out / "state.json", json.dumps(layout.keys, indent=1) + "\n")
 
 
-def check_changes(layout: Layout, redo: bool) -> list[str]:
+def last_keys(layout: Layout) -> dict[str, str]:
+    """The stages' folders of the last build here; empty before the first.
+
+    Raises:
+        ValueError: what tells of it is damaged.
+    """
+    state = layout.out / "state.json"
+    try:
+        keys: dict[str, str] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{state}: damaged ({error}); delete it (changed settings then go unnoticed once)") from error
+    return keys
+
+
+def check_prompts(layout: Layout, before: dict[str, str], redo: bool) -> None:
+    """See to it that rows which were paid for are not dropped unnoticed for others.
+
+    Raises:
+        ValueError: the prompts have changed so that rows which cost money are not asked for any more, without ``redo``.
+    """
+    if redo or before.get("prompts") in (None, layout.keys["prompts"]):
+        return
+    old = StageFolder(layout.prompts.path.with_name(before["prompts"]), PROMPT_COLUMNS)
+    asked = {name for block in layout.blocks() for name in layout.prompts.read(block, ["id"])}
+    gone = {name for block in old.blocks() for name in old.read(block, ["id"]) if name not in asked}
+    rows, cost = 0, 0.0
+    for folder in layout.made.values():
+        for block in folder.blocks() if gone else ():
+            paid = [row["cost"] for name, row in folder.read(block, ["id", "cost"]).items() if name in gone]
+            rows, cost = rows + sum(one > 0 for one in paid), cost + sum(paid)
+    if cost:
+        raise ValueError(
+            f"prompts: they have changed (sources, seed, first_turns or samples), and {rows:,} results that cost "
+            f"{cost:.2f} are of prompts that are not asked for any more; give --redo to go on, or build into another "
+            "folder"
+        )
+
+
+def check_changes(layout: Layout, before: dict[str, str], redo: bool) -> list[str]:
     """What changed settings mean for what is there.
 
     Raises:
         ValueError: rows that cost money would be made again, and ``redo`` is not given.
     """
-    state = layout.out / "state.json"
-    if not state.exists():
-        return []
-    before: dict[str, str] = json.loads(state.read_text(encoding="utf-8"))
     lines = []
     for name, folder in layout.made.items():
-        old = StageFolder(folder.path.with_name(before.get(name, "")), folder.columns)
         if before.get(name) in (None, layout.keys[name]) or folder.path.is_dir():
             continue
+        old = StageFolder(folder.path.with_name(before[name]), folder.columns)
         rows, cost = _rows_and_cost(old)
         if cost and not redo:
             raise ValueError(
