@@ -38,7 +38,7 @@ def asked(server: FaultyServer) -> Counter[str]:
 def test_every_stage_does_its_part(tmp_path: Path) -> None:
     told: Counter[str] = Counter()
 
-    def tell(stage: str, made: int, rejected: int) -> None:
+    def tell(stage: str, made: int, rejected: int, cost: float) -> None:
         told[stage] += made
 
     with FaultyServer(reply) as server:
