@@ -38,7 +38,7 @@ def asked(server: FaultyServer) -> Counter[str]:
 def test_every_stage_does_its_part(tmp_path: Path) -> None:
     told: Counter[str] = Counter()
 
-    def tell(stage: str, made: int, rejected: int) -> None:
+    def tell(stage: str, made: int, rejected: int, cost: float) -> None:
         told[stage] += made
 
     with FaultyServer(reply) as server:
@@ -126,6 +126,22 @@ def test_a_changed_late_stage_redoes_only_itself(tmp_path: Path) -> None:
             n: k for n, k in layout.keys.items() if n != "judge-vlm"
         }
         assert {name: sorted(f.path.rglob("*.parquet")) for name, f in layout.made.items()} == before
+
+
+def test_other_prompts_do_not_silently_replace_what_was_paid_for(tmp_path: Path) -> None:
+    with FaultyServer(reply) as server:
+        make(recipe(server.url, tmp_path / "out", 6))
+        calls = len(server.log)
+        for _ in range(2):  # the refusal itself changes nothing
+            with pytest.raises(ValueError, match=r"prompts: they have changed .* results that cost \d.*give --redo"):
+                build(recipe(server.url, tmp_path / "out", 6, seed=1))
+        assert len(server.log) == calls
+        longer = make(recipe(server.url, tmp_path / "out", 9))  # six of them are the same
+        assert len(longer.accepted(0)) >= 3 and len(server.log) > calls
+        make(recipe(server.url, tmp_path / "out", 6, seed=1), redo=True)
+    (tmp_path / "out" / "state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"state\.json: damaged"):
+        build(recipe(server.url, tmp_path / "out", 6, seed=1))
 
 
 def test_pace_and_prices_are_no_content(tmp_path: Path) -> None:

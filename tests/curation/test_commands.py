@@ -33,7 +33,9 @@ def recipe(tmp_path: Path) -> str:
 def test_from_recipe_to_shards(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     assert cli.main(["data", "build", recipe, "--estimate"]) == 0
-    assert "0 rows finished" in capsys.readouterr().out and not (tmp_path / "out" / "stages").exists()
+    said = capsys.readouterr().out
+    assert "0 rows finished" in said and re.search(r"judge-world .* 9 ", said)  # the rows that would be made
+    assert [f.name.split("-")[0] for f in (tmp_path / "out" / "stages").iterdir()] == ["prompts"]
     assert cli.main(["data", "build", recipe, "--processes", "2"]) == 0
     assert "9 rows finished" in capsys.readouterr().out
     assert cli.main(["data", "status", out]) == 0

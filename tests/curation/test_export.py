@@ -101,6 +101,8 @@ def test_training_reads_it_and_the_viewer_shows_it(built: Layout, tmp_path: Path
     table = pq.read_table(out / "train" / "00000.parquet")
     assert str(table.schema.field("image").type) == "struct<bytes: binary, path: string>"
     assert {"world_target_following", "world_gain_1", "image_phash", "provenance", "license"} <= set(table.schema.names)
+    told = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(told) == table.schema.names and told["image"] == told["improved"] == {"_type": "Image"}
     head = yaml.safe_load((out / "README.md").read_text().split("---")[1])
     assert head["configs"][0]["data_files"][0] == {"split": "train", "path": "train/*.parquet"}
     sheet = (out / "datasheet.md").read_text()

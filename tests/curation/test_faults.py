@@ -59,13 +59,13 @@ def on_disk(answers: Path) -> set[str]:
 
 
 def test_a_build_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    options = {"faults": faults, "wrong": wrong, "slow_s": 0.01, "hang_s": 0.8}
+    options = {"faults": faults, "wrong": wrong, "slow_s": 0.01, "hang_s": 2.0}
     with FaultyServer(reply, slow_s=0.0, wrong=wrong) as calm:
         smooth = recipe(calm.url, tmp_path / "smooth", ROWS)
         build(smooth, say=lambda _: None)
         undisturbed = Layout.of(smooth)
     with FaultyServer(reply, **options) as server:
-        file = recipe_file(tmp_path / "recipe.yaml", server.url, tmp_path / "killed", ROWS)
+        file = recipe_file(tmp_path / "recipe.yaml", server.url, tmp_path / "killed", ROWS, timeout_s=1.5)
         kills = kill_while_building(file, server, tmp_path / "killed" / "answers")
         assert kills == KILLS
         layout = Layout.of(recipe(server.url, tmp_path / "killed", ROWS))

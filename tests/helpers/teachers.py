@@ -58,9 +58,9 @@ def reply(path: str, body: dict[str, Any]) -> Any:
     return TEMPLATE.format(prompt=prompt, what=f"{2 + luck % 7} clouds")
 
 
-def recipe_dict(url: str, out: Any, rows: int = 12, **more: Any) -> dict[str, Any]:
+def recipe_dict(url: str, out: Any, rows: int = 12, timeout_s: float = 60.0, **more: Any) -> dict[str, Any]:
     """All stages on one server, drafts by the mini world."""
-    quick = {"url": url, "timeout_s": 0.6, "longest_wait_s": 0.05, "attempts": 8}
+    quick = {"url": url, "timeout_s": timeout_s, "longest_wait_s": 0.05, "attempts": 8}
     vlm = quick | {"model": "vlm", "price_per_million_in": 1000.0, "identity": "the vlm"}
     painter = quick | {"model": "painter", "price_per_image": 0.5, "identity": "the painter"}
     return {

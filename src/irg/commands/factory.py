@@ -18,7 +18,7 @@ the command line; nested ones are named with dots:
 
   irg data build recipes/data/mini.yaml --out build/data --processes 2 --engine ray
 
-  --estimate   only tell what is left to make and what it would cost; nothing is called
+  --estimate   make and sift the prompts (unless that is paid), then tell what is left and what it would cost
   --redo       go ahead although changed settings mean that rows which cost money are made again"""
 
 _EXPORT = """usage: irg data export RECIPE.yaml|FOLDER [--field value ...]
@@ -37,7 +37,10 @@ def build(argv: Sequence[str]) -> int:
     recipe = _recipe(words[0], words[1:])
     if "--estimate" in flags:
         from irg.curation.build import Layout
+        from irg.curation.build import build as prepare
 
+        if not any(getattr(source, "endpoint", None) for source in recipe.prompts.sources):
+            prepare(recipe, only_prompts=True)  # costs nothing, and only then the rows can be counted
         _show(Layout.of(recipe), estimate=True)
         return 0
     _run(recipe, "--redo" in flags)
@@ -69,12 +72,16 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars: dict[str, Any] = {}
         refused: dict[str, int] = {}
+        paid: dict[str, float] = {}
 
-        def told(stage: str, made: int, rejected: int) -> None:
+        def told(stage: str, made: int, rejected: int, cost: float) -> None:
             if stage not in bars:
                 bars[stage] = progress.add_task(stage, total=totals.get(stage), note="")
             refused[stage] = refused.get(stage, 0) + rejected
-            note = f"{refused[stage]:,} rejected" if refused[stage] else ""
+            paid[stage] = paid.get(stage, 0.0) + cost
+            note = (f"{refused[stage]:,} rejected " if refused[stage] else "") + (
+                f"cost {paid[stage]:.2f}" if paid[stage] else ""
+            )
             progress.update(bars[stage], advance=made, note=note)
 
         totals: dict[str, int] = {}
@@ -86,6 +93,7 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
                 bars[state.name] = progress.add_task(
                     state.name, total=totals[state.name], completed=state.made + state.rejected, note=""
                 )
+                refused[state.name], paid[state.name] = state.rejected, state.cost
             _tell_cost(console, recipe, building.spent(layout), states)
 
         building.build(recipe, redo=redo, told=told, say=lambda line: console.print(line, soft_wrap=True), begin=begin)

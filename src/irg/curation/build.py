@@ -17,8 +17,8 @@ from irg.curation.store import Lock, Row, StageFolder, sweep, write_text
 from irg.endpoints import AnswerCache, EndpointError
 
 TOKENS_IN, TOKENS_OUT = 2000, 600  # taken for a call of which nothing is known yet
-Told = Callable[[str, int, int], None]
-"""Called as told(stage, rows made, rows rejected)."""
+Told = Callable[[str, int, int, float], None]
+"""Called as told(stage, rows made, how many of them rejected, what they cost)."""
 
 
 @dataclass
@@ -111,12 +111,12 @@ async def make_prompts(layout: Layout, bench: Workbench, told: Told) -> None:
         total += 1
         if len(waiting) == size:
             flush()
-            told("prompts", len(waiting), 0)
+            told("prompts", len(waiting), 0, 0.0)
             block, waiting = block + 1, []
             await asyncio.sleep(0)
     if waiting:
         flush()
-        told("prompts", len(waiting), 0)
+        told("prompts", len(waiting), 0, 0.0)
     write_text(done, json.dumps({"rows": total, "blocks": block + bool(waiting)}) + "\n")
 
 
@@ -133,7 +133,7 @@ async def sift_prompts(layout: Layout, sieve: sifting.Sieve, told: Told) -> None
         verdicts = [sieve.look(row) for row in rows]
         if block not in there:
             folder.write(block, verdicts, whole=True)
-        told("sift", len(rows), sum(verdict["rejected"] is not None for verdict in verdicts))
+        told("sift", len(rows), sum(verdict["rejected"] is not None for verdict in verdicts), 0.0)
         await asyncio.sleep(0)
     sifting.report(folder, layout.prompts, sieve, layout.out)
     write_text(done, "{}\n")
@@ -155,7 +155,8 @@ async def run_stage(layout: Layout, stage: Stage, block: int, told: Told) -> Non
         outcomes = await stage.make(rows)
         good = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
         folder.write(block, good, whole=not there and len(good) == len(waiting))
-        told(stage.name, len(good), sum(row["rejected"] is not None for row in good))
+        refused = sum(row["rejected"] is not None for row in good)
+        told(stage.name, len(good), refused, sum(row["cost"] for row in good))
         problem = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
         if problem is not None:
             raise problem
@@ -197,6 +198,7 @@ def build(
     recipe: DataRecipe,
     *,
     redo: bool = False,
+    only_prompts: bool = False,
     told: Told = lambda *_: None,
     say: Callable[[str], None] = print,
     begin: Callable[["Layout"], None] = lambda layout: None,
@@ -205,6 +207,7 @@ def build(
 
     Args:
         redo: go ahead although rows that cost money would be made again under changed settings.
+        only_prompts: stop when the prompts are made and sifted, so that what is to come can be counted.
         told: is told of progress; ``say`` of what the user should know; ``begin`` of the prompts being ready.
 
     Raises:
@@ -218,11 +221,19 @@ def build(
             sweep(out / "stages")
         sieve = None if sifting.passes_all(recipe.sift) else sifting.Sieve(recipe.sift)
         layout = Layout.of(recipe, sieve)
-        for line in check_changes(layout, redo):
+        before = last_keys(layout)
+        for line in [] if only_prompts else check_changes(layout, before, redo):
             say(line)
-        write_state(layout)
+
+        def ready() -> bool:
+            if not only_prompts:
+                check_prompts(layout, before, redo)
+                write_state(layout)
+                begin(layout)
+            return not only_prompts
+
         try:
-            asyncio.run(_build(layout, sieve, told, say, begin))
+            asyncio.run(_build(layout, sieve, told, say, ready))
         except _Stop as stop:
             if isinstance(stop.problem, OSError):
                 raise stop.problem from None
@@ -238,7 +249,7 @@ async def _build(
     sieve: sifting.Sieve | None,
     told: Told,
     say: Callable[[str], None],
-    begin: Callable[[Layout], None],
+    ready: Callable[[], bool],
 ) -> None:
     recipe = layout.recipe
     async with Workbench(layout.answers, recipe.budget, recipe.processes) as bench:
@@ -250,10 +261,10 @@ async def _build(
                     f"NOT certified clean: no files of {', '.join(sieve.benchmarks.missing)}; give their folder as "
                     "sift.benchmarks (decontamination.md tells more)"
                 )
-        begin(layout)
-        if recipe.engine == "files":
+        go_on = ready()
+        if go_on and recipe.engine == "files":
             await run_files(layout, bench, told)
-    if recipe.engine == "ray":
+    if go_on and recipe.engine == "ray":
         from irg.curation.on_ray import run_ray
 
         run_ray(layout, told)
@@ -271,21 +282,55 @@ def write_state(layout: Layout) -> None:
     write_text(layout.out / "state.json", json.dumps(layout.keys, indent=1) + "\n")
 
 
-def check_changes(layout: Layout, redo: bool) -> list[str]:
+def last_keys(layout: Layout) -> dict[str, str]:
+    """The stages' folders of the last build here; empty before the first.
+
+    Raises:
+        ValueError: what tells of it is damaged.
+    """
+    state = layout.out / "state.json"
+    try:
+        keys: dict[str, str] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{state}: damaged ({error}); delete it (changed settings then go unnoticed once)") from error
+    return keys
+
+
+def check_prompts(layout: Layout, before: dict[str, str], redo: bool) -> None:
+    """See to it that rows which were paid for are not dropped unnoticed for others.
+
+    Raises:
+        ValueError: the prompts have changed so that rows which cost money are not asked for any more, without ``redo``.
+    """
+    if redo or before.get("prompts") in (None, layout.keys["prompts"]):
+        return
+    old = StageFolder(layout.prompts.path.with_name(before["prompts"]), PROMPT_COLUMNS)
+    asked = {name for block in layout.blocks() for name in layout.prompts.read(block, ["id"])}
+    gone = {name for block in old.blocks() for name in old.read(block, ["id"]) if name not in asked}
+    rows, cost = 0, 0.0
+    for folder in layout.made.values():
+        for block in folder.blocks() if gone else ():
+            paid = [row["cost"] for name, row in folder.read(block, ["id", "cost"]).items() if name in gone]
+            rows, cost = rows + sum(one > 0 for one in paid), cost + sum(paid)
+    if cost:
+        raise ValueError(
+            f"prompts: they have changed (sources, seed, first_turns or samples), and {rows:,} results that cost "
+            f"{cost:.2f} are of prompts that are not asked for any more; give --redo to go on, or build into another "
+            "folder"
+        )
+
+
+def check_changes(layout: Layout, before: dict[str, str], redo: bool) -> list[str]:
     """What changed settings mean for what is there.
 
     Raises:
         ValueError: rows that cost money would be made again, and ``redo`` is not given.
     """
-    state = layout.out / "state.json"
-    if not state.exists():
-        return []
-    before: dict[str, str] = json.loads(state.read_text(encoding="utf-8"))
     lines = []
     for name, folder in layout.made.items():
-        old = StageFolder(folder.path.with_name(before.get(name, "")), folder.columns)
         if before.get(name) in (None, layout.keys[name]) or folder.path.is_dir():
             continue
+        old = StageFolder(folder.path.with_name(before[name]), folder.columns)
         rows, cost = _rows_and_cost(old)
         if cost and not redo:
             raise ValueError(

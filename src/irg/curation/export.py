@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from irg.curation import card
-from irg.curation.build import Layout
+from irg.curation.build import Layout, Told
 from irg.curation.conversation import MODES, conversation
 from irg.curation.decontaminate import normalised
 from irg.curation.finished import Gate, records, score_columns, text_columns
@@ -30,7 +30,6 @@ from irg.recipes import choose
 SPLITS = ("train", "val")
 _MOST_BUCKETS = 256
 _MARK = "export.json"
-Told = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -151,7 +150,7 @@ def _deal(layout: Layout, gate: Gate, folder: Path, columns: pa.Schema, summary:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     writers[key] = stack.enter_context(pq.ParquetWriter(path, columns, compression="zstd"))
                 writers[key].write_table(pa.Table.from_pylist(rows, columns))
-            told("export", passed + refused, refused)
+            told("export", passed + refused, refused, 0.0)
     return count
 
 

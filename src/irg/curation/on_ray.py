@@ -35,24 +35,25 @@ class StageWorker:
         problems, told = list(batch["problem"]), list(batch["told"])
         for index, block in enumerate(batch["block"]):
             if not problems[index] and not self.problem:
-                made, refused = self._do(int(block))
-                told[index] = f"{told[index]} {self.stage.name}:{made}:{refused}"
+                made, refused, cost = self._do(int(block))
+                told[index] = f"{told[index]} {self.stage.name}:{made}:{refused}:{cost}"
             problems[index] = problems[index] or self.problem
         return {"block": batch["block"], "problem": problems, "told": told}
 
-    def _do(self, block: int) -> tuple[int, int]:
-        counts = [0, 0]
+    def _do(self, block: int) -> tuple[int, int, float]:
+        counts, paid = [0, 0], [0.0]
 
-        def count(_: str, made: int, refused: int) -> None:
+        def count(_: str, made: int, refused: int, cost: float) -> None:
             counts[0] += made
             counts[1] += refused
+            paid[0] += cost
 
         self.bench.budget.spent = AnswerCache(self.layout.answers).spent()  # other workers spend too
         try:
             self.loop.run_until_complete(run_stage(self.layout, self.stage, block, count))
         except (EndpointError, ValueError, OSError) as error:
             self.problem = f"{self.stage.name}: {error}"
-        return counts[0], counts[1]
+        return counts[0], counts[1], paid[0]
 
 
 def run_ray(layout: Layout, told: Told) -> None:
@@ -85,8 +86,8 @@ def run_ray(layout: Layout, told: Told) -> None:
     for row in data.iter_rows():
         problem = problem or row["problem"]
         for word in row["told"].split():
-            name, made, refused = word.rsplit(":", 2)
-            told(name, int(made), int(refused))
+            name, made, refused, cost = word.rsplit(":", 3)
+            told(name, int(made), int(refused), float(cost))
     if problem:
         raise ValueError(f"{problem}. What is made is kept; build again to go on")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +31,20 @@ _FIELDS = (
     ("digest", pa.string()),  # sha256 of prompt, T1, I1, T2, I2
 )
 
+_DTYPES = {pa.string(): "string", pa.int64(): "int64", pa.float64(): "float64"}
+
 
 def schema(scores: Sequence[str] = (), texts: Sequence[str] = ()) -> pa.Schema:
-    """Columns of a trajectory row; ``scores`` are the judges' numbers, ``texts`` further columns of text."""
-    return pa.schema([*_FIELDS, *((name, pa.float64()) for name in scores), *((name, pa.string()) for name in texts)])
+    """Columns of a trajectory row; ``scores`` are the judges' numbers, ``texts`` further columns of text.
+
+    The metadata tells Hugging Face's ``datasets`` and viewer that the picture columns are pictures.
+    """
+    columns = [*_FIELDS, *((name, pa.float64()) for name in scores), *((name, pa.string()) for name in texts)]
+    features = {
+        name: {"_type": "Image"} if kind == PICTURE else {"dtype": _DTYPES[kind], "_type": "Value"}
+        for name, kind in columns
+    }
+    return pa.schema(columns, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
 SCHEMA = schema()
