@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from irg.learning.recipe import Optimizer as OptimizerRecipe
@@ -120,8 +121,9 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimize
     matrices = [p for name, p in trained if recipe.kind == "muon" and p.ndim == 2 and ".layers." in name]
     taken = {id(p) for p in matrices}
     rest = [p for _, p in trained if id(p) not in taken]
+    adamw, options = (_adamw8bit(), {}) if recipe.kind == "adamw8bit" else (AdamW, {"fused": rest[0].is_cuda})
     optimizers: list[Optimizer] = [
-        AdamW(rest, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay)
+        adamw(rest, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, **options)
     ]
     if matrices:
         optimizers.append(Muon(matrices, recipe.muon_lr, recipe.muon_momentum))
@@ -129,6 +131,35 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimize
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def _adamw8bit() -> Any:
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise ValueError("optimizer.kind adamw8bit needs torchao: pip install 'irg[quant]'") from None
+    return AdamW8bit
+
+
+def to_saved(value: Tensor) -> Tensor:
+    """An optimiser's tensor as a checkpoint holds it. 8-bit moments are written as float32: the numbers they stand for
+    give the same 8 bits again, and pieces of any size can be cut from them."""
+    piece = value.to_local() if isinstance(value, DTensor) else value
+    if not hasattr(piece, "dequantize") or type(piece) is Tensor:
+        return value
+    plain = piece.dequantize(torch.float32)
+    if not isinstance(value, DTensor):
+        return plain
+    return DTensor.from_local(plain, value.device_mesh, value.placements, shape=value.shape, stride=value.stride())
+
+
+def from_saved(optimizer: Optimizer, weight: Tensor, kind: str, value: Tensor) -> Tensor:
+    """The inverse of :func:`to_saved`, for a moment called ``kind``."""
+    if not hasattr(optimizer, "_new_buffer") or value.ndim == 0:
+        return value.clone()
+    held: Tensor = optimizer._new_buffer(weight, kind == "exp_avg")  # signed, or not
+    held.copy_(value)
+    return held
 
 
 def rate(step: int, steps: int, recipe: OptimizerRecipe) -> float:
