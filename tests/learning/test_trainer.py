@@ -240,9 +240,7 @@ def test_a_finished_run_is_left_as_it_is(recipe: Make, finished: Path) -> None:
 
 def test_another_recipe_in_the_same_folder(recipe: Make, finished: Path) -> None:
     changed = recipe(out=str(finished), seed=1, optimizer=Optimizer(lr=1e-4))
-    with pytest.raises(
-        ValueError, match=r"another recipe \(different: optimizer.lr, optimizer.warmup, optimizer.cooldown, seed\)"
-    ):
+    with pytest.raises(ValueError, match=r"another recipe \(different: optimizer.lr, .*, seed\)"):
         train(changed, quiet=True)
     more = recipe(out=str(finished), steps=7, log_every=3, keep=1)  # where it ends and what it tells may change
     train(more, quiet=True)

@@ -134,7 +134,7 @@ class TrajectoryData:
         )
 
     def _picture(self, key: int) -> EncodedPicture:
-        return EncodedPicture(key, *grids_of(*self.pixels[key].shape[:2], self.config))
+        return EncodedPicture(key, *grids_of(self.pixels[key].shape[0], self.pixels[key].shape[1], self.config))
 
     def patches(self, key: int) -> Tensor:
         """ViT patches of a picture, float32 [patches, values]."""

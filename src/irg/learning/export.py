@@ -60,7 +60,7 @@ def write_model(
 
 
 def merged(start: Path, config: AdapterConfig, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the folder the run started from with an adapter added: the unquantised ones, whatever training held."""
+    """Weights of the folder the run started from (never quantised ones) with an adapter added."""
     weights = dict(load_model(start, dtype=None).model.state_dict())
     merge_adapter(weights, config, adapter)
     return weights

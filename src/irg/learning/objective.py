@@ -76,8 +76,8 @@ def losses(
 
 
 def cross_entropy(model: UnifiedModel, hidden_LC: Tensor, labels_L: Tensor, limit: int = LOGITS_AT_ONCE) -> Tensor:
-    """Per-token cross-entropy, float32 [L]. Where all logits would be more than ``limit`` numbers they are made chunk by
-    chunk, and made again in the backward pass: with 152k words they would be most of a pack's memory."""
+    """Per-token cross-entropy, float32 [L]. Where all logits would be more than ``limit`` numbers they are made chunk
+    by chunk, and made again in the backward pass: with 152k words they would be most of a pack's memory."""
     rows = max(1, limit // model.config.decoder.vocab_size)
 
     def score(hidden_NC: Tensor, labels_N: Tensor) -> Tensor:

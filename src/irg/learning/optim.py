@@ -7,7 +7,7 @@ over equal shapes; the rest of the parameters go to AdamW.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ def to_saved(value: Tensor) -> Tensor:
     piece = value.to_local() if isinstance(value, DTensor) else value
     if not hasattr(piece, "dequantize") or type(piece) is Tensor:
         return value
-    plain = piece.dequantize(torch.float32)
+    plain = cast(Any, piece).dequantize(torch.float32)
     if not isinstance(value, DTensor):
         return plain
     return DTensor.from_local(plain, value.device_mesh, value.placements, shape=value.shape, stride=value.stride())

@@ -195,7 +195,7 @@ def assemble(
     attention: Attention = PackedAttention,
 ) -> Pack:
     """Tensors of a pack. ``patches`` [N, D] and ``latents`` [N, D] are listed in reading order; ``normal`` draws the
-    one number per target that decides its noise level (clean pictures get -inf). ``modes``: of the samples, in order."""
+    one number per target that decides its noise level (clean pictures get -inf). ``modes``: of the samples."""
     order = StreamOrder.of(layouts)
     levels = [
         (part.tokens, normal() if isinstance(part, Target) else -np.inf)

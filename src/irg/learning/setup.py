@@ -63,7 +63,7 @@ def training_config(config: ModelConfig, images: Images) -> ModelConfig:
         rule = replace(rule, min_size=low or rule.min_size, max_size=high or rule.max_size)
         if not 0 < rule.min_size <= rule.max_size <= limit:
             raise ValueError(
-                f"images: {name}_min {rule.min_size} and {name}_max {rule.max_size} must be in order and at most {limit}"
+                f"images: {name}_min {rule.min_size}, {name}_max {rule.max_size} must be in order and at most {limit}"
             )
         return replace(config, **{f"{name}_resize": rule})
 

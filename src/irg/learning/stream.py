@@ -1,8 +1,8 @@
-"""Packs from streamed rows: a lane draws samples by the mixture's weights, keeps a few waiting, and fills packs with them.
+"""Packs from streamed rows: a lane draws samples by the mixture's weights, keeps a few waiting, fills packs with them.
 
-Rows are read, checked and their pictures decoded once, in a thread beside the training step; the autoencoder reads them on
-the device, as part of the step. What a lane must know to go on (places in the shelves, and which samples wait) is a few
-numbers, and part of the checkpoint.
+Rows are read, checked and their pictures decoded once, in a thread beside the training step; the autoencoder reads them
+on the device, as part of the step. What a lane must know to go on (places in the shelves, and which samples wait) is a
+few numbers, and part of the checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from irg.learning.data import fixed_texts, grids_of, patches_of
 from irg.learning.filling import fullest
@@ -85,7 +86,7 @@ class Bakery:
 
     def _picture(self, image: bytes, where: str) -> EncodedPicture:
         pixels = Pixels(pixels_of(image, where, self.config.vae_resize))
-        return EncodedPicture(pixels, *grids_of(*pixels.values.shape[:2], self.config))
+        return EncodedPicture(pixels, *grids_of(pixels.values.shape[0], pixels.values.shape[1], self.config))
 
     def _trajectory(self, mode: Mode, found: Found) -> list[Part]:
         row = checked(found.values, found.where)
@@ -154,7 +155,7 @@ class Lane:
         )
 
     def pack(self, step: int) -> Pack:
-        """The next pack: a sample of every mandatory mode, the one that has waited longest, and whatever fills it best."""
+        """The next pack: a sample of every mandatory mode, the one that has waited longest, and what fills it best."""
         budget, chosen = self.packs.recipe.tokens_per_pack, list[Sample]()
         for mode in self.packs.mandatory:
             waiting = next((s for s in self.waiting if s.address.mode == mode), None)
@@ -163,7 +164,7 @@ class Lane:
         room = budget - sum(len(s.layout) for s in chosen)
         if room < 0:
             raise ValueError(
-                f"samples of the mandatory modes take {budget - room} tokens, more than tokens_per_pack {budget}: raise it"
+                f"samples of the mandatory modes take {budget - room} tokens: raise tokens_per_pack ({budget})"
             )
         while True:
             while len(self.waiting) < self.packs.recipe.lookahead:
@@ -222,8 +223,6 @@ class Lane:
 
 
 def _tensor(pixels: Pixels) -> torch.Tensor:
-    from PIL import Image
-
     return to_tensor(Image.fromarray(pixels.values))
 
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: always ``log.jsonl``, and TensorBoard, trackio or Weights & Biases if asked."""
+"""Where a run's numbers and pictures go: ``log.jsonl``, and TensorBoard, trackio or Weights & Biases if asked."""
 
 import json
 from collections.abc import Mapping, Sequence
