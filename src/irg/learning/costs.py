@@ -10,8 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from irg.learning.recipe import TrainRecipe
+from irg.model.autoencoder import FluxConfig
 from irg.model.config import ModelConfig
 from irg.sequence.layout import IGNORE, Kind, Layout, SplitMode
+
+LOGITS_AT_ONCE = 1 << 26
+"""Logits (numbers) that are held at a time: 256 MB in float32."""
 
 PEAK = {  # dense bfloat16 TFLOP/s by the makers' data sheets; the first name found in the device's name counts
     "GB200": 2500.0,
@@ -91,6 +96,44 @@ def step_flops(config: ModelConfig, work: Work, frozen: Sequence[str] = (), adap
     still = set(parts) - {"attention"} if adapters else {"vit"} & {f.removesuffix("_model") for f in frozen}
     still |= {"und", "gen"} & set(frozen)
     return sum(flops * (2 if part in still else 3) for part, flops in parts.items())
+
+
+def memory_bytes(
+    config: ModelConfig, work: Work, parameters: int, trained: int, shards: int, recipe: TrainRecipe
+) -> dict[str, float]:
+    """Bytes a GPU needs, by what for. An estimate: what is held is counted exactly, what passes through roughly.
+
+    Args:
+        parameters, trained: numbers of all weights and of trained ones.
+        shards: GPUs that share the weights.
+    """
+    d, low = config.decoder, 2 if recipe.parallel.precision == "bfloat16" else 4
+    layer = 2 * d.hidden_size * (2 * d.hidden_size + 3 * d.intermediate_size)  # weights of both experts, about
+    rest = parameters - d.num_hidden_layers * layer
+    if recipe.lora.rank:
+        base = {"nf4": 0.53, "bfloat16": 2.0, "float32": 4.0}[recipe.lora.base]
+        held = base * (parameters - rest) + (4.0 if recipe.lora.base == "float32" else 2.0) * rest
+        gathered = 2.0 * layer if recipe.lora.base == "nf4" else 0.0
+    else:
+        held = 4.0 * parameters / shards
+        gathered = low * (2.0 * layer + 2 * max(rest, 0)) if shards > 1 or low == 2 else 0.0
+    moments = 2.1 if recipe.optimizer.kind == "adamw8bit" else 4.0 if recipe.optimizer.kind == "muon" else 8.0
+    tokens = work.und + work.gen
+    a_layer = low * tokens * (8 * d.hidden_size + 4 * d.intermediate_size)
+    kept = {"full": low * tokens * d.hidden_size, "selective": 0.5 * a_layer, "none": a_layer}[
+        recipe.parallel.recompute
+    ]
+    v = config.vit
+    vit_layers = 3 if recipe.parallel.recompute == "full" else v.num_hidden_layers
+    vit = low * work.patches * (8 * v.hidden_size + 4 * v.intermediate_size)
+    return {
+        "weights": held,
+        "gradients, moments, average": (4.0 + moments + 4.0) * trained / shards,
+        "weights gathered for use": gathered,
+        "activations": d.num_hidden_layers * kept + 1.5 * a_layer + vit * vit_layers,
+        "logits": 4.0 * min(work.labels * d.vocab_size, LOGITS_AT_ONCE) * 3,
+        "autoencoder": 0.17e9 + 2.2e9 if recipe.stream and isinstance(config.autoencoder, FluxConfig) else 0.0,
+    }
 
 
 def peak_flops(device: torch.device) -> float | None:

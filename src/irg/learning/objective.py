@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from irg.engine.flow import shift_time
+from irg.learning.costs import LOGITS_AT_ONCE
 from irg.model.attention import PackedAttention
 from irg.model.decoder import Attend
 from irg.model.inputs import TokenBatch
 from irg.model.unified import UnifiedModel
-
-LOGITS_AT_ONCE = 1 << 26  # numbers: 256 MB in float32
 
 
 @dataclass

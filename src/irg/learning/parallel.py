@@ -159,7 +159,8 @@ def shard(model: UnifiedModel, ranks: Ranks, precision: str, ignored: set[nn.Par
     policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
     groups = [] if ignored else blocks(model)  # adapters are small: one group, one gather
     for parameter in ignored or ():
-        parameter.data = parameter.data.to(ranks.device)
+        if parameter.device != ranks.device:
+            parameter.data = parameter.data.to(ranks.device)
     for module in (*groups, model):
         fully_shard(module, mesh=ranks.mesh, mp_policy=policy, ignored_params=ignored)
 

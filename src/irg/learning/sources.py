@@ -20,12 +20,18 @@ from irg.model.profile import Profile
 from irg.model.tokenizer import TextTokenizer
 from irg.sequence.images import patchify
 
-AT_ONCE = 4  # pictures of a size that the autoencoder reads in one call
+PIXELS_AT_ONCE = 1 << 21  # that the autoencoder reads in one call: its first layers hold 128 numbers for each
 
 
 def attention_of(recipe: TrainRecipe, device: torch.device) -> Attention:
-    """The attention that packs are planned for."""
+    """The attention that packs are planned for.
+
+    Raises:
+        ValueError: the device can't do it.
+    """
     kind = recipe.parallel.attention
+    if kind == "flex" and device.type == "cpu":
+        raise ValueError("parallel.attention flex cannot train on a CPU: set it to auto or dense")
     return FlexAttention if kind == "flex" or (kind == "auto" and device.type == "cuda") else PackedAttention
 
 
@@ -81,8 +87,9 @@ def encode(
         by_size[pixels.shape].append(index)
     tokens: dict[int, Tensor] = {-1: torch.zeros(1, config.latent_values, device=weight.device)}
     for (_, height, width), members in by_size.items():
-        for start in range(0, len(members), AT_ONCE):
-            some = members[start : start + AT_ONCE]
+        count = max(1, PIXELS_AT_ONCE // (height * width))
+        for start in range(0, len(members), count):
+            some = members[start : start + count]
             x_N3HW = torch.stack([pack.unread.pixels[i] for i in some]).to(weight.device, weight.dtype)
             shape = (
                 len(some),

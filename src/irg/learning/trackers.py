@@ -92,6 +92,12 @@ def _needed(module: str, package: str) -> Any:
         raise ValueError(f"trackers: {package} is not installed: {how}") from None
 
 
+def check(names: Sequence[str]) -> None:
+    """Raise ValueError if a tracker's library is missing."""
+    for name in names:
+        _needed("torch.utils.tensorboard" if name == "tensorboard" else name, name)
+
+
 class Trackers:
     """All trackers of a run as one; silent on every process but the main one."""
 
