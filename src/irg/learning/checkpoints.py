@@ -116,8 +116,7 @@ class Writer:
 
 
 def _refused(path: Path, error: BaseException) -> ValueError:
-    text = " ".join(str(getattr(error, "failures", None) or error).split())
-    return ValueError(f"cannot write checkpoint {path}: {text[-300:]}; earlier checkpoints are untouched")
+    return ValueError(f"cannot write checkpoint {path}: {_told(error)}; earlier checkpoints are untouched")
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -162,5 +161,11 @@ def read_tensors(path: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
-    text = " ".join(str(getattr(error, "failures", None) or error).split())
-    return ValueError(f"checkpoint {path} is damaged ({text[-300:]}); delete it to resume from the one before")
+    return ValueError(f"checkpoint {path} is damaged ({_told(error)}); delete it to resume from the one before")
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line; of DCP's collection, what the first rank met."""
+    failures = getattr(error, "failures", None)
+    met = next(iter(failures.values()))[0] if failures else error
+    return " ".join(str(met).split())[:300] or type(met).__name__
