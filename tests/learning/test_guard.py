@@ -105,9 +105,7 @@ def test_a_full_disk_harms_no_checkpoint(recipe: Make, tmp_path: Path, monkeypat
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
     with monkeypatch.context() as patch:
         full_disk(patch)
-        with pytest.raises(
-            ValueError, match=r"cannot write checkpoint .*No space left.*are untouched"
-        ):
+        with pytest.raises(ValueError, match=r"cannot write checkpoint .*No space left.*are untouched"):
             train(recipe(stop_after=3), quiet=True)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]

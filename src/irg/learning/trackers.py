@@ -88,8 +88,7 @@ def _needed(module: str, package: str) -> Any:
         return import_module(module)
     except ImportError:
         extra = "train" if package == "tensorboard" else package
-        how = f"pip install 'irg[{extra}]'" if extra == "train" else f"pip install {package}"
-        raise ValueError(f"trackers: {package} is not installed: {how}") from None
+        raise ValueError(f"trackers: {package} is not installed: pip install 'irg[{extra}]'") from None
 
 
 def check(names: Sequence[str]) -> None:
