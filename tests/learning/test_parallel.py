@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from irg.learning.recipe import Mixture, Optimizer, Parallel, Samples, TrainRecipe
+from irg.learning.trainer import Trainer, train
+from irg.recipes import build
+
+from .worker import dump_gradients
 
 WORKER = Path(__file__).with_name("worker.py")
 ALL_SIX = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
@@ -76,40 +81,42 @@ def losses(out: Path) -> list[float]:
 
 
 def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    """FSDP2 over two processes: gradients of one; killed and resumed, the bits of a run that was not."""
+    """FSDP2 over two processes: gradients of one; killed and resumed, the bits of a run that was not; moved to one."""
     two = {"parallel": Parallel(recompute="full")}
     samples = Samples(every=5, prompts=("p0",), settings={"height": 32, "width": 32, "max_think_tokens": 3, "num_timesteps": 3})  # fmt: skip # noqa: E501
+    low = Parallel(precision="bfloat16", recompute="selective")
     jobs = [
         {"recipe": plan("a", **two), "dump": str(tmp_path / "two.safetensors")},
+        {"recipe": plan("b", parallel=Parallel(replicas=2)), "dump": str(tmp_path / "hsdp.safetensors")},
+        {"recipe": plan("c", parallel=low), "dump": str(tmp_path / "low.safetensors")},
         {"recipe": plan("whole", **two, samples=samples)},
         {"recipe": plan("killed", **two), "die": 3},
     ]
     assert start(jobs, tmp_path, 2) == [-signal.SIGKILL, -signal.SIGKILL]
-    # ... on two processes again, then the same run's last steps on one process with two packs a step
+    check_gradients(plan, tmp_path)
+    shutil.copytree(tmp_path / "killed", tmp_path / "moved")
     assert start([{"recipe": plan("killed", **two)}], tmp_path, 2) == [0, 0]
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "whole" / "samples" / "step-00000005" / "00" / "initial.png").is_file()
-    check_against_one_process(plan, tmp_path)
+    # the last steps on one process that runs both packs of a step
+    train(build(TrainRecipe, plan("moved", parallel=Parallel(accumulate=2))), quiet=True)
+    assert losses(tmp_path / "moved")[-2:] == pytest.approx(losses(tmp_path / "whole")[-2:], rel=1e-4)
 
 
-def check_against_one_process(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    """One process that runs both packs of a step."""
-    from irg.learning.trainer import Trainer
-    from irg.recipes import build
-
-    from .worker import dump_gradients
-
-    alone = {"parallel": Parallel(accumulate=2)}
-    dump_gradients(Trainer(build(TrainRecipe, plan("b", **alone)), quiet=True), tmp_path / "one.safetensors")
-    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys() and len(one) == 93
-    for name in one:
-        assert torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-5 * float(one[name].abs().max())), name
-    records = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two")]
-    assert records[0].keys() == records[1].keys()
-    assert records[0]["tokens"] == records[1]["tokens"]
-    for key in records[0]:
-        assert records[0][key] == pytest.approx(records[1][key], rel=1e-5), key
-    Trainer(build(TrainRecipe, plan("one", **alone)), quiet=True).fit()
-    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+def check_gradients(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Of two sharded processes, of two replicas and in bfloat16, against one process that runs both packs."""
+    recipe = build(TrainRecipe, plan("one", parallel=Parallel(accumulate=2)))
+    dump_gradients(Trainer(recipe, quiet=True), tmp_path / "one.safetensors")
+    found = {name: load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two", "hsdp", "low")}
+    records = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in found}
+    one = found["one"]
+    assert len(one) == 93
+    for name in ("two", "hsdp"):
+        assert records[name].keys() == records["one"].keys() and found[name].keys() == one.keys()
+        for key, value in records[name].items():
+            assert value == pytest.approx(records["one"][key], rel=1e-5), key
+        for key, grad in found[name].items():
+            assert torch.allclose(grad, one[key], rtol=1e-5, atol=1e-5 * float(one[key].abs().max())), key
+    assert records["low"]["loss"] == pytest.approx(records["one"]["loss"], rel=0.02)
+    assert all(grad.dtype == torch.float32 for grad in found["low"].values())

@@ -68,19 +68,21 @@ class Writer:
         if (problem := self.wait()) is not None and self.ranks.main:
             warnings.warn(f"{problem}; training goes on", stacklevel=2)
         path = folder_of(self.out) / f"step-{step:08d}"
-        if path.is_dir():
-            return  # this step's checkpoint is there: the run was resumed from it and has not moved
         part = path.with_name(path.name + _PART)
-        try:
-            if self.ranks.main:
+        there, refused = False, ""
+        if self.ranks.main:
+            there = path.is_dir()  # nothing was done since it was written
+            try:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
-        except OSError as error:
-            self._problem = _refused(path, error)
-        # Every rank hears of it, or the others would wait for one that writes nothing.
-        problems = self.ranks.gather(str(self._problem) if self._problem else None)
-        if any(problems):
-            self._problem = ValueError(next(p for p in problems if p))
+            except OSError as error:
+                refused = str(_refused(path, error))
+        # The main rank decides for all, or the others would wait for one that writes nothing.
+        there, refused = self.ranks.gather((there, refused))[0]
+        if there or refused:
+            if self.ranks.main:
+                shutil.rmtree(part, ignore_errors=True)
+            self._problem = ValueError(refused) if refused else None
             return
         future: Any = dcp.async_save(
             dict(tensors),

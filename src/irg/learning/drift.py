@@ -11,7 +11,7 @@ from irg.learning.parallel import Ranks
 from irg.learning.recipe import TrainRecipe
 
 FREE = {  # where the run ends, how often it reports, how it is fitted into memory: none of it changes what is learned
-    *("cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads", "device"),
+    *("out", "cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads", "device"),
     *("trackers", "samples", "guard", "lora.merge"),
     *("parallel.replicas", "parallel.recompute", "parallel.attention", "parallel.compile", "parallel.accumulate"),
 }

@@ -41,6 +41,7 @@ from irg.model.lora import save_adapter
 from irg.model.profile import Profile, read_profile
 from irg.model.tokenizer import TextTokenizer
 from irg.reasoning.prompts import BAGEL_PROFILE
+from irg.reasoning.settings import Settings, with_options
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Target, Text
 
@@ -224,6 +225,7 @@ class Trainer:
     def fit(self) -> Path:
         """Train to the end, resuming from the newest checkpoint in ``out``; returns the exported model folder (the
         adapter's, where adapters are trained and not merged)."""
+        with_options(Settings(), dict(self.recipe.samples.settings))  # a mistake there is told now
         check_recipe(self.recipe, self.out, self.ranks, self.force)
         self.resume()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
