@@ -184,7 +184,7 @@ def test_eight_bit_moments_resume(recipe: Make, tmp_path: Path) -> None:
     torch.compiler.set_stance("force_eager")  # torchao compiles its update, for half a minute
     try:
         # Moments of at least 4096 numbers are held in 8 bits; a checkpoint rounds them once more.
-        eight = recipe(optimizer=Optimizer(kind="adamw8bit", lr=1e-3))
+        eight = recipe(optimizer=Optimizer(kind="adamw8bit", lr=1e-3, eps=1e-8))
         whole = train(replace(eight, out=str(tmp_path / "whole")), quiet=True)
         train(replace(eight, stop_after=2), quiet=True)
         trainer = Trainer(eight, quiet=True)
@@ -195,7 +195,7 @@ def test_eight_bit_moments_resume(recipe: Make, tmp_path: Path) -> None:
     finally:
         torch.compiler.set_stance("default")
     a, b = (load_file(path / "weights.safetensors") for path in (resumed, whole))
-    assert all(torch.allclose(a[name], b[name], atol=5e-4) for name in a)  # four steps of 1e-3
+    assert all(float((a[name] - b[name]).abs().mean()) < 1e-4 for name in a)  # after four steps of 1e-3
 
 
 # -------------------------------------------------------------------------------------------------------------- export

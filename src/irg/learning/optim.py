@@ -145,7 +145,7 @@ def to_saved(value: Tensor) -> Tensor:
     """An optimiser's tensor as a checkpoint holds it.
 
     8-bit moments are written as float32, which can be cut into pieces for any number of ranks; reading them back rounds
-    to 8 bits once more, so here alone a resumed run is not bit-identical.
+    a block's scale once more (within 1 %), so here alone a resumed run is not bit-identical.
     """
     piece = value.to_local() if isinstance(value, DTensor) else value
     if not hasattr(piece, "dequantize") or type(piece) is Tensor:

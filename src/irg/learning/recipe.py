@@ -71,6 +71,10 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.muon_lr <= 0 or self.clip <= 0:
             raise ValueError("optimizer: lr, muon_lr and clip must be positive")
+        if self.kind == "adamw8bit" and self.eps < 1e-8:
+            raise ValueError(
+                f"optimizer.eps {self.eps:g} is too small for adamw8bit, whose small moments are 0: use 1e-8"
+            )
         if self.warmup < 0 or self.cooldown < 0:
             raise ValueError("optimizer: warmup and cooldown count steps and must not be negative")
 
