@@ -156,7 +156,7 @@ def crash(trainer: Trainer, step: int, error: type[BaseException] = Stopped) -> 
     """Run until a step begins, then die."""
     healthy = trainer.train_step
 
-    def train_step(stop: bool = False) -> dict[str, float]:
+    def train_step(stop: Any = bool) -> dict[str, float]:
         if trainer.step == step:
             trainer.writer.wait()
             raise error

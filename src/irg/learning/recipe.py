@@ -73,7 +73,7 @@ class Optimizer:
             raise ValueError("optimizer: lr, muon_lr and clip must be positive")
         if self.kind == "adamw8bit" and self.eps < 1e-8:
             raise ValueError(
-                f"optimizer.eps {self.eps:g} is too small for adamw8bit, whose small moments are 0: use 1e-8"
+                f"optimizer.eps {self.eps:g} is too small for adamw8bit, whose moments round to 0: use 1e-8"
             )
         if self.warmup < 0 or self.cooldown < 0:
             raise ValueError("optimizer: warmup and cooldown count steps and must not be negative")

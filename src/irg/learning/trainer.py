@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -122,8 +122,9 @@ class Trainer:
             self.model, pack.batch, pack.attend, velocity, pack.loss_rows_L, pack.labels_L, pack.target_rows_M
         )
 
-    def train_step(self, stop: bool = False) -> dict[str, float]:
-        """One optimiser step; returns what to log. ``stop`` asks all ranks to end after it (``record["stop"]``)."""
+    def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
+        """One optimiser step; returns what to log. ``stop`` is asked when it is done: if any rank's says yes, all
+        end after it (``record["stop"]``)."""
         recipe, step = self.recipe, self.step
         started = time.perf_counter()
         packs = {lane: self.packer.pack(step, lane) for lane in self.ranks.lanes(recipe.parallel.accumulate)}
@@ -142,7 +143,7 @@ class Trainer:
             p.grad = None
         self.step += 1
         budget = recipe.tokens_per_pack * len(packs)
-        return metrics.summed(self.ranks, list(packs.values()), recipe.ce_weight, recipe.mse_weight, stop) | {
+        return metrics.summed(self.ranks, list(packs.values()), recipe.ce_weight, recipe.mse_weight, stop()) | {
             "grad_norm": norm,
             "lr_factor": factor,
             "skipped": float(not admitted),
@@ -248,7 +249,7 @@ class Trainer:
         started = time.perf_counter()
         sums: dict[str, list[float]] = {}
         while self.step < self.end:
-            record = self.train_step(bool(asked))
+            record = self.train_step(lambda: bool(asked))
             stop = record.pop("stop")
             for key, value in record.items():
                 sums.setdefault(key, []).append(value)
