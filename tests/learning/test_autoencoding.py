@@ -15,7 +15,7 @@ from irg.learning.autoencoding import (
     softener,
     train,
 )
-from irg.learning.muon import MuonAdamW
+from irg.learning.optim import MuonAdamW
 from irg.model.autoencoder import CompactConfig
 
 TINY = CompactConfig(

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
-from irg.learning.data import TrajectoryData, read_rows
+from irg.learning.data import TrajectoryData
 from irg.learning.modes import MODES
 from irg.learning.packing import Pack, Packer
 from irg.learning.recipe import Dropout, Mixture
+from irg.learning.rows import read_rows
 from irg.model.checkpoint import LoadedModel
 from irg.model.tokenizer import TextTokenizer
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from irg.learning.muon import MuonAdamW
+from irg.learning.optim import MuonAdamW
 from irg.learning.pacing import Pace
 from irg.model.autoencoder import CompactAutoencoder, CompactConfig
 

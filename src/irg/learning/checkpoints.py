@@ -1,11 +1,31 @@
-"""Training checkpoints on disk: one safetensors file a step, written aside and renamed."""
+"""Training checkpoints: a folder a step, written by torch.distributed.checkpoint beside the running training.
 
-import os
+``step-00000100/`` holds safetensors shards (one a rank, with the places of the pieces in their headers) and
+``state.json``. It appears by renaming, when all ranks have written all of it: a folder without the ending ``.part`` is
+whole. Nothing is pickled.
+"""
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from irg.learning.parallel import Ranks
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that a run of one process is one
+logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)  # it tells of every tensor
+
+STATE = "state.json"
+_PART = ".part"
 
 
 def folder_of(out: Path) -> Path:
@@ -15,7 +35,7 @@ def folder_of(out: Path) -> Path:
 
 def checkpoints(out: Path) -> list[Path]:
     """All finished checkpoints, oldest first."""
-    return sorted(folder_of(out).glob("step-*.safetensors"))
+    return sorted(path.parent for path in folder_of(out).glob(f"step-*/{STATE}") if path.parent.suffix != _PART)
 
 
 def latest(out: Path) -> Path | None:
@@ -23,39 +43,131 @@ def latest(out: Path) -> Path | None:
     return found[-1] if (found := checkpoints(out)) else None
 
 
-def save_state(out: Path, step: int, state: dict[str, Tensor]) -> Path:
-    """Write a state; a crash or a full disk leaves earlier checkpoints as they were.
-
-    Raises:
-        ValueError: the disk refused the file.
-    """
-    path = folder_of(out) / f"step-{step:08d}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"cannot write checkpoint {path}: {error}; earlier checkpoints are untouched") from None
-    return path
-
-
-def load_state(path: Path) -> dict[str, Tensor]:
-    """Read a state.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error}); delete it to resume from the one before") from None
-
-
 def prune(out: Path, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints."""
     for path in checkpoints(out)[:-keep]:
-        path.unlink(missing_ok=True)
+        (path / STATE).unlink(missing_ok=True)  # first: a half-deleted folder is no checkpoint
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Writer:
+    """Writes one checkpoint at a time, in the background; keeps the newest few."""
+
+    def __init__(self, out: Path, ranks: Ranks, keep: int) -> None:
+        self.out, self.ranks, self.keep = out, ranks, keep
+        self._pending: Future[Any] | None = None
+        self._problem: ValueError | None = None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Copy a state and start writing it. Waits for the one before; its failure is told by a warning here.
+
+        Args:
+            tensors: sharded or whole; they may change as soon as this returns.
+            about: plain data for ``state.json``.
+        """
+        if (problem := self.wait()) is not None and self.ranks.main:
+            warnings.warn(f"{problem}; training goes on", stacklevel=2)
+        path = folder_of(self.out) / f"step-{step:08d}"
+        part = path.with_name(path.name + _PART)
+        there, refused = False, ""
+        if self.ranks.main:
+            there = path.is_dir()  # nothing was done since it was written
+            try:
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
+            except OSError as error:
+                refused = str(_refused(path, error))
+        # The main rank decides for all, or the others would wait for one that writes nothing.
+        there, refused = self.ranks.gather((there, refused))[0]
+        if there or refused:
+            if self.ranks.main:
+                shutil.rmtree(part, ignore_errors=True)
+            self._problem = ValueError(refused) if refused else None
+            return
+        future: Any = dcp.async_save(
+            dict(tensors),
+            storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True),
+            process_group=self.ranks.background,
+            no_dist=self.ranks.world == 1,
+        )
+        self._pending = Future()
+        future.add_done_callback(lambda done: self._finish(done, part, path, dict(about)))
+
+    def _finish(self, done: Any, part: Path, path: Path, about: dict[str, Any]) -> None:
+        """All ranks have written (or one has failed): give the folder its name, or take it away."""
+        assert self._pending is not None
+        try:
+            done.result()
+            if self.ranks.main:
+                (part / STATE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+                part.rename(path)
+                prune(self.out, self.keep)
+        except BaseException as error:  # DCP's own exception is no Exception; it lists what every rank met
+            self._problem = _refused(path, error)
+            if self.ranks.main:
+                shutil.rmtree(part, ignore_errors=True)
+        self._pending.set_result(None)
+
+    def wait(self) -> ValueError | None:
+        """Until nothing is being written; returns what went wrong since the last call."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+        problem, self._problem = self._problem, None
+        return problem
+
+
+def _refused(path: Path, error: BaseException) -> ValueError:
+    return ValueError(f"cannot write checkpoint {path}: {_told(error)}; earlier checkpoints are untouched")
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """A checkpoint's ``state.json``.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        about = json.loads((path / STATE).read_text(encoding="utf-8"))
+        assert isinstance(about, dict)
+        return about
+    except (OSError, ValueError, AssertionError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_names(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Names, whole shapes and dtypes of a checkpoint's tensors.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    except Exception as error:
+        raise _damaged(path, error) from None
+    return {name: (entry.size, entry.properties.dtype) for name, entry in found.items()}  # type: ignore[union-attr]
+
+
+def read_tensors(path: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
+    """Fill tensors (sharded in any way, or whole) from a checkpoint.
+
+    Raises:
+        ValueError: it is damaged or lacks a tensor.
+    """
+    try:
+        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=ranks.world == 1)
+    except BaseException as error:  # as above
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: BaseException) -> ValueError:
+    return ValueError(f"checkpoint {path} is damaged ({_told(error)}); delete it to resume from the one before")
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line; of DCP's collection, what the first rank met."""
+    failures = getattr(error, "failures", None)
+    met = next(iter(failures.values()))[0] if failures else error
+    return " ".join(str(met).split())[:300] or type(met).__name__

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from irg.learning.muon import MuonAdamW
+from irg.learning.optim import MuonAdamW
 from irg.learning.pacing import Pace
 from irg.learning.scenery import Pool, Shift, Sight, Soften, Softening, color_of, softened_part, to_batch
 from irg.miniworld.classes import classes

@@ -6,7 +6,7 @@ picture) and ``unconditional`` (a picture from nothing, what guidance subtracts)
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
 
@@ -26,9 +26,10 @@ IMPROVING: tuple[Mode, ...] = MODES[3:6]
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """A picture in all its forms, ready to become parts. ``key`` says which picture it is (see :mod:`.data`)."""
+    """A picture in all its forms, ready to become parts. ``key`` is what says which picture it is: a number for rows in
+    memory, the pixels themselves for rows that are streamed."""
 
-    key: int
+    key: Any
     latent_grid: tuple[int, int]
     patch_grid: tuple[int, int]
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from irg.engine.flow import shift_time
+from irg.learning.costs import LOGITS_AT_ONCE
 from irg.model.attention import PackedAttention
 from irg.model.decoder import Attend
 from irg.model.inputs import TokenBatch
@@ -63,9 +65,8 @@ def losses(
         target_rows_M: rows of the generation stream that are noised targets.
     """
     hidden_UC, hidden_GC = model(batch, attend)
-    logits_LV = model.logits(hidden_UC[loss_rows_L]).to(torch.float32)
-    ce_L = F.cross_entropy(logits_LV, labels_L, reduction="none")
-    if hidden_GC is None or velocity_GD is None or len(target_rows_M) == 0:
+    ce_L = cross_entropy(model, hidden_UC[loss_rows_L], labels_L)
+    if hidden_GC is None or velocity_GD is None:
         return Losses(ce_L, ce_L.new_zeros(0, model.config.latent_values))
     assert batch.latents_GD is not None and batch.times_G is not None
     rows = target_rows_M
@@ -73,17 +74,38 @@ def losses(
     return Losses(ce_L, (predicted_MD - velocity_GD[rows].to(torch.float32)) ** 2)
 
 
+def cross_entropy(model: UnifiedModel, hidden_LC: Tensor, labels_L: Tensor, limit: int = LOGITS_AT_ONCE) -> Tensor:
+    """Per-token cross-entropy, float32 [L]. Where all logits would be more than ``limit`` numbers they are made chunk
+    by chunk, and made again in the backward pass: with 152k words they would be most of a pack's memory."""
+    rows = max(1, limit // model.config.decoder.vocab_size)
+
+    def score(hidden_NC: Tensor, labels_N: Tensor) -> Tensor:
+        return F.cross_entropy(model.logits(hidden_NC).to(torch.float32), labels_N, reduction="none")
+
+    if len(hidden_LC) <= rows:
+        return score(hidden_LC, labels_L)
+    pieces = zip(hidden_LC.split(rows), labels_L.split(rows), strict=True)
+    return torch.cat([checkpoint(score, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
+
+
 def total(
-    scored: Losses, ce_weight: float = 1.0, mse_weight: float = 1.0, ce_weights_L: Tensor | None = None
+    scored: Losses,
+    ce_weight: float = 1.0,
+    mse_weight: float = 1.0,
+    ce_weights_L: Tensor | None = None,
+    divisors: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, mean CE, mean MSE), each a mean over tokens.
+
+    ``divisors`` are the numbers of text tokens and target tokens to divide by, where the pack is one of several whose
+    losses add up to a mean over all of them; default: the pack's own.
 
     With ``ce_weights_L`` (1 / sqrt(n + 1) for a text of n tokens: BAGEL's re-weighting, off in IRG) CE is the weighted
     mean.
     """
     if ce_weights_L is None:
-        ce = scored.ce_L.sum() / max(1, len(scored.ce_L))
+        ce = scored.ce_L.sum() / max(1, divisors[0] if divisors else len(scored.ce_L))
     else:
         ce = (scored.ce_L * ce_weights_L).sum() / ce_weights_L.sum()
-    mse = scored.mse_MD.mean(dim=-1).sum() / max(1, len(scored.mse_MD))
+    mse = scored.mse_MD.mean(dim=-1).sum() / max(1, divisors[1] if divisors else len(scored.mse_MD))
     return ce_weight * ce + mse_weight * mse, ce, mse

@@ -7,9 +7,11 @@ over equal shapes; the rest of the parameters go to AdamW.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from irg.learning.recipe import Optimizer as OptimizerRecipe
@@ -30,24 +32,30 @@ def orthogonalised(x_BMN: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon for 2-D parameters; the update of an [M, N] matrix is scaled by sqrt(max(1, M / N))."""
+    """Muon for matrices, and for convolutions, flattened to [out, the rest].
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    The update of an [M, N] matrix has about unit singular values times sqrt(max(1, M / N)) times the rate.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.02, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_shape[p.shape].append(p)
-            for shape, params in by_shape.items():
-                updates = [self._nesterov(p, group["momentum"]) for p in params]
-                scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, update in zip(params, orthogonalised(torch.stack(updates)), strict=True):
-                    p.add_(update, alpha=-group["lr"] * scale)
+            self._update(group)
+
+    def _update(self, group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+        for p in group["params"]:
+            if p.grad is not None:
+                by_shape[p.shape[0], p[0].numel()].append(p)
+        for (rows, columns), params in by_shape.items():
+            updates = torch.stack([self._nesterov(p, group["momentum"]).flatten(1) for p in params])
+            scale = max(1.0, rows / columns) ** 0.5
+            for p, update in zip(params, orthogonalised(updates), strict=True):
+                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
 
     def _nesterov(self, p: nn.Parameter, momentum: float) -> Tensor:
         assert p.grad is not None
@@ -58,14 +66,64 @@ class Muon(Optimizer):
         return p.grad.lerp(state["momentum"], momentum)
 
 
+class MuonAdamW(Muon):
+    """One optimiser for small networks: Muon for parameters with two or more dimensions, AdamW (without decay) for the
+    rest. They needed about a quarter of the steps that AdamW alone takes to the same quality.
+
+    ``adam_only`` names matrices that are no linear maps of features (embeddings, read-outs).
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        muon_lr: float = 0.02,
+        adam_lr: float = 2e-3,
+        momentum: float = 0.9,
+        betas: tuple[float, float] = (0.9, 0.98),
+        adam_only: Iterable[Tensor] = (),
+    ) -> None:
+        parameters, kept_back = list(parameters), {id(p) for p in adam_only}
+        matrices = [p for p in parameters if p.ndim >= 2 and id(p) not in kept_back]
+        others = [p for p in parameters if p.ndim < 2 or id(p) in kept_back]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "kind": "muon", "lr": muon_lr, "base_lr": muon_lr, "momentum": momentum},
+            {"params": others, "kind": "adamw", "lr": adam_lr, "base_lr": adam_lr, "betas": betas},
+        ]
+        super().__init__([group for group in groups if group["params"]])
+
+    def scale_rates(self, factor: float) -> None:
+        """Set every group's rate to ``factor`` times what it was made with."""
+        for group in self.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def _update(self, group: dict[str, Any]) -> None:
+        if group["kind"] == "muon":
+            super()._update(group)
+            return
+        beta1, beta2 = group["betas"]
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:
+                state.update(step=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            state["step"] += 1
+            step = float(state["step"])
+            state["mean"].lerp_(p.grad, 1 - beta1)
+            state["square"].lerp_(p.grad.square(), 1 - beta2)
+            scale = (state["square"] / (1 - beta2**step)).sqrt_().add_(1e-8)
+            p.addcdiv_(state["mean"], scale, value=-group["lr"] / (1 - beta1**step))
+
+
 def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimizer]:
     """AdamW for everything, or Muon for the matrices of all layers (decoder and ViT), AdamW for the rest."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if recipe.kind == "muon" and p.ndim == 2 and ".layers." in name]
     taken = {id(p) for p in matrices}
     rest = [p for _, p in trained if id(p) not in taken]
+    adamw, options = (_adamw8bit(), {}) if recipe.kind == "adamw8bit" else (AdamW, {"fused": rest[0].is_cuda})
     optimizers: list[Optimizer] = [
-        AdamW(rest, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay)
+        adamw(rest, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, **options)
     ]
     if matrices:
         optimizers.append(Muon(matrices, recipe.muon_lr, recipe.muon_momentum))
@@ -73,6 +131,38 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimize
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def _adamw8bit() -> Any:
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise ValueError("optimizer.kind adamw8bit needs torchao: pip install 'irg[quant]'") from None
+    return AdamW8bit
+
+
+def to_saved(value: Tensor) -> Tensor:
+    """An optimiser's tensor as a checkpoint holds it.
+
+    8-bit moments are written as float32, which can be cut into pieces for any number of ranks; reading them back rounds
+    a block's scale once more (within 1 %), so here alone a resumed run is not bit-identical.
+    """
+    piece = value.to_local() if isinstance(value, DTensor) else value
+    if not hasattr(piece, "dequantize") or type(piece) is Tensor:
+        return value
+    plain = cast(Any, piece).dequantize(torch.float32)
+    if not isinstance(value, DTensor):
+        return plain
+    return DTensor.from_local(plain, value.device_mesh, value.placements, shape=value.shape, stride=value.stride())
+
+
+def from_saved(optimizer: Optimizer, weight: Tensor, kind: str, value: Tensor) -> Tensor:
+    """The inverse of :func:`to_saved`, for a moment called ``kind``."""
+    if not hasattr(optimizer, "_new_buffer") or value.ndim == 0:
+        return value.clone()
+    held: Tensor = optimizer._new_buffer(weight, kind == "exp_avg")  # signed, or not
+    held.copy_(value)
+    return held
 
 
 def rate(step: int, steps: int, recipe: OptimizerRecipe) -> float:

@@ -1,7 +1,7 @@
 """What a training run is made of: typed, strict, readable from YAML (:mod:`irg.recipes`)."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from irg.learning.modes import MODES
 
@@ -54,9 +54,10 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW as in the paper, or Muon for the matrices inside the layers with AdamW for the rest."""
+    """AdamW as in the paper, AdamW with 8-bit moments (torchao), or Muon for the matrices inside the layers with AdamW
+    for the rest (one process only: it needs whole matrices)."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     lr: float = 2e-5
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-15
@@ -70,8 +71,87 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.muon_lr <= 0 or self.clip <= 0:
             raise ValueError("optimizer: lr, muon_lr and clip must be positive")
+        if self.kind == "adamw8bit" and self.eps < 1e-8:
+            raise ValueError(
+                f"optimizer.eps {self.eps:g} is too small for adamw8bit, whose moments round to 0: use 1e-8"
+            )
         if self.warmup < 0 or self.cooldown < 0:
             raise ValueError("optimizer: warmup and cooldown count steps and must not be negative")
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How the step is spread over processes and fitted into memory. Start the run under ``torchrun`` for several."""
+
+    replicas: int = 1  # HSDP: copies of the sharded model; 1 = sharded over all ranks (FSDP)
+    accumulate: int = 1  # packs a rank runs for one optimiser step
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward; master weights and reductions are float32
+    recompute: Literal["none", "selective", "full"] = "none"  # activation checkpointing, layer by layer
+    attention: Literal["auto", "dense", "flex"] = "auto"  # auto: flex on CUDA, dense elsewhere
+    compile: bool = False  # torch.compile of every layer
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1 or self.accumulate < 1:
+            raise ValueError("parallel: replicas and accumulate must be at least 1")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on linear layers of both experts. ``rank`` 0 trains the whole model instead."""
+
+    rank: int = 0
+    alpha: float = 0.0  # the update is alpha / rank x B A; 0 means alpha = rank
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    base: Literal["bfloat16", "float32", "nf4"] = "bfloat16"  # how the frozen weights are held; nf4 needs torchao
+    merge: bool = True  # also write the model with the adapters merged in, besides the adapters
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha < 0:
+            raise ValueError("lora: rank and alpha must not be negative")
+        if self.rank and not self.targets:
+            raise ValueError("lora.targets: name at least one linear layer, such as q_proj")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Sizes, in pixels, that training pictures are brought to; null keeps the model's own rule. And how they are read:
+    the autoencoder's mean, or a sample of its posterior (as the reference does)."""
+
+    vae_min: int | None = None
+    vae_max: int | None = None
+    vit_min: int | None = None
+    vit_max: int | None = None
+    latents: Literal["mean", "sample"] = "mean"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """When a step is skipped, and when the run gives up."""
+
+    spike: float = 0.0  # skip steps whose gradient norm is this many times the running average; 0 = off
+    patience: int = 50  # skipped steps in a row after which the run stops
+
+    def __post_init__(self) -> None:
+        if self.spike and self.spike <= 1:
+            raise ValueError(f"guard.spike must be 0 (off) or more than 1, got {self.spike}")
+        if self.patience < 1:
+            raise ValueError(f"guard.patience must be at least 1, got {self.patience}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures drawn from fixed prompts with the averaged weights, into ``out/samples``."""
+
+    every: int = 0  # steps; 0 = never
+    prompts: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)  # of ``irg generate``: mode, height, width, num_timesteps...
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError("samples.every counts steps and must not be negative")
+        if self.every and not self.prompts:
+            raise ValueError("samples.prompts: give at least one prompt, or set samples.every to 0")
 
 
 @dataclass(frozen=True)
@@ -79,10 +159,15 @@ class TrainRecipe:
     """One stage of training. Paths are relative to where the command runs."""
 
     model: str  # folder of the model to start from; its EMA weights if it is a run's output
-    data: tuple[str, ...]  # trajectory parquet files or folders of them
     out: str
     steps: int  # what the learning-rate schedule is laid out for
     mixture: Mixture
+    data: tuple[str, ...] = ()  # trajectory parquet files or folders of them
+    conversations: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # mode -> parquet with a conversation column
+    stream: bool = False  # read rows as they are needed instead of holding all pictures in memory
+    lookahead: int = 32  # stream: samples a pack is chosen from
     dropout: Dropout = field(default_factory=Dropout)
     optimizer: Optimizer = field(default_factory=Optimizer)
     tokens_per_pack: int = 40_000
@@ -101,6 +186,12 @@ class TrainRecipe:
     log_every: int = 10
     save_every: int = 100
     keep: int = 2
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()  # besides log.jsonl
+    images: Images = field(default_factory=Images)
+    parallel: Parallel = field(default_factory=Parallel)
+    lora: Lora = field(default_factory=Lora)
+    guard: Guard = field(default_factory=Guard)
+    samples: Samples = field(default_factory=Samples)
     validate_every: int = 0
     validation_rows: int = 24  # one-turn rows kept out of training when validate_every > 0
 
@@ -109,11 +200,23 @@ class TrainRecipe:
             raise ValueError("steps, log_every, save_every and keep must be at least 1")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.steps:
             raise ValueError(f"stop_after must be from 1 to steps ({self.steps}), got {self.stop_after}")
-        if not self.data:
-            raise ValueError("data: name at least one trajectory parquet file or folder")
+        self._check_data()
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
         if self.timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be positive, got {self.timestep_shift}")
         if self.noise_copies < 1:
             raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}")
+
+    def _check_data(self) -> None:
+        if not self.data and not self.conversations:
+            raise ValueError("data: name at least one trajectory parquet file or folder (or conversations)")
+        for mode in self.conversations:
+            if mode not in MODES:
+                raise ValueError(f"conversations: unknown mode {mode!r}; the modes are {', '.join(MODES)}")
+        if self.conversations and not self.stream:
+            raise ValueError("conversations are streamed: set stream to true")
+        if self.stream and self.validate_every:
+            raise ValueError("validate_every needs all rows in memory: set it to 0, or stream to false")
+        if self.lookahead < 1:
+            raise ValueError(f"lookahead must be at least 1, got {self.lookahead}")

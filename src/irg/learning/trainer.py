@@ -1,16 +1,17 @@
 """The training loop: pack, noise, score, step, average, log, checkpoint, resume.
 
-State is small and plain: weights, average, optimiser moments and the step number; everything random is drawn from
-generators seeded with (seed, step). A resumed run is bit-identical to an uninterrupted one on the same machine.
+State is small and plain: weights, average, optimiser moments, the step number and where each lane's data stands;
+everything random is drawn from generators seeded with (seed, step, lane). A resumed run is bit-identical to an
+uninterrupted one on the same machine. One process or many: see :mod:`.parallel`.
 """
 
-import json
 import math
 import signal
 import threading
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,92 +21,89 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from irg.learning.checkpoints import latest, load_state, prune, save_state
-from irg.learning.data import TrajectoryData
+from irg.learning import parallel
+from irg.learning.checkpoints import Writer, latest, read_about, read_names, read_tensors
+from irg.learning.costs import peak_flops, step_flops
+from irg.learning.drift import check_lanes, check_recipe
+from irg.learning.export import merged, write_model
+from irg.learning.guard import Watch, out_of_memory
+from irg.learning.metrics import Metrics, memory_gb
+from irg.learning.modes import write
 from irg.learning.objective import Losses, flow_targets, losses, total
-from irg.learning.optim import build_optimizers, rate, update_average
-from irg.learning.packing import Pack, Packer
-from irg.learning.recipe import Dropout, Mixture, TrainRecipe
-from irg.model.checkpoint import LoadedModel, load_model, save_model
+from irg.learning.optim import build_optimizers, from_saved, rate, to_saved, update_average
+from irg.learning.packing import Pack, assemble
+from irg.learning.recipe import TrainRecipe
+from irg.learning.samples import draw
+from irg.learning.setup import PARTS, adapter_of, build, trained, training_config
+from irg.learning.sources import build_packs, encode
+from irg.learning.trackers import Trackers
+from irg.model.adapter_files import save_adapter
 from irg.model.profile import Profile, read_profile
 from irg.model.tokenizer import TextTokenizer
-from irg.model.unified import UnifiedModel
+from irg.reasoning.prompts import BAGEL_PROFILE
+from irg.reasoning.settings import Settings, with_options
+from irg.sequence.layout import lay_out
+from irg.sequence.parts import Target, Text
 
-PARTS = ("vit_model", "connector", "und", "gen", "embed_tokens")
+__all__ = ["PARTS", "Trainer", "train"]
 
-
-def freeze(model: UnifiedModel, parts: tuple[str, ...]) -> None:
-    """Take parts out of training by name: a module's name, or ``und`` / ``gen`` for an expert's layers.
-
-    Raises:
-        ValueError: an unknown part.
-    """
-    for part in parts:
-        if part not in PARTS:
-            raise ValueError(f"frozen: unknown part {part!r}; the parts are {', '.join(PARTS)}")
-        for name, parameter in model.named_parameters():
-            expert = ("gen" if "moe_gen" in name else "und") if ".layers." in name and "vit" not in name else ""
-            if part == expert or part in name.split("."):
-                parameter.requires_grad_(False)
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def unbroken() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: what is saved then is whole."""
-    if threading.current_thread() is not threading.main_thread():  # others get no signals
-        yield
-        return
+def unbroken() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM wait: the list grows instead, and whoever runs in the block looks at it between steps."""
     asked: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield asked
+        return
+    usual = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in INTERRUPTS}
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGINT, usual)
-    if asked:
-        raise KeyboardInterrupt
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 class Trainer:
     """One stage of training."""
 
-    def __init__(self, recipe: TrainRecipe, quiet: bool = False) -> None:
-        self.recipe, self.quiet = recipe, quiet
+    def __init__(self, recipe: TrainRecipe, quiet: bool = False, force: bool = False) -> None:
+        """``force``: go on even where the folder's run was made with another recipe or number of packs a step."""
+        self.recipe, self.force = recipe, force
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        folder = Path(recipe.model)
-        self.loaded: LoadedModel = load_model(folder, dtype=torch.float32, device=recipe.device)
-        self.config, self.model = self.loaded.config, self.loaded.model.train()
-        self.tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
-        self.profile = read_profile(folder) or Profile(name=folder.name)
-        freeze(self.model, recipe.frozen)
-        self.out = Path(recipe.out)
-        self.data = TrajectoryData(
-            recipe.data,
-            self.tokenizer,
-            self.config,
-            self.profile,
-            self.loaded.autoencoder,
-            Path(recipe.cache) if recipe.cache else self.out / "cache",
-            quiet,
+        self.ranks = parallel.join(recipe.device, recipe.parallel)
+        self.quiet = quiet or not self.ranks.main
+        self.folder, self.out = Path(recipe.model), Path(recipe.out)
+        self.loaded = build(recipe, self.ranks)
+        self.config, self.model = self.loaded.config, self.loaded.model
+        self.tokenizer = TextTokenizer.from_file(self.folder / "tokenizer.json")
+        self.profile: Profile = read_profile(self.folder) or BAGEL_PROFILE
+        reading = training_config(self.config, recipe.images)
+        self.data, self.packer = build_packs(
+            recipe, reading, self.tokenizer, self.profile, self.loaded.autoencoder, self.ranks, quiet
         )
-        self.held_out = self.data.hold_out(recipe.validation_rows).tolist() if recipe.validate_every else []
-        self.packer = self._packer(recipe.mixture, recipe.dropout, recipe.seed, recipe.tokens_per_pack)
+        self.held_out = [] if self.data is None else self.data.held.tolist()
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
-        self.named_weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.named_weights = trained(self.model)
         self.weights = list(self.named_weights.values())
         self.average = [p.detach().clone() for p in self.weights]
+        self.watch = Watch(recipe.guard)
+        self.writer = Writer(self.out, self.ranks, recipe.keep)
+        self.lane_states: dict[int, dict[str, Any]] = {}
+        self.peak = peak_flops(self.ranks.device)
         self.step = 0
-
-    def _packer(self, mixture: Mixture, dropout: Dropout, seed: int, budget: int) -> Packer:
-        r = self.recipe
-        return Packer(
-            self.data, self.config.grammar, mixture, dropout, seed, budget, r.max_tokens_per_sample, r.noise_copies
-        )
 
     @property
     def end(self) -> int:
         """The step after which the run is over."""
         return self.recipe.stop_after or self.recipe.steps
+
+    @property
+    def lanes(self) -> int:
+        """Packs in a step, over all ranks."""
+        return self.ranks.world * self.recipe.parallel.accumulate
 
     # ---- one step
 
@@ -114,46 +112,75 @@ class Trainer:
         return self._noised_and_scored(pack, generator, self.recipe.timestep_shift)
 
     def _noised_and_scored(self, pack: Pack, generator: torch.Generator, shift: float) -> Losses:
+        encode(pack, self.loaded.autoencoder, self.config, generator, self.recipe.images.latents == "sample")
         velocity = None
         if pack.clean_GD is not None:
             noise = torch.randn(pack.clean_GD.shape, generator=generator)
-            flow = flow_targets(pack.clean_GD, noise, pack.normal_G, shift)
+            flow = flow_targets(pack.clean_GD, noise.to(pack.clean_GD.device), pack.normal_G, shift)
             pack.batch.latents_GD, pack.batch.times_G, velocity = flow.noisy_GD, flow.times_G, flow.velocity_GD
-        if self.recipe.device != "cpu":
-            pack, velocity = pack.to(self.recipe.device), None if velocity is None else velocity.to(self.recipe.device)
         return losses(
             self.model, pack.batch, pack.attend, velocity, pack.loss_rows_L, pack.labels_L, pack.target_rows_M
         )
 
-    def train_step(self) -> dict[str, float]:
-        """One optimiser step; returns what to log."""
+    def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
+        """One optimiser step; returns what to log. ``stop`` is asked when it is done: if any rank's says yes, all
+        end after it (``record["stop"]``)."""
         recipe, step = self.recipe, self.step
-        pack = self.packer.pack(step)
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        scored = self.score(pack, generator)
-        loss, ce, mse = total(scored, recipe.ce_weight, recipe.mse_weight)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.weights, recipe.optimizer.clip)
+        started = time.perf_counter()
+        packs = {lane: self.packer.pack(step, lane) for lane in self.ranks.lanes(recipe.parallel.accumulate)}
+        waited = time.perf_counter() - started
+        metrics = self.gradients(packs)
+        norm = parallel.clipped(self.weights, recipe.optimizer.clip)()
         factor = rate(step, recipe.steps, recipe.optimizer)
-        if math.isfinite(norm):
+        admitted = self.watch.admits(norm)
+        if admitted:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * factor
                 optimizer.step()
-            update_average(self.average, [p.detach() for p in self.weights], self._decay())
+            update_average(parallel.local(self.average), parallel.local(self.weights), self._decay())
         for p in self.weights:
             p.grad = None
         self.step += 1
-        return {
-            "loss": loss.item(),
-            "ce": ce.item(),
-            "mse": mse.item(),
-            "grad_norm": float(norm),
+        budget = recipe.tokens_per_pack * len(packs)
+        return metrics.summed(self.ranks, list(packs.values()), recipe.ce_weight, recipe.mse_weight, stop()) | {
+            "grad_norm": norm,
             "lr_factor": factor,
-            "tokens": pack.tokens,
-            "skipped": float(not math.isfinite(norm)),
-            **{f"n/{mode}": n for mode, n in pack.modes.items()},
+            "skipped": float(not admitted),
+            "fill": sum(p.tokens for p in packs.values()) / budget,
+            "wait": waited,
+            "flops": sum(
+                step_flops(self.config, p.work, recipe.frozen, bool(recipe.lora.rank)) for p in packs.values() if p.work
+            ),
         }
+
+    def gradients(self, packs: Mapping[int, Pack]) -> Metrics:
+        """Run packs (by lane) forward and backward; their gradients are those of the mean over all ranks' tokens.
+
+        Raises:
+            ValueError: the device ran out of memory; the message says on which pack, and what to lower.
+        """
+        counts = torch.tensor([[len(p.labels_L), len(p.target_rows_M)] for p in packs.values()], dtype=torch.float64)
+        texts, targets = self.ranks.sum(counts.sum(0).to(self.ranks.device)).tolist()
+        metrics = Metrics(self.ranks.device)
+        for lane, pack in packs.items():
+            try:
+                self._backward(pack, lane, (texts, targets), metrics)
+            except torch.OutOfMemoryError:
+                raise out_of_memory(pack, self.step, lane, self.recipe) from None
+            self.lane_states[lane] = pack.state
+        return metrics
+
+    def _backward(self, pack: Pack, lane: int, divisors: tuple[float, float], metrics: Metrics) -> None:
+        recipe = self.recipe
+        if self.ranks.device.type != "cpu":
+            pack = pack.to(self.ranks.device)
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step + lane * 7_919_000_003)
+        scored = self.score(pack, generator)
+        loss, _, _ = total(scored, recipe.ce_weight, recipe.mse_weight, divisors=divisors)
+        # FSDP averages gradients over ranks; the divisors are already those of all of them.
+        (loss * self.ranks.world if self.ranks.world > 1 else loss).backward()
+        metrics.add(pack, scored)
 
     def _decay(self) -> float:
         """The average warms up, so that early checkpoints are not the random start."""
@@ -171,147 +198,215 @@ class Trainer:
         result: dict[str, float] = {}
         normal = math.log(level / (1 - level))
         for name in ("with", "without", "shuffled"):
-            pack = probe_pack(self.data, self.config.grammar, self.held_out, name, normal)
+            pack = self._probe(name, normal).to(self.ranks.device)
             scored = self._noised_and_scored(pack, torch.Generator().manual_seed(99), shift=1.0)
             result[f"val/mse@{level}/{name}"] = scored.mse_MD.mean().item()
         return result
 
+    def _probe(self, thinking: str, normal: float) -> Pack:
+        """A validation pack: mode ``initial_full`` with the right thinking, none, or the next row's."""
+        assert self.data is not None
+        samples = [list(write("initial_full", self.data.trajectory(row))) for row in self.held_out]
+        if thinking == "without":
+            samples = [[p for p in sample if not (isinstance(p, Text) and p.loss)] for sample in samples]
+        elif thinking == "shuffled":
+            texts = [next(p for p in sample if isinstance(p, Text) and p.loss) for sample in samples]
+            turned = texts[1:] + texts[:1]
+            samples = [
+                [other if isinstance(p, Text) and p.loss else p for p in sample]
+                for sample, other in zip(samples, turned, strict=True)
+            ]
+        layouts = [lay_out(sample, self.config.grammar) for sample in samples]
+        parts = [p for sample in samples for p in sample]
+        latents = [self.data.latents(p.content) for p in parts if isinstance(p, Target)]
+        return assemble(layouts, parts, [], latents, lambda: normal)
+
     # ---- the loop
 
     def fit(self) -> Path:
-        """Train to the end, resuming from the newest checkpoint in ``out``; returns the exported model folder."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        self._check_or_write_recipe()
+        """Train to the end, resuming from the newest checkpoint in ``out``; returns the exported model folder (the
+        adapter's, where adapters are trained and not merged)."""
+        with_options(Settings(), dict(self.recipe.samples.settings))  # a mistake there is told now
+        check_recipe(self.recipe, self.out, self.ranks, self.force)
         self.resume()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         with (
             Progress(*columns, disable=self.quiet) as progress,
-            (self.out / "log.jsonl").open("a", encoding="utf-8") as log,
+            Trackers(self.out, self.recipe.trackers, asdict(self.recipe), self.ranks.main) as trackers,
         ):
             task = progress.add_task("training", total=self.end, completed=self.step)
-            try:
-                self._loop(progress, task, log)
-            except KeyboardInterrupt:
+            with unbroken() as asked:
+                interrupted = self._loop(progress, task, trackers, asked)
                 self.save()
-                raise
-        self.save()
+            if (problem := self.writer.wait()) is not None:
+                raise problem
+            if interrupted:
+                raise KeyboardInterrupt
         return self.export()
 
-    def _loop(self, progress: Progress, task: Any, log: Any) -> None:
+    def _loop(self, progress: Progress, task: Any, trackers: Trackers, asked: list[int]) -> bool:
         recipe = self.recipe
-        started, tokens = time.perf_counter(), 0.0
+        started = time.perf_counter()
         sums: dict[str, list[float]] = {}
         while self.step < self.end:
-            with unbroken():
-                record = self.train_step()
-            tokens += record["tokens"]
+            record = self.train_step(lambda: bool(asked))
+            stop = record.pop("stop")
             for key, value in record.items():
                 sums.setdefault(key, []).append(value)
-            if self.step % recipe.log_every == 0 or self.step == self.end:
-                line: dict[str, float] = {"step": self.step} | {k: sum(v) / len(v) for k, v in sums.items()}
-                line["tokens_per_second"] = tokens / (time.perf_counter() - started)
+            if self.step % recipe.log_every == 0 or self.step == self.end or stop:
+                line = self._line(sums, time.perf_counter() - started)
                 if recipe.validate_every and self.step % recipe.validate_every == 0:
                     line |= self.validate()
-                log.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
-                log.flush()
+                trackers.log(self.step, line)
                 progress.update(task, description=f"loss {line['loss']:.3f} ce {line['ce']:.3f} mse {line['mse']:.3f}")
-                started, tokens, sums = time.perf_counter(), 0.0, {}
+                started, sums = time.perf_counter(), {}
+            if recipe.samples.every and self.step % recipe.samples.every == 0:
+                self._samples(trackers)
+            progress.update(task, completed=self.step)
+            if stop:
+                return self.step < self.end
             if self.step % recipe.save_every == 0:
                 self.save()
-            progress.update(task, completed=self.step)
+        return False
+
+    def _line(self, sums: dict[str, list[float]], seconds: float) -> dict[str, float]:
+        """Means since the last line, and rates."""
+        line = {key: sum(values) / len(values) for key, values in sums.items()}
+        flops = line.pop("flops") * len(sums["flops"]) / seconds
+        line |= {"tokens_per_second": sum(sums["tokens"]) / seconds, "step_seconds": seconds / len(sums["loss"])}
+        line |= {"tflops": flops / 1e12, "memory_gb": memory_gb(self.ranks.device)}
+        return line | ({"mfu": flops / self.peak} if self.peak else {})
 
     # ---- state
 
-    def _check_or_write_recipe(self) -> None:
-        """A folder belongs to one recipe; only where it ends and how often it reports may change on resuming."""
-        free = {"cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads"}
-        path = self.out / "recipe.json"
-        mine = json.loads(json.dumps(asdict(self.recipe)))
-        if path.is_file():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            changed = [k for k in mine if k not in free and mine[k] != theirs.get(k)]
-            if changed:
-                raise ValueError(
-                    f"{self.out} holds a run with another recipe (different: {', '.join(changed)}); "
-                    "choose another --out or give the old values"
-                )
-        path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-
     def state(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs, as named tensors."""
-        state = {"step": torch.tensor(self.step)}
+        """Everything a resumed run needs, as named tensors (sharded where the model is)."""
+        state: dict[str, Tensor] = {}
         for (name, weight), average in zip(self.named_weights.items(), self.average, strict=True):
             state[f"weight/{name}"], state[f"average/{name}"] = weight.detach(), average
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(weight, {}).items():
-                    state[f"{key}/{name}"] = torch.as_tensor(value)
+                    state[f"{key}/{name}"] = to_saved(torch.as_tensor(value))
         return state
 
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a saved state."""
-        self.step = int(state["step"])
-        of_weight: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in state.items():
-            kind, _, name = key.partition("/")
-            of_weight[name][kind] = value
-        for (name, weight), average in zip(self.named_weights.items(), self.average, strict=True):
-            moments = of_weight[name]
-            weight.copy_(moments.pop("weight"))
-            average.copy_(moments.pop("average"))
-            owner = next(o for o in self.optimizers if any(weight is q for g in o.param_groups for q in g["params"]))
-            owner.state[weight].update({kind: value.clone() for kind, value in moments.items()})
-
     def save(self) -> None:
-        """Write a checkpoint (atomic), drop the oldest ones."""
-        save_state(self.out, self.step, self.state())
-        prune(self.out, self.recipe.keep)
+        """Begin a checkpoint; the oldest ones go when it is whole."""
+        mine = {str(lane): state for lane, state in self.lane_states.items()}
+        lanes: dict[str, Any] = {}
+        for part in self.ranks.gather(mine):
+            lanes |= part
+        about = {
+            "step": self.step,
+            "lanes": self.lanes,
+            "world": self.ranks.world,
+            "data": [lanes.get(str(lane), {}) for lane in range(self.lanes)],
+            "watch": self.watch.state(),
+        }
+        self.writer.save(self.step, self.state(), about)
 
+    @torch.no_grad()
     def resume(self) -> None:
-        """Load the newest checkpoint of ``out``, if there is one."""
-        if (found := latest(self.out)) is not None:
-            self.load(load_state(found))
+        """Load the newest checkpoint of ``out``, if there is one.
+
+        Raises:
+            ValueError: it is damaged, or was made with another number of packs a step (unless forced).
+        """
+        found = latest(self.out)
+        if found is None:
+            return
+        about = read_about(found)
+        check_lanes(about, self.lanes, self.ranks.world, found, self.force, self.quiet)
+        names = read_names(found)
+        own = {f"{kind}/{name}" for name in self.named_weights for kind in ("weight", "average")}
+        if missing := sorted(own - names.keys()):
+            raise ValueError(
+                f"checkpoint {found} lacks {missing[0]} and {len(missing) - 1} more: other weights were trained"
+            )
+        tensors: dict[str, Tensor] = {}
+        for (name, weight), average in zip(self.named_weights.items(), self.average, strict=True):
+            tensors[f"weight/{name}"], tensors[f"average/{name}"] = weight.detach(), average
+        for key, (shape, dtype) in names.items():
+            weight_or_none = self.named_weights.get(key.partition("/")[2])
+            if key not in tensors and weight_or_none is not None:
+                whole = shape == weight_or_none.shape
+                tensors[key] = (
+                    torch.zeros_like(weight_or_none, dtype=dtype) if whole else torch.zeros(shape, dtype=dtype)
+                )
+        read_tensors(found, tensors, self.ranks)
+        self._take_moments(tensors)
+        self.step = int(about["step"])
+        self.watch.load(about["watch"])
+        self.packer.resume(about["data"])
+        for lane, state in enumerate(about["data"]):
+            if lane in self.ranks.lanes(self.recipe.parallel.accumulate):
+                self.lane_states[lane] = state
+
+    def _take_moments(self, tensors: dict[str, Tensor]) -> None:
+        moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind not in ("weight", "average"):
+                moments[name][kind] = value
+        for name, weight in self.named_weights.items():
+            owner = next(o for o in self.optimizers if any(weight is q for g in o.param_groups for q in g["params"]))
+            owner.state[weight].update({kind: from_saved(owner, weight, kind, t) for kind, t in moments[name].items()})
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the model has its averaged weights."""
+        with parallel.resharded(self.model):
+            current = [p.detach().clone() for p in self.weights]
+            _put(self.weights, self.average)
+        try:
+            yield
+        finally:
+            with parallel.resharded(self.model):
+                _put(self.weights, current)
+
+    def _samples(self, trackers: Trackers) -> None:
+        """Draw the fixed prompts with the averaged weights. All ranks draw: sharded weights are gathered by all."""
+        with self.averaged():
+            pictures = draw(self.loaded, self.tokenizer, self.profile, self.recipe.samples)
+        self.model.train()
+        if self.ranks.main:
+            folder = self.out / "samples" / f"step-{self.step:08d}"
+            for name, output in pictures.items():
+                output.save(folder / name, overwrite=True)
+                trackers.picture(self.step, f"sample/{name}", output.image)
 
     @torch.no_grad()
     def export(self) -> Path:
-        """Write the averaged weights as a model folder, ``out/model``, that every command takes."""
-        folder = self.out / "model"
-        current = [p.detach().clone() for p in self.weights]
-        for p, average in zip(self.weights, self.average, strict=True):
-            p.copy_(average)
-        try:
-            save_model(folder, self.config, self.model, self.loaded.autoencoder)
-            self.tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
-            self.profile.save(folder)
-        finally:
-            for p, weight in zip(self.weights, current, strict=True):
-                p.copy_(weight)
+        """Write the averaged weights: ``out/model``, a folder that every command takes, and with adapters
+        ``out/adapter``. Returns the model's folder, or the adapter's if nothing is merged."""
+        averages = {name: parallel.whole(a).cpu() for name, a in zip(self.named_weights, self.average, strict=True)}
+        adapter = adapter_of(self.recipe)
+        folder = self.out / ("model" if adapter is None or self.recipe.lora.merge else "adapter")
+        others = {} if adapter else {n: parallel.whole(t.detach()).cpu() for n, t in self._untrained().items()}
+        if self.ranks.main:
+            if adapter is not None:
+                save_adapter(self.out / "adapter", adapter, averages)
+            if folder.name == "model":
+                low = self.recipe.parallel.precision == "bfloat16"
+                weights = averages | others if adapter is None else merged(self.folder, adapter, averages)
+                dtype = torch.bfloat16 if low else None
+                write_model(folder, self.folder, self.loaded, weights, self.profile, dtype)
+        self.ranks.barrier()
         return folder
 
-
-def probe_pack(data: TrajectoryData, grammar: Any, rows: list[int], thinking: str, normal: float) -> Pack:
-    """A validation pack: mode ``initial_full`` with the right thinking, none, or the next row's."""
-    from irg.learning.modes import write
-    from irg.learning.packing import assemble
-    from irg.sequence.layout import lay_out
-    from irg.sequence.parts import Target, Text
-
-    samples = [list(write("initial_full", data.trajectory(row))) for row in rows]
-    if thinking == "without":
-        samples = [[p for p in sample if not (isinstance(p, Text) and p.loss)] for sample in samples]
-    elif thinking == "shuffled":
-        texts = [next(p for p in sample if isinstance(p, Text) and p.loss) for sample in samples]
-        turned = texts[1:] + texts[:1]
-        samples = [
-            [other if isinstance(p, Text) and p.loss else p for p in sample]
-            for sample, other in zip(samples, turned, strict=True)
-        ]
-    layouts = [lay_out(sample, grammar) for sample in samples]
-    parts = [p for sample in samples for p in sample]
-    latents = [data.latents(p.content) for p in parts if isinstance(p, Target)]
-    return assemble(layouts, parts, [], latents, lambda: normal)
+    def _untrained(self) -> dict[str, Tensor]:
+        """Tensors of the model that no optimiser touches."""
+        with parallel.resharded(self.model):
+            return {n: t for n, t in self.model.state_dict().items() if n not in self.named_weights}
 
 
-def train(recipe: TrainRecipe, quiet: bool = False) -> Path:
+@torch.no_grad()
+def _put(weights: list[nn.Parameter], values: list[Tensor]) -> None:
+    for weight, value in zip(parallel.local(weights), parallel.local(values), strict=True):
+        weight.copy_(value)
+
+
+def train(recipe: TrainRecipe, quiet: bool = False, force: bool = False) -> Path:
     """Run a recipe to its end and return the exported model folder."""
-    return Trainer(recipe, quiet).fit()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", message="cannot write checkpoint")
+        return Trainer(recipe, quiet, force).fit()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from irg.model import quantise as quantising
+from irg.model.adapter_files import Adapter, read_adapter
 from irg.model.checkpoint import AUTOENCODER, WEIGHTS, CheckedFolder, check_folder
 from irg.model.config import ModelConfig
 from irg.model.config_files import (
@@ -30,7 +31,6 @@ from irg.model.config_files import (
     read_json,
     to_sections,
 )
-from irg.model.lora import Adapter, read_adapter
 from irg.model.manifest import PICKLES, TensorEntry, TensorReader
 from irg.model.shards import Planned, write_weights
 

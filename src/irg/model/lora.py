@@ -1,69 +1,76 @@
-"""Low-rank adapters as files, merged into weights: W + alpha / r * B @ A.
-
-A folder holds ``adapter.safetensors`` with ``<module path>.lora_A`` [r, in] and ``<module path>.lora_B`` [out, r], and
-``adapter.json`` with ``{"r": int, "alpha": float, "targets": [...]}``.
-
-Legend: R rank; O outputs; I inputs.
+"""Low-rank adapters on linear layers, put on a model from outside: each adds ``alpha / r * B (A x)`` to a result
+(Hu et al. 2021). How they are stored and merged: :mod:`irg.model.adapter_files`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from irg.model.config_files import read_json
-from irg.model.manifest import TensorEntry, TensorReader, read_header
+from irg.model.adapter_files import AdapterConfig
 
-ADAPTER, SETTINGS = "adapter.safetensors", "adapter.json"
+_GEN = "_moe_gen"
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A checked adapter: entries of A and B for each module it changes."""
+class LoraLinear(nn.Linear):
+    """A linear layer with an adapter. Its own weight keeps its name, its values and its dtype, and is frozen."""
 
-    folder: Path
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+
+    @staticmethod
+    def of(linear: nn.Linear, r: int, scale: float, generator: torch.Generator) -> "LoraLinear":
+        """Wrap a layer: A uniform as a fresh linear layer's weight, B zero, so nothing changes at first."""
+        wrapped = LoraLinear(1, 1, bias=False, device="meta")
+        wrapped.in_features, wrapped.out_features = linear.in_features, linear.out_features
+        wrapped.weight, wrapped.bias = linear.weight.requires_grad_(False), linear.bias
+        if wrapped.bias is not None:
+            wrapped.bias.requires_grad_(False)
+        device = linear.weight.device
+        bound = 1 / math.sqrt(linear.in_features)
+        a = torch.zeros(r, linear.in_features).uniform_(-bound, bound, generator=generator)
+        wrapped.lora_A = nn.Parameter(a.to(device))
+        wrapped.lora_B = nn.Parameter(torch.zeros(linear.out_features, r, device=device))
+        wrapped.scale = scale
+        return wrapped
+
     scale: float
-    pairs: dict[str, tuple[TensorEntry, TensorEntry]]
 
-    def merged(self, module: str, weight_OI: Tensor) -> Tensor:
-        """A module's weight with its adapter added in float32, in the weight's own dtype."""
-        a_RI, b_OR = (TensorReader().read(entry, torch.float32) for entry in self.pairs[module])
-        return (weight_OI.to(torch.float32) + self.scale * (b_OR @ a_RI)).to(weight_OI.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(x, self.lora_A.to(x.dtype))
+        return super().forward(x) + self.scale * F.linear(low, self.lora_B.to(x.dtype))
 
 
-def read_adapter(folder: Path, weights: Mapping[str, TensorEntry]) -> Adapter:
-    """Read and check an adapter's headers against the weights that it is for.
+def target_layers(model: nn.Module, targets: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers inside the decoder's layers that the names mean, in order.
 
     Raises:
-        ValueError: a file is missing or damaged, or the adapter is for another model.
+        ValueError: a name means no layer.
     """
-    settings_path, path = folder / SETTINGS, folder / ADAPTER
-    settings, entries = read_json(settings_path), read_header(path)
-    rank, alpha = settings.get("r"), settings.get("alpha")
-    if type(rank) is not int or rank < 1:
-        raise ValueError(f"{settings_path}: r must be a positive whole number, got {rank!r}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < float("inf"):
-        raise ValueError(f"{settings_path}: alpha must be a number, got {alpha!r}")
-    pairs = {}
-    for key in entries:
-        module, _, leaf = key.rpartition(".")
-        if leaf not in ("lora_A", "lora_B") or f"{module}.lora_A" not in entries or f"{module}.lora_B" not in entries:
-            raise ValueError(f"{path}: {key} is not one of a pair lora_A, lora_B")
-        pairs[module] = (entries[f"{module}.lora_A"], entries[f"{module}.lora_B"])
-    if not pairs:
-        raise ValueError(f"{path} holds no adapter")
-    for module, (a, b) in pairs.items():
-        weight = weights.get(f"{module}.weight")
-        if weight is None or len(weight.shape) != 2:
-            raise ValueError(f"{path}: the model has no linear layer {module}")
-        outputs, inputs = weight.shape
-        if a.shape != (rank, inputs) or b.shape != (outputs, rank):
-            raise ValueError(
-                f"{path}: {module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}; a weight of {outputs} x "
-                f"{inputs} at rank {rank} needs [{rank}, {inputs}] and [{outputs}, {rank}]"
-            )
-        if not (a.dtype.is_floating_point and b.dtype.is_floating_point):
-            raise ValueError(f"{path}: {module}'s adapter is not of a floating-point dtype")
-    return Adapter(folder, alpha / rank, pairs)
+    found = [
+        (path, path.rpartition(".")[2].removesuffix(_GEN), module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and "language_model.model.layers." in path
+    ]
+    names = {name for _, name, _ in found}
+    if unknown := [target for target in targets if target not in names]:
+        raise ValueError(
+            f"lora targets: no linear layer is called {unknown[0]!r}; there are {', '.join(sorted(names))}"
+        )
+    return ((path, module) for path, name, module in found if name in targets)
+
+
+def add_adapters(model: nn.Module, config: AdapterConfig, seed: int = 0) -> None:
+    """Freeze a model and put trainable adapters (float32) on its target layers.
+
+    Raises:
+        ValueError: a target means no layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = list(target_layers(model, config.targets))
+    model.requires_grad_(False)
+    for path, linear in layers:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, LoraLinear.of(linear, config.r, config.scale, generator))

@@ -6,6 +6,7 @@ Legend: T tokens of one sequence, in reading order.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -149,7 +150,17 @@ def visibility_of(split_lens: Sequence[int], split_modes: Sequence[SplitMode]) -
     splits_T = np.repeat(np.arange(len(split_lens)), split_lens)
     modes_T = np.repeat(np.asarray(split_modes, np.int64), split_lens)
     order_T = np.arange(len(splits_T))
-    same = splits_T[:, None] == splits_T[None, :]
-    inside = same & ((modes_T[:, None] != SplitMode.CAUSAL) | (order_T[:, None] >= order_T[None, :]))
-    earlier = (splits_T[:, None] > splits_T[None, :]) & (modes_T[None, :] != SplitMode.NOISE)
+    return may_attend(
+        (splits_T[:, None], modes_T[:, None], order_T[:, None]), (splits_T[None, :], modes_T[None, :], order_T[None, :])
+    )
+
+
+def may_attend(query: tuple[Any, Any, Any], key: tuple[Any, Any, Any]) -> Any:
+    """The rule itself, for tokens of one sequence given as (block, mode of the block, place in reading order).
+
+    Elementwise on whatever broadcasts and compares: numpy arrays, tensors, or a kernel's scalars.
+    """
+    (q_split, q_mode, q_order), (k_split, k_mode, k_order) = query, key
+    inside = (q_split == k_split) & ((q_mode != int(SplitMode.CAUSAL)) | (q_order >= k_order))
+    earlier = (q_split > k_split) & (k_mode != int(SplitMode.NOISE))
     return inside | earlier

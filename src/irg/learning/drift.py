@@ -1,0 +1,74 @@
+"""A run's folder belongs to one recipe and one number of packs a step: what may change on resuming, what may not."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from irg.learning.parallel import Ranks
+from irg.learning.recipe import TrainRecipe
+
+FREE = {  # where the run ends, how often it reports, how it is fitted into memory: none of it changes what is learned
+    *("out", "cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads", "device"),
+    *("trackers", "samples", "guard", "lora.merge"),
+    *("parallel.replicas", "parallel.recompute", "parallel.attention", "parallel.compile", "parallel.accumulate"),
+}
+
+
+def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    out: dict[str, Any] = {}
+    for name, value in recipe.items():
+        inner = isinstance(value, dict) and prefix + name not in FREE and name != "conversations"
+        out |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return out
+
+
+def check_recipe(recipe: TrainRecipe, out: Path, ranks: Ranks, force: bool) -> None:
+    """Compare with the recipe that the folder's run was made with, and write this one down.
+
+    Raises:
+        ValueError: they differ in what is learned, and nobody said ``force``.
+    """
+    path, changed = out / "recipe.json", list[str]()
+    mine = flat(json.loads(json.dumps(asdict(recipe))))
+    problem: str | None = None
+    if ranks.main:
+        try:
+            if path.is_file():
+                theirs = flat(json.loads(path.read_text(encoding="utf-8")))
+                changed = [k for k in mine if k not in FREE and k in theirs and mine[k] != theirs[k]]
+        except (OSError, ValueError) as error:
+            problem = f"{path} is damaged ({error}); delete it to go on with this recipe"
+        if changed and not force:
+            problem = (
+                f"{out} holds a run with another recipe (different: {', '.join(changed)}); "
+                "choose another --out, give the old values, or go on with --force"
+            )
+    if told := next((p for p in ranks.gather(problem) if p), None):
+        raise ValueError(told)
+    if ranks.main:
+        if changed:
+            print(f"going on in {out} with another recipe (different: {', '.join(changed)})", file=sys.stderr)
+        out.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def check_lanes(about: Mapping[str, Any], lanes: int, world: int, path: Path, force: bool, quiet: bool) -> None:
+    """Compare the number of packs a step with a checkpoint's.
+
+    Raises:
+        ValueError: it is another, and nobody said ``force``.
+    """
+    if about["lanes"] != lanes and not force:
+        raise ValueError(
+            f"{path} was made with {about['lanes']} packs a step ({about['world']} processes), now there are {lanes} "
+            f"({world} processes): set parallel.accumulate so that processes x accumulate is {about['lanes']} again, "
+            "or go on with another batch size with --force"
+        )
+    if about["world"] != world and not quiet:
+        print(f"resuming on {world} processes what ran on {about['world']}", file=sys.stderr)

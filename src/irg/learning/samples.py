@@ -1,0 +1,20 @@
+"""Pictures from fixed prompts while a model trains."""
+
+from irg.engine.runner import Runner
+from irg.engine.scheduler import Engine
+from irg.learning.recipe import Samples
+from irg.model.checkpoint import LoadedModel
+from irg.model.profile import Profile
+from irg.model.tokenizer import TextTokenizer
+from irg.reasoning.pipeline import IRGOutput, IRGPipeline
+
+
+def draw(loaded: LoadedModel, tokenizer: TextTokenizer, profile: Profile, samples: Samples) -> dict[str, IRGOutput]:
+    """Run every prompt; name -> result. The model is left in eval mode.
+
+    Raises:
+        ValueError: a prompt or a setting is not usable.
+    """
+    pipe = IRGPipeline(Engine(Runner(loaded.model, loaded.autoencoder), tokenizer), profile, profile.name)
+    outputs = pipe(list(samples.prompts), seed=samples.seed, **samples.settings)
+    return {f"{i:02d}": output for i, output in enumerate(outputs)}

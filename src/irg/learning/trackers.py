@@ -1,0 +1,129 @@
+"""Where a run's numbers and pictures go: ``log.jsonl``, and TensorBoard, trackio or Weights & Biases if asked."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+
+class Tracker(Protocol):
+    """Takes a step's numbers and pictures."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """One JSON object a line, flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a line."""
+        line = {"step": step, **values}
+        self.file.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
+        self.file.flush()
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Pictures are files of their own."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class TensorBoard:
+    """Event files in ``out/tensorboard``."""
+
+    def __init__(self, out: Path, config: Mapping[str, Any]) -> None:
+        module = _needed("torch.utils.tensorboard", "tensorboard")
+        self.writer = module.SummaryWriter(str(out / "tensorboard"))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """One scalar a value."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """One picture."""
+        self.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush."""
+        self.writer.close()
+
+
+class Board:
+    """trackio and Weights & Biases, which share their interface."""
+
+    def __init__(self, library: str, out: Path, config: Mapping[str, Any]) -> None:
+        self.module = _needed(library, library)
+        options: dict[str, Any] = {"dir": str(out)} if library == "wandb" else {}
+        self.run = self.module.init(project="irg", name=out.name, config=dict(config), **options)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """All values of a step."""
+        self.module.log(dict(values), step=step)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """One picture."""
+        self.module.log({name: self.module.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        """End the run."""
+        self.module.finish()
+
+
+def _needed(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        extra = "train" if package == "tensorboard" else package
+        raise ValueError(f"trackers: {package} is not installed: pip install 'irg[{extra}]'") from None
+
+
+def check(names: Sequence[str]) -> None:
+    """Raise ValueError if a tracker's library is missing."""
+    for name in names:
+        _needed("torch.utils.tensorboard" if name == "tensorboard" else name, name)
+
+
+class Trackers:
+    """All trackers of a run as one; silent on every process but the main one."""
+
+    def __init__(self, out: Path, names: Sequence[str], config: Mapping[str, Any], main: bool = True) -> None:
+        self.all: list[Tracker] = []
+        self._stack = ExitStack()
+        if main:
+            self._add(JsonLines(out / "log.jsonl"))
+            for name in names:
+                self._add(TensorBoard(out, config) if name == "tensorboard" else Board(name, out, config))
+
+    def _add(self, tracker: Tracker) -> None:
+        self.all.append(tracker)
+        self._stack.callback(tracker.close)
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Send a step's numbers everywhere."""
+        for tracker in self.all:
+            tracker.log(step, values)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Send a picture everywhere."""
+        for tracker in self.all:
+            tracker.picture(step, name, picture)

@@ -1,0 +1,78 @@
+"""Eight trajectories by heart: losses down to noise, and the pipeline draws them again from their prompts."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irg.curation.records import TrajectoryRecord, write_shards
+from irg.learning.data import TrajectoryData
+from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe
+from irg.learning.trainer import train
+from irg.model.autoencoder import from_uint8
+from irg.model.checkpoint import LoadedModel, load_model, save_model
+from irg.model.tokenizer import TextTokenizer
+from irg.reasoning.pipeline import IRGPipeline
+
+from .conftest import PROFILE, picture
+
+PROMPTS = [3 * letter for letter in "abcdefgh"]
+
+
+@pytest.fixture
+def start(folder: Path) -> LoadedModel:
+    """The tiny model; its (random) autoencoder gives these pictures latents of unit variance."""
+    loaded = load_model(folder)
+    images = [np.asarray(Image.open(io.BytesIO(picture(i)))) for i in range(8)]
+    with torch.no_grad():
+        z = loaded.autoencoder.encode(torch.stack([from_uint8(image) for image in images]))
+        buffers = dict(loaded.autoencoder.named_buffers())
+        buffers["latent_mean"] += z.mean((0, 2, 3))
+        buffers["latent_std"] *= z.std((0, 2, 3))
+    save_model(folder, loaded.config, loaded.model, loaded.autoencoder)
+    return loaded
+
+
+def test_eight_trajectories_by_heart(
+    folder: Path, start: LoadedModel, tiny_tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    rows = [TrajectoryRecord(prompt, "stuvwxyz"[i], picture(i)) for i, prompt in enumerate(PROMPTS)]
+    write_shards(rows, tmp_path / "eight")
+    recipe = TrainRecipe(
+        model=str(folder),
+        data=(str(tmp_path / "eight"),),
+        out=str(tmp_path / "run"),
+        steps=220,
+        mixture=Mixture(initial_full=1.0),
+        dropout=Dropout(vae=0.0),
+        optimizer=Optimizer(kind="muon", lr=1e-2, muon_lr=3e-2, eps=1e-8, cooldown=110),
+        tokens_per_pack=800,
+        noise_copies=8,
+        timestep_shift=2.0,
+        ema=0.9,
+        log_every=55,
+        save_every=220,
+    )
+    out = train(recipe, quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["ce"] < 0.01
+    assert lines[-1]["mse"] < 0.5 < lines[0]["mse"]  # a guess from the noisy picture alone: about 1
+
+    data = TrajectoryData([str(tmp_path / "eight")], tiny_tokenizer, start.config, PROFILE, start.autoencoder)
+    wanted = torch.stack([data.latents(i).float().flatten() for i in range(8)])
+    last: dict[int, torch.Tensor] = {}
+
+    def keep(pipe: Any, step: int, time: float, info: dict[str, Any]) -> None:
+        last[info["request"]] = info["latents"].clone()
+
+    options = {"height": 32, "width": 32, "temperature": 0.0, "max_think_tokens": 6, "num_timesteps": 12}
+    pipe = IRGPipeline.from_pretrained(out, device="cpu")
+    outputs = pipe(PROMPTS, seed=1, mode="think", cfg_text_scale=1.0, callback_on_step_end=keep, **options)
+    assert [output.thinking for output in outputs] == list("stuvwxyz")
+    drawn = torch.stack([last[i].flatten() for i in range(8)])
+    assert torch.cdist(drawn, wanted).argmin(dim=1).tolist() == list(range(8))

@@ -1,0 +1,122 @@
+"""Several processes on one machine: the same numbers as one, through a kill -9 too."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from irg.learning.recipe import Mixture, Optimizer, Parallel, Samples, TrainRecipe
+from irg.learning.trainer import Trainer, train
+from irg.recipes import build
+
+from .worker import dump_gradients
+
+WORKER = Path(__file__).with_name("worker.py")
+ALL_SIX = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
+
+
+def start(jobs: list[dict[str, Any]], folder: Path, world: int) -> list[int]:
+    """Run jobs in processes as torchrun starts them; their exit codes."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder / "jobs.json")],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": ":".join(sys.path)},
+        )
+        for rank in range(world)
+    ]
+    try:
+        return [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture
+def plan(folder: Path, rows: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A recipe as plain data."""
+
+    def make(out: str, **changes: Any) -> dict[str, Any]:
+        base: dict[str, Any] = {
+            "model": str(folder),
+            "data": (str(rows),),
+            "out": str(tmp_path / out),
+            "steps": 5,
+            "mixture": ALL_SIX,
+            "optimizer": Optimizer(lr=1e-3, warmup=2),
+            "tokens_per_pack": 200,
+            "log_every": 1,
+            "save_every": 2,
+            "stream": True,
+            "lookahead": 4,
+        }
+        return json.loads(json.dumps(asdict(TrainRecipe(**base | changes))))
+
+    return make
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model folder."""
+    return load_file(folder / "model" / "weights.safetensors")
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """FSDP2 over two processes: gradients of one; killed and resumed, the bits of a run that was not; moved to one."""
+    two = {"parallel": Parallel(recompute="full")}
+    samples = Samples(every=5, prompts=("p0",), settings={"height": 32, "width": 32, "max_think_tokens": 3, "num_timesteps": 3})  # fmt: skip # noqa: E501
+    low = Parallel(precision="bfloat16", recompute="selective")
+    jobs = [
+        {"recipe": plan("a", **two), "dump": str(tmp_path / "two.safetensors")},
+        {"recipe": plan("b", parallel=Parallel(replicas=2)), "dump": str(tmp_path / "hsdp.safetensors")},
+        {"recipe": plan("c", parallel=low), "dump": str(tmp_path / "low.safetensors")},
+        {"recipe": plan("whole", **two, samples=samples)},
+        {"recipe": plan("killed", **two), "die": 3},
+    ]
+    assert start(jobs, tmp_path, 2) == [-signal.SIGKILL, -signal.SIGKILL]
+    check_gradients(plan, tmp_path)
+    shutil.copytree(tmp_path / "killed", tmp_path / "moved")
+    assert start([{"recipe": plan("killed", **two)}], tmp_path, 2) == [0, 0]
+    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tmp_path / "whole" / "samples" / "step-00000005" / "00" / "initial.png").is_file()
+    # the last steps on one process that runs both packs of a step
+    train(build(TrainRecipe, plan("moved", parallel=Parallel(accumulate=2))), quiet=True)
+    assert losses(tmp_path / "moved")[-2:] == pytest.approx(losses(tmp_path / "whole")[-2:], rel=1e-4)
+
+
+def check_gradients(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Of two sharded processes, of two replicas and in bfloat16, against one process that runs both packs."""
+    recipe = build(TrainRecipe, plan("one", parallel=Parallel(accumulate=2)))
+    dump_gradients(Trainer(recipe, quiet=True), tmp_path / "one.safetensors")
+    found = {name: load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two", "hsdp", "low")}
+    records = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in found}
+    one = found["one"]
+    assert len(one) == 93
+    for name in ("two", "hsdp"):
+        assert records[name].keys() == records["one"].keys() and found[name].keys() == one.keys()
+        for key, value in records[name].items():
+            assert value == pytest.approx(records["one"][key], rel=1e-5), key
+        for key, grad in found[name].items():
+            assert torch.allclose(grad, one[key], rtol=1e-5, atol=1e-5 * float(one[key].abs().max())), key
+    assert records["low"]["loss"] == pytest.approx(records["one"]["loss"], rel=0.02)
+    assert all(grad.dtype == torch.float32 for grad in found["low"].values())

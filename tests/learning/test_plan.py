@@ -1,0 +1,136 @@
+"""The dry run, the recipes that ship, and what a step is said to cost."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from irg import recipes
+from irg.cli import main
+from irg.learning.costs import forward_flops, step_flops, work_of
+from irg.learning.objective import cross_entropy
+from irg.learning.plan import make_plan, report
+from irg.learning.recipe import Lora, Mixture, Optimizer, TrainRecipe
+from irg.model.attention import PackedAttention
+from irg.model.checkpoint import LoadedModel
+from irg.model.config import bagel_7b, tiny
+from irg.model.inputs import StreamOrder, token_batch
+from irg.sequence.layout import lay_out
+from irg.sequence.parts import Latents, Patches, Text
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path for path in (ROOT / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [p for p in SHIPPED if "mini" in p.parent.name or p.name.startswith(("irg", "mini"))], ids=lambda p: p.name)  # fmt: skip # noqa: E501
+def test_recipes_can_be_read(path: Path) -> None:
+    assert recipes.load(TrainRecipe, path).steps > 0
+
+
+def test_the_papers_numbers() -> None:
+    one, two = (recipes.load(TrainRecipe, ROOT / "recipes" / f"irg-7b-stage{n}.yaml") for n in (1, 2))
+    assert one.mixture == Mixture(
+        *(0.5, 0.5, 1.0, 0.5, 0.5, 1.0),
+        mandatory=("initial_full", "improving_full", "initial_thinking_generation", "improving_thinking_generation"),
+    )
+    assert two.mixture == Mixture(initial_full=1.0, improving_full=1.0, mandatory=("initial_full", "improving_full"))
+    assert (one.steps, one.optimizer.warmup, two.steps, two.optimizer.warmup) == (2000, 500, 30000, 0)
+    for recipe in (one, two):
+        o = recipe.optimizer
+        assert (o.kind, o.lr, o.betas, o.eps, o.clip, o.cooldown) == ("adamw", 2e-5, (0.9, 0.95), 1e-15, 1.0, 0)
+        assert (recipe.ema, recipe.ce_weight, recipe.mse_weight, recipe.timestep_shift) == (0.995, 1.0, 1.0, 4.0)
+        assert (recipe.tokens_per_pack, recipe.max_tokens_per_sample, recipe.frozen) == (40_000, 32_768, ())
+        assert (recipe.images.vae_min, recipe.images.vae_max) == (512, 1024)
+        assert (recipe.images.vit_min, recipe.images.vit_max) == (378, 980)
+        assert (recipe.dropout.text, recipe.dropout.vit, recipe.dropout.vae) == (0.0, 0.0, 0.3)
+    assert two.model == one.out + "/model"
+
+
+def test_a_plan_from_sizes_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """7 B + 7 B on eight GPUs, without a weight or a row on this machine: the numbers, and what is missing."""
+    code = main(["train", str(ROOT / "recipes" / "irg-7b-stage1.yaml"), "--dry-run", "--gpus", "8", "--model", "bagel_7b"])  # fmt: skip # noqa: E501
+    out = capsys.readouterr().out
+    assert code == 2
+    assert "parameters: 14,607,260,128, trained: 14,575,018,464 (99.78%)" in out
+    assert "PROBLEM: data: data/irgl/first is neither a parquet file nor a folder with parquet files" in out
+    assert "tokens_per_pack: 40000" in out and "samples per step, improving_full: 8.4" in out
+    assert "memory per GPU, estimated: " in out
+
+
+@pytest.fixture
+def planned(folder: Path, rows: Path, tmp_path: Path) -> Callable[..., TrainRecipe]:
+    def make(**changes: Any) -> TrainRecipe:
+        base = {"model": str(folder), "data": (str(rows),), "out": str(tmp_path / "run"), "steps": 4}
+        return TrainRecipe(**base | {"mixture": Mixture(initial_full=1.0, improving_full=1.0), "tokens_per_pack": 200} | changes)  # type: ignore[arg-type]  # fmt: skip # noqa: E501
+
+    return make
+
+
+def test_a_plan_from_rows(planned: Callable[..., TrainRecipe]) -> None:
+    plan = make_plan(planned())
+    assert plan.problems == [] and plan.rows == {"one-turn": 3, "two-turn": 3}
+    assert 0.8 * 200 < plan.tokens_per_pack <= 200 and plan.trained == plan.parameters - 2 * 64 * 32
+    assert plan.samples_per_pack.keys() == {"initial_full", "improving_full"}
+    assert "no problems found" in report(plan)
+
+
+def test_a_plan_names_every_mistake(planned: Callable[..., TrainRecipe]) -> None:
+    recipe = planned(
+        optimizer=Optimizer(kind="muon", warmup=9),
+        frozen=("nose",),
+        lora=Lora(rank=2, targets=("nothing",)),
+        data=("nowhere",),
+    )
+    problems = " | ".join(make_plan(recipe, gpus=2).problems)
+    for what in (
+        "warmup 9 is longer",
+        "muon needs whole",
+        "unknown part 'nose'",
+        "called 'nothing'",
+        "nowhere is neither",
+    ):
+        assert what in problems
+
+
+# --------------------------------------------------------------------------------------------------------------- costs
+
+
+def test_operations_are_those_that_torch_counts(tiny_loaded: LoadedModel) -> None:
+    """Forward of one sample; attention counted by visible pairs, so compared apart (dense attention does all pairs)."""
+    model, config = tiny_loaded.model, tiny_loaded.config
+    layout = lay_out([Text((1, 2, 3), loss=True), Latents((2, 2)), Patches((2, 2))], config.grammar)
+    order = StreamOrder.of([layout])
+    batch = token_batch([layout], order, torch.zeros(4, config.vit.patch_values), torch.zeros(4, config.latent_values), torch.zeros(4))  # fmt: skip # noqa: E501
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hidden_UC, _ = model(batch, PackedAttention([layout], order))
+        cross_entropy(model, hidden_UC[:4], torch.zeros(4, dtype=torch.long))
+    ours = forward_flops(config, work_of([layout]))
+    counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
+    times = 4 * 2 * (256 * 32 + 32 * 32)  # the time embedding's MLP, which we leave out
+    vit_attention = 4.0 * 4 * 4 * config.vit.hidden_size
+    assert ours["und"] + ours["gen"] + ours["head"] + ours["vit"] - vit_attention == counted - times
+
+
+def test_frozen_parts_cost_less() -> None:
+    work = work_of([lay_out([Text((1,) * 50, loss=True), Latents((4, 4))], tiny().grammar)])
+    parts = forward_flops(tiny(), work)
+    whole = step_flops(tiny(), work)
+    assert whole == 3 * sum(parts.values())
+    assert step_flops(tiny(), work, ("und",)) == whole - parts["und"]
+    assert step_flops(tiny(), work, adapters=True) == 2 * sum(parts.values()) + parts["attention"]
+    assert bagel_7b().decoder.hidden_size == 3584
+
+
+def test_logits_in_chunks(tiny_loaded: LoadedModel) -> None:
+    """The same losses and gradients as all at once."""
+    model = tiny_loaded.model
+    labels = torch.arange(50) % 260
+    results = []
+    for limit in (1 << 26, 260 * 7):
+        hidden = torch.randn(50, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        ce = cross_entropy(model, hidden, labels, limit)
+        results.append((ce.detach(), *torch.autograd.grad(ce.sum(), (hidden, model.language_model.lm_head.weight))))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))

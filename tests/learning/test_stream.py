@@ -1,0 +1,289 @@
+"""Rows from many files: none twice, none broken, none lost; and packs that are full."""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
+from irg.learning.filling import fullest
+from irg.learning.packing import Pack
+from irg.learning.recipe import Dropout, Mixture, TrainRecipe
+from irg.learning.rows import BadRow, Rejections, conversation
+from irg.learning.shelves import Cursor, dealt_anew, trajectory_shelves
+from irg.learning.sources import encode
+from irg.learning.stream import StreamPacks
+from irg.model.checkpoint import LoadedModel
+from irg.model.tokenizer import TextTokenizer
+
+from .conftest import PROFILE, picture, records
+
+Make = Callable[..., StreamPacks]
+
+
+@pytest.fixture
+def stream(rows: Path, tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> Make:
+    """Packs of a small recipe with some fields changed."""
+
+    def make(lanes: int = 1, **changes: Any) -> StreamPacks:
+        base: dict[str, Any] = {
+            "model": "none",
+            "data": (str(rows),),
+            "out": str(tmp_path / "run"),
+            "steps": 1,
+            "mixture": Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0),
+            "tokens_per_pack": 300,
+            "stream": True,
+            "lookahead": 6,
+        }
+        recipe = TrainRecipe(**base | changes)
+        rejections = Rejections(tmp_path / "rejected.jsonl")
+        return StreamPacks(recipe, tiny_loaded.config, tiny_tokenizer, PROFILE, rejections, lanes, ahead=False)
+
+    return make
+
+
+def same(a: Pack, b: Pack) -> bool:
+    return (
+        torch.equal(a.batch.ids_U, b.batch.ids_U)
+        and torch.equal(a.normal_G, b.normal_G)
+        and torch.equal(a.batch.positions_T, b.batch.positions_T)
+        and a.state == b.state
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- shelves
+
+
+def test_lanes_share_every_epoch_without_overlap(tmp_path: Path) -> None:
+    many = [TrajectoryRecord(f"p{i}", "t", picture(i, 16, 16)) for i in range(150)]
+    write_shards(many, tmp_path, rows_per_shard=40)
+    (shelf,) = trajectory_shelves(sorted(tmp_path.glob("*.parquet")), seed=3).values()
+    assert (shelf.name, shelf.rows) == ("one-turn", 150)
+    cursors = [Cursor(shelf, lane, 3) for lane in range(3)]
+    seen: list[str] = []
+    for cursor in cursors:
+        while cursor.epoch == 0:
+            where = cursor.next().values["prompt"]
+            if cursor.epoch == 0:
+                seen.append(where)
+    assert sorted(seen) == sorted(f"p{i}" for i in range(150))
+    assert seen != [f"p{i}" for i in range(150)]
+
+
+def test_what_is_left_is_dealt_to_another_number_of_lanes(tmp_path: Path) -> None:
+    """Half an epoch on three lanes, the rest on two: every row once."""
+    write_shards([TrajectoryRecord(f"p{i}", "t", picture(i, 16, 16)) for i in range(90)], tmp_path, rows_per_shard=90)
+    (shelf,) = trajectory_shelves(sorted(tmp_path.glob("*.parquet")), seed=0).values()
+    cursors = [Cursor(shelf, lane, 3) for lane in range(3)]
+    seen = [cursor.next().values["prompt"] for cursor in cursors for _ in range(11 + cursor.lane)]
+    states = json.loads(json.dumps([cursor.state() for cursor in cursors]))
+    for lane, state in enumerate(dealt_anew(states, 2)):
+        cursor = Cursor(shelf, lane, 2, state)
+        while cursor.queue:
+            found = cursor.next()
+            if cursor.epoch == 0:
+                seen.append(found.values["prompt"])
+            else:
+                break
+    assert sorted(seen) == sorted(f"p{i}" for i in range(90))
+
+
+def test_too_few_rows_for_the_lanes(stream: Make) -> None:
+    with pytest.raises(ValueError, match="one-turn has 3 rows in 3 pieces, too few for 4 packs a step"):
+        stream(lanes=4).pack(0, 3)
+
+
+# --------------------------------------------------------------------------------------------------------------- packs
+
+
+def test_a_resumed_lane_goes_on_bit_for_bit(stream: Make) -> None:
+    whole = stream(lanes=2)
+    wanted = [[whole.pack(step, lane) for lane in range(2)] for step in range(5)]
+    resumed = stream(lanes=2)
+    resumed.resume(json.loads(json.dumps([pack.state for pack in wanted[1]])))
+    for step in (2, 3, 4):
+        assert all(same(wanted[step][lane], resumed.pack(step, lane)) for lane in range(2))
+    assert not same(wanted[2][0], wanted[2][1])
+
+
+def test_another_number_of_lanes_takes_over_what_waits(stream: Make) -> None:
+    old = stream(lanes=2)
+    states = [old.pack(0, lane).state for lane in range(2)]
+    new = stream(lanes=1)
+    new.resume(states)
+    lane_states = new._states
+    assert len(lane_states) == 1
+    assert sorted(lane_states[0]["waiting"]) == sorted(entry for state in states for entry in state["waiting"])
+    assert new.pack(1).tokens > 0
+
+
+def test_the_mixture(stream: Make) -> None:
+    """Weights are shares of samples drawn; mandatory modes are in every pack; latents are of what was read."""
+    mixture = Mixture(initial_thinking_generation=3.0, initial_full=1.0, mandatory=("initial_full",))
+    packs = stream(mixture=mixture, tokens_per_pack=400)
+    made = [packs.pack(step) for step in range(10)]
+    assert all(pack.modes["initial_full"] >= 1 for pack in made)
+    only = stream(mixture=replace(mixture, mandatory=()), tokens_per_pack=400)
+    counts = [pack.modes for pack in (only.pack(step) for step in range(25))]
+    drawn = sum(c.get("initial_thinking_generation", 0) for c in counts)
+    assert 0.65 < drawn / (drawn + sum(c.get("initial_full", 0) for c in counts)) < 0.85
+
+
+def test_pictures_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel) -> None:
+    from irg.learning.rows import pixels_of
+    from irg.model.autoencoder import from_uint8
+    from irg.sequence.images import patchify
+
+    mixture = Mixture(improving_full=1.0, mandatory=("improving_full",))
+    pack = stream(mixture=mixture, dropout=Dropout(vae=0.0), tokens_per_pack=130, noise_copies=2).pack(0)
+    assert pack.unread is not None and pack.unread.of_block[:3] == [0, 1, 1]
+    n = pack.unread.pixels[0].shape[1] * pack.unread.pixels[0].shape[2] // 256  # both pictures have one size
+    encode(pack, tiny_loaded.autoencoder, tiny_loaded.config, torch.Generator())
+    assert pack.clean_GD is not None and pack.unread is None
+    candidates = []
+    for record in records():
+        if record.improved is not None:
+            pixels = pixels_of(record.improved, "", tiny_loaded.config.vae_resize)
+            latents = tiny_loaded.autoencoder.encode(from_uint8(pixels)[None])[0]
+            candidates.append(patchify(latents.detach(), 2))
+    half = pack.clean_GD[n : 2 * n], pack.clean_GD[2 * n : 3 * n]
+    assert torch.equal(half[0], half[1])
+    assert any(c.shape == half[0].shape and torch.allclose(c, half[0], atol=1e-5) for c in candidates)
+
+
+def test_a_sample_drawn_from_the_posterior(stream: Make, tiny_loaded: LoadedModel) -> None:
+    packs = [stream(mixture=Mixture(initial_full=1.0)).pack(0) for _ in range(2)]
+    for pack, sample in zip(packs, (False, True), strict=True):
+        encode(pack, tiny_loaded.autoencoder, tiny_loaded.config, torch.Generator().manual_seed(0), sample)
+    assert packs[0].clean_GD is not None and packs[1].clean_GD is not None
+    apart = (packs[0].clean_GD - packs[1].clean_GD).std()
+    assert 0.01 < apart < 0.1  # the compact autoencoder's posterior has a spread of 0.03
+
+
+# ------------------------------------------------------------------------------------------------------------- filling
+
+
+def test_fullest() -> None:
+    assert fullest([60, 50, 40, 30], 100, grain=10) == [0, 2]
+    assert fullest([60, 50, 50], 100, grain=10) == [1, 2]
+    assert fullest([200], 100, grain=10) == []
+    assert fullest([35, 35, 35], 100, grain=10) == [0, 1]  # rounded up to 40 each: never too long
+    assert fullest([], 100) == []
+
+
+def test_packs_of_mixed_sizes_are_full() -> None:
+    """Stage 1's samples at 512 to 1024 pixels: at least 95 % of 40,000 tokens, with 32 samples to choose from."""
+    rng = np.random.default_rng(0)
+
+    def sample() -> int:
+        latents = int(rng.integers(32, 65)) * int(rng.integers(32, 65))
+        patches = int(rng.integers(27, 71)) ** 2
+        texts = int(rng.integers(200, 900))
+        read = patches + latents * int(rng.random() >= 0.3)
+        kinds = [texts + read, texts, texts + latents, texts + 2 * read, texts + read, texts + read + latents]
+        return kinds[rng.choice(6, p=np.array([0.5, 0.5, 1, 0.5, 0.5, 1]) / 4)]
+
+    waiting, fills = [sample() for _ in range(32)], []
+    for _ in range(60):
+        room = 40_000 - waiting[0]
+        chosen = [0, *(1 + i for i in fullest(waiting[1:], room))]
+        fills.append(sum(waiting[i] for i in chosen) / 40_000)
+        waiting = [n for i, n in enumerate(waiting) if i not in set(chosen)]
+        waiting += [sample() for _ in range(32 - len(waiting))]
+    assert min(fills) > 0.95 and np.mean(fills) > 0.99 and max(fills) <= 1.0
+
+
+# -------------------------------------------------------------------------------------------------------- broken rows
+
+
+def test_broken_rows_are_refused_and_told(stream: Make, tmp_path: Path) -> None:
+    good = [TrajectoryRecord(f"p{i}", "t", picture(i)) for i in range(3)]
+    whole = [record.to_row() for record in good]
+    cut = {**whole[0], "prompt": "cut", "image": {"bytes": whole[0]["image"]["bytes"][:40], "path": None}}
+    dumb = {**whole[0], "thinking": None}
+    long = {**whole[0], "thinking": "x" * 400}
+    table = pa.Table.from_pylist([whole[0], cut, whole[1], dumb, long, whole[2]], SCHEMA)
+    (tmp_path / "mixed").mkdir()
+    pq.write_table(table, tmp_path / "mixed" / "a.parquet")
+    packs = stream(data=(str(tmp_path / "mixed"),), mixture=Mixture(initial_full=1.0))
+    ids = [packs.pack(step) for step in range(6)]
+    told = {json.loads(line)["where"].rpartition("/")[2]: json.loads(line)["reason"] for line in (tmp_path / "rejected.jsonl").read_text().splitlines()}  # fmt: skip # noqa: E501
+    assert set(told) == {"a.parquet, row 1", "a.parquet, row 3", "a.parquet, row 4"}
+    assert "cannot be decoded" in told["a.parquet, row 1"]
+    assert told["a.parquet, row 3"] == "a trajectory needs prompt, thinking and image"
+    assert "more than tokens_per_pack 300" in told["a.parquet, row 4"]
+    assert ids[-1].state["rejected"] == packs.rejections.count >= 3
+
+
+def test_nothing_fit_to_be_used(stream: Make, tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([TrajectoryRecord("p", "t", b"no picture").to_row()], SCHEMA)
+    pq.write_table(table, tmp_path / "bad.parquet")
+    with pytest.raises(ValueError, match=r"no row for initial_full is fit to be used.*bad\.parquet, row 0"):
+        stream(data=(str(tmp_path / "bad.parquet"),), mixture=Mixture(initial_full=1.0)).pack(0)
+
+
+# -------------------------------------------------------------------------------------------------------- conversations
+
+
+def image(seed: int, **needs: bool) -> dict[str, Any]:
+    content = base64.b64encode(picture(seed)).decode()
+    return {"type": "image", "content": content, **{f"need_{name}": value for name, value in needs.items()}}
+
+
+MODE_6 = [
+    {"role": "user", "content": "p"},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "text", "content": "idea", "need_loss": False},
+            image(1, vae=True, vit=True),
+            {"type": "text", "content": "fix"},
+            image(2, loss=True),
+        ],
+    },
+]
+
+
+def test_a_conversation_is_read_as_it_is(stream: Make, tmp_path: Path, words: Callable[[str], tuple[int, ...]]) -> None:
+    """No system prompt is added; I1 is read in both forms, T2 and I2 carry loss."""
+    pq.write_table(pa.table({"conversation": [json.dumps(MODE_6)]}), tmp_path / "c.parquet")
+    conversations = {"improving_full": (str(tmp_path / "c.parquet"),)}
+    mixture = Mixture(improving_full=1.0, mandatory=("improving_full",))
+    options = {"data": (), "conversations": conversations, "mixture": mixture, "dropout": Dropout(vae=0.0)}
+    pack = stream(**options, tokens_per_pack=100).pack(0)
+    bos, eos, soi, eoi = 256, 257, 258, 259
+    idea, fix = ((bos, *words(text), eos) for text in ("idea", "fix"))
+    wanted = [bos, *words("p"), eos, *idea, soi, eoi, soi, 0, 0, 0, 0, eoi, *fix, soi, eoi]
+    copies = pack.modes["improving_full"]  # the only row, again and again
+    assert pack.batch.ids_U.tolist() == wanted * copies
+    assert pack.labels_L.tolist() == [*words("fix"), eos] * copies
+    assert len(pack.target_rows_M) == 4 * copies
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not valid JSON"),
+        (None, "not valid JSON"),
+        ("[]", "a list of turns"),
+        ('[{"role": "system", "content": "x"}]', "turn 0: .* got role 'system'"),
+        ('[{"role": "user", "content": "x"}]', "nothing in the conversation carries loss"),
+        ('[{"role": "assistant", "content": [{"type": "text"}]}]', "turn 0, part 0: a part needs a content"),
+        ('[{"role": "assistant", "content": [{"type": "video", "content": "x"}]}]', "unknown type 'video'"),
+        ('[{"role": "assistant", "content": [{"type": "image", "content": "x"}]}]', "neither need_loss nor"),
+        ('[{"role": "assistant", "content": [{"type": "image", "content": "?", "need_loss": true}]}]', "not base64"),
+        ('[{"role": "assistant", "content": [{"type": "text", "content": "x", "need_loss": 1}]}]', "true or false"),
+    ],
+)
+def test_broken_conversations(text: str | None, reason: str) -> None:
+    with pytest.raises(BadRow, match=f"here: .*{reason}"):
+        conversation(text, "here")
