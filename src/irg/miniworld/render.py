@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from irg.miniworld.backgrounds import background, background_pixels
-from irg.miniworld.scene import Scene, pixel_box
+from irg.miniworld.scene import Scene, painting_order, pixel_box
 from irg.miniworld.sprites import Sprites, load_sprites
 
 # Darkest, dark, middle, light, lightest: what a sprite's own brightness is mapped to.
@@ -42,8 +42,11 @@ def _tint_table(color: str) -> np.ndarray:
 
 def tint(rgba: np.ndarray, color: str | None) -> np.ndarray:
     """The sprite in a colour, its shading kept: its brightness, stretched to its range, runs along a colour ramp."""
-    if color is None:
-        return rgba
+    return rgba if color is None else np.dstack([_tint_table(color)[_levels(rgba)], rgba[..., 3]])
+
+
+def _levels(rgba: np.ndarray) -> np.ndarray:
+    """uint8 [H, W]: where each pixel of a sprite lies on a colour ramp."""
     rgb, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3]
     brightness = rgb @ np.array([0.35, 0.45, 0.2], np.float32)
     solid = brightness[alpha > 127]
@@ -52,13 +55,26 @@ def tint(rgba: np.ndarray, color: str | None) -> np.ndarray:
     # the reach keeps faint shading faint where nearly all of the sprite is equally bright.
     darker, lighter = max(middle - low, _FAINT), max(high - middle, _FAINT)
     level = np.interp(brightness, [middle - darker, middle, middle + lighter], [0.12, 0.55, 0.95])
-    return np.dstack([_tint_table(color)[(level * 255).astype(np.uint8)], alpha])
+    return (level * 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def _sprite_levels(sprites: Sprites, name: str) -> np.ndarray:
+    return _levels(sprites.image(name))
+
+
+def _tinted(sprites: Sprites, name: str, color: str | None) -> np.ndarray:
+    """`tint` of a class's sprite, without measuring its brightness anew for every colour and size."""
+    rgba = sprites.image(name)
+    if color is None:
+        return rgba
+    return np.dstack([_tint_table(color)[_sprite_levels(sprites, name)], rgba[..., 3]])
 
 
 @lru_cache(maxsize=4096)
 def _patch(sprites: Sprites, name: str, color: str | None, width: int, height: int, light: float) -> Patch:
     """A sprite at its final size with its shadow, ready to be laid over a picture."""
-    image = Image.fromarray(tint(sprites.image(name), color)).convert("RGBa")
+    image = Image.fromarray(_tinted(sprites, name, color)).convert("RGBa")
     filter_ = Image.Resampling.BOX if image.width > 2 * width else Image.Resampling.LANCZOS
     sharp = np.asarray(image.resize((width, height), filter_), np.float32)
     reach = max(2, round(0.12 * (width + height) / 2))
@@ -96,7 +112,7 @@ def render(
         gain, lift = rng.uniform(0.92, 1.05), rng.uniform(-6, 6, 3)
         np.clip(picture * np.float32(gain) + lift.astype(np.float32), 0, 255, out=picture)
     light = background(scene.background).light
-    for thing in sorted(scene.things, key=lambda t: (t.row, t.col)):
+    for thing in painting_order(scene.things):
         x0, y0, x1, y1 = pixel_box(thing, size)
         _lay(picture, _patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
     return (picture + 0.5).clip(0, 255).astype(np.uint8)

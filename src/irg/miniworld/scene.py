@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 
 from irg.miniworld.classes import GRID, LONGEST, SIZES, check_color, object_class
+from irg.miniworld.geometry import STACKED, STRENGTHS
 
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1), x to the right, y downwards; in shares of the picture's side unless a function says pixels."""
@@ -123,12 +124,29 @@ def free_cells(name: str, size: str, others: Iterable[Box], most: float = 0.05) 
     return free
 
 
+CONVERSE = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+    "on": "carrying",
+    "behind": "hiding",
+}
+"""What the target of a relation is to the thing: a couch is 'carrying' the cat that is on it."""
+_ITS_TARGET = {CONVERSE[relation]: relation for relation in STACKED}
+
+
 def related_cells(name: str, size: str, relation: str, target: Box, margin: float) -> np.ndarray:
     """bool [GRID row, GRID col]: cells where such a thing stands in `relation` to the box `target`, with a margin.
 
-    The rule is `rules.relation_strength`'s, for all cells at once.
+    The rule is `rules.relation_strength`'s, for all cells at once; the relation may also be a converse one.
     """
     width, height = extent(name, size)
+    if relation in STACKED or relation in _ITS_TARGET:
+        across, down = _CENTRES[None, :], _CENTRES[:, None]
+        own = (across - width / 2, down - height / 2, across + width / 2, down + height / 2)
+        strength = STRENGTHS[_ITS_TARGET.get(relation, relation)]
+        return (strength(target, own) if relation in _ITS_TARGET else strength(own, target)) > margin
     dx = (_CENTRES - (target[0] + target[2]) / 2)[None, :]
     dy = (_CENTRES - (target[1] + target[3]) / 2)[:, None]
     norm = np.maximum(np.hypot(dx, dy), 1e-9)
@@ -138,6 +156,26 @@ def related_cells(name: str, size: str, relation: str, target: Box, margin: floa
     else:
         along = sign * dy - 0.1 * (height + target[3] - target[1])
     return along / norm > margin
+
+
+def may_overlap(relation: str) -> bool:
+    """Whether things in this relation (or converse) overlap by right."""
+    return relation in STACKED or relation in _ITS_TARGET
+
+
+def painting_order(things: Iterable[Thing]) -> list[Thing]:
+    """From far to near: what is higher in the picture is further away, but what stands on something comes after it."""
+    order = sorted(things, key=lambda t: (t.row, t.col))
+    for thing in reversed(order[:-1]):
+        place = order.index(thing)
+        below = [i for i in range(place + 1, len(order)) if _stands_on(thing.box, order[i].box)]
+        if below:
+            order.insert(below[-1], order.pop(place))
+    return order
+
+
+def _stands_on(box_a: Box, box_b: Box) -> bool:
+    return crowding(box_a, box_b) > 0 and STRENGTHS["on"](box_a, box_b) > 0.5
 
 
 def pick_cell(cells: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
