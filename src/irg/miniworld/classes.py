@@ -122,6 +122,17 @@ def takes_color(name: str) -> bool:
     return name not in COLORLESS_CLASSES
 
 
+@cache
+def _unsteady() -> frozenset[str]:
+    text = files("irg.miniworld").joinpath("nouns", "unsteady.txt").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def can_carry(name: str) -> bool:
+    """Whether something that stands on this class's box seems to stand on it in the picture."""
+    return name not in _unsteady()
+
+
 def object_class(name: str) -> ObjectClass:
     """The class called `name`, of whatever vocabulary; ValueError if the world has none."""
     try:

@@ -27,6 +27,7 @@ _TINTS: dict[str, tuple[str, str, str, str, str]] = {
 }
 _TINT_STOPS = (0.0, 0.25, 0.55, 0.8, 1.0)
 _FAINT = 60.0
+_SHADOW_COLOR = np.array([24, 26, 48], np.float32)
 
 Patch = tuple[np.ndarray, np.ndarray, int, int]
 """(premultiplied colour float32 [h, w, 3] in 0..255, what shines through float32 [h, w, 1], dx, dy from the box)."""
@@ -59,45 +60,57 @@ def _levels(rgba: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def _sprite_levels(sprites: Sprites, name: str) -> np.ndarray:
-    return _levels(sprites.image(name))
+def _natural(sprites: Sprites, name: str) -> Image.Image:
+    """A sprite as it is, premultiplied."""
+    return Image.fromarray(sprites.image(name)).convert("RGBa")
 
 
-def _tinted(sprites: Sprites, name: str, color: str | None) -> np.ndarray:
-    """`tint` of a class's sprite, without measuring its brightness anew for every colour and size."""
+@lru_cache(maxsize=1024)
+def _shading(sprites: Sprites, name: str) -> Image.Image:
+    """A sprite's place on the colour ramps and its alpha, premultiplied: what all its tints have in common."""
     rgba = sprites.image(name)
+    return Image.fromarray(np.dstack([_levels(rgba), rgba[..., 3]]), "LA").convert("La")
+
+
+def _scaled(sprites: Sprites, name: str, color: str | None, width: int, height: int) -> np.ndarray:
+    """A sprite in a colour at its final size: premultiplied float32 [height, width, 4] in 0..255."""
+    source = _natural(sprites, name) if color is None else _shading(sprites, name)
+    filter_ = Image.Resampling.BOX if source.width > 2 * width else Image.Resampling.LANCZOS
+    small = source.resize((width, height), filter_)
     if color is None:
-        return rgba
-    return np.dstack([_tint_table(color)[_sprite_levels(sprites, name)], rgba[..., 3]])
+        return np.asarray(small, np.float32)
+    level, alpha = np.moveaxis(np.asarray(small.convert("LA")), -1, 0)
+    cover = alpha[..., None].astype(np.float32)
+    return np.concatenate([_tint_table(color)[level] * (cover / 255), cover], axis=-1)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2048)
 def _patch(sprites: Sprites, name: str, color: str | None, width: int, height: int, light: float) -> Patch:
     """A sprite at its final size with its shadow, ready to be laid over a picture."""
-    image = Image.fromarray(_tinted(sprites, name, color)).convert("RGBa")
-    filter_ = Image.Resampling.BOX if image.width > 2 * width else Image.Resampling.LANCZOS
-    sharp = np.asarray(image.resize((width, height), filter_), np.float32)
     reach = max(2, round(0.12 * (width + height) / 2))
     canvas = np.zeros((height + 2 * reach, width + 2 * reach, 4), np.float32)
-    canvas[reach:-reach, reach:-reach] = sharp
-    alpha = canvas[..., 3] / 255
-    shadow = _shadow(alpha, reach, width, height, light)
+    canvas[reach:-reach, reach:-reach] = _scaled(sprites, name, color, width, height)
+    alpha = canvas[..., 3:] / 255
+    shadow = _shadow(alpha[..., 0], reach, width, height, light)[..., None]
     through = (1 - alpha) * (1 - shadow)
-    shadow_color = np.array([24, 26, 48], np.float32)
-    colour = canvas[..., :3] + ((1 - alpha) * shadow)[..., None] * shadow_color
-    return colour, through[..., None], -reach, -reach
+    return canvas[..., :3] + (1 - alpha) * shadow * _SHADOW_COLOR, through, -reach, -reach
 
 
 def _shadow(alpha: np.ndarray, reach: int, width: int, height: int, light: float) -> np.ndarray:
     """Opacity [h, w] of a soft shadow cast away from the light, and of a darker one on the ground below the thing."""
     shift = max(1, round(reach * 0.45))
-    cast = np.roll(alpha, (shift, -shift if light > 0 else shift), (0, 1))
+    aside = -shift if light > 0 else shift
+    cast = np.zeros(alpha.shape, np.uint8)
+    # The thing has `reach` empty pixels around it, so nothing of it is shifted out.
+    cast[shift : shift + height + reach, reach + aside : reach + aside + width] = (
+        255 * alpha[: height + reach, reach : reach + width]
+    )
     rows, cols = np.ogrid[: alpha.shape[0], : alpha.shape[1]]
     across = (cols - alpha.shape[1] / 2 + 0.5 + light * shift * 0.5) / (0.48 * width)
     down = (rows - (reach + height - 0.04 * height)) / (0.5 * reach + 0.06 * height)
-    ground = np.clip(1.2 - np.sqrt(across**2 + down**2), 0, 1)
-    blurred = Image.fromarray((cast * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(reach * 0.4))
-    return np.clip(0.26 * np.asarray(blurred, np.float32) / 255 + 0.34 * ground, 0, 0.5).astype(np.float32)
+    ground = np.clip(1.2 - np.sqrt((across**2).astype(np.float32) + (down**2).astype(np.float32)), 0, 1)
+    blurred = np.asarray(Image.fromarray(cast).filter(ImageFilter.GaussianBlur(reach * 0.4)), np.float32)
+    return np.minimum(blurred * (0.26 / 255) + 0.34 * ground, 0.5)
 
 
 def render(

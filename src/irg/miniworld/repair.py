@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from irg.miniworld.classes import sizes_down_from
-from irg.miniworld.flaws import Slot, match
+from irg.miniworld.flaws import Slot, find_flaws, match
 from irg.miniworld.layout import MARGIN, pick_background, prompt_rank, sample_things
 from irg.miniworld.meaning import Include, Request
 from irg.miniworld.rules import Seen, holds, satisfied, see
@@ -48,10 +48,17 @@ def correct(
         if things is not None and satisfied(request, see(Scene("studio", things), size)):
             break
     else:
-        things = sample_things(request, rng)
+        things = _anew(request, intended, rng, size)
     if background is None:
         background = pick_background(things, rng)
     return Scene(background, in_order(things, prompt_rank(request)))
+
+
+def _anew(request: Request, intended: Scene | None, rng: np.random.Generator, size: int) -> tuple[Thing, ...]:
+    """A right arrangement that does not look at the picture: the intended one, or else a random one."""
+    if intended is not None and not find_flaws(request, see(intended, size), size):
+        return intended.things
+    return sample_things(request, rng)
 
 
 def _repair(

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from irg.miniworld.backgrounds import BACKGROUNDS
-from irg.miniworld.classes import COLORS, takes_color
+from irg.miniworld.classes import COLORS, can_carry, takes_color
 from irg.miniworld.geometry import STACKED
 from irg.miniworld.heldout import HELD_OUT_SHARE, held_out, in_geneval
 from irg.miniworld.meaning import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, find_tag, make_request
@@ -123,6 +123,12 @@ def _relation(rng: np.random.Generator, relations: Sequence[str] = RELATIONS) ->
     return relations[int(rng.integers(len(relations)))]
 
 
+def _relation_to(target: str, rng: np.random.Generator, relations: Sequence[str]) -> str:
+    """A random relation to a target; nothing is asked to stand on what cannot carry it."""
+    relation = _relation(rng, relations)
+    return relation if relation != "on" or can_carry(target) else "behind"
+
+
 def _single(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
     return [Include(_names(rng, vocab, 1)[0])]
 
@@ -146,7 +152,7 @@ def _position(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
 
 def _stacking(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
     first, second = _names(rng, vocab, 2)
-    return [Include(first), Include(second, position=(_relation(rng, STACKED), 0))]
+    return [Include(first), Include(second, position=(_relation_to(first, rng, STACKED), 0))]
 
 
 def _color_attr(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
@@ -169,7 +175,7 @@ def _compound(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
     while True:
         first, second = _names(rng, vocab, 2)
         counts = [int(rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])) + 1 for _ in range(2)]
-        position = (_relation(rng, vocab.relations), 0) if form < 0.75 else None
+        position = (_relation_to(first, rng, vocab.relations), 0) if form < 0.75 else None
         if position is not None and position[0] in STACKED:
             counts = [1, min(counts[1], 2)]  # on or behind one thing there is room for two
         include = [
@@ -188,7 +194,7 @@ def _crowd(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
         related = len(names) > 1 and rng.random() < 0.5
         for place in range(1 + related):
             name = names.pop()
-            position = (_relation(rng, vocab.relations), len(include) - 1) if place else None
+            position = (_relation_to(include[-1].name, rng, vocab.relations), len(include) - 1) if place else None
             include.append(Include(name, 1, _maybe_color(rng, name, 0.3), position))
     loose = [i for i, entry in enumerate(include) if entry.position is None and not _is_target(include, i)]
     if loose and rng.random() < 0.4:

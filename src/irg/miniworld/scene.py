@@ -110,18 +110,28 @@ def crowding(box_a: Box, box_b: Box) -> float:
     return width * height / smaller
 
 
-def free_cells(name: str, size: str, others: Iterable[Box], most: float = 0.05) -> np.ndarray:
-    """bool [GRID row, GRID col]: cells where such a thing is inside the frame and crowds no other box beyond `most`."""
+@cache
+def _inside(name: str, size: str) -> np.ndarray:
+    """bool [GRID row, GRID col]: cells where such a thing is inside the frame. Shared: copy before changing it."""
     width, height = extent(name, size)
     fits_x = (_CENTRES - width / 2 >= -_FRAME_SLACK) & (_CENTRES + width / 2 <= 1 + _FRAME_SLACK)
     fits_y = (_CENTRES - height / 2 >= -_FRAME_SLACK) & (_CENTRES + height / 2 <= 1 + _FRAME_SLACK)
-    free = fits_y[:, None] & fits_x[None, :]
-    for x0, y0, x1, y1 in others:
-        over_x = np.minimum(_CENTRES + width / 2, x1) - np.maximum(_CENTRES - width / 2, x0)
-        over_y = np.minimum(_CENTRES + height / 2, y1) - np.maximum(_CENTRES - height / 2, y0)
-        shared = np.clip(over_y, 0, None)[:, None] * np.clip(over_x, 0, None)[None, :]
-        free &= shared <= most * min(width * height, (x1 - x0) * (y1 - y0))
-    return free
+    return fits_y[:, None] & fits_x[None, :]
+
+
+def free_cells(name: str, size: str, others: Iterable[Box], most: float = 0.05) -> np.ndarray:
+    """bool [GRID row, GRID col]: cells where such a thing is inside the frame and crowds no other box beyond `most`."""
+    free = _inside(name, size).copy()
+    boxes_N4 = np.array(list(others), float).reshape(-1, 4)
+    if not len(boxes_N4):
+        return free
+    width, height = extent(name, size)
+    x0_N1, y0_N1, x1_N1, y1_N1 = (boxes_N4[:, k, None] for k in range(4))
+    over_x_NC = np.minimum(_CENTRES + width / 2, x1_N1) - np.maximum(_CENTRES - width / 2, x0_N1)
+    over_y_NR = np.minimum(_CENTRES + height / 2, y1_N1) - np.maximum(_CENTRES - height / 2, y0_N1)
+    smaller_N1 = np.minimum(width * height, (x1_N1 - x0_N1) * (y1_N1 - y0_N1))
+    shared_NRC = over_y_NR.clip(0)[:, :, None] * over_x_NC.clip(0)[:, None, :]
+    return free & (shared_NRC <= most * smaller_N1[:, :, None]).all(axis=0)
 
 
 CONVERSE = {
