@@ -17,6 +17,7 @@ from irg.miniworld.phrasing import (
     COUNT_PHRASES,
     ENDINGS,
     EXACTLY,
+    FILLERS,
     JOINTS,
     NUMBER_WORDS,
     OPENINGS,
@@ -116,6 +117,11 @@ def _clauses(request: Request, groups: list[str], relations: list[str]) -> list[
     return clauses
 
 
+def _plain_plural(name: str) -> str:
+    """GenEval's mechanical plural where GenEval has the class, else the right one."""
+    return geneval_plural(name) if name in classes("geneval") else object_class(name).plural
+
+
 def _noun(entry: Include) -> str:
     return entry.unknown or entry.name
 
@@ -137,10 +143,10 @@ def _group(entry: Include, rng: np.random.Generator | None) -> str:
     if entry.unknown is not None:
         return f"{number} {color}{unknown_plural(entry.unknown)}"
     if rng is None:
-        return f"{number} {color}{geneval_plural(entry.name)}"
+        return f"{number} {color}{_plain_plural(entry.name)}"
     if paired:
         return f"{number} pairs of {color}{entry.name}"
-    return f"{number} {color}{classes('full')[entry.name].plural}"
+    return f"{number} {color}{object_class(entry.name).plural}"
 
 
 # ---- rich ------------------------------------------------------------------------------------------------------------
@@ -177,10 +183,11 @@ def _rich_group(entry: Include, rng: np.random.Generator, terse: bool) -> str:
     elif color and rng.random() < 0.1:
         color = f"{_choose(rng, SHADES)} {color}" if rng.random() < 0.7 else f"{entry.color} colored "
     singular, plural = _rich_noun(entry, rng)
+    filler = f"{_choose(rng, FILLERS)} " if rng.random() < 0.06 else ""
     usual = entry.unknown is None and (singular == entry.name or singular.endswith("s"))
     paired = usual and entry.name in PAIRED
     if entry.count > 1:
-        noun = f"{color}{plural}"
+        noun = f"{color}{filler}{plural}"
         if paired:
             return f"{_rich_number(entry.count, rng)} pairs of {noun}{after}"
         options = COUNT_PHRASES.get(entry.count, ())
@@ -188,7 +195,7 @@ def _rich_group(entry: Include, rng: np.random.Generator, terse: bool) -> str:
             return f"{_choose(rng, options)} {noun}{after}"
         exactly = f"{_choose(rng, EXACTLY)} " if rng.random() < 0.08 else ""
         return f"{exactly}{_rich_number(entry.count, rng)} {noun}{after}"
-    noun = f"{color}{singular}"
+    noun = f"{color}{filler}{singular}"
     if paired and rng.random() < 0.5:
         return f"a pair of {noun}{after}"
     if terse or (usual and entry.name in BARE):
@@ -212,7 +219,7 @@ def _rich_noun(entry: Include, rng: np.random.Generator) -> tuple[str, str]:
         singular = _choose(rng, kind.synonyms)
         plural = synonym_plural(kind, singular)
     elif rng.random() < 0.05:
-        plural = geneval_plural(kind.name)
+        plural = _plain_plural(kind.name)
     if rng.random() < 0.06:
         return (singular, _misspelt(plural, rng)) if entry.count > 1 else (_misspelt(singular, rng), plural)
     return singular, plural

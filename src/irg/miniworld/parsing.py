@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 from irg.miniworld import phrasing
@@ -13,6 +14,7 @@ from irg.miniworld.meaning import Include, Request, make_request
 from irg.miniworld.spelling import Words, known_words, mend, spellings, split_prompt
 from irg.miniworld.unknown import listed_words, nearest_noun, singular
 
+_IN_FRONT = "in front of"
 Phrases = Mapping[str, list[tuple[Words, str]]]
 """First word -> the phrases that begin with it, the longest first, each with its meaning."""
 
@@ -87,12 +89,13 @@ class _Reader:
         second = self.group()
         if second is None:
             return False
-        position = (relation, len(groups))
-        groups += [second, Include(first.name, first.count, first.color, position, first.unknown)]
+        if relation == _IN_FRONT:  # of a house: the house is behind
+            relation, first, second = "behind", second, first
+        groups += [second, replace(first, position=(relation, len(groups)))]
         return True
 
     def group(self) -> Include | None:
-        """[exactly] [number] [pair of] [[shade] color] noun [that is color]."""
+        """[exactly] [number] [pair of] [[shade] color] [filler] noun [that is color]."""
         start = self.at
         self.take("exactly")
         number = self.take("number")
@@ -102,9 +105,11 @@ class _Reader:
         before_color = self.at
         self.take("shade")
         color = self.take("color")
+        self.take("filler")
         name, unknown = self.noun(count > 1 or pair)
         if name is None and color is not None:
             self.at, color = before_color, None
+            self.take("filler")
             name, unknown = self.noun(count > 1 or pair)
         if name is None:
             self.at = start
@@ -155,11 +160,12 @@ def _phrases() -> Mapping[str, Phrases]:
     relations = phrasing.RICH_RELATION_PHRASES.items()
     kinds = {
         "opening": [(opening, opening) for opening in openings if opening],
-        "relation": [(phrase, name) for name, phrases in relations for phrase in phrases],
+        "relation": [(_IN_FRONT, _IN_FRONT), *((phrase, name) for name, phrases in relations for phrase in phrases)],
         "background": backgrounds,
         "number": numbers,
         "exactly": [(word, "") for word in phrasing.EXACTLY],
-        "shade": [(word, "") for word in phrasing.SHADES],
+        "shade": [(word, "") for word in (*phrasing.SHADES, *phrasing.FILLERS)],
+        "filler": [(word, "") for word in phrasing.FILLERS],
         "color": [(color, color) for color in COLORS] + [(f"{color} colored", color) for color in COLORS],
         "pair": [(pair, "") for pair in pairs],
         "noun": [(" ".join(words), name) for words, name in spellings().items()],

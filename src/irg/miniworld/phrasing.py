@@ -58,16 +58,16 @@ RICH_RELATION_PHRASES: dict[str, tuple[str, ...]] = {
     "behind": (*RELATION_PHRASES["behind"], "partly hidden behind", "standing behind", "hiding behind", "in back of"),
 }
 BACKGROUND_PHRASES: dict[str, tuple[str, ...]] = {
-    "meadow": ("on the grass", "in a green meadow", "on a grassy field"),
-    "desert": ("in the desert", "among sand dunes"),
-    "sea": ("at the sea", "by the ocean", "in front of the sea"),
-    "snow": ("in a snowy landscape", "in winter"),
-    "night": ("in the night", "under a night sky"),
-    "room": ("inside a room", "indoors", "in a living room"),
-    "street": ("in a street", "in the city", "on a city street"),
-    "studio": ("in a photo studio", "on a plain background", "on a gray background"),
-    "sunset": ("in the evening", "at dusk", "under a red evening sky"),
-    "forest": ("in the woods", "in the forest"),
+    "meadow": ("on the grass", "on the meadow", "in a meadow", "in a green meadow", "on a grassy field", "in a field"),
+    "desert": ("in the desert", "among sand dunes", "on the sand"),
+    "sea": ("at the sea", "by the ocean", "at the beach", "on the beach"),
+    "snow": ("in a snowy landscape", "in winter", "on the snow"),
+    "night": ("in the night", "under a night sky", "under the stars"),
+    "room": ("inside a room", "in the room", "indoors", "in a living room", "in the living room"),
+    "street": ("in a street", "in the street", "on the street", "in the city", "on a city street", "on a road"),
+    "studio": ("in a photo studio", "in the studio", "on a plain background", "on a gray background"),
+    "sunset": ("in the evening", "at dusk", "in the sunset", "under a red evening sky"),
+    "forest": ("in the woods", "in the forest", "between trees"),
     "kitchen": ("in the kitchen", "inside a kitchen"),
     "stage": ("on the stage", "in a theater"),
 }
@@ -82,7 +82,8 @@ COUNT_PHRASES: dict[int, tuple[str, ...]] = {
 }
 EXACTLY = ("exactly", "just", "only")
 SHADES = ("bright", "deep", "shiny")
-"""Words before a colour that mean nothing here."""
+FILLERS = ("nice", "cute", "lovely", "pretty", "beautiful", "fine", "funny", "little", "big", "old", "new", "happy")
+"""Words before a colour, and before a noun, that mean nothing here."""
 JOINTS = (" and ", " and ", " and ", " and also ", " together with ", " plus ", " with ", " & ")
 """Between the last two things."""
 

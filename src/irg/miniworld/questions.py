@@ -11,7 +11,7 @@ import numpy as np
 
 from irg.miniworld.backgrounds import BACKGROUNDS
 from irg.miniworld.classes import COLORS, article, object_class, takes_color
-from irg.miniworld.phrasing import NUMBER_WORDS, RELATION_PHRASES
+from irg.miniworld.phrasing import BARE, NUMBER_WORDS, RELATION_PHRASES
 from irg.miniworld.rules import holds
 from irg.miniworld.scene import Scene, Thing, boxes
 from irg.miniworld.vocabularies import Vocabulary, find_vocabulary
@@ -104,7 +104,7 @@ def _one_of(sight: _Sight, *texts: str) -> str:
 
 
 def _a(thing: Thing) -> str:
-    return f"{article(thing.label)} {thing.label}"
+    return thing.label if thing.name in BARE else f"{article(thing.label)} {thing.label}"
 
 
 def _list(things: Sequence[Thing]) -> str:

@@ -11,6 +11,8 @@ from irg.miniworld.classes import classes, geneval_plural, synonym_plural
 
 SHORTEST_MENDED = 5
 """Shorter words are never taken for misspelt ones: 'boar' is no boat."""
+SHORTEST_CHANGED = 7
+"""In shorter words no letter is taken for another."""
 
 Words = tuple[str, ...]
 
@@ -54,9 +56,9 @@ def _by_shorter() -> Mapping[str, list[str]]:
 
 @cache
 def mend(word: str) -> str | None:
-    """The one noun word that is a slip away (a letter left out or put in, or two swapped), if there is just one.
+    """The one noun word that is a slip away, if there is just one.
 
-    A changed letter is no slip: a donkey is no monkey.
+    A slip is a letter left out or put in, or two swapped; in long words only also a changed one: a donkey is no monkey.
     """
     if len(word) < SHORTEST_MENDED - 1 or word in known_words():
         return None
@@ -70,4 +72,6 @@ def _one_slip(a: str, b: str) -> bool:
         longer, shorter = (a, b) if len(a) > len(b) else (b, a)
         return shorter in _shorter(longer)
     odd = [i for i in range(len(a)) if a[i] != b[i]]
+    if len(odd) == 1:
+        return len(a) >= SHORTEST_CHANGED
     return len(odd) == 2 and odd[1] == odd[0] + 1 and a[odd[0]] == b[odd[1]] and a[odd[1]] == b[odd[0]]

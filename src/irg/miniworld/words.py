@@ -44,7 +44,14 @@ def _words(vocab: Vocabulary) -> tuple[str, ...]:
         texts += [*FULL_PHRASES, *QUESTION_PHRASES, *phrasing.RICH_OPENINGS, *phrasing.PLURAL_OPENINGS.values()]
         tables = (phrasing.RICH_RELATION_PHRASES, phrasing.BACKGROUND_PHRASES, phrasing.COUNT_PHRASES)
         texts += [phrase for table in tables for phrases in table.values() for phrase in phrases]
-        texts += [*phrasing.ENDINGS, *phrasing.EXACTLY, *phrasing.SHADES, *phrasing.JOINTS, "colored that is are ? ! :"]
+        texts += [
+            *phrasing.ENDINGS,
+            *phrasing.EXACTLY,
+            *phrasing.SHADES,
+            *phrasing.FILLERS,
+            *phrasing.JOINTS,
+            "colored that is are ? ! :",
+        ]
         texts += [form for c in kinds for word in c.synonyms for form in (word, synonym_plural(c, word))]
         texts += listed_words()
         texts += [text[0].upper() + text[1:] for text in texts if text]
