@@ -76,6 +76,11 @@ class _Reader:
                 return words, meaning
         return None
 
+    def skip(self, kind: str) -> None:
+        """Step over a phrase of this kind that means nothing, unless a noun begins with it ('happy face')."""
+        if self.look("noun") is None:
+            self.take(kind)
+
     def groups(self, groups: list[Include]) -> bool:
         """Read a group, or two in a relation, and add them (what is referred to first); False if there is none."""
         first = self.group()
@@ -103,13 +108,13 @@ class _Reader:
         pair = self.take("pair") is not None
         # 'an orange' is a fruit, 'an orange cup' is a colour: the colour is tried first, then given back.
         before_color = self.at
-        self.take("shade")
+        self.skip("shade")
         color = self.take("color")
-        self.take("filler")
+        self.skip("filler")
         name, unknown = self.noun(count > 1 or pair)
         if name is None and color is not None:
             self.at, color = before_color, None
-            self.take("filler")
+            self.skip("filler")
             name, unknown = self.noun(count > 1 or pair)
         if name is None:
             self.at = start
