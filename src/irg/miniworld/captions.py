@@ -172,7 +172,8 @@ def _rich(request: Request, rng: np.random.Generator) -> str:
         else:
             body = f"{body} {where}"
     prompt = " ".join(f"{opening} {body}{ending}".split())
-    return prompt[0].upper() + prompt[1:] if rng.random() < 0.3 else prompt
+    # Only fixed phrases are capitalised: no noun is a second word in the vocabulary.
+    return prompt[0].upper() + prompt[1:] if opening and rng.random() < 0.3 else prompt
 
 
 def _rich_group(entry: Include, rng: np.random.Generator, terse: bool) -> str:

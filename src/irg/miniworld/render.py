@@ -84,7 +84,6 @@ def _scaled(sprites: Sprites, name: str, color: str | None, width: int, height: 
     return np.concatenate([_tint_table(color)[level] * (cover / 255), cover], axis=-1)
 
 
-@lru_cache(maxsize=2048)
 def _patch(sprites: Sprites, name: str, color: str | None, width: int, height: int, light: float) -> Patch:
     """A sprite at its final size with its shadow, ready to be laid over a picture."""
     reach = max(2, round(0.12 * (width + height) / 2))
@@ -94,6 +93,10 @@ def _patch(sprites: Sprites, name: str, color: str | None, width: int, height: i
     shadow = _shadow(alpha[..., 0], reach, width, height, light)[..., None]
     through = (1 - alpha) * (1 - shadow)
     return canvas[..., :3] + (1 - alpha) * shadow * _SHADOW_COLOR, through, -reach, -reach
+
+
+# Patches of large pictures are large: fewer of them are kept, so that either cache ends at about 150 MB.
+_small_patch, _large_patch = lru_cache(maxsize=4096)(_patch), lru_cache(maxsize=1024)(_patch)
 
 
 def _shadow(alpha: np.ndarray, reach: int, width: int, height: int, light: float) -> np.ndarray:
@@ -125,9 +128,10 @@ def render(
         gain, lift = rng.uniform(0.92, 1.05), rng.uniform(-6, 6, 3)
         np.clip(picture * np.float32(gain) + lift.astype(np.float32), 0, 255, out=picture)
     light = background(scene.background).light
+    patch = _small_patch if size <= 128 else _large_patch
     for thing in painting_order(scene.things):
         x0, y0, x1, y1 = pixel_box(thing, size)
-        _lay(picture, _patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
+        _lay(picture, patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
     return (picture + 0.5).clip(0, 255).astype(np.uint8)
 
 

@@ -54,7 +54,10 @@ def _words(vocab: Vocabulary) -> tuple[str, ...]:
         ]
         texts += [form for c in kinds for word in c.synonyms for form in (word, synonym_plural(c, word))]
         texts += listed_words()
-        texts += [text[0].upper() + text[1:] for text in texts if text]
+        starts = [*phrasing.RICH_OPENINGS, *phrasing.PLURAL_OPENINGS.values()]
+        starts += [phrase for phrases in phrasing.BACKGROUND_PHRASES.values() for phrase in phrases]
+        starts += [b.phrase for b in BACKGROUNDS.values()]
+        texts += [text.split()[0].capitalize() for text in starts if text]
     return tuple(sorted({word for text in texts for word in split_words(text)}))
 
 
