@@ -10,6 +10,7 @@ from irg.miniworld import kit
 from irg.miniworld.classes import COLORLESS_CLASSES, can_carry, regular_plural
 from irg.miniworld.drawing import draw_sprites
 from irg.miniworld.spelling import mend, spellings
+from irg.miniworld.sprites import SPRITE_PX
 from irg.miniworld.unknown import listed_words, nearest_noun
 
 GENEVAL_EXTRA = [
@@ -121,10 +122,10 @@ def test_slips_are_mended(word: str, meant: str | None) -> None:
 
 
 def test_drawn_sprites_are_tight_and_of_their_class() -> None:
-    drawn = draw_sprites(128)
+    drawn = draw_sprites(SPRITE_PX)
     assert list(drawn) == GENEVAL_EXTRA
     for name, image in drawn.items():
-        assert image.dtype == np.uint8 and max(image.shape[:2]) == 128
+        assert image.dtype == np.uint8 and max(image.shape[:2]) == SPRITE_PX
         solid = image[..., 3] > 8
         assert solid[0].any() and solid[-1].any() and solid[:, 0].any() and solid[:, -1].any(), name
         assert image.shape[1] / image.shape[0] == pytest.approx(mw.object_class(name).aspect, rel=0.03)
