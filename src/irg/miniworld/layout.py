@@ -11,7 +11,7 @@ from irg.miniworld.classes import SIZES, object_class
 from irg.miniworld.geometry import STACKED
 from irg.miniworld.meaning import Request
 from irg.miniworld.rules import satisfied, see
-from irg.miniworld.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells
+from irg.miniworld.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells, stacking_sizes
 
 MARGIN = 0.62
 """Relations are drawn this clearly (GenEval lets them hold above 0.5)."""
@@ -26,8 +26,6 @@ _SIZE_CHANCES = {
 }
 _MANY_CHANCES = (0.75, 0.25, 0.0, 0.0)
 _CHECKED_SIZES = (96, 128, 192, 256)
-_STACKED_LARGEST = 1
-"""What is on or behind something is at most medium."""
 
 
 def prompt_rank(request: Request) -> Callable[[Thing], int]:
@@ -77,19 +75,19 @@ def _sizes(rng: np.random.Generator, total: int, entries: int, shrink: int) -> l
     return [_SIZE_WORDS[max(0, int(pick) - shrink)] for pick in picks]
 
 
-def _fit_stacks(request: Request, sizes: list[str]) -> None:
-    """Make what carries or hides another thing the larger one, in place."""
+def _fit_stacks(request: Request, sizes: list[str], rng: np.random.Generator) -> None:
+    """Give what is on or behind something, and that, sizes in which they can stand so, in place."""
     for index, entry in enumerate(request.include):
         if entry.position is not None and entry.position[0] in STACKED:
-            target = entry.position[1]
-            own = min(_SIZE_WORDS.index(sizes[index]), _STACKED_LARGEST)
-            theirs = max(_SIZE_WORDS.index(sizes[target]), own + 1, 1 + (entry.count > 1))
-            sizes[index], sizes[target] = _SIZE_WORDS[own], _SIZE_WORDS[theirs]
+            relation, target = entry.position
+            fitting = stacking_sizes(entry.name, request.include[target].name, relation, entry.count)
+            if fitting:
+                sizes[index], sizes[target] = fitting[int(rng.integers(len(fitting)))]
 
 
 def _try_things(request: Request, rng: np.random.Generator, total: int, shrink: int) -> tuple[Thing, ...] | None:
     sizes = _sizes(rng, total, len(request.include), shrink)
-    _fit_stacks(request, sizes)
+    _fit_stacks(request, sizes, rng)
     groups: list[list[Thing]] = []
     for entry, size in zip(request.include, sizes, strict=True):
         group: list[Thing] = []

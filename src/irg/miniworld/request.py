@@ -13,6 +13,7 @@ from irg.miniworld.classes import COLORS, can_carry, takes_color
 from irg.miniworld.geometry import STACKED
 from irg.miniworld.heldout import HELD_OUT_SHARE, held_out, in_geneval
 from irg.miniworld.meaning import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, find_tag, make_request
+from irg.miniworld.scene import stacking_sizes
 from irg.miniworld.unknown import unknown_words
 from irg.miniworld.vocabularies import RELATIONS, Vocabulary, find_vocabulary
 
@@ -123,10 +124,14 @@ def _relation(rng: np.random.Generator, relations: Sequence[str] = RELATIONS) ->
     return relations[int(rng.integers(len(relations)))]
 
 
-def _relation_to(target: str, rng: np.random.Generator, relations: Sequence[str]) -> str:
-    """A random relation to a target; nothing is asked to stand on what cannot carry it."""
+def _relation_to(
+    target: str, name: str, rng: np.random.Generator, relations: Sequence[str], count: int = 1
+) -> str | None:
+    """A random relation of things to a target; None if it turns out to be one that they cannot stand in."""
     relation = _relation(rng, relations)
-    return relation if relation != "on" or can_carry(target) else "behind"
+    if relation in STACKED and not stacking_sizes(name, target, relation, count):
+        return None
+    return None if relation == "on" and not can_carry(target) else relation
 
 
 def _single(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
@@ -151,8 +156,10 @@ def _position(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
 
 
 def _stacking(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
-    first, second = _names(rng, vocab, 2)
-    return [Include(first), Include(second, position=(_relation_to(first, rng, STACKED), 0))]
+    while True:
+        first, second = _names(rng, vocab, 2)
+        if (relation := _relation_to(first, second, rng, STACKED)) is not None:
+            return [Include(first), Include(second, position=(relation, 0))]
 
 
 def _color_attr(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
@@ -175,9 +182,14 @@ def _compound(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
     while True:
         first, second = _names(rng, vocab, 2)
         counts = [int(rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])) + 1 for _ in range(2)]
-        position = (_relation_to(first, rng, vocab.relations), 0) if form < 0.75 else None
-        if position is not None and position[0] in STACKED:
-            counts = [1, min(counts[1], 2)]  # on or behind one thing there is room for two
+        position = None
+        if form < 0.75:
+            relation = _relation_to(first, second, rng, vocab.relations, min(counts[1], 2))
+            if relation is None:
+                continue
+            if relation in STACKED:  # on or behind one thing there is room for two
+                counts = [1, min(counts[1], 2)]
+            position = (relation, 0)
         include = [
             Include(first, counts[0], _maybe_color(rng, first, 0.5)),
             Include(second, counts[1], _maybe_color(rng, second, 0.5), position),
@@ -194,7 +206,8 @@ def _crowd(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
         related = len(names) > 1 and rng.random() < 0.5
         for place in range(1 + related):
             name = names.pop()
-            position = (_relation_to(include[-1].name, rng, vocab.relations), len(include) - 1) if place else None
+            relation = _relation_to(include[-1].name, name, rng, vocab.relations) if place else None
+            position = (relation, len(include) - 1) if relation is not None else None
             include.append(Include(name, 1, _maybe_color(rng, name, 0.3), position))
     loose = [i for i, entry in enumerate(include) if entry.position is None and not _is_target(include, i)]
     if loose and rng.random() < 0.4:

@@ -98,6 +98,8 @@ def snap(name: str, color: str | None, box: Box, side: float) -> Thing:
 
 _CENTRES = (np.arange(GRID) + 0.5) / GRID
 _FRAME_SLACK = 1e-9
+_CLEAR = 0.66
+_TRIED_ROWS = (8, 7, 9)
 
 
 def crowding(box_a: Box, box_b: Box) -> float:
@@ -166,6 +168,32 @@ def related_cells(name: str, size: str, relation: str, target: Box, margin: floa
     else:
         along = sign * dy - 0.1 * (height + target[3] - target[1])
     return along / norm > margin
+
+
+@cache
+def stacking_sizes(name: str, target: str, relation: str, count: int = 1) -> tuple[tuple[str, str], ...]:
+    """The sizes (thing's, target's) in which so many such things clearly stand on or behind one such target."""
+    words = list(SIZES)
+    pairs = [(own, theirs) for i, own in enumerate(words[:2]) for theirs in words[i + 1 :]]
+    return tuple(pair for pair in pairs if _have_room(name, target, relation, count, *pair))
+
+
+def _have_room(name: str, target: str, relation: str, count: int, own: str, theirs: str) -> bool:
+    for row in _TRIED_ROWS:
+        if not _inside(target, theirs)[row, GRID // 2]:
+            continue
+        box = Thing(target, None, GRID // 2, row, theirs).box
+        cells = _inside(name, own) & related_cells(name, own, relation, box, _CLEAR)
+        for _ in range(count):
+            rows, cols = np.nonzero(cells)
+            if not len(cols):
+                break
+            leftmost = int(cols.argmin())
+            first = Thing(name, None, int(cols[leftmost]), int(rows[leftmost]), own)
+            cells = cells & free_cells(name, own, [first.box])
+        else:
+            return True
+    return False
 
 
 def may_overlap(relation: str) -> bool:
