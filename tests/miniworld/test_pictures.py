@@ -160,7 +160,7 @@ def test_fetched_sprites_if_they_are_here() -> None:
         fluent = mw.load_sprites("fluent")
     except ValueError as error:
         pytest.skip(str(error))
-    assert fluent.names == list(mw.classes())
+    assert fluent.names == list(mw.classes("full"))
     for name, image in fluent.images.items():
         assert image.shape[1] / image.shape[0] == pytest.approx(mw.object_class(name).aspect, rel=0.05)
     assert mw.render(mw.Scene("meadow", (mw.Thing("dog", None, 5, 5, "large"),))).std() > 20

@@ -80,7 +80,7 @@ def test_paraphrases_are_understood(prompt: str, plain: str) -> None:
     [
         "",
         "a photo of",
-        "a unicorn",
+        "a wug",
         "a dog and",
         "a dog left of",
         "a dog and a dog",
@@ -108,8 +108,7 @@ def test_geneval_prompts_to_the_letter() -> None:
         request = mw.Request.from_json(line)
         assert mw.caption(request) == prompt
         assert request.to_json() == line
-        drawable = all(entry.name in mw.classes() for entry in request.include)
-        assert mw.parse_prompt(prompt) == (request if drawable else None)
+        assert mw.parse_prompt(prompt) == request
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,7 @@ def test_a_thought_to_the_letter() -> None:
     [
         ("large apple at (3,7)", "not of the form"),
         ("Scene: moon. Things: none.", "unknown background 'moon'"),
-        ("Scene: sea. Things: large unicorn at (3,7).", "unknown class 'unicorn'"),
+        ("Scene: sea. Things: large wug at (3,7).", "unknown class 'wug'"),
         ("Scene: sea. Things: giant apple at (3,7).", "unknown size 'giant'"),
         ("Scene: sea. Things: large apple at (3,12).", "outside the 12 x 12 grid"),
         ("Scene: sea. Things: large apple (3,2).", "not of the form"),

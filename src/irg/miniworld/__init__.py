@@ -1,10 +1,11 @@
 """The mini world: scenes of 3D icons whose truth is known, so that thoughts, reflections and scores need no teacher."""
 
 from irg.miniworld.backgrounds import BACKGROUNDS
-from irg.miniworld.captions import caption, parse_prompt
-from irg.miniworld.classes import COLORS, GRID, SIZES, ObjectClass, classes, object_class
+from irg.miniworld.captions import STYLES, caption, parse_prompt, training_caption
+from irg.miniworld.classes import COLORS, GRID, SIZES, ObjectClass, classes, is_class, object_class
 from irg.miniworld.corrupt import corrupt
 from irg.miniworld.flaws import KINDS, Flaw, find_flaws
+from irg.miniworld.heldout import held_out, in_geneval
 from irg.miniworld.layout import sample_scene
 from irg.miniworld.oracle import (
     Edit,
@@ -12,31 +13,42 @@ from irg.miniworld.oracle import (
     find_edits,
     parse_layout,
     parse_reflection,
+    parse_unknown,
     reflect,
     think,
     write_layout,
 )
+from irg.miniworld.questions import FORMS, Question, ask
 from irg.miniworld.render import SPOILINGS, contact_sheet, degrade, render
 from irg.miniworld.repair import correct
-from irg.miniworld.request import ALL_TAGS, TAGS, Include, Request, held_out, make_request, sample_request
+from irg.miniworld.request import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, make_request, sample_request
 from irg.miniworld.rules import Seen, relation_strength, satisfied, see
 from irg.miniworld.scene import Scene, Thing, boxes, snap
 from irg.miniworld.sprites import SpriteFetchError, Sprites, fetch_sprites, load_sprites
+from irg.miniworld.unknown import nearest_noun, unknown_words
+from irg.miniworld.vocabularies import ALL_RELATIONS, RELATIONS, VOCABULARIES, Vocabulary, find_vocabulary
 from irg.miniworld.words import sample_texts, split_words, vocabulary
 
 __all__ = [
+    "ALL_RELATIONS",
     "ALL_TAGS",
     "BACKGROUNDS",
     "COLORS",
+    "FORMS",
+    "FULL_TAGS",
     "GRID",
     "KINDS",
+    "RELATIONS",
     "SIZES",
     "SPOILINGS",
+    "STYLES",
     "TAGS",
+    "VOCABULARIES",
     "Edit",
     "Flaw",
     "Include",
     "ObjectClass",
+    "Question",
     "Reflection",
     "Request",
     "Scene",
@@ -44,6 +56,8 @@ __all__ = [
     "SpriteFetchError",
     "Sprites",
     "Thing",
+    "Vocabulary",
+    "ask",
     "boxes",
     "caption",
     "classes",
@@ -54,13 +68,18 @@ __all__ = [
     "fetch_sprites",
     "find_edits",
     "find_flaws",
+    "find_vocabulary",
     "held_out",
+    "in_geneval",
+    "is_class",
     "load_sprites",
     "make_request",
+    "nearest_noun",
     "object_class",
     "parse_layout",
     "parse_prompt",
     "parse_reflection",
+    "parse_unknown",
     "reflect",
     "relation_strength",
     "render",
@@ -72,6 +91,8 @@ __all__ = [
     "snap",
     "split_words",
     "think",
+    "training_caption",
+    "unknown_words",
     "vocabulary",
     "write_layout",
 ]

@@ -1,12 +1,13 @@
 """What the mini world knows: its object classes, colours, sizes and the placing grid. Pure data and its look-ups.
 
-A new class is one line of `_CLASS_TABLE` (and, if its picture has something beside the object, one line of `_CUTS`).
+A class is one line of a file in `nouns/` (and, if its picture has something beside the object, one line of `_CUTS`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 
 GRID = 12
 """Things stand on the centres of a GRID x GRID lattice of cells."""
@@ -18,94 +19,25 @@ LONGEST = 1.25
 """A thing's longer side is at most this many times its size (a spoon of its area's size would be very long)."""
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-COLORLESS_CLASSES = frozenset({"person"})
-"""Classes that are never asked in a colour (GenEval asks none for a person)."""
-
 Polygon = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """One kind of thing. `aspect` is width / height of its tight box; `natural` the one colour it has, if any."""
+    """One kind of thing. `aspect` is width / height of its tight box; `natural` the one colour it has, if any.
+
+    `emoji` is None for what we draw ourselves; `synonyms` are further names that prompts may use.
+    """
 
     name: str
-    emoji: str
+    emoji: str | None
     aspect: float
     natural: str | None
     plural: str
+    category: str
+    synonyms: tuple[str, ...] = ()
     cut: Polygon | None = None
 
-
-# name | emoji file | aspect | natural colour or - | plural where it is irregular
-_CLASS_TABLE = """
-person         | 1f9cd      | 0.33 | -      | people
-bicycle        | 1f6b2      | 1.32 | red
-car            | 1f697      | 1.47 | red
-motorcycle     | 1f3cd-fe0f | 1.49 | red
-airplane       | 2708-fe0f  | 1.01 | -
-bus            | 1f68c      | 1.27 | -
-train          | 1f682      | 1.08 | -
-truck          | 1f69a      | 1.22 | -
-boat           | 26f5       | 1.00 | -
-traffic light  | 1f6a6      | 0.43 | black
-stop sign      | 1f6d1      | 0.99 | red
-bird           | 1f426      | 0.95 | red
-cat            | 1f431      | 1.10 | orange
-dog            | 1f436      | 1.08 | -
-horse          | 1f40e      | 1.00 | brown
-sheep          | 1f411      | 1.00 | white  | sheep
-cow            | 1f404      | 1.06 | -
-elephant       | 1f418      | 1.22 | -
-bear           | 1f43b      | 1.12 | brown
-zebra          | 1f993      | 1.00 | -
-giraffe        | 1f992      | 0.94 | -
-backpack       | 1f392      | 0.79 | -
-umbrella       | 2602-fe0f  | 1.00 | purple
-handbag        | 1f45c      | 0.99 | -
-tie            | 1f454      | 0.46 | -
-suitcase       | 1f9f3      | 0.64 | blue
-frisbee        | 1f94f      | 0.93 | blue
-skis           | 1f3bf      | 1.03 | -      | skis
-snowboard      | 1f3c2      | 0.77 | -
-sports ball    | 26bd       | 1.02 | -
-kite           | 1fa81      | 1.01 | -
-baseball bat   | 1f3cf      | 0.69 | -
-skateboard     | 1f6f9      | 1.00 | -
-tennis racket  | 1f3be      | 0.81 | -
-bottle         | 1f37e      | 1.01 | green
-wine glass     | 1f377      | 0.71 | -
-cup            | 2615       | 0.96 | -
-fork           | 1f374      | 0.27 | -
-knife          | 1f52a      | 1.02 | -      | knives
-spoon          | 1f944      | 1.00 | -
-bowl           | 1f963      | 0.98 | blue
-banana         | 1f34c      | 1.04 | yellow
-apple          | 1f34e      | 1.04 | red
-sandwich       | 1f96a      | 1.08 | -
-orange         | 1f34a      | 0.82 | orange
-broccoli       | 1f966      | 0.95 | green
-carrot         | 1f955      | 1.02 | orange
-hot dog        | 1f32d      | 1.00 | -
-pizza          | 1f355      | 0.89 | -
-donut          | 1f369      | 0.88 | brown
-cake           | 1f382      | 1.02 | -
-chair          | 1fa91      | 0.69 | brown
-couch          | 1f6cb-fe0f | 1.78 | blue
-potted plant   | 1fab4      | 0.67 | -
-bed            | 1f6cf-fe0f | 1.41 | -
-toilet         | 1f6bd      | 0.91 | white
-tv             | 1f4fa      | 0.93 | -
-laptop         | 1f4bb      | 0.99 | -
-computer mouse | 1f5b1-fe0f | 0.64 | -  | computer mice
-computer keyboard | 2328-fe0f | 1.47 | -
-cell phone     | 1f4f1      | 0.71 | -
-book           | 1f4d5      | 0.79 | red
-clock          | 23f0       | 0.88 | -
-vase           | 1f3fa      | 0.65 | brown
-scissors       | 2702-fe0f  | 1.06 | -      | scissors
-teddy bear     | 1f9f8      | 1.01 | -
-toothbrush     | 1faa5      | 0.95 | -
-"""
 
 # The part of an emoji that is the thing itself, as a polygon in tenths of the emoji's square.
 _CUTS: dict[str, Polygon] = {
@@ -123,31 +55,88 @@ _CUTS: dict[str, Polygon] = {
 }
 
 
-def _regular_plural(name: str) -> str:
+def regular_plural(name: str) -> str:
+    """'dogs', 'buses', 'benches', 'puppies', 'glasses of wine'."""
+    head, of, rest = name.partition(" of ")
+    if of:
+        return regular_plural(head) + of + rest
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return name[:-1] + "ies"
     return name + ("es" if name.endswith(("s", "sh", "ch", "x")) else "s")
 
 
+def synonym_plural(kind: ObjectClass, synonym: str) -> str:
+    """The plural of a class's synonym; trousers are trousers."""
+    return synonym if kind.plural == kind.name and synonym.endswith("s") else regular_plural(synonym)
+
+
 @cache
-def classes() -> dict[str, ObjectClass]:
-    """Every class the world can draw, by name, in the table's order."""
+def _read(file: str) -> dict[str, ObjectClass]:
+    """The classes of one file of nouns, by name, in the file's order."""
     table = {}
-    for line in _CLASS_TABLE.strip().splitlines():
-        name, emoji, aspect, natural, *plural = (field.strip() for field in line.split("|"))
+    for line in files("irg.miniworld").joinpath("nouns", f"{file}.txt").read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        fields = [None if field.strip() == "-" else field.strip() for field in line.split("|")]
+        name, emoji, aspect, natural, category, plural, synonyms = fields
+        assert name is not None and aspect is not None and category is not None, line
         table[name] = ObjectClass(
             name=name,
             emoji=emoji,
             aspect=float(aspect),
-            natural=None if natural == "-" else natural,
-            plural=plural[0] if plural else _regular_plural(name),
+            natural=natural,
+            plural=plural or regular_plural(name),
+            category=category,
+            synonyms=tuple(word.strip() for word in synonyms.split(",")) if synonyms else (),
             cut=_CUTS.get(name),
         )
     return table
 
 
+_FILES = {"core": ("core",), "geneval": ("core", "drawn"), "full": ("core", "drawn", "more")}
+
+
+@cache
+def classes(vocabulary: str = "core") -> dict[str, ObjectClass]:
+    """The classes of a vocabulary, by name, in a fixed order.
+
+    'core': the 67 that irg-mini v1 knows; 'geneval': GenEval's 80; 'full': all. Each one begins with the one before.
+    ValueError for another name.
+    """
+    if vocabulary not in _FILES:
+        raise ValueError(f"unknown vocabulary {vocabulary!r}; choose from {', '.join(_FILES)}")
+    return {name: kind for file in _FILES[vocabulary] for name, kind in _read(file).items()}
+
+
+def is_class(name: str) -> bool:
+    """Whether the world can draw it, in whatever vocabulary."""
+    return name in classes("full")
+
+
+COLORLESS_CLASSES = frozenset(name for name, kind in classes("full").items() if kind.category == "person")
+"""Classes that are never asked in a colour: people (GenEval asks none for a person)."""
+
+
+def takes_color(name: str) -> bool:
+    """Whether prompts may ask for this class in a colour."""
+    return name not in COLORLESS_CLASSES
+
+
+@cache
+def _unsteady() -> frozenset[str]:
+    text = files("irg.miniworld").joinpath("nouns", "unsteady.txt").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def can_carry(name: str) -> bool:
+    """Whether something that stands on this class's box seems to stand on it in the picture."""
+    return name not in _unsteady()
+
+
 def object_class(name: str) -> ObjectClass:
-    """The class called `name`; ValueError if the world has none."""
+    """The class called `name`, of whatever vocabulary; ValueError if the world has none."""
     try:
-        return classes()[name]
+        return classes("full")[name]
     except KeyError:
         raise ValueError(f"the mini world has no object class {name!r}") from None
 
@@ -169,4 +158,7 @@ def geneval_plural(name: str) -> str:
 
 
 def article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
+    """'an apple', 'an hourglass', 'a unicorn'."""
+    if word.startswith(("uni", "uku", "eu")):
+        return "a"
+    return "an" if word[0] in "aeiou" or word.startswith("hour") else "a"

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from irg.miniworld.classes import COLORLESS_CLASSES, COLORS, classes, object_class, sizes_down_from
+from irg.miniworld.classes import COLORLESS_CLASSES, COLORS, object_class, sizes_down_from
 from irg.miniworld.flaws import Flaw, find_flaws
-from irg.miniworld.layout import prompt_rank
+from irg.miniworld.geometry import STACKED
+from irg.miniworld.layout import MARGIN, prompt_rank
+from irg.miniworld.meaning import Request
 from irg.miniworld.render import SPOILINGS
-from irg.miniworld.request import Request
 from irg.miniworld.rules import see
 from irg.miniworld.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells
+from irg.miniworld.vocabularies import Vocabulary, find_vocabulary
 
 _KIND_CHANCES = {
     "missing": 0.24,
@@ -24,6 +26,7 @@ _KIND_CHANCES = {
 }
 _COUNT_CHANCES = (0.2, 0.42, 0.25, 0.13)
 """Of 0, 1, 2, 3 mistakes."""
+_MISTAKEN_SHARE = 0.35
 _CLEARLY_NOT = 0.4
 """A relation is broken this clearly (it holds above 0.5)."""
 
@@ -32,7 +35,7 @@ def corrupt(
     request: Request,
     scene: Scene,
     rng: np.random.Generator,
-    vocab: Sequence[str] | None = None,
+    vocab: str | Vocabulary | Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
 ) -> tuple[Scene, list[Flaw]]:
     """A flawed version of a correct scene (0 to 3 mistakes) and all its flaws, as `find_flaws` names them.
@@ -40,7 +43,7 @@ def corrupt(
     A `poor_quality` flaw says how the pixels are to be spoiled (`degrade(image, rng, flaw.detail)`). `kinds` asks for
     exactly these mistakes, as far as they are possible.
     """
-    names = list(classes()) if vocab is None else list(vocab)
+    names = list(find_vocabulary(vocab).nouns)
     if kinds is None:
         kinds = _random_kinds(request, rng)
     things = list(scene.things)
@@ -130,9 +133,25 @@ def _displace(request: Request, things: list[Thing], names: list[str], rng: np.r
             return
         index = movable[int(rng.integers(len(movable)))]
         others = [thing for i, thing in enumerate(things) if i != index]
-        if (moved := _misplaced(things[index], relation, targets, others, rng)) is not None:
+        moved = _mistaken(things[index], relation, targets, others, rng) if relation in STACKED else None
+        moved = moved or _misplaced(things[index], relation, targets, others, rng)
+        if moved is not None:
             things[index] = moved
         return
+
+
+def _mistaken(
+    thing: Thing, relation: str, targets: list[Thing], others: list[Thing], rng: np.random.Generator
+) -> Thing | None:
+    """Now and then, and where it can be: the thing behind its target instead of on it, or the other way round."""
+    if rng.random() < _MISTAKEN_SHARE:
+        apart = [other.box for other in others if other is not targets[0]]
+        cells = free_cells(thing.name, thing.size, apart)
+        wrong = STACKED[1 - STACKED.index(relation)]
+        cells &= related_cells(thing.name, thing.size, wrong, targets[0].box, MARGIN)
+        if cells.any():
+            return Thing(thing.name, thing.color, *pick_cell(cells, rng), thing.size)
+    return None
 
 
 def _misplaced(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irg.miniworld.classes import classes
-from irg.miniworld.request import Include, Request
-from irg.miniworld.rules import Seen, holds, kept, score_threshold
+from irg.miniworld.classes import is_class
+from irg.miniworld.geometry import STACKED
+from irg.miniworld.meaning import Include, Request
+from irg.miniworld.rules import Seen, holds, kept, placed, score_threshold
 from irg.miniworld.scene import Thing, snap
 
 KINDS = ("missing", "extra", "wrong_color", "wrong_class", "wrong_place", "poor_quality")
@@ -51,7 +52,7 @@ def match(request: Request, seen: Sequence[Seen], threshold: float | None) -> tu
         groups[entry.name] = items[entry.count :]
     # Strangers before surplus ones: a cup in place of a bowl is more likely meant to be it than a second dog.
     asked = {entry.name for entry in request.include}
-    extras = [item for name, items in groups.items() if name in classes() for item in items]
+    extras = [item for name, items in groups.items() if is_class(name) for item in items]
     extras.sort(key=lambda item: item.name in asked)
     for slot in slots:
         if slot.item is None and extras:
@@ -71,7 +72,10 @@ def _faults(
     if entry.position is not None:
         relation, target = entry.position
         others = [slot.item for slot in slots if slot.entry == target and slot.item is not None]
-        failing += sum(not holds(item.box, other.box, relation) for other in others)
+        if relation in STACKED:
+            failing += bool(others) and not placed(item.box, [other.box for other in others], relation)
+        else:
+            failing += sum(not holds(item.box, other.box, relation) for other in others)
     for referring in request.include[index + 1 :]:
         if referring.position is not None and referring.position[1] == index:
             relation = referring.position[0]
@@ -118,4 +122,4 @@ def _misplaced(request: Request, slot: Slot, slots: list[Slot]) -> bool:
     if position is None or slot.item is None:
         return False
     targets = [s.item for s in slots if s.entry == position[1] and s.item is not None and not s.wrong_class]
-    return not all(holds(slot.item.box, target.box, position[0]) for target in targets)
+    return bool(targets) and not placed(slot.item.box, [target.box for target in targets], position[0])

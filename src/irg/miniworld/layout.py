@@ -8,8 +8,10 @@ import numpy as np
 
 from irg.miniworld.backgrounds import BACKGROUNDS
 from irg.miniworld.classes import SIZES, object_class
-from irg.miniworld.request import Request
-from irg.miniworld.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells
+from irg.miniworld.geometry import STACKED
+from irg.miniworld.meaning import Request
+from irg.miniworld.rules import satisfied, see
+from irg.miniworld.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells, stacking_sizes
 
 MARGIN = 0.62
 """Relations are drawn this clearly (GenEval lets them hold above 0.5)."""
@@ -23,6 +25,7 @@ _SIZE_CHANCES = {
     4: (0.45, 0.5, 0.05, 0.0),
 }
 _MANY_CHANCES = (0.75, 0.25, 0.0, 0.0)
+_CHECKED_SIZES = (96, 128, 192, 256)
 
 
 def prompt_rank(request: Request) -> Callable[[Thing], int]:
@@ -51,9 +54,18 @@ def sample_things(request: Request, rng: np.random.Generator) -> tuple[Thing, ..
     """Things for every entry of the request; ValueError if they cannot all stand somewhere."""
     total = sum(entry.count for entry in request.include)
     for attempt in range(60):
-        if (things := _try_things(request, rng, total, attempt // 8)) is not None:
+        things = _try_things(request, rng, total, attempt // 8)
+        if things is not None and _clear(request, things):
             return things
     raise ValueError(f"no room for {total} things with these relations: {request.to_json()}")
+
+
+def _clear(request: Request, things: tuple[Thing, ...]) -> bool:
+    """Whether what stands on or behind something still does so when boxes are rounded to whole pixels."""
+    if all(entry.position is None or entry.position[0] not in STACKED for entry in request.include):
+        return True
+    scene = Scene("studio", things)
+    return all(satisfied(request, see(scene, size)) for size in _CHECKED_SIZES)
 
 
 def _sizes(rng: np.random.Generator, total: int, entries: int, shrink: int) -> list[str]:
@@ -63,17 +75,32 @@ def _sizes(rng: np.random.Generator, total: int, entries: int, shrink: int) -> l
     return [_SIZE_WORDS[max(0, int(pick) - shrink)] for pick in picks]
 
 
+def _fit_stacks(request: Request, sizes: list[str], rng: np.random.Generator) -> None:
+    """Give what is on or behind something, and that, sizes in which they can stand so, in place."""
+    for index, entry in enumerate(request.include):
+        if entry.position is not None and entry.position[0] in STACKED:
+            relation, target = entry.position
+            fitting = stacking_sizes(entry.name, request.include[target].name, relation, entry.count)
+            if fitting:
+                sizes[index], sizes[target] = fitting[int(rng.integers(len(fitting)))]
+
+
 def _try_things(request: Request, rng: np.random.Generator, total: int, shrink: int) -> tuple[Thing, ...] | None:
     sizes = _sizes(rng, total, len(request.include), shrink)
+    _fit_stacks(request, sizes, rng)
     groups: list[list[Thing]] = []
     for entry, size in zip(request.include, sizes, strict=True):
         group: list[Thing] = []
         groups.append(group)
         for _ in range(entry.count):
-            cells = free_cells(entry.name, size, [t.box for g in groups for t in g])
+            stacked = entry.position is not None and entry.position[0] in STACKED
+            # On or behind one of several is enough, and with that one it overlaps.
+            targets = groups[entry.position[1]][: 1 if stacked else None] if entry.position is not None else []
+            apart = [t.box for g in groups for t in g if not (stacked and t in targets)]
+            cells = free_cells(entry.name, size, apart)
             if entry.position is not None:
-                relation, index = entry.position
-                for target in groups[index]:
+                relation = entry.position[0]
+                for target in targets:
                     cells &= related_cells(entry.name, size, relation, target.box, MARGIN)
             if not cells.any():
                 return None

@@ -1,6 +1,7 @@
 """The oracle writes what a model should think: T1 (what goes where) and T2 (what is wrong and how to mend it).
 
 T1:  `Scene: meadow. Things: large red apple at (3,7); medium bus at (9,5).`
+     before it, where the prompt has words that the world does not know: `Unknown: hawk drawn as eagle. `
 T2:  `<think> Analysis: ... . Improvements: ... .
      Steps: keep 1 things, fix 0, add 1, remove 0. Final prompt: <T1> </think>` (on one line)
 
@@ -18,27 +19,32 @@ import numpy as np
 
 from irg.miniworld.backgrounds import background
 from irg.miniworld.captions import NUMBER_WORDS
-from irg.miniworld.classes import COLORS, SIZES, article, classes, object_class
+from irg.miniworld.classes import COLORS, SIZES, article, is_class, object_class
 from irg.miniworld.flaws import Flaw
 from irg.miniworld.layout import prompt_rank
-from irg.miniworld.request import Request
+from irg.miniworld.meaning import Request
 from irg.miniworld.rules import Seen
 from irg.miniworld.scene import Scene, Thing, in_order, snap
 
-FIXED_PHRASES = (
+CORE_PHRASES = (
     "Scene: . Things: at ( , ) ; none",
     "<think> Analysis: Improvements: Steps: Final prompt: </think>",
     "the is not there an extra should be a nothing is wrong one are missing picture blurred noisy ghosted",
     "recolor to add an replace by move and remove sharpen clean redraw keep things fix",
 )
 """Every fixed word of the two templates, for the vocabulary."""
+FULL_PHRASES = ("Unknown: drawn as",)
+"""Those that only prompts with unknown nouns need."""
 
 _MENDING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
 
 
 def think(request: Request, scene: Scene, rng: np.random.Generator | None = None) -> str:
     """T1 for a scene of the request. (Nothing is random in it so far; the rng is for later variety.)"""
-    return write_layout(Scene(scene.background, in_order(scene.things, prompt_rank(request))))
+    layout = write_layout(Scene(scene.background, in_order(scene.things, prompt_rank(request))))
+    entries = [request.include[index] for index in request.mentioned()]
+    told = "; ".join(f"{entry.unknown} drawn as {entry.name}" for entry in entries if entry.unknown is not None)
+    return f"Unknown: {told}. {layout}" if told else layout
 
 
 def write_layout(scene: Scene) -> str:
@@ -47,7 +53,7 @@ def write_layout(scene: Scene) -> str:
     return f"Scene: {scene.background}. Things: {told or 'none'}."
 
 
-_LAYOUT = re.compile(r"\s*Scene:\s*(\w+)\s*\.\s*Things:\s*(.*?)\s*\.\s*", re.DOTALL)
+_LAYOUT = re.compile(r"\s*(?:Unknown:\s*(.*?)\s*\.)?\s*Scene:\s*(\w+)\s*\.\s*Things:\s*(.*?)\s*\.\s*", re.DOTALL)
 _THING = re.compile(r"(\w+)\s+(.+?)\s+at\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
@@ -56,10 +62,20 @@ def parse_layout(text: str) -> Scene:
     match = _LAYOUT.fullmatch(text)
     if match is None:
         raise ValueError(f"not of the form 'Scene: <name>. Things: <list>.': {text[:120]!r}")
-    background(match[1])
-    if match[2] == "none":
-        return Scene(match[1], ())
-    return Scene(match[1], tuple(_parse_thing(part.strip()) for part in match[2].split(";")))
+    _, name, things = match.groups()
+    background(name)
+    if things == "none":
+        return Scene(name, ())
+    return Scene(name, tuple(_parse_thing(part.strip()) for part in things.split(";")))
+
+
+def parse_unknown(text: str) -> dict[str, str]:
+    """Unknown word -> the noun drawn for it, as `think` tells them; ValueError if the text is no layout."""
+    match = _LAYOUT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not of the form 'Unknown: <list>. Scene: <name>. Things: <list>.': {text[:120]!r}")
+    pairs = [part.split(" drawn as ") for part in (match[1] or "").split(";") if " drawn as " in part]
+    return {word.strip(): noun.strip() for word, noun in pairs}
 
 
 def _parse_thing(text: str) -> Thing:
@@ -72,7 +88,7 @@ def _parse_thing(text: str) -> Thing:
     first, _, rest = " ".join(label.split()).partition(" ")
     # 'orange' alone is the fruit; 'orange cup' a colour.
     color, name = (first, rest) if first in COLORS and rest else (None, " ".join(label.split()))
-    if name not in classes():
+    if not is_class(name):
         raise ValueError(f"unknown class {name!r} in {text!r}")
     return Thing(name, color, int(col), int(row), size)
 
@@ -100,7 +116,7 @@ def find_edits(
     before = list(dict.fromkeys(thing for thing, _ in faulty))
     after = list(corrected.things)
     if seen is not None:
-        snapped = [snap(item.name, item.color, item.box, size) for item in seen if item.name in classes()]
+        snapped = [snap(item.name, item.color, item.box, size) for item in seen if is_class(item.name)]
         calm = [thing for thing in snapped if thing not in before]
     else:
         calm = _unmentioned(flaws, before, after)

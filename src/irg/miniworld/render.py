@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from irg.miniworld.backgrounds import background, background_pixels
-from irg.miniworld.scene import Scene, pixel_box
+from irg.miniworld.scene import Scene, painting_order, pixel_box
 from irg.miniworld.sprites import Sprites, load_sprites
 
 # Darkest, dark, middle, light, lightest: what a sprite's own brightness is mapped to.
@@ -27,6 +27,7 @@ _TINTS: dict[str, tuple[str, str, str, str, str]] = {
 }
 _TINT_STOPS = (0.0, 0.25, 0.55, 0.8, 1.0)
 _FAINT = 60.0
+_SHADOW_COLOR = np.array([24, 26, 48], np.float32)
 
 Patch = tuple[np.ndarray, np.ndarray, int, int]
 """(premultiplied colour float32 [h, w, 3] in 0..255, what shines through float32 [h, w, 1], dx, dy from the box)."""
@@ -42,8 +43,11 @@ def _tint_table(color: str) -> np.ndarray:
 
 def tint(rgba: np.ndarray, color: str | None) -> np.ndarray:
     """The sprite in a colour, its shading kept: its brightness, stretched to its range, runs along a colour ramp."""
-    if color is None:
-        return rgba
+    return rgba if color is None else np.dstack([_tint_table(color)[_levels(rgba)], rgba[..., 3]])
+
+
+def _levels(rgba: np.ndarray) -> np.ndarray:
+    """uint8 [H, W]: where each pixel of a sprite lies on a colour ramp."""
     rgb, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3]
     brightness = rgb @ np.array([0.35, 0.45, 0.2], np.float32)
     solid = brightness[alpha > 127]
@@ -52,36 +56,64 @@ def tint(rgba: np.ndarray, color: str | None) -> np.ndarray:
     # the reach keeps faint shading faint where nearly all of the sprite is equally bright.
     darker, lighter = max(middle - low, _FAINT), max(high - middle, _FAINT)
     level = np.interp(brightness, [middle - darker, middle, middle + lighter], [0.12, 0.55, 0.95])
-    return np.dstack([_tint_table(color)[(level * 255).astype(np.uint8)], alpha])
+    return (level * 255).astype(np.uint8)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
+def _natural(sprites: Sprites, name: str) -> Image.Image:
+    """A sprite as it is, premultiplied."""
+    return Image.fromarray(sprites.image(name)).convert("RGBa")
+
+
+@lru_cache(maxsize=1024)
+def _shading(sprites: Sprites, name: str) -> Image.Image:
+    """A sprite's place on the colour ramps and its alpha, premultiplied: what all its tints have in common."""
+    rgba = sprites.image(name)
+    return Image.fromarray(np.dstack([_levels(rgba), rgba[..., 3]]), "LA").convert("La")
+
+
+def _scaled(sprites: Sprites, name: str, color: str | None, width: int, height: int) -> np.ndarray:
+    """A sprite in a colour at its final size: premultiplied float32 [height, width, 4] in 0..255."""
+    source = _natural(sprites, name) if color is None else _shading(sprites, name)
+    filter_ = Image.Resampling.BOX if source.width > 2 * width else Image.Resampling.LANCZOS
+    small = source.resize((width, height), filter_)
+    if color is None:
+        return np.asarray(small, np.float32)
+    level, alpha = np.moveaxis(np.asarray(small.convert("LA")), -1, 0)
+    cover = alpha[..., None].astype(np.float32)
+    return np.concatenate([_tint_table(color)[level] * (cover / 255), cover], axis=-1)
+
+
 def _patch(sprites: Sprites, name: str, color: str | None, width: int, height: int, light: float) -> Patch:
     """A sprite at its final size with its shadow, ready to be laid over a picture."""
-    image = Image.fromarray(tint(sprites.image(name), color)).convert("RGBa")
-    filter_ = Image.Resampling.BOX if image.width > 2 * width else Image.Resampling.LANCZOS
-    sharp = np.asarray(image.resize((width, height), filter_), np.float32)
     reach = max(2, round(0.12 * (width + height) / 2))
     canvas = np.zeros((height + 2 * reach, width + 2 * reach, 4), np.float32)
-    canvas[reach:-reach, reach:-reach] = sharp
-    alpha = canvas[..., 3] / 255
-    shadow = _shadow(alpha, reach, width, height, light)
+    canvas[reach:-reach, reach:-reach] = _scaled(sprites, name, color, width, height)
+    alpha = canvas[..., 3:] / 255
+    shadow = _shadow(alpha[..., 0], reach, width, height, light)[..., None]
     through = (1 - alpha) * (1 - shadow)
-    shadow_color = np.array([24, 26, 48], np.float32)
-    colour = canvas[..., :3] + ((1 - alpha) * shadow)[..., None] * shadow_color
-    return colour, through[..., None], -reach, -reach
+    return canvas[..., :3] + (1 - alpha) * shadow * _SHADOW_COLOR, through, -reach, -reach
+
+
+# Patches of large pictures are large: fewer of them are kept, so that either cache ends at about 150 MB.
+_small_patch, _large_patch = lru_cache(maxsize=4096)(_patch), lru_cache(maxsize=1024)(_patch)
 
 
 def _shadow(alpha: np.ndarray, reach: int, width: int, height: int, light: float) -> np.ndarray:
     """Opacity [h, w] of a soft shadow cast away from the light, and of a darker one on the ground below the thing."""
     shift = max(1, round(reach * 0.45))
-    cast = np.roll(alpha, (shift, -shift if light > 0 else shift), (0, 1))
+    aside = -shift if light > 0 else shift
+    cast = np.zeros(alpha.shape, np.uint8)
+    # The thing has `reach` empty pixels around it, so nothing of it is shifted out.
+    cast[shift : shift + height + reach, reach + aside : reach + aside + width] = (
+        255 * alpha[: height + reach, reach : reach + width]
+    )
     rows, cols = np.ogrid[: alpha.shape[0], : alpha.shape[1]]
     across = (cols - alpha.shape[1] / 2 + 0.5 + light * shift * 0.5) / (0.48 * width)
     down = (rows - (reach + height - 0.04 * height)) / (0.5 * reach + 0.06 * height)
-    ground = np.clip(1.2 - np.sqrt(across**2 + down**2), 0, 1)
-    blurred = Image.fromarray((cast * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(reach * 0.4))
-    return np.clip(0.26 * np.asarray(blurred, np.float32) / 255 + 0.34 * ground, 0, 0.5).astype(np.float32)
+    ground = np.clip(1.2 - np.sqrt((across**2).astype(np.float32) + (down**2).astype(np.float32)), 0, 1)
+    blurred = np.asarray(Image.fromarray(cast).filter(ImageFilter.GaussianBlur(reach * 0.4)), np.float32)
+    return np.minimum(blurred * (0.26 / 255) + 0.34 * ground, 0.5)
 
 
 def render(
@@ -96,9 +128,10 @@ def render(
         gain, lift = rng.uniform(0.92, 1.05), rng.uniform(-6, 6, 3)
         np.clip(picture * np.float32(gain) + lift.astype(np.float32), 0, 255, out=picture)
     light = background(scene.background).light
-    for thing in sorted(scene.things, key=lambda t: (t.row, t.col)):
+    patch = _small_patch if size <= 128 else _large_patch
+    for thing in painting_order(scene.things):
         x0, y0, x1, y1 = pixel_box(thing, size)
-        _lay(picture, _patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
+        _lay(picture, patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
     return (picture + 0.5).clip(0, 255).astype(np.uint8)
 
 

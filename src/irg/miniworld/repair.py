@@ -7,24 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from irg.miniworld.classes import sizes_down_from
-from irg.miniworld.flaws import Slot, match
+from irg.miniworld.flaws import Slot, find_flaws, match
 from irg.miniworld.layout import MARGIN, pick_background, prompt_rank, sample_things
-from irg.miniworld.request import Include, Request
+from irg.miniworld.meaning import Include, Request
 from irg.miniworld.rules import Seen, holds, satisfied, see
 from irg.miniworld.scene import (
+    CONVERSE,
     Box,
     Scene,
     Thing,
     crowding,
     free_cells,
     in_order,
+    may_overlap,
     nearest_cell,
     pick_cell,
     related_cells,
     snap,
 )
-
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 _MOST_CROWDED = 0.35
 """Seen things may overlap this much and stay where they are; beyond it the second one moves."""
@@ -48,10 +48,17 @@ def correct(
         if things is not None and satisfied(request, see(Scene("studio", things), size)):
             break
     else:
-        things = sample_things(request, rng)
+        things = _anew(request, intended, rng, size)
     if background is None:
         background = pick_background(things, rng)
     return Scene(background, in_order(things, prompt_rank(request)))
+
+
+def _anew(request: Request, intended: Scene | None, rng: np.random.Generator, size: int) -> tuple[Thing, ...]:
+    """A right arrangement that does not look at the picture: the intended one, or else a random one."""
+    if intended is not None and not find_flaws(request, see(intended, size), size):
+        return intended.things
+    return sample_things(request, rng)
 
 
 def _repair(
@@ -76,7 +83,7 @@ def _repair(
         sizes[index] = thing.size
         if free_targets and slot.entry in targets and _violates_any(slot, slots, request):
             continue
-        if _can_stay(thing, slot.entry, standing, slots, request):
+        if _can_stay(thing, index, standing, slots, request):
             standing[index] = thing
     places = list(intended.things) if intended is not None else []
     for index in order:
@@ -110,28 +117,42 @@ def _violates_any(slot: Slot, slots: list[Slot], request: Request) -> bool:
     return False
 
 
-def _relations(entry: int, standing: dict[int, Thing], slots: list[Slot], request: Request) -> list[tuple[str, Box]]:
-    """The relations in which a thing of this entry must stand to the things that already stand."""
+def _relations(index: int, standing: dict[int, Thing], slots: list[Slot], request: Request) -> list[tuple[str, int]]:
+    """The relations in which a slot's thing must stand to the things that already stand, each with that thing's slot.
+
+    On or behind one of several is enough: it is the first of them that counts.
+    """
     found = []
+    entry = slots[index].entry
     own = request.include[entry].position
-    for index, thing in standing.items():
-        other = slots[index].entry
-        theirs = request.include[other].position
-        if own is not None and own[1] == other:
-            found.append((own[0], thing.box))
-        if theirs is not None and theirs[1] == entry:
-            found.append((_OPPOSITE[theirs[0]], thing.box))
+    for other in standing:
+        theirs = request.include[slots[other].entry].position
+        if own is not None and own[1] == slots[other].entry and _counts(own[0], other, slots):
+            found.append((own[0], other))
+        if theirs is not None and theirs[1] == entry and _counts(theirs[0], index, slots):
+            found.append((CONVERSE[theirs[0]], other))
     return found
 
 
+def _counts(relation: str, target: int, slots: list[Slot]) -> bool:
+    return not may_overlap(relation) or target == min(i for i, s in enumerate(slots) if s.entry == slots[target].entry)
+
+
+def _crowders(standing: dict[int, Thing], relations: list[tuple[str, int]]) -> list[Box]:
+    """The boxes that a thing with these relations must keep clear of."""
+    touching = {other for relation, other in relations if may_overlap(relation)}
+    return [thing.box for other, thing in standing.items() if other not in touching]
+
+
 def _can_stay(
-    thing: Thing, entry: int, standing: dict[int, Thing], slots: list[Slot], request: Request, margin: float = 0.54
+    thing: Thing, index: int, standing: dict[int, Thing], slots: list[Slot], request: Request, margin: float = 0.54
 ) -> bool:
-    if any(crowding(thing.box, other.box) > _MOST_CROWDED for other in standing.values()):
+    relations = _relations(index, standing, slots, request)
+    if any(crowding(thing.box, box) > _MOST_CROWDED for box in _crowders(standing, relations)):
         return False
     return all(
-        related_cells(thing.name, thing.size, relation, box, margin)[thing.row, thing.col]
-        for relation, box in _relations(entry, standing, slots, request)
+        related_cells(thing.name, thing.size, relation, standing[other].box, margin)[thing.row, thing.col]
+        for relation, other in relations
     )
 
 
@@ -150,12 +171,12 @@ def _place(
     alike = [thing.size for thing in standing.values() if thing.name == entry.name]
     usual = [("large", "medium", "medium")[len(slots) - 1] if len(slots) <= 3 else "small"]
     first = ([size] if size else alike or [place.size for place in planned] or usual)[0]
-    others = [thing.box for thing in standing.values()]
-    relations = _relations(slots[index].entry, standing, slots, request)
+    relations = _relations(index, standing, slots, request)
+    others = _crowders(standing, relations)
     for word in sizes_down_from(first):
         cells = free_cells(entry.name, word, others)
-        for relation, box in relations:
-            cells &= related_cells(entry.name, word, relation, box, MARGIN)
+        for relation, other in relations:
+            cells &= related_cells(entry.name, word, relation, standing[other].box, MARGIN)
         for place in planned:
             if cells[place.row, place.col]:
                 places.remove(place)

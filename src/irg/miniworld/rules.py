@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irg.miniworld.request import Request
+from irg.miniworld.geometry import STRENGTHS
+from irg.miniworld.meaning import Request
 from irg.miniworld.scene import Box, Scene, boxes
 
 BOX_SHARE = 0.1
@@ -33,7 +34,9 @@ def see(scene: Scene, size: int = 96) -> list[Seen]:
 
 
 def relation_strength(box_a: Box, box_b: Box, relation: str) -> float:
-    """How clearly a stands in `relation` to b, in -1..1; GenEval lets it hold above 0.5."""
+    """How clearly a stands in `relation` to b, in -1..1; GenEval lets it hold above 0.5 (ours, `geometry`, as well)."""
+    if relation in STRENGTHS:
+        return float(STRENGTHS[relation](box_a, box_b))
     dx = (box_a[0] + box_a[2] - box_b[0] - box_b[2]) / 2
     dy = (box_a[1] + box_a[3] - box_b[1] - box_b[3]) / 2
     norm = math.hypot(dx, dy)
@@ -49,6 +52,12 @@ def relation_strength(box_a: Box, box_b: Box, relation: str) -> float:
 
 def holds(box_a: Box, box_b: Box, relation: str) -> bool:
     return relation_strength(box_a, box_b, relation) > HOLDS_ABOVE
+
+
+def placed(box: Box, targets: Sequence[Box], relation: str) -> bool:
+    """Whether a thing stands rightly to those it refers to: to all of them, but on or behind just one."""
+    answers = (holds(box, target, relation) for target in targets)
+    return any(answers) if relation in STRENGTHS else all(answers)
 
 
 def kept(seen: Sequence[Seen], threshold: float) -> dict[str, list[Seen]]:
@@ -76,7 +85,7 @@ def satisfied(request: Request, seen: Sequence[Seen], threshold: float | None = 
         if right and entry.position is not None:
             relation, index = entry.position
             targets = matched[index]
-            right = targets is not None and all(holds(a.box, b.box, relation) for a in found for b in targets)
+            right = targets is not None and all(placed(a.box, [b.box for b in targets], relation) for a in found)
         matched.append(found if right else None)
     return all(group is not None for group in matched) and all(
         len(groups.get(name, [])) < count for name, count in request.exclude

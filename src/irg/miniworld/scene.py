@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 
 from irg.miniworld.classes import GRID, LONGEST, SIZES, check_color, object_class
+from irg.miniworld.geometry import STACKED, STRENGTHS
 
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1), x to the right, y downwards; in shares of the picture's side unless a function says pixels."""
@@ -97,6 +98,8 @@ def snap(name: str, color: str | None, box: Box, side: float) -> Thing:
 
 _CENTRES = (np.arange(GRID) + 0.5) / GRID
 _FRAME_SLACK = 1e-9
+_CLEAR = 0.66
+_TRIED_ROWS = (8, 7, 9)
 
 
 def crowding(box_a: Box, box_b: Box) -> float:
@@ -109,26 +112,53 @@ def crowding(box_a: Box, box_b: Box) -> float:
     return width * height / smaller
 
 
-def free_cells(name: str, size: str, others: Iterable[Box], most: float = 0.05) -> np.ndarray:
-    """bool [GRID row, GRID col]: cells where such a thing is inside the frame and crowds no other box beyond `most`."""
+@cache
+def _inside(name: str, size: str) -> np.ndarray:
+    """bool [GRID row, GRID col]: cells where such a thing is inside the frame. Shared: copy before changing it."""
     width, height = extent(name, size)
     fits_x = (_CENTRES - width / 2 >= -_FRAME_SLACK) & (_CENTRES + width / 2 <= 1 + _FRAME_SLACK)
     fits_y = (_CENTRES - height / 2 >= -_FRAME_SLACK) & (_CENTRES + height / 2 <= 1 + _FRAME_SLACK)
-    free = fits_y[:, None] & fits_x[None, :]
-    for x0, y0, x1, y1 in others:
-        over_x = np.minimum(_CENTRES + width / 2, x1) - np.maximum(_CENTRES - width / 2, x0)
-        over_y = np.minimum(_CENTRES + height / 2, y1) - np.maximum(_CENTRES - height / 2, y0)
-        shared = np.clip(over_y, 0, None)[:, None] * np.clip(over_x, 0, None)[None, :]
-        free &= shared <= most * min(width * height, (x1 - x0) * (y1 - y0))
-    return free
+    return fits_y[:, None] & fits_x[None, :]
+
+
+def free_cells(name: str, size: str, others: Iterable[Box], most: float = 0.05) -> np.ndarray:
+    """bool [GRID row, GRID col]: cells where such a thing is inside the frame and crowds no other box beyond `most`."""
+    free = _inside(name, size).copy()
+    boxes_N4 = np.array(list(others), float).reshape(-1, 4)
+    if not len(boxes_N4):
+        return free
+    width, height = extent(name, size)
+    x0_N1, y0_N1, x1_N1, y1_N1 = (boxes_N4[:, k, None] for k in range(4))
+    over_x_NC = np.minimum(_CENTRES + width / 2, x1_N1) - np.maximum(_CENTRES - width / 2, x0_N1)
+    over_y_NR = np.minimum(_CENTRES + height / 2, y1_N1) - np.maximum(_CENTRES - height / 2, y0_N1)
+    smaller_N1 = np.minimum(width * height, (x1_N1 - x0_N1) * (y1_N1 - y0_N1))
+    shared_NRC = over_y_NR.clip(0)[:, :, None] * over_x_NC.clip(0)[:, None, :]
+    return free & (shared_NRC <= most * smaller_N1[:, :, None]).all(axis=0)
+
+
+CONVERSE = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+    "on": "carrying",
+    "behind": "hiding",
+}
+"""What the target of a relation is to the thing: a couch is 'carrying' the cat that is on it."""
+_ITS_TARGET = {CONVERSE[relation]: relation for relation in STACKED}
 
 
 def related_cells(name: str, size: str, relation: str, target: Box, margin: float) -> np.ndarray:
     """bool [GRID row, GRID col]: cells where such a thing stands in `relation` to the box `target`, with a margin.
 
-    The rule is `rules.relation_strength`'s, for all cells at once.
+    The rule is `rules.relation_strength`'s, for all cells at once; the relation may also be a converse one.
     """
     width, height = extent(name, size)
+    if relation in STACKED or relation in _ITS_TARGET:
+        across, down = _CENTRES[None, :], _CENTRES[:, None]
+        own = (across - width / 2, down - height / 2, across + width / 2, down + height / 2)
+        strength = STRENGTHS[_ITS_TARGET.get(relation, relation)]
+        return (strength(target, own) if relation in _ITS_TARGET else strength(own, target)) > margin
     dx = (_CENTRES - (target[0] + target[2]) / 2)[None, :]
     dy = (_CENTRES - (target[1] + target[3]) / 2)[:, None]
     norm = np.maximum(np.hypot(dx, dy), 1e-9)
@@ -138,6 +168,52 @@ def related_cells(name: str, size: str, relation: str, target: Box, margin: floa
     else:
         along = sign * dy - 0.1 * (height + target[3] - target[1])
     return along / norm > margin
+
+
+@cache
+def stacking_sizes(name: str, target: str, relation: str, count: int = 1) -> tuple[tuple[str, str], ...]:
+    """The sizes (thing's, target's) in which so many such things clearly stand on or behind one such target."""
+    words = list(SIZES)
+    pairs = [(own, theirs) for i, own in enumerate(words[:2]) for theirs in words[i + 1 :]]
+    return tuple(pair for pair in pairs if _have_room(name, target, relation, count, *pair))
+
+
+def _have_room(name: str, target: str, relation: str, count: int, own: str, theirs: str) -> bool:
+    for row in _TRIED_ROWS:
+        if not _inside(target, theirs)[row, GRID // 2]:
+            continue
+        box = Thing(target, None, GRID // 2, row, theirs).box
+        cells = _inside(name, own) & related_cells(name, own, relation, box, _CLEAR)
+        for _ in range(count):
+            rows, cols = np.nonzero(cells)
+            if not len(cols):
+                break
+            leftmost = int(cols.argmin())
+            first = Thing(name, None, int(cols[leftmost]), int(rows[leftmost]), own)
+            cells = cells & free_cells(name, own, [first.box])
+        else:
+            return True
+    return False
+
+
+def may_overlap(relation: str) -> bool:
+    """Whether things in this relation (or converse) overlap by right."""
+    return relation in STACKED or relation in _ITS_TARGET
+
+
+def painting_order(things: Iterable[Thing]) -> list[Thing]:
+    """From far to near: what is higher in the picture is further away, but what stands on something comes after it."""
+    order = sorted(things, key=lambda t: (t.row, t.col))
+    for thing in reversed(order[:-1]):
+        place = order.index(thing)
+        below = [i for i in range(place + 1, len(order)) if _stands_on(thing.box, order[i].box)]
+        if below:
+            order.insert(below[-1], order.pop(place))
+    return order
+
+
+def _stands_on(box_a: Box, box_b: Box) -> bool:
+    return crowding(box_a, box_b) > 0 and STRENGTHS["on"](box_a, box_b) > 0.5
 
 
 def pick_cell(cells: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:

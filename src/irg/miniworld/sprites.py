@@ -2,7 +2,7 @@
 
 The fetched set is the MIT-licensed `@lobehub/fluent-emoji-3d` (Microsoft's Fluent emoji as 256 px images). It is not
 shipped: `fetch_sprites` gets it with the ordinary npm client, checks it against a pinned hash, and keeps only the
-pictures that the class table names in one small file.
+pictures that the class tables name in one file, together with the classes that we draw ourselves.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from irg.miniworld.classes import ObjectClass, classes
+from irg.miniworld.drawing import DRAWING_VERSION, draw_sprites
 
 PACKAGE = "@lobehub/fluent-emoji-3d"
 VERSION = "1.1.0"
@@ -31,7 +32,8 @@ TARBALL_SHA512 = (
     "45d267bba207914232a87a10c75ee549d9069e720979c1106feb4954006de1ee"
 )
 TARBALL_BYTES = 15_792_027
-SPRITE_PX = 128
+SPRITE_PX = 176
+"""A sprite's longer side: that of a huge thing in a picture of 256 px."""
 ASPECT_TOLERANCE = 0.03
 
 
@@ -64,8 +66,8 @@ def default_cache() -> Path:
 
 
 def atlas_path(cache_dir: str | Path | None = None) -> Path:
-    """Where the extracted sprites lie; a digest of the class table is in the name: a new table is a new file."""
-    table = repr([(c.name, c.emoji, c.cut) for c in classes().values()])
+    """Where the extracted sprites lie; a digest of all that they depend on is in the name: new ones, new file."""
+    table = repr([SPRITE_PX, DRAWING_VERSION, *((c.name, c.emoji, c.cut) for c in classes("full").values())])
     digest = hashlib.sha256(table.encode()).hexdigest()[:8]
     return Path(cache_dir or default_cache()) / f"fluent-emoji-3d-{VERSION}-{digest}.npz"
 
@@ -100,11 +102,13 @@ def _load_atlas(path: Path) -> Sprites:
 
 
 def load_sprites(source: str = "fluent", cache_dir: str | Path | None = None) -> Sprites:
-    """'fluent': the fetched set (ValueError says how to fetch it); 'builtin': a few drawn sprites, no download."""
-    if source == "builtin":
-        return _builtin()
+    """'fluent': the fetched set, all classes (ValueError says how to fetch it). Without a download: 'builtin', a few
+    plainly drawn core classes; 'drawn', those and the 13 of GenEval's that the emoji set lacks.
+    """
+    if source in ("builtin", "drawn"):
+        return _builtin(with_drawn=source == "drawn")
     if source != "fluent":
-        raise ValueError(f"unknown sprites {source!r}; choose 'fluent' or 'builtin'")
+        raise ValueError(f"unknown sprites {source!r}; choose 'fluent', 'builtin' or 'drawn'")
     path = atlas_path(cache_dir)
     if not path.exists():
         raise ValueError(f"no fluent sprites at {path}; get them with `irg data sprites` (needs npm)")
@@ -112,10 +116,12 @@ def load_sprites(source: str = "fluent", cache_dir: str | Path | None = None) ->
 
 
 @cache
-def _builtin() -> Sprites:
+def _builtin(with_drawn: bool) -> Sprites:
     from irg.miniworld.builtin import draw_builtin_sprites
 
-    return Sprites("builtin", draw_builtin_sprites())
+    if not with_drawn:
+        return Sprites("builtin", draw_builtin_sprites())
+    return Sprites("drawn", draw_builtin_sprites() | draw_sprites(SPRITE_PX))
 
 
 def _npm_pack(target: Path) -> None:
@@ -152,15 +158,16 @@ def _checked_bytes(path: Path) -> bytes:
 
 def _extract(tarball: bytes) -> dict[str, np.ndarray]:
     with tarfile.open(fileobj=io.BytesIO(tarball), mode="r:gz") as tar:
-        wanted = {f"package/assets/{c.emoji}.webp": c for c in classes().values()}
+        wanted = {f"package/assets/{c.emoji}.webp": c for c in classes("full").values() if c.emoji is not None}
         found = {}
         for member in tar:
             if (kind := wanted.get(member.name)) is not None and (handle := tar.extractfile(member)) is not None:
                 found[kind.name] = _prepare(Image.open(handle), kind)
-    missing = [name for name in classes() if name not in found]
+    found |= draw_sprites(SPRITE_PX)
+    missing = [name for name in classes("full") if name not in found]
     if missing:
         raise SpriteFetchError(f"the package has no picture for: {', '.join(missing)}")
-    return {name: found[name] for name in classes()}
+    return {name: found[name] for name in classes("full")}
 
 
 def _prepare(image: Image.Image, kind: ObjectClass) -> np.ndarray:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
+from irg.miniworld import phrasing
 from irg.miniworld.backgrounds import BACKGROUNDS
-from irg.miniworld.captions import NUMBER_WORDS, OPENINGS, RELATION_PHRASES, caption
-from irg.miniworld.classes import COLORS, GRID, SIZES, classes, geneval_plural
+from irg.miniworld.captions import caption
+from irg.miniworld.classes import COLORS, GRID, SIZES, geneval_plural, object_class, synonym_plural
 from irg.miniworld.corrupt import corrupt
 from irg.miniworld.layout import sample_scene
-from irg.miniworld.oracle import FIXED_PHRASES, reflect, think
+from irg.miniworld.oracle import CORE_PHRASES, FULL_PHRASES, reflect, think
+from irg.miniworld.questions import QUESTION_PHRASES, ask
 from irg.miniworld.repair import correct
 from irg.miniworld.request import sample_request
 from irg.miniworld.rules import see
+from irg.miniworld.unknown import listed_words
+from irg.miniworld.vocabularies import Vocabulary, find_vocabulary
 
 _WORD = re.compile(r"</?think>|[A-Za-z]+|\d+|[^\w\s]")
 
@@ -26,33 +31,63 @@ def split_words(text: str) -> list[str]:
 
 
 @cache
-def _vocabulary() -> tuple[str, ...]:
-    texts = [*FIXED_PHRASES, *OPENINGS, "there are", *NUMBER_WORDS, *COLORS, *SIZES, *RELATION_PHRASES]
-    texts += [phrase for phrases in RELATION_PHRASES.values() for phrase in phrases]
+def _words(vocab: Vocabulary) -> tuple[str, ...]:
+    rich = vocab.name != "core"
+    texts = [*CORE_PHRASES, *phrasing.OPENINGS, "there are", *phrasing.NUMBER_WORDS, *COLORS, *SIZES, *vocab.relations]
+    texts += [phrase for relation in vocab.relations for phrase in phrasing.RELATION_PHRASES[relation]]
     texts += ["a an one and , . pair pairs of"]
     texts += [text for b in BACKGROUNDS.values() for text in (b.name, b.phrase)]
-    texts += [text for c in classes().values() for text in (c.name, c.plural, geneval_plural(c.name))]
+    kinds = [object_class(name) for name in vocab.nouns]
+    texts += [text for c in kinds for text in (c.name, c.plural, geneval_plural(c.name))]
     texts += [str(number) for number in range(GRID)]
+    if rich:
+        texts += [*FULL_PHRASES, *QUESTION_PHRASES, *phrasing.RICH_OPENINGS, *phrasing.PLURAL_OPENINGS.values()]
+        tables = (phrasing.RICH_RELATION_PHRASES, phrasing.BACKGROUND_PHRASES, phrasing.COUNT_PHRASES)
+        texts += [phrase for table in tables for phrases in table.values() for phrase in phrases]
+        texts += [
+            *phrasing.ENDINGS,
+            *phrasing.EXACTLY,
+            *phrasing.SHADES,
+            *phrasing.FILLERS,
+            *phrasing.JOINTS,
+            "colored that is are ? ! :",
+        ]
+        texts += [form for c in kinds for word in c.synonyms for form in (word, synonym_plural(c, word))]
+        texts += listed_words()
+        starts = [*phrasing.RICH_OPENINGS, *phrasing.PLURAL_OPENINGS.values()]
+        starts += [phrase for phrases in phrasing.BACKGROUND_PHRASES.values() for phrase in phrases]
+        starts += [b.phrase for b in BACKGROUNDS.values()]
+        texts += [text.split()[0].capitalize() for text in starts if text]
     return tuple(sorted({word for text in texts for word in split_words(text)}))
 
 
-def vocabulary() -> list[str]:
-    """Every word (as `split_words` splits) that captions, thoughts and reflections can contain, sorted."""
-    return list(_vocabulary())
+def vocabulary(vocab: str | Vocabulary | Sequence[str] | None = None) -> list[str]:
+    """Every word (as `split_words` splits) that captions, thoughts and reflections of a vocabulary can contain, sorted.
+
+    For all but 'core' those of rich captions, questions and answers as well; misspelt words are not among them.
+    """
+    return list(_words(find_vocabulary(vocab)))
 
 
-def sample_texts(rng: np.random.Generator, n: int) -> list[str]:
-    """n random texts: captions of both styles, thoughts, reflections in turn."""
+def sample_texts(rng: np.random.Generator, n: int, vocab: str | Vocabulary | Sequence[str] | None = None) -> list[str]:
+    """n random texts: captions, thoughts, reflections in turn; for all but 'core' rich captions, questions too."""
+    vocabulary = find_vocabulary(vocab)
+    rich = vocabulary.name != "core"
     texts: list[str] = []
     while len(texts) < n:
-        request = sample_request(rng, background=0.3)
-        scene = sample_scene(request, rng)
-        flawed, flaws = corrupt(request, scene, rng)
+        request = sample_request(rng, vocab=vocabulary, background=0.3, unknown=0.05 if rich else 0.0)
+        try:
+            scene = sample_scene(request, rng)
+        except ValueError:  # no room for it all
+            continue
+        flawed, flaws = corrupt(request, scene, rng, vocab=vocabulary)
         seen = see(flawed)
         texts += [
             caption(request),
-            caption(request, rng, "varied"),
+            caption(request, rng, "rich" if rich else "varied"),
             think(request, scene, rng),
             reflect(request, flaws, correct(request, seen, scene, rng), seen),
         ]
+        if rich:
+            texts += [text for question in ask(flawed, rng, 2, vocabulary) for text in (question.text, question.answer)]
     return texts[:n]
