@@ -83,6 +83,18 @@ def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
     assert drafts.build(options) == 1 and files[1].read_bytes() == before
 
 
+def test_flawed_drafts_are_written_as_often_as_asked(tmp_path: Path) -> None:
+    options = drafts.Drafts(
+        "mini", "mini-judge", str(tmp_path), rows=4, batch=4, num_timesteps=3, sprites="builtin", flawed_copies=3
+    )
+    drafts.build(options)
+    found = [row.reflection for row in read_rows(sorted(tmp_path.iterdir()))]
+    flawed = [text for text in found if "nothing is wrong" not in text]  # three steps draw hardly anything
+    assert len(set(flawed)) >= 1 and len(flawed) == 3 * (4 - (len(found) - len(flawed)))
+    with pytest.raises(ValueError, match="flawed_copies must be at least 1, got 0"):
+        drafts.Drafts("mini", "mini-judge", str(tmp_path), flawed_copies=0)
+
+
 def test_an_unknown_model_or_judge_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'minni'"):
         drafts.build(drafts.Drafts("minni", "mini-judge", str(tmp_path)))

@@ -7,7 +7,7 @@ import pytest
 
 from irg import miniworld as world
 from irg.curation.recipe import MiniDrafts, MiniJudge, MiniReflections, MiniTargets
-from irg.curation.world import draft, judge, preserved, reflect, target, verdict
+from irg.curation.world import draft, judge, nouns, preserved, reflect, target, verdict
 
 REQUEST = world.make_request([world.Include("apple", 2, "red"), world.Include("cup")])
 
@@ -63,3 +63,10 @@ def test_the_same_row_is_the_same_whoever_makes_it() -> None:
     row = {"id": "a", "prompt": "", "request": json.dumps(REQUEST.to_json()), "turns": 2, "seed": 3}
     one, two = (draft(dict(row), MiniDrafts("miniworld", sprites="builtin")) for _ in range(2))
     assert one == two
+
+
+def test_only_the_core_nouns_are_drawn_for_irg_mini() -> None:
+    everything = world.Sprites("all", dict.fromkeys(world.classes("full"), np.zeros((1, 1, 4), np.uint8)))
+    assert nouns(everything) == list(world.classes("core"))
+    some = world.Sprites("some", dict.fromkeys(["cat", "hawk", "bus"], np.zeros((1, 1, 4), np.uint8)))
+    assert nouns(some) == ["bus", "cat"]

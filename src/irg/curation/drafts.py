@@ -17,7 +17,7 @@ from irg.curation.models import draw
 from irg.curation.recipe import MiniReflections, MiniTargets, ModelDrafts
 from irg.curation.records import TrajectoryRecord, png, write_shards
 from irg.curation.store import Row
-from irg.curation.world import ask, load_detector, reflect, see_all, target
+from irg.curation.world import SURE, ask, load_detector, nouns, reflect, see_all, target
 from irg.miniworld.detector import Detector
 from irg.reasoning.pipeline import IRGPipeline
 
@@ -35,12 +35,19 @@ class Drafts:
     num_timesteps: int = 13
     rows_per_shard: int = 512
     sprites: Literal["fluent", "builtin"] = "fluent"
+    flawed_copies: int = 1
+    """How often a row whose draft has a flaw is written: most drafts of a good model have none, and a reader that sees
+    few flaws learns to say that there are none."""
+
+    def __post_init__(self) -> None:
+        if self.flawed_copies < 1:
+            raise ValueError(f"flawed_copies must be at least 1, got {self.flawed_copies}")
 
 
 def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) -> Iterator[TrajectoryRecord]:
     """The rows of one shard."""
     rng = np.random.default_rng([options.seed, shard, 77])
-    names = world.load_sprites(options.sprites).names
+    names = nouns(world.load_sprites(options.sprites))
     left = min(options.rows_per_shard, options.rows - shard * options.rows_per_shard)
     while left > 0:
         count = min(options.batch, left)
@@ -57,9 +64,11 @@ def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) 
         drawn = draw(pipe, config, [row["prompt"] for row in rows], [row["seed"] for row in rows])
         pictures = [png(np.asarray(trajectory.image.convert("RGB"))) for trajectory in drawn]
         for row, trajectory, picture, seen in zip(rows, drawn, pictures, see_all(judge, pictures), strict=True):
-            yield _record(
-                row | {"thinking": trajectory.thinking or "none", "image": picture}, seen, trajectory, options
-            )
+            row |= {"thinking": trajectory.thinking or "none", "image": picture}
+            record = _record(row, seen, trajectory, options)
+            request = world.Request.from_json(json.loads(row["request"]))
+            right = not world.find_flaws(request, seen, size=trajectory.image.width, threshold=SURE)
+            yield from [record] * (1 if right else options.flawed_copies)
 
 
 def _record(row: Row, seen: list[world.Seen], trajectory: Any, options: Drafts) -> TrajectoryRecord:

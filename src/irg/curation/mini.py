@@ -17,7 +17,7 @@ from irg import miniworld as world
 from irg.curation.recipe import MiniDrafts, MiniReflections, MiniTargets, MiniThinking
 from irg.curation.records import TrajectoryRecord, write_shards
 from irg.curation.store import Row
-from irg.curation.world import ask, draft, reflect, target, think
+from irg.curation.world import ask, draft, nouns, reflect, target, think
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class MiniData:
 
 def record(rng: np.random.Generator, data: MiniData, repair: bool) -> TrajectoryRecord:
     """A random row. The rare request whose things find no room is passed over."""
-    names = world.load_sprites(data.sprites).names
+    names = nouns(world.load_sprites(data.sprites))
     for _ in range(20):
         request, prompt = ask(rng, names)
         row: Row = {"id": "", "prompt": prompt, "request": json.dumps(request.to_json())}

@@ -45,6 +45,11 @@ def _rng(row: Row, purpose: int) -> np.random.Generator:
     return np.random.default_rng([row["seed"], purpose])
 
 
+def nouns(sprites: world.Sprites) -> list[str]:
+    """The core vocabulary's nouns that there are sprites of: what irg-mini learns."""
+    return [name for name in world.classes("core") if name in sprites.images]
+
+
 def ask(
     rng: np.random.Generator, names: list[str], weights: Mapping[str, float] | None = None
 ) -> tuple[world.Request, str]:
@@ -79,7 +84,7 @@ def draft(row: Row, config: MiniDrafts) -> Row:
     intended = _intended(row, request)
     drawn, planned = intended, list[world.Flaw]()
     if rng.random() < config.flawed:
-        drawn, planned = world.corrupt(request, intended, rng, vocab=sprites.names)
+        drawn, planned = world.corrupt(request, intended, rng, vocab=nouns(sprites))
     pixels = world.render(drawn, config.size, sprites)
     quality = next((flaw.detail for flaw in planned if flaw.kind == "poor_quality"), None)
     if quality is not None:
