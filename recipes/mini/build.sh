@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds irg-mini from nothing into build/mini, on a CPU. Every step resumes or is skipped when its result is there.
-# About three hours on two AVX2 cores. Needs npm once, for the icons.
+# About five hours on two AVX2 cores. Needs npm once, for the icons.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=build/mini
@@ -21,4 +21,12 @@ irg train recipes/mini/1-draw.yaml
 irg train recipes/mini/2-all-modes.yaml
 irg train recipes/mini/3-draw-more.yaml
 irg train recipes/mini/4-finish.yaml
-irg bench mini --model $here/final/model --referee $here/judge --out $here/bench
+irg train recipes/mini/5-colours.yaml
+irg data drafts --model $here/colours/model --judge $here/judge --out $here/drafts --rows 2560 --seed 7 --batch 64 \
+  --num-timesteps 15 --flawed-copies 2
+irg data mini --out $here/few-repairs --rows 2000 --repairs 1.0 --seed 62
+irg train recipes/mini/6-own-drafts.yaml
+irg train recipes/mini/7-finish.yaml
+step $here/referee/model.safetensors python -m irg.learning.detection --out $here/referee --variant referee --seed 22 \
+  --minutes 15 --autoencoder $here/ae
+irg bench mini --model $here/final-2/model --referee $here/referee --out $here/bench
