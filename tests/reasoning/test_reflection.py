@@ -1,7 +1,5 @@
 """The reflection template's parser: the mini style, larger models' variants, and what is not a reflection."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,7 +112,6 @@ def test_any_text_is_survived(text: str) -> None:
 
 
 @pytest.mark.parametrize("piece", [" ", "\n", ". ", "**", "# ", "1. ", "improvements ", "analysis of a ", "detailed "])
-def test_long_hostile_text_takes_no_long_time(piece: str) -> None:
-    start = time.perf_counter()
-    sections("Analysis: x." + piece * (100_000 // len(piece)))
-    assert time.perf_counter() - start < 1.5
+def test_long_hostile_text_is_read(piece: str) -> None:
+    """A pattern that backtracks would not come back from this."""
+    assert "analysis" in sections("Analysis: x." + piece * (300_000 // len(piece)))
