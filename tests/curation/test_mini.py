@@ -26,17 +26,18 @@ def test_a_repair_row_ends_in_a_scene_that_satisfies_its_request():
         request = world.Request.from_json(json.loads(row.request))
         sections = world.parse_reflection(row.reflection)
         corrected = world.parse_layout(sections.final_prompt)
-        assert world.satisfied(request, world.see(corrected, 96))
-        assert png(world.render(corrected, 96, world.load_sprites("builtin"))) == row.improved
-        assert Image.open(io.BytesIO(row.image)).size == (96, 96)
-        mended += "nothing is wrong" not in sections.analysis
+        assert world.satisfied(request, world.see(corrected, 128))
+        assert png(world.render(corrected, 128, world.load_sprites("builtin"))) == row.improved
+        assert Image.open(io.BytesIO(row.image)).size == (128, 128)
+        mended += not sections.nothing_wrong
+        assert sections.analysis.startswith("in the picture: ")
     assert 15 <= mended < 40  # some pictures have nothing to mend, most have
 
 
 def test_a_picture_row_shows_the_layout_that_its_thinking_states():
     row = mini.record(np.random.default_rng(5), data(), repair=False)
     scene = world.parse_layout(row.thinking)
-    assert png(world.render(scene, 96, world.load_sprites("builtin"))) == row.image
+    assert png(world.render(scene, 128, world.load_sprites("builtin"))) == row.image
     assert row.reflection is None and row.improved is None
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from irg import miniworld as world
 from irg.curation.recipe import MiniDrafts, MiniJudge, MiniReflections, MiniTargets
-from irg.curation.world import draft, judge, nouns, preserved, reflect, target, verdict
+from irg.curation.world import ask, draft, drawable, judge, preserved, reflect, target, verdict
 
 REQUEST = world.make_request([world.Include("apple", 2, "red"), world.Include("cup")])
 
@@ -65,8 +65,23 @@ def test_the_same_row_is_the_same_whoever_makes_it() -> None:
     assert one == two
 
 
-def test_only_the_core_nouns_are_drawn_for_irg_mini() -> None:
-    everything = world.Sprites("all", dict.fromkeys(world.classes("full"), np.zeros((1, 1, 4), np.uint8)))
-    assert nouns(everything) == list(world.classes("core"))
-    some = world.Sprites("some", dict.fromkeys(["cat", "hawk", "bus"], np.zeros((1, 1, 4), np.uint8)))
-    assert nouns(some) == ["bus", "cat"]
+def test_only_what_there_are_sprites_of_is_asked_for() -> None:
+    some = world.Sprites("some", dict.fromkeys(["cat", "hawk", "bus", "oven"], np.zeros((1, 1, 4), np.uint8)))
+    assert drawable("core", some).nouns == ("bus", "cat")
+    known = drawable("geneval", some)
+    assert known.nouns == ("bus", "cat", "oven") and "behind" in known.relations and known.most == 5
+    with pytest.raises(ValueError, match="unknown vocabulary 'all'"):
+        drawable("all", some)
+
+
+def test_prompts_are_never_genevals_nor_held_out() -> None:
+    sprites = world.Sprites("all", dict.fromkeys(world.classes("geneval"), np.zeros((1, 1, 4), np.uint8)))
+    rng, tags = np.random.default_rng(0), set()
+    for _ in range(300):
+        request, prompt = ask(rng, drawable("geneval", sprites))
+        tags.add(request.tag)
+        known = all(entry.unknown is None for entry in request.include) and request.background is None
+        assert not world.held_out(request)
+        assert not (known and world.in_geneval(request)) or prompt != world.caption(request)
+        assert request.tag == "single_object" or not world.in_geneval(request)
+    assert tags == set(world.FULL_TAGS)

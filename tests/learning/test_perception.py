@@ -10,7 +10,7 @@ from irg.learning import detection, vit_pretraining
 from irg.learning.detection import Detection, DetectionConfig, agreement, calibrated
 from irg.learning.pacing import Pace
 from irg.learning.scenery import Pool, Shift, Sight, Softening, color_of, sample_sight
-from irg.learning.vit_pretraining import CENTRE_HEADS, NOTHING, VitPretraining, VitPretrainingConfig
+from irg.learning.vit_pretraining import CENTRE_HEADS, NOTHING, VitPretraining, VitPretrainingConfig, heads
 from irg.miniworld.classes import COLORS, classes
 from irg.miniworld.detector import Detector
 from irg.miniworld.scene import Scene, Thing
@@ -97,7 +97,7 @@ def test_reader_targets() -> None:
     asked = {head: targets[head][patch].item() for head in CENTRE_HEADS}
     dog = list(classes()).index("dog")
     assert asked == {"class": dog, "color": COLORS.index("blue"), "size": 1, "col": 3, "row": 5}
-    assert (targets["class"] != CENTRE_HEADS["class"] - 1).sum() == 1
+    assert (targets["class"] != heads()["class"] - 1).sum() == 1
     assert (targets["color"] != NOTHING).sum() == 1
     assert 4 <= (targets["cover"] == dog).sum() <= 9
     assert targets["quality"].unique().tolist() == [3]

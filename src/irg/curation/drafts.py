@@ -17,7 +17,7 @@ from irg.curation.models import draw
 from irg.curation.recipe import MiniReflections, MiniTargets, ModelDrafts
 from irg.curation.records import TrajectoryRecord, png, write_shards
 from irg.curation.store import Row
-from irg.curation.world import SURE, ask, load_detector, nouns, reflect, see_all, target
+from irg.curation.world import SURE, ask, drawable, load_detector, reflect, see_all, target
 from irg.miniworld.detector import Detector
 from irg.reasoning.pipeline import IRGPipeline
 
@@ -35,6 +35,7 @@ class Drafts:
     num_timesteps: int = 13
     rows_per_shard: int = 512
     sprites: Literal["fluent", "builtin"] = "fluent"
+    vocab: Literal["core", "geneval", "full"] = "geneval"
     flawed_copies: int = 1
     """How often a row whose draft has a flaw is written: most drafts of a good model have none, and a reader that sees
     few flaws learns to say that there are none."""
@@ -47,14 +48,14 @@ class Drafts:
 def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) -> Iterator[TrajectoryRecord]:
     """The rows of one shard."""
     rng = np.random.default_rng([options.seed, shard, 77])
-    names = nouns(world.load_sprites(options.sprites))
+    vocab = drawable(options.vocab, world.load_sprites(options.sprites))
     left = min(options.rows_per_shard, options.rows - shard * options.rows_per_shard)
     while left > 0:
         count = min(options.batch, left)
         left -= count
         rows: list[Row] = []
         for _ in range(count):
-            request, prompt = ask(rng, names)
+            request, prompt = ask(rng, vocab)
             seed = int(rng.integers(2**31))
             rows.append(
                 {"id": "", "prompt": prompt, "request": json.dumps(request.to_json()), "turns": 2, "seed": seed}

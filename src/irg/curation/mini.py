@@ -17,7 +17,7 @@ from irg import miniworld as world
 from irg.curation.recipe import MiniDrafts, MiniReflections, MiniTargets, MiniThinking
 from irg.curation.records import TrajectoryRecord, write_shards
 from irg.curation.store import Row
-from irg.curation.world import ask, draft, nouns, reflect, target, think
+from irg.curation.world import ask, draft, drawable, reflect, target, think
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,18 @@ class MiniData:
     rows: int = 40_000
     repairs: float = 0.0  # share of rows that are repairs of corrupted renderings
     seed: int = 0
-    size: int = 96
+    size: int = 128
     processes: int = 1
     rows_per_shard: int = 2000
     sprites: Literal["fluent", "builtin"] = "fluent"
+    vocab: Literal["core", "geneval", "full"] = "geneval"
 
 
 def record(rng: np.random.Generator, data: MiniData, repair: bool) -> TrajectoryRecord:
     """A random row. The rare request whose things find no room is passed over."""
-    names = nouns(world.load_sprites(data.sprites))
+    vocab = drawable(data.vocab, world.load_sprites(data.sprites))
     for _ in range(20):
-        request, prompt = ask(rng, names)
+        request, prompt = ask(rng, vocab)
         row: Row = {"id": "", "prompt": prompt, "request": json.dumps(request.to_json())}
         row |= {"turns": 2 if repair else 1, "seed": int(rng.integers(2**31))}
         try:
@@ -51,7 +52,7 @@ def record(rng: np.random.Generator, data: MiniData, repair: bool) -> Trajectory
 def _made(row: Row, data: MiniData) -> TrajectoryRecord:
     look: dict[str, Any] = {"size": data.size, "sprites": data.sprites}
     if row["turns"] == 2:
-        row |= draft(row, MiniDrafts("miniworld", **look))
+        row |= draft(row, MiniDrafts("miniworld", vocab=data.vocab, **look))
         row |= reflect(row, MiniReflections("miniworld", **look))
     else:
         row["thinking"] = think(row, MiniThinking("miniworld", data.sprites))["thought"]

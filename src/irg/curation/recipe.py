@@ -88,6 +88,7 @@ class MiniSource:
     repairs: float = 0.5
     weights: dict[str, float] | None = None
     sprites: Literal["fluent", "builtin"] = "fluent"
+    vocab: Literal["core", "geneval", "full"] = "geneval"
 
     def __post_init__(self) -> None:
         _share("repairs", self.repairs)
@@ -166,8 +167,9 @@ class MiniDrafts:
     kind: Literal["miniworld"]
     flawed: float = 0.8
     softened: float = 0.3
-    size: int = 96
+    size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"
+    vocab: Literal["core", "geneval", "full"] = "geneval"
 
 
 # ---- reflections, thinking
@@ -189,7 +191,7 @@ class MiniReflections:
 
     kind: Literal["miniworld"]
     detector: str | None = None
-    size: int = 96
+    size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"
 
 
@@ -232,7 +234,7 @@ class MiniJudge:
     kind: Literal["miniworld"]
     name: str = "world"
     detector: str | None = None
-    size: int = 96
+    size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"
 
 
@@ -283,7 +285,7 @@ class MiniTargets:
     """Targets rendered from the layout that T2 ends with (or, for one-turn rows, from a right scene)."""
 
     kind: Literal["miniworld"]
-    size: int = 96
+    size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"
 
 

@@ -16,7 +16,7 @@ from irg.curation import taxonomy
 from irg.curation.recipe import DataRecipe, FileSource, HubSource, MiniSource, Source, TaxonomySource, content
 from irg.curation.stages import Workbench, made
 from irg.curation.store import Row, digest
-from irg.curation.world import ask, nouns
+from irg.curation.world import ask, drawable
 from irg.reasoning.settings import check_prompt
 
 
@@ -125,10 +125,10 @@ def _at_hand(source: Source, seed: int) -> Iterator[Found]:
 
 def mini_requests(source: MiniSource, seed: int) -> Iterator[Found]:
     """Random requests of the mini world, without the combinations held out for testing."""
-    names = nouns(world.load_sprites(source.sprites))
+    vocab = drawable(source.vocab, world.load_sprites(source.sprites))
     rng = np.random.default_rng([seed, 300])
     for _ in range(source.rows):
-        request, prompt = ask(rng, names, source.weights)
+        request, prompt = ask(rng, vocab, source.weights)
         turns = 2 if rng.random() < source.repairs else 1
         yield Found(prompt, "mini world", "Apache-2.0", json.dumps(request.to_json()), turns)
 

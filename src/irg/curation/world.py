@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ TAG_WEIGHTS = {
     "colors": 2.5,
     "position": 1.0,
     "color_attr": 2.2,
-    "compound": 0.7,
+    "compound": 0.9,
+    "stacking": 0.7,
 }
+UNKNOWN = 0.05
+"""Share of requests with a word that the world does not know, where the vocabulary has more than the core's grammar."""
 SURE = 0.3  # least score for a thing to count as seen
 BY = {"model": "irg.miniworld"}
 BUNDLED_DETECTOR = "mini-judge"
@@ -45,17 +49,27 @@ def _rng(row: Row, purpose: int) -> np.random.Generator:
     return np.random.default_rng([row["seed"], purpose])
 
 
-def nouns(sprites: world.Sprites) -> list[str]:
-    """The core vocabulary's nouns that there are sprites of: what irg-mini learns."""
-    return [name for name in world.classes("core") if name in sprites.images]
+def drawable(vocab: str, sprites: world.Sprites) -> world.Vocabulary:
+    """A vocabulary, as far as there are sprites of its nouns.
+
+    Raises:
+        ValueError: there is no vocabulary of that name.
+    """
+    found = world.find_vocabulary(vocab)
+    return replace(found, nouns=tuple(name for name in found.nouns if name in sprites.images))
 
 
 def ask(
-    rng: np.random.Generator, names: list[str], weights: Mapping[str, float] | None = None
+    rng: np.random.Generator, vocab: world.Vocabulary, weights: Mapping[str, float] | None = None
 ) -> tuple[world.Request, str]:
-    """A random request for things that there are sprites of, and its prompt; never a combination held out for tests."""
-    request = world.sample_request(rng, weights=weights or TAG_WEIGHTS, vocab=names, split="train", background=0.2)
-    return request, world.caption(request, rng, "plain" if rng.random() < 0.5 else "varied")
+    """A random request within a vocabulary and its prompt; never a combination held out for tests, nor one of
+    GenEval's prompts."""
+    stacking = "on" in vocab.relations
+    weights = weights or {tag: w for tag, w in TAG_WEIGHTS.items() if stacking or tag != "stacking"}
+    unknown = UNKNOWN if stacking else 0.0
+    request = world.sample_request(rng, weights=weights, vocab=vocab, split="train", background=0.2, unknown=unknown)
+    styles = None if stacking else {"plain": 0.5, "varied": 0.5}
+    return request, world.training_caption(request, rng, styles)[0]
 
 
 def _request(row: Row) -> world.Request:
@@ -84,7 +98,7 @@ def draft(row: Row, config: MiniDrafts) -> Row:
     intended = _intended(row, request)
     drawn, planned = intended, list[world.Flaw]()
     if rng.random() < config.flawed:
-        drawn, planned = world.corrupt(request, intended, rng, vocab=nouns(sprites))
+        drawn, planned = world.corrupt(request, intended, rng, vocab=drawable(config.vocab, sprites))
     pixels = world.render(drawn, config.size, sprites)
     quality = next((flaw.detail for flaw in planned if flaw.kind == "poor_quality"), None)
     if quality is not None:

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from irg.learning.optim import MuonAdamW
 from irg.learning.pacing import Pace
-from irg.learning.scenery import Pool, Shift, Sight, Soften, Softening, color_of, softened_part, to_batch
-from irg.miniworld.classes import classes
+from irg.learning.scenery import Pool, Shift, Sight, Soften, Softening, Vocab, color_of, softened_part, to_batch
 from irg.miniworld.corrupt import corrupt
 from irg.miniworld.detector import VARIANTS, Detector, DetectorConfig, Maps, overlap
 from irg.miniworld.layout import sample_scene
 from irg.miniworld.render import render
-from irg.miniworld.request import ALL_TAGS, sample_request
+from irg.miniworld.request import ALL_TAGS, DEFAULT_WEIGHTS, Request, sample_request
 from irg.miniworld.rules import satisfied, see
-from irg.miniworld.scene import pixel_box
+from irg.miniworld.scene import Scene, pixel_box
 from irg.miniworld.sprites import Sprites
+from irg.miniworld.vocabularies import find_vocabulary
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,13 @@ class DetectionConfig:
     pool: int = 8000
     refresh: int = 3
     held_out: int = 600
+    measured: int = 2000
+    """Pictures on which its verdicts are compared with the truth at the end."""
     threads: int = 1
     autoencoder: Path | None = None
     """Folder of a trained compact autoencoder; a third of the pool then goes through it."""
-    vocab: tuple[str, ...] | None = None
+    vocab: str | tuple[str, ...] = "core"
+    """The vocabulary that it sees: core, geneval, full, or a list of nouns."""
     init: Path | None = None
     """Weights of the same variant to start from (a model.safetensors)."""
 
@@ -71,7 +74,7 @@ class DetectionConfig:
     @property
     def detector(self) -> DetectorConfig:
         """The architecture that is trained."""
-        config = DetectorConfig(names=self.vocab or tuple(classes()), **VARIANTS[self.variant])
+        config = DetectorConfig(names=find_vocabulary(self.vocab).nouns, **VARIANTS[self.variant])
         return config if self.width is None else replace(config, coarse_width=self.width)
 
 
@@ -228,7 +231,12 @@ def _logistic(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def agreement(
-    detector: Detector, count: int, seed: int, soften: Soften | None = None, sprites: Sprites | None = None
+    detector: Detector,
+    count: int,
+    seed: int,
+    soften: Soften | None = None,
+    sprites: Sprites | None = None,
+    vocab: Vocab | None = None,
 ) -> dict[str, Any]:
     """How often the verdict from the detector's eyes equals the true one, on correct and on corrupted scenes.
 
@@ -236,12 +244,12 @@ def agreement(
     things found with the right class and colour.
     """
     requests, truths, images, wanted = [], [], [], []
+    nouns: Vocab = vocab or detector.config.names
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        request = sample_request(rng, vocab=list(detector.config.names), split="test" if i % 4 < 2 else "train")
-        scene = sample_scene(request, rng)
+        request, scene = _asked(rng, nouns, "test" if i % 4 < 2 else "train")
         if i % 2:
-            scene, _ = corrupt(request, scene, rng, vocab=list(detector.config.names))
+            scene, _ = corrupt(request, scene, rng, vocab=nouns)
         requests.append(request)
         wanted.append(see(scene, detector.config.size))
         truths.append(satisfied(request, wanted[-1]))
@@ -268,17 +276,26 @@ def agreement(
     }
 
 
+def _asked(rng: np.random.Generator, vocab: Vocab, split: str) -> tuple[Request, Scene]:
+    """A request of GenEval's forms or of several things, and a scene of it; one that finds no room is passed over."""
+    while True:
+        request = sample_request(rng, DEFAULT_WEIGHTS, vocab=vocab, split=split)
+        try:
+            return request, sample_scene(request, rng)
+        except ValueError:
+            continue
+
+
 def main(config: DetectionConfig) -> None:
     """Render the pool, train, calibrate, measure and save."""
     from irg.learning.autoencoding import softener
 
     torch.set_num_threads(config.threads)
     soften = None if config.autoencoder is None else softener(config.autoencoder)
-    vocab = None if config.vocab is None else list(config.vocab)
     run = Detection(config)
     size = run.detector.config.size
-    pool = Pool(config.pool, 1000 * config.seed + 1, size, soften=soften, vocab=vocab)
-    held = Pool(config.held_out, 1000 * config.seed + 2, size, soften=soften, vocab=vocab)
+    pool = Pool(config.pool, 1000 * config.seed + 1, size, soften=soften, vocab=config.vocab)
+    held = Pool(config.held_out, 1000 * config.seed + 2, size, soften=soften, vocab=config.vocab)
     config.out.mkdir(parents=True, exist_ok=True)
     with (config.out / "log.jsonl").open("w") as file:
 
@@ -290,9 +307,9 @@ def main(config: DetectionConfig) -> None:
     detector = Detector(calibrated(run.detector, held.sights)).eval()
     detector.load_state_dict(run.detector.state_dict())
     detector.save(config.out)
-    metrics = {"clean": agreement(detector, config.held_out, 1000 * config.seed + 3)}
+    metrics = {"clean": agreement(detector, config.measured, 1000 * config.seed + 3, vocab=config.vocab)}
     if soften is not None:
-        metrics["decoded"] = agreement(detector, config.held_out, 1000 * config.seed + 3, soften)
+        metrics["decoded"] = agreement(detector, config.measured, 1000 * config.seed + 3, soften, vocab=config.vocab)
     description = {"steps": run.step, "training": {k: str(v) for k, v in asdict(config).items()}}
     (config.out / "metrics.json").write_text(json.dumps(description | metrics, indent=1) + "\n")
 

@@ -43,9 +43,10 @@ PROFILE = Profile(
 )
 
 
-def train_tokenizer(seed: int = 0, texts: int = 20_000, vocabulary: int = 1024) -> TextTokenizer:
-    """Byte-level BPE on the mini world's texts: any Unicode text can be written, the world's words are one token each,
-    and so is every place of the 12 x 12 grid, "(3,7)"."""
+def train_tokenizer(seed: int = 0, texts: int = 20_000, vocabulary: int = 1024, vocab: str = "core") -> TextTokenizer:
+    """Byte-level BPE on the mini world's texts: any Unicode text can be written, the world's words are one token each
+    (those of a large ``vocab`` only as far as ``vocabulary`` tokens go), and so is every place of the 12 x 12 grid,
+    "(3,7)"."""
     tokenizer = Tokenizer(models.BPE())
     places = [f"({col},{row})" for row in range(world.GRID) for col in range(world.GRID)]
     pieces = Regex(r" ?\(\d+,\d+\)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
@@ -62,9 +63,9 @@ def train_tokenizer(seed: int = 0, texts: int = 20_000, vocabulary: int = 1024) 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    corpus = world.sample_texts(np.random.default_rng(seed), texts)
+    corpus = world.sample_texts(np.random.default_rng(seed), texts, vocab)
     fixed = [PROFILE.system_prompt, PROFILE.how_to_think, PROFILE.how_to_improve] * 200
-    words = [" " + word for word in world.vocabulary() for _ in range(50)]
+    words = [" " + word for word in world.vocabulary(vocab) for _ in range(50)]
     tokenizer.train_from_iterator([*corpus, *fixed, *words, *(f" {p}" for p in places for _ in range(400))], trainer)
     return TextTokenizer(tokenizer)
 

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from irg.engine.flow import shift_time
 from irg.learning.costs import LOGITS_AT_ONCE
-from irg.model.attention import PackedAttention
 from irg.model.decoder import Attend
 from irg.model.inputs import TokenBatch
 from irg.model.unified import UnifiedModel
@@ -52,7 +51,7 @@ class Losses:
 def losses(
     model: UnifiedModel,
     batch: TokenBatch,
-    attend: Attend | PackedAttention,
+    attend: Attend,
     velocity_GD: Tensor | None,
     loss_rows_L: Tensor,
     labels_L: Tensor,

@@ -1,8 +1,8 @@
 """Optimisers, learning-rate schedule and the running average of weights.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix. ``torch.optim.Muon`` runs its
-iteration in bfloat16, which CPUs without bfloat16 units emulate sixty times slower than this float32 version batched
-over equal shapes; the rest of the parameters go to AdamW.
+iteration in bfloat16, which CPUs without bfloat16 units emulate sixty times slower than this version, batched over
+equal shapes and in bfloat16 only where the run asks for it; the rest of the parameters go to AdamW.
 """
 
 from collections import defaultdict
@@ -37,8 +37,12 @@ class Muon(Optimizer):
     The update of an [M, N] matrix has about unit singular values times sqrt(max(1, M / N)) times the rate.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 0.02, momentum: float = 0.95) -> None:
+    def __init__(
+        self, params: Iterable[Any], lr: float = 0.02, momentum: float = 0.95, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """``dtype``: of the iteration; momentum and weights stay as they are."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -54,8 +58,8 @@ class Muon(Optimizer):
         for (rows, columns), params in by_shape.items():
             updates = torch.stack([self._nesterov(p, group["momentum"]).flatten(1) for p in params])
             scale = max(1.0, rows / columns) ** 0.5
-            for p, update in zip(params, orthogonalised(updates), strict=True):
-                p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+            for p, update in zip(params, orthogonalised(updates.to(self.dtype)), strict=True):
+                p.add_(update.view(p.shape).to(p.dtype), alpha=-group["lr"] * scale)
 
     def _nesterov(self, p: nn.Parameter, momentum: float) -> Tensor:
         assert p.grad is not None
@@ -115,8 +119,11 @@ class MuonAdamW(Muon):
             p.addcdiv_(state["mean"], scale, value=-group["lr"] / (1 - beta1**step))
 
 
-def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimizer]:
-    """AdamW for everything, or Muon for the matrices of all layers (decoder and ViT), AdamW for the rest."""
+def build_optimizers(
+    model: nn.Module, recipe: OptimizerRecipe, precision: torch.dtype = torch.float32
+) -> list[Optimizer]:
+    """AdamW for everything, or Muon (iterating in ``precision``) for the matrices of all layers (decoder and ViT) and
+    AdamW for the rest."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trained if recipe.kind == "muon" and p.ndim == 2 and ".layers." in name]
     taken = {id(p) for p in matrices}
@@ -126,7 +133,7 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimize
         adamw(rest, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, **options)
     ]
     if matrices:
-        optimizers.append(Muon(matrices, recipe.muon_lr, recipe.muon_momentum))
+        optimizers.append(Muon(matrices, recipe.muon_lr, recipe.muon_momentum, precision))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]

@@ -22,11 +22,13 @@ from irg.learning.recipe import Dropout, Mixture
 from irg.model.attention import PackedAttention
 from irg.model.flex import FlexAttention
 from irg.model.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.shared_context import SharedContextAttention
 from irg.sequence.layout import IGNORE, Kind, Layout, lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target, drop_conditions, noised_copies
 from irg.sequence.special import Grammar
 
-Attention = Callable[[Sequence[Layout], StreamOrder], PackedAttention | FlexAttention]
+PackAttention = PackedAttention | SharedContextAttention | FlexAttention
+Attention = Callable[[Sequence[Layout], StreamOrder], PackAttention]
 
 EMPTY = object()
 """Content of a picture of zeros: see :func:`filler`."""
@@ -47,7 +49,7 @@ class Pack:
     ``clean_GD`` waits for the pictures in ``unread``, if there are any."""
 
     batch: TokenBatch
-    attend: PackedAttention | FlexAttention
+    attend: PackAttention
     clean_GD: Tensor | None
     normal_G: Tensor
     loss_rows_L: Tensor

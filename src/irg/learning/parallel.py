@@ -63,8 +63,8 @@ class Ranks:
 
 
 def join(device: str, parallel: Parallel) -> Ranks:
-    """Find this process's place; starts torch.distributed if ``torchrun`` started us, or if bfloat16 asks for FSDP's
-    mixed precision.
+    """Find this process's place; starts torch.distributed if ``torchrun`` started us, or if bfloat16 on a
+    GPU asks for FSDP's mixed precision (on a CPU one process computes with a :class:`.shadow.Shadow`).
 
     Raises:
         ValueError: the device is not there, or the ranks do not divide into the replicas.
@@ -73,7 +73,7 @@ def join(device: str, parallel: Parallel) -> Ranks:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {device} was asked for, but torch sees no CUDA device; set device to cpu")
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    if not launched and parallel.precision == "float32":
+    if not launched and (parallel.precision == "float32" or kind == "cpu"):
         if parallel.replicas > 1:
             raise ValueError(f"parallel.replicas is {parallel.replicas}, but one process runs; start it with torchrun")
         return Ranks(device=torch.device(device))

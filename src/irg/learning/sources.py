@@ -17,6 +17,7 @@ from irg.model.autoencoder import Autoencoder
 from irg.model.config import ModelConfig
 from irg.model.flex import FlexAttention
 from irg.model.profile import Profile
+from irg.model.shared_context import SharedContextAttention
 from irg.model.tokenizer import TextTokenizer
 from irg.sequence.images import patchify
 
@@ -31,8 +32,12 @@ def attention_of(recipe: TrainRecipe, device: torch.device) -> Attention:
     """
     kind = recipe.parallel.attention
     if kind == "flex" and device.type == "cpu":
-        raise ValueError("parallel.attention flex cannot train on a CPU: set it to auto or dense")
-    return FlexAttention if kind == "flex" or (kind == "auto" and device.type == "cuda") else PackedAttention
+        raise ValueError("parallel.attention flex cannot train on a CPU: set it to auto, shared or dense")
+    if kind == "auto":
+        # In float32 the fused dense kernel is as fast on a CPU, and what earlier runs were resumed with.
+        low = recipe.parallel.precision == "bfloat16"
+        kind = "flex" if device.type == "cuda" else "shared" if low else "dense"
+    return {"flex": FlexAttention, "shared": SharedContextAttention, "dense": PackedAttention}[kind]
 
 
 def build_packs(

@@ -35,6 +35,7 @@ from irg.learning.packing import Pack, assemble
 from irg.learning.recipe import TrainRecipe
 from irg.learning.samples import draw
 from irg.learning.setup import PARTS, adapter_of, build, trained, training_config
+from irg.learning.shadow import Shadow
 from irg.learning.sources import build_packs, encode
 from irg.learning.trackers import Trackers
 from irg.model.adapter_files import save_adapter
@@ -85,9 +86,11 @@ class Trainer:
             recipe, reading, self.tokenizer, self.profile, self.loaded.autoencoder, self.ranks, quiet
         )
         self.held_out = [] if self.data is None else self.data.held.tolist()
-        self.optimizers = build_optimizers(self.model, recipe.optimizer)
+        self.optimizers = build_optimizers(self.model, recipe.optimizer, getattr(torch, recipe.parallel.precision))
         self.named_weights = trained(self.model)
         self.weights = list(self.named_weights.values())
+        low = recipe.parallel.precision == "bfloat16" and self.ranks.mesh is None
+        self.shadow = Shadow(self.model) if low else None
         self.average = [p.detach().clone() for p in self.weights]
         self.watch = Watch(recipe.guard)
         self.writer = Writer(self.out, self.ranks, recipe.keep)
@@ -118,9 +121,8 @@ class Trainer:
             noise = torch.randn(pack.clean_GD.shape, generator=generator)
             flow = flow_targets(pack.clean_GD, noise.to(pack.clean_GD.device), pack.normal_G, shift)
             pack.batch.latents_GD, pack.batch.times_G, velocity = flow.noisy_GD, flow.times_G, flow.velocity_GD
-        return losses(
-            self.model, pack.batch, pack.attend, velocity, pack.loss_rows_L, pack.labels_L, pack.target_rows_M
-        )
+        model = self.shadow.twin if self.shadow else self.model
+        return losses(model, pack.batch, pack.attend, velocity, pack.loss_rows_L, pack.labels_L, pack.target_rows_M)
 
     def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
         """One optimiser step; returns what to log. ``stop`` is asked when it is done: if any rank's says yes, all
@@ -163,11 +165,15 @@ class Trainer:
         counts = torch.tensor([[len(p.labels_L), len(p.target_rows_M)] for p in packs.values()], dtype=torch.float64)
         texts, targets = self.ranks.sum(counts.sum(0).to(self.ranks.device)).tolist()
         metrics = Metrics(self.ranks.device)
+        if self.shadow:
+            self.shadow.refresh()
         for lane, pack in packs.items():
             try:
                 self._backward(pack, lane, (texts, targets), metrics)
             except torch.OutOfMemoryError:
                 raise out_of_memory(pack, self.step, lane, self.recipe) from None
+            if self.shadow:
+                self.shadow.collect()
             self.lane_states[lane] = pack.state
         return metrics
 

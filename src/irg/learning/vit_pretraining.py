@@ -60,6 +60,10 @@ class VitPretrainingConfig:
     """Folder of a trained compact autoencoder; a share of the pool then goes through it."""
     init: Path | None = None
     """Weights of a reader to start from (a model.safetensors)."""
+    vocab: str = "core"
+    """The vocabulary of the pictures: core, geneval or full."""
+    low_precision: bool = False
+    """Matrix products in bfloat16: twice as fast on CPUs that have units for it, far slower on others."""
 
     def __post_init__(self) -> None:
         if self.vit.image_size % self.vit.patch_size:
@@ -75,26 +79,30 @@ class VitPretrainingConfig:
 
 # ---------------------------------------------------------------------------------------------------------- targets
 
-CENTRE_HEADS = {"class": len(classes()) + 1, "color": len(COLORS) + 1, "size": len(SIZES), "col": GRID, "row": GRID}
-"""Answers of the patch that holds a thing's centre; the last class is "no centre here", asked of every patch."""
-PATCH_HEADS = {
-    "cover": len(classes()) + 1,
-    "cover_color": len(COLORS) + 2,
-    "background": len(BACKGROUNDS),
-    "quality": len(SPOILINGS) + 1,
-}
-"""Answers of every patch; the last cover (and its colour) is "nothing"."""
-HEADS = CENTRE_HEADS | PATCH_HEADS
+CENTRE_HEADS = ("class", "color", "size", "col", "row")
+"""What the patch that holds a thing's centre tells; the last class is "no centre here", asked of every patch."""
 
 
-def targets_of(sights: list[Sight], shift: Shift, side: int) -> dict[str, Tensor]:
+def heads(vocab: str = "core") -> dict[str, int]:
+    """Number of answers of every question: those of the centres, then those of every patch (the last cover, and its
+    colour, is "nothing")."""
+    centre = {"class": len(classes(vocab)) + 1, "color": len(COLORS) + 1, "size": len(SIZES), "col": GRID, "row": GRID}
+    return centre | {
+        "cover": len(classes(vocab)) + 1,
+        "cover_color": len(COLORS) + 2,
+        "background": len(BACKGROUNDS),
+        "quality": len(SPOILINGS) + 1,
+    }
+
+
+def targets_of(sights: list[Sight], shift: Shift, side: int, vocab: str = "core") -> dict[str, Tensor]:
     """Right answers, int64 [P] for each head; ``NOTHING`` where a patch is not asked."""
-    names = {name: index for index, name in enumerate(classes())}
+    names = {name: index for index, name in enumerate(classes(vocab))}
     shape = (len(sights), side, side)
-    answers = {name: np.full(shape, NOTHING, np.int64) for name in HEADS}
-    answers["class"][:] = CENTRE_HEADS["class"] - 1
-    answers["cover"][:] = PATCH_HEADS["cover"] - 1
-    answers["cover_color"][:] = PATCH_HEADS["cover_color"] - 1
+    counts = heads(vocab)
+    answers = {name: np.full(shape, NOTHING, np.int64) for name in counts}
+    for name in ("class", "cover", "cover_color"):
+        answers[name][:] = counts[name] - 1
     for b, sight in enumerate(sights):
         answers["background"][b] = background_index(sight.scene)
         answers["quality"][b] = len(SPOILINGS) if sight.spoiling is None else SPOILINGS.index(sight.spoiling)
@@ -132,13 +140,15 @@ def _inside(low: float, high: float, side: int) -> np.ndarray:
 class Heads(nn.Module):
     """One linear read-out per question."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, vocab: str = "core") -> None:
         super().__init__()
-        self.linear = nn.Linear(width, sum(HEADS.values()))
+        self.answers = heads(vocab)
+        self.linear = nn.Linear(width, sum(self.answers.values()))
 
     def forward(self, features_PC: Tensor) -> dict[str, Tensor]:
         """Logits [P, answers] for each question."""
-        return dict(zip(HEADS, self.linear(features_PC).split(list(HEADS.values()), dim=-1), strict=True))
+        pieces = self.linear(features_PC).split(list(self.answers.values()), dim=-1)
+        return dict(zip(self.answers, pieces, strict=True))
 
 
 def pretraining_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,7 +158,7 @@ def pretraining_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> d
         each_P = F.cross_entropy(logits[name], target_P, ignore_index=NOTHING, reduction="none")
         weight_P = (target_P != NOTHING).float()
         if name == "class":  # centres are few: without more weight "no centre" is learnt first and for long
-            weight_P = torch.where(target_P == CENTRE_HEADS["class"] - 1, 0.25, 1.0)
+            weight_P = torch.where(target_P == logits["class"].shape[-1] - 1, 0.25, 1.0)
         losses[name] = (each_P * weight_P).sum() / weight_P.sum().clamp_min(1)
     weights = {"background": 0.2, "quality": 0.3, "size": 0.5, "cover": 0.7, "cover_color": 0.5}
     losses["total"] = sum(weights.get(name, 1.0) * loss for name, loss in losses.items())  # type: ignore[assignment]
@@ -172,7 +182,7 @@ def batch_of(
     x_B3HW = to_batch(sights)
     # Small moves only: what the world puts on a grid place should still be read as that place.
     shift = softened_part(x_B3HW, Softening(move=0.02, zoom=0.03), share, generator)
-    return to_patches(x_B3HW, config.vit.patch_size), targets_of(sights, shift, config.side)
+    return to_patches(x_B3HW, config.vit.patch_size), targets_of(sights, shift, config.side, config.vocab)
 
 
 # ---------------------------------------------------------------------------------------------------------- trainer
@@ -190,7 +200,7 @@ class VitPretraining:
                 nn.init.normal_(parameter, std=0.02 if parameter.shape[0] == config.vit.positions else 0.05)
         if config.init is not None:
             self.vit.load_state_dict(load_file(config.init))
-        self.heads = Heads(config.vit.hidden_size)
+        self.heads = Heads(config.vit.hidden_size, config.vocab)
         position = self.vit.vision_model.embeddings.position_embedding.weight
         self.optimizer = MuonAdamW(
             [*self.vit.parameters(), *self.heads.parameters()],
@@ -216,7 +226,9 @@ class VitPretraining:
         pool.refresh(config.refresh)
         patches_PD, targets = batch_of(pool.draw(rng, config.batch), config, generator, config.softened_share)
         self.optimizer.scale_rates(self.pace.factor(self.step))
-        losses = pretraining_loss(self.logits(patches_PD), targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.low_precision):
+            logits = self.logits(patches_PD)
+        losses = pretraining_loss({name: values.float() for name, values in logits.items()}, targets)
         self.optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         nn.utils.clip_grad_norm_([*self.vit.parameters(), *self.heads.parameters()], 5.0)
@@ -228,8 +240,9 @@ class VitPretraining:
     def measure(self, pool: Pool, softened: bool) -> dict[str, float]:
         """Shares of right answers on a pool: at true centres, and centres found and falsely seen."""
         generator = torch.Generator().manual_seed(1)
-        logits: dict[str, list[Tensor]] = {name: [] for name in HEADS}
-        targets: dict[str, list[Tensor]] = {name: [] for name in HEADS}
+        names = list(self.heads.answers)
+        logits: dict[str, list[Tensor]] = {name: [] for name in names}
+        targets: dict[str, list[Tensor]] = {name: [] for name in names}
         for start in range(0, len(pool.sights), 64):
             part = pool.sights[start : start + 64]
             patches_PD, answers = batch_of(part, self.config, generator, share=1.0 if softened else 0.0)
@@ -238,8 +251,8 @@ class VitPretraining:
                 targets[name].append(answers[name])
         told = {name: torch.cat(values) for name, values in logits.items()}
         true = {name: torch.cat(values) for name, values in targets.items()}
-        right = {name: (told[name] == true[name])[true[name] != NOTHING].float().mean().item() for name in HEADS}
-        none = CENTRE_HEADS["class"] - 1
+        right = {name: (told[name] == true[name])[true[name] != NOTHING].float().mean().item() for name in names}
+        none = self.heads.answers["class"] - 1
         centre_P, seen_P = true["class"] != none, told["class"] != none
         right["class"] = (told["class"] == true["class"])[centre_P].float().mean().item()
         right["place"] = ((told["col"] == true["col"]) & (told["row"] == true["row"]))[centre_P].float().mean().item()
@@ -284,8 +297,8 @@ def main(config: VitPretrainingConfig) -> None:
     torch.set_num_threads(config.threads)
     soften = None if config.autoencoder is None else softener(config.autoencoder)
     size = config.vit.image_size
-    pool = Pool(config.pool, config.seed + 1, size, 0.15, config.spoiled_share, soften)
-    held = Pool(config.held_out, config.seed + 2, size, 0.15, config.spoiled_share)
+    pool = Pool(config.pool, config.seed + 1, size, 0.15, config.spoiled_share, soften, vocab=config.vocab)
+    held = Pool(config.held_out, config.seed + 2, size, 0.15, config.spoiled_share, vocab=config.vocab)
     config.out.mkdir(parents=True, exist_ok=True)
     with (config.out / "log.jsonl").open("w") as file:
 

@@ -2,8 +2,9 @@
 
 T1:  `Scene: meadow. Things: large red apple at (3,7); medium bus at (9,5).`
      before it, where the prompt has words that the world does not know: `Unknown: hawk drawn as eagle. `
-T2:  `<think> Analysis: ... . Improvements: ... .
-     Steps: keep 1 things, fix 0, add 1, remove 0. Final prompt: <T1> </think>` (on one line)
+T2:  `<think> Analysis: in the picture: small red apple at (3,7). the apple at (3,7) is red, not green.
+     Improvements: ... . Steps: keep 1 things, fix 0, add 1, remove 0. Final prompt: <T1> </think>` (on one line)
+     First it says what is seen, in T1's words: so that the reader learns to look before it compares.
 
 Things are told in the order in which the prompt names them, each class from left to right.
 """
@@ -49,7 +50,7 @@ def think(request: Request, scene: Scene, rng: np.random.Generator | None = None
 
 def write_layout(scene: Scene) -> str:
     """A scene as text, things in the scene's own order."""
-    told = "; ".join(f"{thing.size} {thing.label} at {thing.place}" for thing in scene.things)
+    told = "; ".join(map(_tell_thing, scene.things))
     return f"Scene: {scene.background}. Things: {told or 'none'}."
 
 
@@ -184,12 +185,22 @@ def reflect(
     mending = [_MENDING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
     improvements = [words for edit in edits if (words := _tell_edit(edit))] + mending
     counts = Counter(edit.action for edit in edits)
+    shown = "" if seen is None else f"in the picture: {_tell_seen(request, seen, size)}. "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
     return (
-        f"<think> Analysis: {'; '.join(_tell_flaws(flaws)) or 'nothing is wrong'}. "
+        f"<think> Analysis: {shown}{'; '.join(_tell_flaws(flaws)) or 'nothing is wrong'}. "
         f"Improvements: {'; '.join(improvements) or 'none'}. Steps: {steps}. "
         f"Final prompt: {think(request, corrected)} </think>"
     )
+
+
+def _tell_seen(request: Request, seen: Sequence[Seen], size: int) -> str:
+    things = [snap(item.name, item.color, item.box, size) for item in seen if is_class(item.name)]
+    return "; ".join(_tell_thing(thing) for thing in in_order(things, prompt_rank(request))) or "none"
+
+
+def _tell_thing(thing: Thing) -> str:
+    return f"{thing.size} {thing.label} at {thing.place}"
 
 
 def _tell_flaws(flaws: Sequence[Flaw]) -> list[str]:
@@ -252,7 +263,7 @@ class Reflection:
 
     @property
     def nothing_wrong(self) -> bool:
-        return self.analysis.rstrip(". ") == "nothing is wrong"
+        return self.analysis.rstrip(". ").rpartition(". ")[2] == "nothing is wrong"
 
 
 _SECTIONS = (

@@ -98,9 +98,13 @@ def is_done(text: str) -> bool:
     analysis = found.get("analysis")
     if analysis is None:
         return False
-    first, _, _ = analysis.partition(".")
     wants = found.get("improvements", "")
-    return bool(_NOTHING.fullmatch(first.strip(" !\n"))) and (not wants or bool(_NONE.match(wants)))
+    told = [sentence.strip(" !\n") for sentence in analysis.split(".")]
+    if _NOTHING.fullmatch(told[0]):
+        return not wants or bool(_NONE.match(wants))
+    # An analysis may tell first what it sees, and then that nothing of it is wrong.
+    last = next((sentence for sentence in reversed(told) if sentence), "")
+    return bool(_NOTHING.fullmatch(last)) and bool(_NONE.match(wants))
 
 
 def without_tags(text: str) -> str:

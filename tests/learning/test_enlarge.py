@@ -1,0 +1,73 @@
+"""A model carried over to larger pictures and more words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from irg.learning.enlarge import Enlargement, carried_over, enlarge, stretched_places
+from irg.learning.mini import PROFILE, train_tokenizer
+from irg.model.autoencoder import build_autoencoder
+from irg.model.checkpoint import load_model, new_model, save_model
+from irg.model.config import tiny
+from irg.model.embeddings import sincos_rows
+from irg.model.tokenizer import TextTokenizer
+from irg.reasoning.pipeline import IRGPipeline
+
+
+@pytest.fixture(scope="module")
+def small() -> TextTokenizer:
+    return train_tokenizer(texts=60)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small: TextTokenizer) -> Path:
+    """A small model that draws 64 x 64."""
+    base = tiny()
+    config = replace(
+        base,
+        decoder=replace(base.decoder, vocab_size=small.tokenizer.get_vocab_size()),
+        special=small.special,
+    )
+    save_model(tmp_path / "old", config, new_model(config, 0), build_autoencoder(config.autoencoder))
+    small.tokenizer.save(str(tmp_path / "old" / "tokenizer.json"))
+    replace(PROFILE, settings=PROFILE.settings | {"height": 64, "width": 64}).save(tmp_path / "old")
+    return tmp_path / "old"
+
+
+def test_places_keep_their_features() -> None:
+    """Four tokens a side in place of two: their middles lie a quarter token beside those of before."""
+    places = stretched_places(4, 2, 16)
+    assert torch.equal(places[0], sincos_rows(torch.tensor([-0.25]), torch.tensor([-0.25]), 16)[0])
+    assert torch.equal(places[7], sincos_rows(torch.tensor([1.25]), torch.tensor([0.25]), 16)[0])
+    assert torch.equal(stretched_places(3, 3, 16)[5], sincos_rows(torch.tensor([2]), torch.tensor([1]), 16)[0])
+
+
+def test_words_keep_their_embeddings(small: TextTokenizer) -> None:
+    large = train_tokenizer(texts=60, vocabulary=2048, vocab="geneval")
+    rows = torch.arange(small.tokenizer.get_vocab_size(), dtype=torch.float32)[:, None]
+    new = carried_over(rows, small, large)
+    assert len(new) == large.tokenizer.get_vocab_size()
+    (dog_before,), (dog_after,) = small.encode(" dog"), large.encode(" dog")
+    assert new[dog_after] == dog_before
+    (place_before,), (place_after,) = small.encode(" (3,7)"), large.encode(" (3,7)")
+    assert new[place_after] == place_before
+    (hydrant,), spelled = large.encode(" hydrant"), small.encode(" hydrant")
+    assert len(spelled) > 1 and new[hydrant] == pytest.approx(sum(spelled) / len(spelled))
+
+
+def test_the_enlarged_model_is_whole(folder: Path, tmp_path: Path) -> None:
+    out = enlarge(Enlargement(str(folder), str(tmp_path / "new"), size=96, words=1100, vocab="core"))
+    before, after = load_model(folder), load_model(out)
+    layer = "language_model.model.layers.1.self_attn.q_proj.weight"
+    assert torch.equal(before.model.state_dict()[layer], after.model.state_dict()[layer])
+    pipe = IRGPipeline.from_pretrained(str(out))
+    result = pipe("a dog", seed=1, max_think_tokens=3, num_timesteps=3, mode="think")
+    assert result.image.size == (96, 96)
+
+
+def test_sizes_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="size 100 must be a multiple of 16 and at most 128"):
+        enlarge(Enlargement(str(folder), str(tmp_path / "new"), size=100))
+    assert not (tmp_path / "new").exists()
