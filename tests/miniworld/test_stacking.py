@@ -121,7 +121,8 @@ def test_a_cat_that_is_not_on_the_couch() -> None:
     assert couch in corrected.things
     moved = next(thing for thing in corrected.things if thing.name == "cat")
     assert mw.reflect(A_CAT_ON_A_COUCH, flaws, corrected, seen) == (
-        "<think> Analysis: the cat at (2,2) is not on the couch. "
+        "<think> Analysis: in the picture: small orange cat at (2,2); huge blue couch at (6,8). "
+        "the cat at (2,2) is not on the couch. "
         f"Improvements: move the cat at (2,2) to {moved.place}. Steps: keep 1 things, fix 1, add 0, remove 0. "
         f"Final prompt: Scene: room. Things: small cat at {moved.place}; huge couch at (6,8). </think>"
     )
@@ -161,7 +162,7 @@ def test_the_full_world_is_described_and_repaired(seed: int, with_plan: bool) ->
         assert corrected.things == flawed.things
     reflection = mw.parse_reflection(mw.reflect(request, flaws, corrected, seen))
     assert mw.parse_layout(reflection.final_prompt) == corrected
-    assert reflection.nothing_wrong == (not flaws) == (reflection.analysis == "nothing is wrong.")
+    assert reflection.nothing_wrong == (not flaws) == (reflection.faults == "nothing is wrong.")
     keep, fix, add, remove = (int(word) for word in mw.split_words(reflection.steps) if word.isdigit())
     assert (keep + fix + add, keep + fix + remove) == (len(corrected.things), len(flawed.things))
 
@@ -169,7 +170,7 @@ def test_the_full_world_is_described_and_repaired(seed: int, with_plan: bool) ->
 @settings(max_examples=150, deadline=None)
 @given(SEEDS)
 def test_a_reflection_names_the_flaws_and_nothing_else(seed: int) -> None:
-    """Every place in the analysis is that of a flaw's thing; a thing without a flaw is never spoken of."""
+    """Every place among the faults is that of a flaw's thing; a thing without a flaw is only said to be there."""
     rng = np.random.default_rng(seed)
     request = mw.sample_request(rng, {"stacking": 1, "compound": 2, "counting": 1}, vocab="full")
     try:
@@ -179,7 +180,9 @@ def test_a_reflection_names_the_flaws_and_nothing_else(seed: int) -> None:
     flawed, flaws = mw.corrupt(request, scene, rng, vocab="full")
     seen = mw.see(flawed)
     text = mw.reflect(request, flaws, mw.correct(request, seen, scene, rng), seen)
-    analysis = mw.parse_reflection(text).analysis
+    reflection = mw.parse_reflection(text)
+    assert len(mw.parse_layout(f"Scene: studio. Things: {reflection.seen}.").things) == len(seen)
+    analysis = reflection.faults
     told = {place.split(")")[0] for place in analysis.split("(")[1:]}
     assert told == {flaw.thing.place.strip("()") for flaw in flaws if flaw.thing is not None}
     assert ("missing" in analysis) == any(flaw.kind == "missing" for flaw in flaws)

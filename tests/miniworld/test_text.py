@@ -201,11 +201,22 @@ def test_thoughts_and_reflections_are_read_back(seed: int) -> None:
     assert mw.parse_layout(reflection.final_prompt) == corrected
     assert reflection.nothing_wrong == (not flaws)
     assert text.startswith("<think> Analysis: ") and text.endswith(" </think>")
-    assert len(text.split()) <= 110
+    assert len(text.split()) <= 160
+    shown = mw.parse_layout(f"Scene: studio. Things: {reflection.seen}.").things
+    assert sorted(t.label for t in shown) == sorted(f"{s.color} {s.name}" if s.color else s.name for s in seen)
     counts = [int(word) for word in mw.split_words(reflection.steps) if word.isdigit()]
     keep, fix, add, remove = counts
     assert keep + fix + add == len(corrected.things)
     assert keep + fix + remove == len(flawed.things)
+
+
+def test_what_is_seen_is_told_before_what_is_wrong() -> None:
+    told = mw.Reflection("in the picture: small red cup at (1,2). one cup is missing.", "", "", "")
+    assert (told.seen, told.faults) == ("small red cup at (1,2)", "one cup is missing.") and not told.nothing_wrong
+    bare = mw.Reflection("nothing is wrong.", "", "", "")
+    assert (bare.seen, bare.faults) == ("", "nothing is wrong.") and bare.nothing_wrong
+    nothing = mw.Reflection("in the picture: none. nothing is wrong.", "", "", "")
+    assert (nothing.seen, nothing.nothing_wrong) == ("none", True)
 
 
 def test_a_reflection_to_the_letter() -> None:
@@ -217,7 +228,9 @@ def test_a_reflection_to_the_letter() -> None:
     flaws = mw.find_flaws(request, seen, quality="blurred")
     corrected = mw.correct(request, seen, None, np.random.default_rng(0))
     assert mw.reflect(request, flaws, corrected, seen) == (
-        "<think> Analysis: the apple at (1,9) is green, not red; the cup at (6,10) should be an apple; "
+        "<think> Analysis: in the picture: small green apple at (1,9); small red apple at (4,9); "
+        "medium bus at (9,5); small cup at (6,10). "
+        "the apple at (1,9) is green, not red; the cup at (6,10) should be an apple; "
         "the picture is blurred. Improvements: recolor the apple at (1,9) to red; remove the cup at (6,10); "
         "add a small red apple at (2,6); sharpen the picture. Steps: keep 2 things, fix 1, add 1, remove 1. "
         "Final prompt: Scene: meadow. Things: small red apple at (1,9); small red apple at (2,6); "
@@ -231,7 +244,8 @@ def test_nothing_wrong_is_said_so() -> None:
     corrected = mw.correct(A_DOG_RIGHT_OF_A_TIE, seen, scene, np.random.default_rng(0))
     assert corrected == scene
     assert mw.reflect(A_DOG_RIGHT_OF_A_TIE, [], corrected, seen) == (
-        "<think> Analysis: nothing is wrong. Improvements: none. Steps: keep 2 things, fix 0, add 0, remove 0. "
+        "<think> Analysis: in the picture: medium dog at (8,5); medium tie at (2,5). nothing is wrong. "
+        "Improvements: none. Steps: keep 2 things, fix 0, add 0, remove 0. "
         "Final prompt: Scene: room. Things: medium dog at (8,5); medium tie at (2,5). </think>"
     )
 

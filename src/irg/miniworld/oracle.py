@@ -37,6 +37,7 @@ CORE_PHRASES = (
 FULL_PHRASES = ("Unknown: drawn as",)
 """Those that only prompts with unknown nouns need."""
 
+_SHOWN = "in the picture: "
 _MENDING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
 
 
@@ -185,7 +186,7 @@ def reflect(
     mending = [_MENDING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
     improvements = [words for edit in edits if (words := _tell_edit(edit))] + mending
     counts = Counter(edit.action for edit in edits)
-    shown = "" if seen is None else f"in the picture: {_tell_seen(request, seen, size)}. "
+    shown = "" if seen is None else f"{_SHOWN}{_tell_seen(request, seen, size)}. "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
     return (
         f"<think> Analysis: {shown}{'; '.join(_tell_flaws(flaws)) or 'nothing is wrong'}. "
@@ -262,8 +263,19 @@ class Reflection:
     final_prompt: str
 
     @property
+    def seen(self) -> str:
+        """What the analysis says is in the picture, as a layout's list of things; empty if it does not say."""
+        shown, _, _ = self.analysis.removeprefix(_SHOWN).partition(". ")
+        return shown if self.analysis.startswith(_SHOWN) else ""
+
+    @property
+    def faults(self) -> str:
+        """What the analysis says is wrong with it, or that nothing is."""
+        return self.analysis.partition(". ")[2] if self.seen else self.analysis
+
+    @property
     def nothing_wrong(self) -> bool:
-        return self.analysis.rstrip(". ").rpartition(". ")[2] == "nothing is wrong"
+        return self.faults.rstrip(". ") == "nothing is wrong"
 
 
 _SECTIONS = (

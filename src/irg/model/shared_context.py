@@ -12,6 +12,7 @@ slots of each; N = M x B; H query heads; K key-value heads; E head size.
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,9 @@ class _Group:
         return self.rows * (self.context + self.pictures * self.block)
 
     def to(self, device: torch.device | str) -> "_Group":
-        biases = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        biases: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **biases)
 
 
