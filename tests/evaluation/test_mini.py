@@ -1,41 +1,146 @@
-"""The mini evaluation's arithmetic and its held-out prompts."""
+"""The mini evaluation: its prompts, its arithmetic, and a small run of it."""
 
-import math
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from irg import miniworld as world
-from irg.evaluation.mini import TAGS, Verdicts, held_out_requests, interval, table
+from irg.evaluation.mini import TAGS, Evaluation, evaluate, geneval_requests, held_out_requests
+from irg.evaluation.mini_table import difference, rows, stop_at, table
 
 
-def verdicts(first, last):
-    v = Verdicts()
-    v.first["counting"], v.last["counting"] = first, last
-    return v
+def line(prompt: str, right: list[bool], done: list[bool] = [], tag: str = "counting") -> dict[str, Any]:  # noqa: B006
+    return {"prompt": prompt, "tag": tag, "right": right, "done": done}
 
 
-def test_repair_and_damage_are_shares_of_wrong_and_of_right_pictures():
-    changes = verdicts([False, False, False, True], [True, False, False, False]).changes()
-    assert math.isclose(changes["repair"], 1 / 3) and changes["damage"] == 1.0
-    assert (changes["wrong_first"], changes["right_first"]) == (3, 1)
+ALWAYS = [
+    line("a", [False, True, True], [False, True]),  # repaired, then left alone
+    line("b", [True, False, False], [True, True]),  # right, and spoilt if it is drawn again
+    line("c", [True, True, False], [False, False]),
+    line("d", [False, False, True], [True, False], tag="position"),  # a flaw that is not noticed
+]
 
 
-def test_overall_is_the_plain_mean_of_the_forms():
-    v = verdicts([True], [True, True])
-    v.last["position"] = [False] * 8
-    assert v.score()["overall"] == 0.5
+def by_name(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {row.name: row for row in rows(results)}
 
 
-def test_the_interval_holds_the_share_and_shrinks_with_the_sample():
-    few, many = interval([True, False] * 10), interval([True, False] * 500)
+def test_one_run_that_always_looks_again_holds_the_shorter_ones() -> None:
+    found = by_name({"always": ALWAYS})
+    assert found["first picture (think)"].right == (False, True, True, False)
+    assert found["irg, 1 round, always"].right == (True, False, True, False)
+    assert found["irg, 1 round, stops when done"].right == (True, True, True, False)
+    assert found["irg, 2 rounds, always"].right == (True, False, False, True)
+    two = found["irg, 2 rounds, stops when done"]
+    assert two.right == (True, True, False, False) and two.drawn == (2, 1, 3, 1)
+    assert [stop_at(one, 2) for one in ALWAYS] == [1, 0, 2, 0]
+
+
+def test_overall_is_the_plain_mean_of_the_forms() -> None:
+    score = by_name({"always": ALWAYS})["irg, 1 round, stops when done"].score()
+    assert score == {"counting": 1.0, "position": 0.0, "overall": 0.5}
+
+
+def test_repair_and_damage_are_shares_of_wrong_and_of_right_pictures() -> None:
+    repair, damage = by_name({"always": ALWAYS})["irg, 1 round, always"].repair_and_damage()
+    assert (repair.value, repair.of, damage.value, damage.of) == (0.5, 2, 0.5, 2)
+    assert by_name({"think": [line("a", [True])]})["think"].repair_and_damage() is None
+
+
+def test_the_independent_redraw_is_taken_only_where_the_reflection_finds_a_flaw() -> None:
+    redraw = [line(prompt, [True]) for prompt in "abcd"]
+    best = by_name({"always": ALWAYS, "redraw": redraw})["independent redraw where reflection finds a flaw"]
+    assert best.right == (True, True, True, False) and best.drawn == (2, 1, 2, 1)
+
+
+def test_the_interval_holds_the_share_and_shrinks_with_the_sample() -> None:
+    def row(n: int) -> Any:
+        return rows({"think": [line(f"p{i}", [i % 2 == 0]) for i in range(n)]})[0]
+
+    few, many = row(20).interval(), row(1000).interval()
     assert few[0] < 0.5 < few[1] and many[1] - many[0] < 0.08 < few[1] - few[0]
 
 
-def test_held_out_requests_cover_the_forms_equally_and_were_never_trained_on():
+def test_pictures_of_one_prompt_are_drawn_together() -> None:
+    """Ten times the same prompt says no more than once."""
+    alone = rows({"think": [line("a", [True]), line("b", [False])]})[0]
+    copied = rows({"think": [line("a", [True])] * 10 + [line("b", [False])] * 10})[0]
+    assert alone.interval() == copied.interval() == (0.0, 1.0)
+
+
+def test_differences_are_paired() -> None:
+    better = rows({"think": [line(f"p{i}", [True]) for i in range(50)]})[0]
+    worse = rows({"redraw": [line(f"p{i}", [i % 10 > 0]) for i in range(50)]})[0]
+    gap, low, high = difference(better, worse)
+    assert gap == pytest.approx(0.1) and 0 < low < 0.1 < high < 0.25
+    with pytest.raises(ValueError, match="not of the same requests"):
+        difference(better, rows({"redraw": [line("x", [True])]})[0])
+
+
+def test_the_table_tells_what_reflections_notice() -> None:
+    text = table({"always": ALWAYS})
+    assert (
+        "| first picture (think) |" in text and "irg (1 round, stops) minus its first picture: +25.0 points" not in text
+    )
+    assert "finds a flaw in 50 " in text and "of 2 wrong first pictures" in text
+
+
+def test_held_out_requests_cover_the_forms_equally_and_were_never_trained_on() -> None:
     requests = held_out_requests(60, seed=0)
     assert {tag: sum(r.tag == tag for r in requests) for tag in TAGS} == dict.fromkeys(TAGS, 10)
     combined = [r for r in requests if r.tag != "single_object"]  # a single object combines nothing
     assert all(world.held_out(r) for r in combined)
 
 
-def test_the_table_has_a_row_for_the_first_picture_of_irg():
-    text = table({"irg": verdicts([False, True], [True, True])})
-    assert "| irg, first picture |" in text and "repair 100.0 % of 1" in text
+def test_genevals_prompts_become_requests(tmp_path: Path) -> None:
+    prompts = [
+        {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
+        {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"},
+        {
+            "tag": "counting",
+            "include": [{"class": "clock", "count": 2}],
+            "exclude": [{"class": "clock", "count": 3}],
+            "prompt": "a photo of two clocks",
+        },
+    ]
+    file = tmp_path / "evaluation_metadata.jsonl"
+    file.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    found = geneval_requests(0, str(file), ["cat", "clock"])
+    assert [(r.tag, r.include[0].name, r.include[0].count) for r in found] == [
+        ("single_object", "cat", 1),
+        ("counting", "clock", 2),
+    ]
+    assert len(geneval_requests(1, str(file), ["cat", "clock", "bench"])) == 1
+    with pytest.raises(ValueError, match="none of GenEval's prompts"):
+        geneval_requests(0, str(file), ["dog"])
+
+
+def test_a_run_is_finished_resumed_and_guarded(tmp_path: Path) -> None:
+    fast = ("num_timesteps=2", "improve_num_timesteps=2", "max_think_tokens=30")
+    modes = ("direct", "always", "shuffled", "blind")
+    evaluation = Evaluation(out=str(tmp_path), prompts=6, modes=modes, options=fast, batch=4)
+    text = evaluate(evaluation)
+    files = {mode: (tmp_path / f"{mode}.jsonl").read_text() for mode in modes}
+    lines = {mode: [json.loads(one) for one in told.splitlines()] for mode, told in files.items()}
+    assert all(len(told) == 6 for told in lines.values()) and "| blind |" in text
+    assert [len(one["right"]) for one in lines["always"]] == [2] * 6 == [len(one["right"]) for one in lines["shuffled"]]
+    asked = [one["thoughts"] for one in lines["always"]]
+    assert [one["thoughts"][0] for one in lines["shuffled"]] == [thoughts[0] for thoughts in asked]
+    assert [one["thoughts"][1] for one in lines["shuffled"]] == [asked[(i + 3) % 6][1] for i in range(6)]
+    (tmp_path / "always.jsonl").write_text("".join(files["always"].splitlines(keepends=True)[:4]))
+    evaluate(evaluation)
+    again = [json.loads(one) for one in (tmp_path / "always.jsonl").read_text().splitlines()]
+    assert [one["thoughts"] for one in again] == asked and [one["right"] for one in again] == [
+        one["right"] for one in lines["always"]
+    ]
+    with pytest.raises(ValueError, match="holds an evaluation with prompts 6, not 12"):
+        evaluate(Evaluation(out=str(tmp_path), prompts=12, options=fast))
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown 'dream'"):
+        Evaluation(modes=("dream",))
+    with pytest.raises(ValueError, match="0 means all of GenEval's"):
+        Evaluation(prompts=0)

@@ -99,3 +99,18 @@ def test_bad_settings_are_refused() -> None:
         AutoencodingConfig(size=50)
     with pytest.raises(ValueError, match="cannot fill a batch"):
         AutoencodingConfig(pool=4, batch=16)
+
+
+def test_a_decoder_can_be_trained_alone(config: AutoencodingConfig, tmp_path: Path) -> None:
+    """The latents stay what they were, so that a model which draws in them needs no change."""
+    pool = pictures(64)
+    before = train(config, pool, pool[:8])
+    after = train(
+        replace(config, out=tmp_path / "sharper", init=config.out / "ae.safetensors", decoder_only=True, steps=20),
+        pool,
+        pool[:8],
+    )
+    old, new = before.state_dict(), after.state_dict()
+    assert all(torch.equal(old[name], new[name]) == (not name.startswith("decoder.")) for name in old)
+    with pytest.raises(ValueError, match="decoder_only needs the weights"):
+        replace(config, decoder_only=True)

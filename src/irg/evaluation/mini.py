@@ -1,134 +1,221 @@
-"""How well a model draws the mini world: held-out prompts of GenEval's six forms, judged by a detector.
+"""How well a model draws the mini world: held-out or GenEval's prompts, in several ways, judged by a detector.
 
-``python -m irg.evaluation.mini --model DIR --referee DIR --out DIR`` prints a table of the ways of reasoning and
-writes every verdict, so that any number can be computed again without drawing again. Resumes where it was stopped.
+``irg bench mini --model DIR --referee DIR --out DIR`` draws, judges and prints a table. Every verdict is written, so
+that any number can be computed again without drawing again; it resumes where it was stopped. One run that always looks
+again holds all shorter ones: with the same seed, a request that may stop is the same up to where it stops
+(:mod:`.mini_table`).
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from rich.progress import track
 
 from irg import miniworld as world
+from irg import promptsets
+from irg.evaluation.mini_table import table
 from irg.miniworld.detector import Detector
-from irg.reasoning.pipeline import IRGPipeline
-from irg.reasoning.settings import with_options
+from irg.reasoning.pipeline import BUNDLED, IRGPipeline
+from irg.reasoning.reflection import is_done
+from irg.reasoning.settings import Settings, with_options
 from irg.reasoning.trajectory import Trajectory
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SURE = 0.3
+REFEREE = "mini-referee"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of reasoning: settings over the model's own. ``apart``: added to every seed. ``shuffled``: reflections are
+    those that another prompt's picture got in the way ``always``."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    apart: int = 0
+    shuffled: bool = False
+
+
+_ALWAYS = {"mode": "irg", "stop_when_done": False}
+WAYS: dict[str, Way] = {
+    "direct": Way({"mode": "direct"}),
+    "think": Way({"mode": "think"}),
+    "irg": Way({"mode": "irg"}),
+    "always": Way(_ALWAYS),
+    "redraw": Way({"mode": "think"}, apart=500_009),  # an independent second try
+    "blind": Way(_ALWAYS | {"look": "none"}),
+    "vit-only": Way(_ALWAYS | {"look": "vit"}),
+    "vae-only": Way(_ALWAYS | {"look": "vae"}),
+    "no-text-guidance": Way(_ALWAYS | {"improve_cfg_text_scale": 1.0}),
+    "no-image-guidance": Way(_ALWAYS | {"improve_cfg_img_scale": 1.0}),
+    "shuffled": Way(_ALWAYS, shuffled=True),
+}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured. ``prompts`` is the total over the six forms."""
+    """What is measured. ``prompts`` is the total over the six forms (0: all of GenEval's)."""
 
-    model: str
-    referee: str
-    out: str
-    prompts: int = 200
+    model: str = "mini"
+    referee: str = REFEREE
+    """A detector's folder, or one of the bundled mini-referee and mini-judge."""
+    out: str = "irg-bench/mini"
+    prompts: int = 198
+    prompt_set: Literal["held-out", "geneval"] = "held-out"
+    """held-out: combinations that training never sampled; geneval: the official prompts."""
+    geneval: str | None = None
+    """Where GenEval's prompts are; default: fetched once, like ``irg bench run`` does."""
     images: int = 1
+    """Pictures a prompt."""
     modes: tuple[str, ...] = ("direct", "think", "irg")
+    """Ways of reasoning: direct, think, irg, always, redraw, blind, vit-only, vae-only, no-text-guidance,
+    no-image-guidance, shuffled (after always)."""
     rounds: int = 1
     seed: int = 0
     batch: int = 16
     options: tuple[str, ...] = ()
     """Settings to change, each ``name=value`` (``cfg_text_scale=4``, ``improve_cfg_img_scale=1.5``)."""
 
+    def __post_init__(self) -> None:
+        for mode in self.modes:
+            if mode not in WAYS:
+                raise ValueError(f"modes: unknown {mode!r}; there are {', '.join(WAYS)}")
+        if min(self.images, self.batch, self.rounds) < 1 or self.prompts < 0:
+            raise ValueError("images, batch and rounds must be at least 1, and prompts not negative")
+        if self.prompts == 0 and self.prompt_set == "held-out":
+            raise ValueError("prompts: say how many held-out ones; 0 means all of GenEval's")
 
-@dataclass
-class Verdicts:
-    """Right or wrong for every picture: ``first`` and ``last`` picture of each request, by form."""
 
-    first: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
-    last: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
-    seconds: list[float] = field(default_factory=list)
+def load_referee(name: str) -> Detector:
+    """A detector from its folder, or a bundled one by name.
 
-    def score(self, which: str = "last") -> dict[str, float]:
-        """Share of right pictures per form, and ``overall``, the plain mean of the forms (GenEval's way)."""
-        per_tag = {tag: float(np.mean(v)) for tag, v in getattr(self, which).items() if v}
-        return per_tag | {"overall": float(np.mean(list(per_tag.values())))}
+    Raises:
+        ValueError: there is none.
+    """
+    bundled = not Path(name).is_dir() and (BUNDLED / name).is_dir()
+    return Detector.load(BUNDLED / name if bundled else name)
 
-    def changes(self) -> dict[str, float]:
-        """Repair (wrong -> right among wrong) and damage (right -> wrong among right) from first to last picture."""
-        first = np.concatenate([self.first[tag] for tag in self.first])
-        last = np.concatenate([self.last[tag] for tag in self.first])
+
+def held_out_requests(count: int, seed: int, vocab: str | Sequence[str] = "core") -> list[world.Request]:
+    """Requests of the six forms in equal shares, from combinations that training never samples."""
+    rng = np.random.default_rng([seed, 2509])
+    return [world.sample_request(rng, {TAGS[i % 6]: 1.0}, vocab, split="test") for i in range(count)]
+
+
+def geneval_requests(count: int, path: str | None, names: Sequence[str]) -> list[world.Request]:
+    """GenEval's prompts as requests, as far as the nouns are known; ``count`` of them, evenly from the six forms.
+
+    Raises:
+        ValueError: the prompts are not there, or none is understood.
+    """
+    found: dict[str, list[world.Request]] = {tag: [] for tag in TAGS}
+    for prompt in promptsets.load("geneval", path).prompts:
+        request = world.parse_prompt(prompt.text)
+        if request is not None and all(entry.name in names for entry in request.include):
+            found[prompt.tag].append(request)
+    ranked = sorted((rank, tag) for tag, some in found.items() for rank in range(len(some)))
+    chosen = ranked[: count or None]
+    if not chosen:
+        raise ValueError("none of GenEval's prompts is about things that this referee knows")
+    return [found[tag][rank] for rank, tag in sorted(chosen, key=lambda item: (TAGS.index(item[1]), item[0]))]
+
+
+class MiniRun:
+    """An evaluation with its model, referee and requests at hand."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation, self.folder = evaluation, Path(evaluation.out)
+        self.referee = load_referee(evaluation.referee)
+        names = self.referee.config.names
+        if evaluation.prompt_set == "geneval":
+            self.requests = geneval_requests(evaluation.prompts, evaluation.geneval, names)
+        else:
+            self.requests = held_out_requests(evaluation.prompts, evaluation.seed, names)
+        self.pipe = IRGPipeline.from_pretrained(evaluation.model)
+        self.changes = _options(evaluation.options)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def settings(self, way: Way) -> Settings:
+        """The model's own, the way's, and what was asked for."""
+        return with_options(self.pipe.defaults, {"rounds": self.evaluation.rounds, **way.settings, **self.changes})
+
+    def run(self, name: str) -> list[dict[str, Any]]:
+        """Draw and judge all prompts in one way; a line of ``<out>/<name>.jsonl`` for each picture asked for."""
+        way, file = WAYS[name], self.folder / f"{name}.jsonl"
+        jobs = [(i, n) for i in range(len(self.requests)) for n in range(self.evaluation.images)]
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        starts = range(len(lines), len(jobs), self.evaluation.batch)
+        with file.open("a", encoding="utf-8") as out:
+            for start in track(starts, description=f"{name:>8}", disable=not len(starts)):
+                chunk = jobs[start : start + self.evaluation.batch]
+                begun = time.perf_counter()
+                trajectories = self._shuffled(chunk, start, way) if way.shuffled else self._drawn(chunk, way)
+                spent = (time.perf_counter() - begun) / len(chunk)
+                for (i, n), trajectory in zip(chunk, trajectories, strict=True):
+                    lines.append(self._verdict(i, n, trajectory, spent))
+                    out.write(json.dumps(lines[-1]) + "\n")
+                out.flush()
+        return lines
+
+    def _seed(self, index: int, n: int, way: Way) -> int:
+        return 1000 * self.evaluation.seed + 17 * index + n + way.apart
+
+    def _drawn(self, chunk: Sequence[tuple[int, int]], way: Way) -> list[Trajectory]:
+        outputs = self.pipe(
+            [world.caption(self.requests[i]) for i, _ in chunk],
+            seed=[self._seed(i, n, way) for i, n in chunk],
+            settings=self.settings(way),
+            batch_size=self.evaluation.batch,
+        )
+        return [output.trajectory for output in outputs]
+
+    def _shuffled(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
+        """First turns as ever, second pictures from the reflection on another prompt's picture."""
+        reflections = self._reflections()
+        think = Way({"mode": "think"})
+        first = self._drawn(chunk, think)
+        others = [reflections[(start + k + len(reflections) // 2) % len(reflections)] for k in range(len(chunk))]
+        pictures = self.pipe.retell(first, others, self.settings(way), self.evaluation.batch)
+        return [_with_turn(t, text, image) for t, text, image in zip(first, others, pictures, strict=True)]
+
+    def _reflections(self) -> list[str]:
+        file = self.folder / "always.jsonl"
+        if not file.is_file():
+            raise ValueError("modes: shuffled takes the reflections of always; name it before")
+        return [json.loads(line)["thoughts"][1] for line in file.read_text().splitlines()]
+
+    def _verdict(self, index: int, n: int, trajectory: Trajectory, spent: float) -> dict[str, Any]:
+        request = self.requests[index]
+        pictures = [np.asarray(turn.image) for turn in trajectory.turns if turn.image is not None]
+        found = [self.referee.detect(picture[None], threshold=SURE)[0] for picture in pictures]
+        thoughts = [turn.thinking for turn in trajectory.turns]
         return {
-            "repair": float(last[~first].mean()) if (~first).any() else float("nan"),
-            "damage": float((~last)[first].mean()) if first.any() else float("nan"),
-            "wrong_first": int((~first).sum()),
-            "right_first": int(first.sum()),
+            "index": index,
+            "image": n,
+            "tag": request.tag,
+            "prompt": trajectory.prompt,
+            "seed": trajectory.seed,
+            "right": [world.satisfied(request, seen, threshold=SURE) for seen in found],
+            "done": [is_done(thought or "") for thought in thoughts[1:]],
+            "seen": [
+                [(s.name, s.color, [round(v, 1) for v in s.box], round(s.score, 3)) for s in seen] for seen in found
+            ],
+            "thoughts": thoughts,
+            "stopped": trajectory.stopped,
+            "seconds": round(spent, 3),
         }
 
 
-def interval(right: Sequence[bool], seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of a share."""
-    values = np.asarray(right, float)
-    means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def held_out_requests(count: int, seed: int) -> list[world.Request]:
-    """Requests of the six forms in equal shares, from combinations that training never samples."""
-    rng = np.random.default_rng([seed, 2509])
-    return [world.sample_request(rng, weights={TAGS[i % 6]: 1.0}, split="test") for i in range(count)]
-
-
-def run_mode(evaluation: Evaluation, mode: str, pipe: IRGPipeline, referee: Detector) -> Verdicts:
-    """Draw and judge all prompts in one mode; verdicts are appended to ``<out>/<mode>.jsonl`` as they come."""
-    requests = held_out_requests(evaluation.prompts, evaluation.seed)
-    jobs = [(i, n) for i in range(len(requests)) for n in range(evaluation.images)]
-    file = Path(evaluation.out) / f"{mode}.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    settings = with_options(pipe.defaults, {"mode": mode, "rounds": evaluation.rounds, **_options(evaluation.options)})
-    starts = range(len(lines), len(jobs), evaluation.batch)
-    with file.open("a", encoding="utf-8") as out:
-        for start in track(starts, description=f"{mode:>6}", disable=not len(starts)):
-            chunk = jobs[start : start + evaluation.batch]
-            outputs = pipe(
-                [world.caption(requests[i]) for i, _ in chunk],
-                seed=[1000 * evaluation.seed + 17 * i + n for i, n in chunk],
-                settings=settings,
-                batch_size=evaluation.batch,
-            )
-            for (i, n), output in zip(chunk, outputs, strict=True):
-                line = _verdict(requests[i], i, n, output.trajectory, referee)
-                lines.append(line)
-                out.write(json.dumps(line) + "\n")
-            out.flush()
-    return _collect(lines)
-
-
-def _verdict(request: world.Request, index: int, n: int, trajectory: Trajectory, referee: Detector) -> dict[str, Any]:
-    pictures = [np.asarray(turn.image) for turn in trajectory.turns if turn.image is not None]
-    found = [referee.detect(picture[None], threshold=SURE)[0] for picture in pictures]
-    return {
-        "index": index,
-        "image": n,
-        "tag": request.tag,
-        "prompt": trajectory.prompt,
-        "seed": trajectory.seed,
-        "right": [world.satisfied(request, seen, threshold=SURE) for seen in found],
-        "seen": [[(s.name, s.color, [round(v, 1) for v in s.box], round(s.score, 3)) for s in seen] for seen in found],
-        "thoughts": [turn.thinking for turn in trajectory.turns],
-        "stopped": trajectory.stopped,
-        "seconds": trajectory.seconds,
-    }
-
-
-def _collect(lines: list[dict[str, Any]]) -> Verdicts:
-    verdicts = Verdicts()
-    for line in lines:
-        verdicts.first[line["tag"]].append(line["right"][0])
-        verdicts.last[line["tag"]].append(line["right"][-1])
-        verdicts.seconds.append(line["seconds"])
-    return verdicts
+def _with_turn(trajectory: Trajectory, text: str, image: Image.Image) -> Trajectory:
+    turns = [*trajectory.turns, type(trajectory.turns[0])(thinking=text, image=image)]
+    return Trajectory(
+        trajectory.prompt, "irg", trajectory.seed, trajectory.model, trajectory.settings, turns, trajectory.stopped
+    )
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -144,43 +231,33 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def table(results: dict[str, Verdicts]) -> str:
-    """Markdown: a row per way of reasoning, and the first pictures of ``irg`` as a row of their own."""
-    head = [*TAGS, "overall", "95 % interval", "n"]
-    rows = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-
-    def row(name: str, verdicts: Verdicts, which: str) -> str:
-        score = verdicts.score(which)
-        every = [right for values in getattr(verdicts, which).values() for right in values]
-        low, high = interval(every)
-        cells = [f"{100 * score.get(tag, float('nan')):.1f}" for tag in (*TAGS, "overall")]
-        return f"| {name} | " + " | ".join([*cells, f"{100 * low:.1f}-{100 * high:.1f}", str(len(every))]) + " |"
-
-    for mode, verdicts in results.items():
-        if mode == "irg":
-            rows.append(row("irg, first picture", verdicts, "first"))
-        rows.append(row(mode, verdicts, "last"))
-    if "irg" in results:
-        c = results["irg"].changes()
-        rows.append("")
-        rows.append(
-            f"Reflection: repair {100 * c['repair']:.1f} % of {c['wrong_first']} wrong first pictures, "
-            f"damage {100 * c['damage']:.1f} % of {c['right_first']} right ones."
-        )
-    return "\n".join(rows)
-
-
 def evaluate(evaluation: Evaluation) -> str:
-    """Run everything; returns the table and writes it with the settings to ``<out>``."""
+    """Run everything; returns the table and writes it with the settings to ``<out>``.
+
+    Raises:
+        ValueError: the model, the referee, the prompts or a setting is not usable, or ``out`` holds another evaluation.
+    """
     folder = Path(evaluation.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    pipe = IRGPipeline.from_pretrained(evaluation.model)
-    referee = Detector.load(evaluation.referee)
-    results = {mode: run_mode(evaluation, mode, pipe, referee) for mode in evaluation.modes}
-    text = table(results)
-    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    _check_same(folder, evaluation)
+    run = MiniRun(evaluation)
     (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
+    text = table({name: run.run(name) for name in evaluation.modes})
+    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     return text
+
+
+def _check_same(folder: Path, evaluation: Evaluation) -> None:
+    """Lines of different evaluations must not meet in one folder; more ways may be added to it."""
+    file = folder / "evaluation.json"
+    if not file.is_file():
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(asdict(evaluation)))
+    for name in now.keys() - {"modes", "batch", "geneval"}:
+        if before.get(name) != now[name]:
+            raise ValueError(
+                f"{folder} holds an evaluation with {name} {before.get(name)!r}, not {now[name]!r}: choose another out"
+            )
 
 
 if __name__ == "__main__":

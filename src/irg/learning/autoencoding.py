@@ -61,6 +61,12 @@ class AutoencodingConfig:
     save_every: int = 200
     init: Path | None = None
     """Weights to start from (a file written by an earlier run)."""
+    vocab: str = "core"
+    """The vocabulary of the pictures: core, geneval or full."""
+    decoder_only: bool = False
+    """Leave the encoder, and so the latents' statistics, as they are: models that draw in them need no change."""
+    low_precision: bool = False
+    """Convolutions in bfloat16: twice as fast on CPUs that have units for it, far slower on others."""
     resume: bool = True
 
     def __post_init__(self) -> None:
@@ -68,6 +74,8 @@ class AutoencodingConfig:
             raise ValueError(f"size {self.size} must be a multiple of {CompactAutoencoder.downsample}")
         if self.pool < self.batch or self.batch < 1:
             raise ValueError(f"a pool of {self.pool} pictures cannot fill a batch of {self.batch}")
+        if self.decoder_only and self.init is None:
+            raise ValueError("decoder_only needs the weights of a trained autoencoder (init)")
         if not 0 <= self.cooldown <= 1 or not 0 <= self.noisy_share <= 1:
             raise ValueError("cooldown and noisy_share are shares between 0 and 1")
 
@@ -114,7 +122,9 @@ class Autoencoding:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.init is not None:
             self.model.load_state_dict(load_file(config.init))
-        self.optimizer = MuonAdamW(self.model.parameters(), muon_lr=config.muon_lr, adam_lr=config.adam_lr)
+        self.model.encoder.requires_grad_(not config.decoder_only)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = MuonAdamW(self.trained, muon_lr=config.muon_lr, adam_lr=config.adam_lr)
         self.pace = Pace(config.steps, config.minutes, config.warmup, config.cooldown)
         self.step = 0
 
@@ -126,13 +136,15 @@ class Autoencoding:
         x_B3HW = batch_of(pool_MHW3, rng, config.batch)
         factor = self.pace.factor(self.step)
         self.optimizer.scale_rates(factor)
-        mean_Bzhw = self.model.moments(x_B3HW).chunk(2, dim=1)[0]
-        y_B3HW = self.model.decoder(noised(mean_Bzhw, config, generator))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.low_precision):
+            with torch.set_grad_enabled(not config.decoder_only):
+                mean_Bzhw = self.model.moments(x_B3HW).chunk(2, dim=1)[0].float()
+            y_B3HW = self.model.decoder(noised(mean_Bzhw, config, generator)).float()
         losses = reconstruction_loss(y_B3HW, x_B3HW, config.edge_weight, config.scale_weight)
         loss = losses["total"] + config.latent_penalty * mean_Bzhw.square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.step += 1
         numbers = {name: float(value.detach()) for name, value in losses.items()}
@@ -180,7 +192,8 @@ class Autoencoding:
             if self.step % self.config.save_every == 0:
                 self.save()
                 log({"step": self.step, "psnr": psnr(self.model, held_MHW3[:64])})
-        set_latent_statistics(self.model, pool_MHW3[:2048])
+        if not self.config.decoder_only:
+            set_latent_statistics(self.model, pool_MHW3[:2048])
         self.save()
         log({"step": self.step} | evaluate(self.model, held_MHW3))
 
@@ -290,16 +303,15 @@ def softener(folder: Path | str, noise: float = 0.35, seed: int = 0) -> Callable
 # ------------------------------------------------------------------------------------------------------------- main
 
 
-def render_pool(count: int, size: int, seed: int, spoiled_share: float = 0.1) -> np.ndarray:
+def render_pool(count: int, size: int, seed: int, spoiled_share: float = 0.1, vocab: str = "core") -> np.ndarray:
     """Rendered random scenes of the mini world, a share of them spoiled: uint8 [count, size, size, 3]."""
-    from irg.miniworld.layout import sample_scene
+    from irg.learning.scenery import random_scene
     from irg.miniworld.render import degrade, render
-    from irg.miniworld.request import sample_request
 
     pool_MHW3 = np.empty((count, size, size, 3), dtype=np.uint8)
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        pool_MHW3[i] = render(sample_scene(sample_request(rng), rng), size, rng=rng)
+        pool_MHW3[i] = render(random_scene(rng, vocab), size, rng=rng)
         if rng.random() < spoiled_share:
             pool_MHW3[i] = degrade(pool_MHW3[i], rng)
     return pool_MHW3
@@ -325,8 +337,8 @@ def train(config: AutoencodingConfig, pool_MHW3: np.ndarray, held_MHW3: np.ndarr
 
 def main(config: AutoencodingConfig) -> None:
     """Render the pool, then train."""
-    pool_MHW3 = render_pool(config.pool, config.size, seed=config.seed + 1)
-    held_MHW3 = render_pool(config.held_out, config.size, seed=config.seed + 2, spoiled_share=0.0)
+    pool_MHW3 = render_pool(config.pool, config.size, seed=config.seed + 1, vocab=config.vocab)
+    held_MHW3 = render_pool(config.held_out, config.size, config.seed + 2, spoiled_share=0.0, vocab=config.vocab)
     train(config, pool_MHW3, held_MHW3)
 
 

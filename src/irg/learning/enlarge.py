@@ -1,10 +1,10 @@
 """A trained small model carried over to larger pictures and more words, so that training goes on and does not begin.
 
-``python -m irg.learning.enlarge --model DIR --out DIR --size 128 --vocab geneval --words 2048 [--vit DIR]``
+``python -m irg.learning.enlarge --model DIR --out DIR --size 128 [--vocab geneval --words 2048] [--vit DIR]``
 
-What is kept: every weight of the network. What is made anew: the tokenizer (a token that the old one had keeps its
-embedding, another begins as the mean of the old tokens that spell it) and the table of places in a picture, which is
-stretched: a token of the larger picture gets the features of the same place in the smaller one.
+What is kept: every weight of the network. What is made anew: the tokenizer, if asked for (a token that the old one had
+keeps its embedding, another begins as the mean of the old tokens that spell it), and the table of places in a picture,
+which is stretched: a token of the larger picture gets the features of the same place in the smaller one.
 """
 
 from dataclasses import dataclass, replace
@@ -33,8 +33,8 @@ class Enlargement:
     size: int = 128
     """Side of the pictures that will be drawn, in pixels."""
     vocab: str = "geneval"
-    words: int = 2048
-    """Tokens of the new vocabulary."""
+    words: int | None = None
+    """Tokens of a new vocabulary; default: the model keeps its own."""
     vit: str | None = None
     """A folder with a pre-trained picture reader to put in (model.safetensors)."""
     max_think_tokens: int = 320
@@ -79,17 +79,18 @@ def enlarge(options: Enlargement) -> Path:
             f"size {options.size} must be a multiple of {before.image_stride} and at most {before.max_image_size}"
         )
     old = TextTokenizer.from_file(folder / "tokenizer.json")
-    new = train_tokenizer(options.seed, vocabulary=options.words, vocab=options.vocab)
+    new = train_tokenizer(options.seed, vocabulary=options.words, vocab=options.vocab) if options.words else old
     config = _config(before, options, new)
     model = UnifiedModel(config)
     state = loaded.model.state_dict()
     for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
         state[name] = carried_over(state[name], old, new)
     side, was = options.size // config.image_stride, int(profile.settings["width"]) // config.image_stride
-    places = stretched_places(side, was, config.decoder.hidden_size)
-    table = state["latent_pos_embed.pos_embed"].clone().view(config.max_latent_size, config.max_latent_size, -1)
-    table[:side, :side] = places.view(side, side, -1)
-    state["latent_pos_embed.pos_embed"] = table.flatten(0, 1)
+    if side != was:  # a table that was stretched before is not made straight again
+        places = stretched_places(side, was, config.decoder.hidden_size)
+        table = state["latent_pos_embed.pos_embed"].clone().view(config.max_latent_size, config.max_latent_size, -1)
+        table[:side, :side] = places.view(side, side, -1)
+        state["latent_pos_embed.pos_embed"] = table.flatten(0, 1)
     model.load_state_dict(state)
     if options.vit is not None:
         model.vit_model.load_state_dict(load_file(Path(options.vit) / "model.safetensors"))

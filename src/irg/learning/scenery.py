@@ -52,7 +52,7 @@ def sample_sight(
 
     Requests of both splits are drawn, since who looks at pictures must know every combination.
     """
-    scene = _random_scene(rng, vocab)
+    scene = random_scene(rng, vocab, held_out=0.3)
     if rng.random() < 0.5:
         scene = recolored(scene, rng)
     look = int(rng.integers(2**31))
@@ -67,10 +67,10 @@ def sample_sight(
     return _with_mush(rng, scene, image, draw, vocab)
 
 
-def _random_scene(rng: np.random.Generator, vocab: Vocab | None) -> Scene:
-    """A scene of either split. The rare request whose things find no room is passed over."""
+def random_scene(rng: np.random.Generator, vocab: Vocab | None, held_out: float = 0.0) -> Scene:
+    """A scene, in ``held_out`` of all cases of a held-out request. One whose things find no room is passed over."""
     for _ in range(20):
-        split = "test" if rng.random() < 0.3 else "train"
+        split = "test" if held_out and rng.random() < held_out else "train"
         try:
             return sample_scene(sample_request(rng, vocab=vocab, split=split), rng)
         except ValueError:

@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 import torch
 from PIL import Image
 
-from irg.engine.ops import Drawn, Written
+from irg.engine.ops import Drawn, Program, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
 from irg.model.config import ModelConfig
@@ -25,7 +25,7 @@ from irg.model.profile import Profile, read_profile
 from irg.model.tokenizer import TextTokenizer
 from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
 from irg.reasoning.memory import Load, Memory, load_on_rung, parse_devices
-from irg.reasoning.programs import PROGRAMS, Job, Step
+from irg.reasoning.programs import PROGRAMS, Job, Step, retold
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.reflection import is_done
 from irg.reasoning.settings import Settings, check_prompt, check_seed, with_options
@@ -225,6 +225,43 @@ class IRGPipeline:
                             yield Finished(i, self._trajectory(jobs[i], seeds[i], steps))
         finally:
             engine.stop()
+
+    def retell(
+        self,
+        trajectories: Sequence[Trajectory],
+        reflections: Sequence[str],
+        settings: Settings | None = None,
+        batch_size: int = 8,
+    ) -> list[Image.Image]:
+        """Second pictures drawn from the first turns of ``trajectories`` and from reflections of one's own.
+
+        Shows how much a reflection's text matters: give it another prompt's.
+
+        Raises:
+            ValueError: there is not one reflection for each trajectory, or one of them has no thought and picture.
+        """
+        settings = settings or self.defaults
+        if len(reflections) != len(trajectories):
+            raise ValueError(f"{len(trajectories)} trajectories need as many reflections, got {len(reflections)}")
+        waiting: list[tuple[int, Program]] = []
+        for i, (trajectory, reflection) in enumerate(zip(trajectories, reflections, strict=True)):
+            first = trajectory.turns[0]
+            if first.image is None or first.thinking is None:
+                raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no first thought and picture")
+            job = self._job(trajectory.prompt, settings)
+            waiting.append((i, retold(job, first.thinking, first.image, reflection)))
+        done: dict[int, Image.Image] = {}
+        try:
+            while len(done) < len(trajectories):
+                while waiting and len(self.engine.tasks) < batch_size:
+                    i, program = waiting.pop(0)
+                    self.engine.add(program, trajectories[i].seed, i)
+                for event in self.engine.turn():
+                    if isinstance(event, ProgramDone):
+                        done[event.task] = event.value[0].picture.image
+        finally:
+            self.engine.stop()
+        return [done[i] for i in range(len(trajectories))]
 
     # ---- checks and results
 

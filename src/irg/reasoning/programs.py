@@ -8,6 +8,8 @@ at.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from PIL.Image import Image
+
 from irg.engine.ops import Draw, Drawn, Handles, Look, Program, Said, Say, Write, Written
 from irg.reasoning.settings import Settings
 
@@ -22,12 +24,15 @@ class Job:
     height: int
     width: int
     is_done: Callable[[str], bool] = lambda reflection: False
-    vae: bool = True  # how a picture is shown back
-    vit: bool = True
 
     def write(self) -> Write:
         """The next thought."""
         return Write(self.settings.max_think_tokens, self.settings.temperature)
+
+    def look(self, picture: Image) -> Look:
+        """Show a picture back, as the settings say."""
+        how = self.settings.look
+        return Look(picture, vae=how in ("both", "vae"), vit=how in ("both", "vit"))
 
     def draw(self, turn: int, without_text: Handles, without_image: Handles = ()) -> Draw:
         """The picture of a turn."""
@@ -69,7 +74,7 @@ def irg(job: Job) -> Program:
     steps: list[Step] = [Step(thought, picture)]
     looked: Handles = ()
     for turn in range(1, job.settings.rounds + 1):
-        shown: Said = yield Look(picture.image, vae=job.vae, vit=job.vit)
+        shown: Said = yield job.look(picture.image)
         looked += shown.handles
         thought = yield job.write()
         if job.is_done(thought.text):
@@ -77,6 +82,18 @@ def irg(job: Job) -> Program:
         picture = yield job.draw(turn, thought.handles, looked)
         steps.append(Step(thought, picture))
     return steps
+
+
+def retold(job: Job, thinking: str, picture: Image, reflection: str) -> Program:
+    """A later picture from a thought, a picture and a reflection that are given."""
+    if job.system:
+        yield Say(job.system)
+    yield Say(job.prompt)
+    yield Say(thinking)
+    shown: Said = yield job.look(picture)
+    told: Said = yield Say(reflection)
+    drawn: Drawn = yield job.draw(1, told.handles, shown.handles)
+    return [Step(None, drawn)]
 
 
 PROGRAMS: dict[str, Callable[[Job], Program]] = {"direct": direct, "think": think, "irg": irg}

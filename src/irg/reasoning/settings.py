@@ -8,6 +8,7 @@ from irg.engine.settings import IMPROVING, DrawSettings, choice, number, whole
 from irg.recipes import build, choose
 
 Mode = Literal["direct", "think", "irg"]
+Look = Literal["both", "vit", "vae", "none"]
 MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
 IMPROVE = "improve_"  # before a drawing setting's name: for later pictures
@@ -25,6 +26,7 @@ class Settings:
         temperature: of the thinking; 0 always takes the likeliest token.
         max_think_tokens: where a thought is cut off.
         stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
+        look: for ``irg``: how a picture is shown back: through the autoencoder and the ViT, one of them, or not at all.
         initial: how the first picture is drawn.
         improving: how every later picture is drawn.
 
@@ -39,11 +41,13 @@ class Settings:
     temperature: float = 0.3
     max_think_tokens: int = 4096
     stop_when_done: bool = False
+    look: Look = "both"
     initial: DrawSettings = field(default_factory=DrawSettings)
     improving: DrawSettings = IMPROVING
 
     def __post_init__(self) -> None:
         choice(self, "mode", get_args(Mode))
+        choice(self, "look", get_args(Look))
         whole(self, "rounds", 1, 100, "mode 'think' draws one picture only")
         if not isinstance(self.stop_when_done, bool):
             raise ValueError(f"stop_when_done must be true or false, got {self.stop_when_done!r}")

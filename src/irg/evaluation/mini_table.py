@@ -1,0 +1,196 @@
+"""From verdicts to rows: what each way of reasoning is worth, with intervals, and what looking again changes.
+
+A line of a run holds, for one request, whether each of its pictures is ``right`` and whether each reflection said that
+it is ``done``. From a run that always looked again follow the shorter ones, with and without the stop.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from irg.evaluation.statistics import Share, changes, share
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+_DRAWS = 4000
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The final picture of every request: its prompt, form, whether it is right, and how many pictures that took."""
+
+    name: str
+    prompts: tuple[str, ...]
+    tags: tuple[str, ...]
+    right: tuple[bool, ...]
+    drawn: tuple[int, ...]
+    first: tuple[bool, ...] | None = None
+    """Whether the first picture was right, where it was looked at."""
+
+    def score(self) -> dict[str, float]:
+        """Share of right pictures per form, and ``overall``, the plain mean of the forms (GenEval's way)."""
+        tags, right = np.array(self.tags), np.array(self.right, float)
+        per_tag = {tag: float(right[tags == tag].mean()) for tag in TAGS if (tags == tag).any()}
+        return per_tag | {"overall": float(np.mean(list(per_tag.values())))}
+
+    def interval(self) -> tuple[float, float]:
+        """95 % percentile bootstrap of ``overall``, prompts drawn within their form (pictures of one prompt stay
+        together)."""
+        return _bounds([_means(self, np.array(self.right, float))])
+
+    def repair_and_damage(self) -> tuple[Share, Share] | None:
+        """Wrong -> right among wrong first pictures, right -> wrong among right ones."""
+        if self.first is None:
+            return None
+        pairs = [(p, [a], [b]) for p, a, b in zip(self.prompts, self.first, self.right, strict=True)]
+        both = changes(pairs)
+        return both.repair, both.damage
+
+
+def difference(one: Row, other: Row) -> tuple[float, float, float]:
+    """Overall of ``one`` minus that of ``other`` on the same requests, with its 95 % interval (paired by prompt).
+
+    Raises:
+        ValueError: the rows are not of the same requests.
+    """
+    if one.prompts != other.prompts:
+        raise ValueError(f"{one.name} and {other.name} are not of the same requests")
+    gap = np.array(one.right, float) - np.array(other.right, float)
+    low, high = _bounds([_means(one, gap)])
+    return one.score()["overall"] - other.score()["overall"], low, high
+
+
+def _means(row: Row, values: np.ndarray) -> list[np.ndarray]:
+    """Per form, the mean value of each of its prompts."""
+    groups: dict[str, dict[str, list[float]]] = {}
+    for tag, prompt, value in zip(row.tags, row.prompts, values, strict=True):
+        groups.setdefault(tag, {}).setdefault(prompt, []).append(float(value))
+    return [np.array([np.mean(v) for v in prompts.values()]) for prompts in groups.values()]
+
+
+def _bounds(forms_of: Sequence[list[np.ndarray]]) -> tuple[float, float]:
+    rng, total = np.random.default_rng(0), np.zeros(_DRAWS)
+    for forms in forms_of:
+        for means in forms:
+            total += means[rng.integers(0, len(means), (_DRAWS, len(means)))].mean(axis=1) / len(forms)
+    low, high = np.percentile(total, [2.5, 97.5])
+    return float(low), float(high)
+
+
+# ---- rows
+
+
+def _row(name: str, lines: Sequence[Line], last: Sequence[int], drawn: Sequence[int], looked: bool) -> Row:
+    """The row whose final picture of line i is ``right[last[i]]``."""
+    return Row(
+        name,
+        tuple(line["prompt"] for line in lines),
+        tuple(line["tag"] for line in lines),
+        tuple(bool(line["right"][k]) for line, k in zip(lines, last, strict=True)),
+        tuple(drawn),
+        tuple(bool(line["right"][0]) for line in lines) if looked else None,
+    )
+
+
+def stop_at(line: Line, rounds: int) -> int:
+    """The picture that is final if the program ends with the first reflection that finds nothing wrong."""
+    for turn, done in enumerate(line["done"][:rounds]):
+        if done:
+            return turn
+    return min(rounds, len(line["right"]) - 1)
+
+
+def rows(results: Mapping[str, Sequence[Line]]) -> list[Row]:
+    """All rows that the runs allow, in the order of a reader's questions."""
+    out: list[Row] = []
+    for name, lines in results.items():
+        if name != "always":
+            last = [len(line["right"]) - 1 for line in lines]
+            looked = any(line["done"] for line in lines)
+            out.append(_row(name, lines, last, [n + 1 for n in last], looked))
+    always = results.get("always")
+    if not always:
+        return out
+    firsts = [0] * len(always)
+    out.append(_row("first picture (think)", always, firsts, [1] * len(always), False))
+    for rounds in range(1, len(always[0]["right"])):
+        stops = [stop_at(line, rounds) for line in always]
+        out.append(_row(f"irg, {_up_to(rounds)}, stops when done", always, stops, [n + 1 for n in stops], True))
+        out.append(
+            _row(f"irg, {_up_to(rounds)}, always", always, [rounds] * len(always), [rounds + 1] * len(always), True)
+        )
+    if "redraw" in results:
+        out.append(_best_of_two(always, results["redraw"]))
+    return out
+
+
+def _up_to(rounds: int) -> str:
+    return "1 round" if rounds == 1 else f"{rounds} rounds"
+
+
+def _best_of_two(always: Sequence[Line], redraw: Sequence[Line]) -> Row:
+    """The first picture where the reflection finds nothing wrong, else an independent second one: what the redrawing
+    from a reflection has to beat at equal cost."""
+    right = [
+        line["right"][0] if line["done"][0] else other["right"][0] for line, other in zip(always, redraw, strict=True)
+    ]
+    row = _row("independent redraw where reflection finds a flaw", always, [0] * len(always), [1] * len(always), True)
+    drawn = tuple(1 if line["done"][0] else 2 for line in always)
+    return Row(row.name, row.prompts, row.tags, tuple(map(bool, right)), drawn, row.first)
+
+
+# ---- the table
+
+
+def table(results: Mapping[str, Sequence[Line]]) -> str:
+    """Markdown: a row per way of reasoning, and what the reflections got right."""
+    made = rows(results)
+    head = [*TAGS, "overall", "95 % interval", "repair", "damage", "pictures", "n"]
+    text = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    text += [_line(row) for row in made]
+    named = {row.name: row for row in made}
+    first, ours = named.get("first picture (think)"), named.get("irg, 1 round, stops when done")
+    other = named.get("independent redraw where reflection finds a flaw")
+    text.append("")
+    if first and ours:
+        text.append(_compare("irg (1 round, stops) minus its first picture", difference(ours, first)))
+    if ours and other:
+        text.append(
+            _compare("irg (1 round, stops) minus an independent redraw of the same pictures", difference(ours, other))
+        )
+    if "always" in results:
+        text.append(reading(results["always"]))
+    return "\n".join(text)
+
+
+def _line(row: Row) -> str:
+    score, (low, high) = row.score(), row.interval()
+    cells = [f"{100 * score[tag]:.1f}" if tag in score else "–" for tag in (*TAGS, "overall")]
+    both = row.repair_and_damage()
+    shares = [_share(s) for s in both] if both else ["–", "–"]
+    cells += [f"{100 * low:.1f}–{100 * high:.1f}", *shares, f"{np.mean(row.drawn):.2f}", str(len(row.right))]
+    return f"| {row.name} | " + " | ".join(cells) + " |"
+
+
+def _share(value: Share) -> str:
+    if value.value is None or value.low is None or value.high is None:
+        return "–"
+    return f"{100 * value.value:.0f} ({100 * value.low:.0f}–{100 * value.high:.0f}) of {value.of}"
+
+
+def _compare(what: str, found: tuple[float, float, float]) -> str:
+    gap, low, high = (100 * value for value in found)
+    return f"{what}: {gap:+.1f} points ({low:+.1f} to {high:+.1f})."
+
+
+def reading(lines: Sequence[Line]) -> str:
+    """How often the first reflection notices a wrong picture, and how often it finds fault with a right one."""
+    wrong = [(line["prompt"], float(not line["done"][0])) for line in lines if not line["right"][0]]
+    right = [(line["prompt"], float(not line["done"][0])) for line in lines if line["right"][0]]
+    noticed, false = (share([(value, 1.0) for _, value in some]) for some in (wrong, right))
+    return (
+        f"Reflection finds a flaw in {_share(noticed)} wrong first pictures, and in {_share(false)} right ones "
+        "(percent, by the referee's eyes)."
+    )
