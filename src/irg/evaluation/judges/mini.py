@@ -12,7 +12,7 @@ from irg.evaluation.judges.base import Answer, Job, pixels_or_failure
 from irg.miniworld.detector import Detector
 from irg.promptsets import BenchPrompt
 
-BUNDLED = Path(__file__).parents[2] / "assets" / "mini-judge"
+BUNDLED = Path(__file__).parents[2] / "assets" / "mini-referee"
 LOWEST = 0.05
 """Boxes less sure than this are not even written down; GenEval's rules begin at 0.3."""
 _COLORLESS = "none"
