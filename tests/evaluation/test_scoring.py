@@ -332,8 +332,59 @@ def test_a_run_is_scored_by_turn(run, fake_judge):
     assert "first &amp; foremost" in page and "<think>" not in page
     assert 'src="../../../turns/2/00001/samples/0000.png"' in page
     assert (folder / "report" / "../../../turns/2/00001/samples/0000.png").is_file()
+    assert "data-gap" not in page and '<option value="gap">' not in page
     _, last = score(replace(run, turns="last"), [judge], QUIET)
     assert len(last.turns) == 1 and last.changes is None
+
+
+def test_the_report_counts_a_missing_picture_as_the_table_does(run, fake_judge):
+    """What was right and is gone is damage, unless missing pictures are skipped; why one is wrong stands below it."""
+    (run.images / "turns/2/00000/samples/0000.png").unlink()
+    (run.images / "turns/1/00001/samples/0000.png").write_bytes(b"junk")
+
+    def reply(job):
+        try:
+            return Answer(EVERYTHING if grey(job) != 15 else NOTHING)
+        except ValueError as error:
+            return Answer(None, "unreadable", str(error))
+
+    judge = fake_judge(reply)
+    for skips, damaged in ((False, 1), (True, 0)):
+        folder, result = score(replace(run, official_skips=skips), [judge], QUIET)
+        page = (folder / "report" / "index.html").read_text()
+        assert page.count('data-change="damaged"') == damaged == result.changes.damage.of
+        assert page.count("data-gap") == 2 and '<option value="gap">missing or not judged (2)</option>' in page
+    assert '<div class="gone">unreadable</div>' in page and '<div class="gone">missing</div>' in page
+    assert '<span class="why">expected bus' in page
+    assert '<option value="colors">colors (1)</option>' in page
+
+
+def test_a_run_remembers_where_its_prompts_were_given(run, fake_judge, monkeypatch):
+    monkeypatch.setenv("IRG_OFFLINE", "1")
+    asked = replace(run, prompts=None)
+    judge = fake_judge(lambda job: Answer(EVERYTHING))
+    assert score(asked, [judge], QUIET)[1].complete
+    Path(run.prompts).rename(Path(run.prompts).with_name("moved.jsonl"))
+    with pytest.raises(ValueError, match="--prompts PATH"):
+        score(asked, [judge], QUIET)
+
+
+def test_what_a_kill_left_behind_is_passed_over_or_named(run, fake_judge):
+    judge = fake_judge(lambda job: Answer(EVERYTHING))
+    with (run.images / "sessions.jsonl").open("a") as file:
+        file.write('{"pictures": 4, "sec')
+    assert score(run, [judge], QUIET)[1].seconds == 2.5
+    record = run.images / "trajectories/00001/0.json"
+    record.write_text("{")
+    with pytest.raises(ValueError, match=r"00001/0\.json: damaged; remove it, and irg bench run --resume"):
+        score(run, [judge], QUIET)
+
+
+def test_later_turns_have_names_of_their_own(run, fake_judge):
+    _, result = score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
+    three = replace(result, turns=[*result.turns, replace(result.turns[1], turn=3)])
+    names = [row.name for row in table.tables([three], paper=False)[0].rows]
+    assert names == ["m, irg, initial", "m, irg, improved", "m, irg, improved 2"]
 
 
 def test_a_run_wants_the_prompts_it_was_drawn_from(run, tmp_path, fake_judge):

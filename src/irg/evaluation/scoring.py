@@ -225,7 +225,8 @@ def _ask_all(todo: Sequence[tuple[Job, Judge]], total: int, store: Judgements, c
     if usage:
         console.print(f"tokens: {', '.join(f'{n} {c:,}' for n, c in usage.items())}; cost {cost:.4g}", highlight=False)
     for failure, count in failures.items():
-        console.print(f"{count} answers failed ({failure}); see {store.path}", highlight=False)
+        answers = "1 answer" if count == 1 else f"{count} answers"
+        console.print(f"{answers} failed ({failure.replace('_', ' ')}); see {store.path}", highlight=False)
 
 
 def _grade(item: Judged, benchmark: Benchmark, asker: _Asker, store: Judgements, options: Options) -> None:

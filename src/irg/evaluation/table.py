@@ -137,7 +137,10 @@ def _name(result: Result, turn: TurnScore) -> str:
     name = _run_name(result)
     if len(result.turns) == 1:
         return name
-    return f"{name}, {'initial' if turn.turn == 1 else 'improved'}"
+    if turn.turn == 1:
+        return f"{name}, initial"
+    several = turn.turn > 2 and len(result.turns) > 2
+    return f"{name}, improved{f' {turn.turn - 1}' if several else ''}"
 
 
 def _cell(value: float | None, mark: str, benchmark: str, part: bool = False) -> Cell:
@@ -199,7 +202,7 @@ def _result_notes(result: Result) -> list[str]:
     for turn in result.turns:
         gaps = {state: count for state, count in turn.states.items() if state not in _NO_GAPS}
         if gaps:
-            told = ", ".join(f"{count} {state}" for state, count in sorted(gaps.items()))
+            told = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(gaps.items()))
             how = "left out" if result.official_skips else "missing ones count as wrong, the others are left out"
             notes.append(f"* turn {turn.turn}: of {sum(turn.states.values())} pictures {told} ({how}).")
     return notes
@@ -259,12 +262,25 @@ def _told(table: Table) -> dict[str, str]:
     return {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in notes}
 
 
-_NUMBERS = """<style>.numbers th, .numbers td { white-space: nowrap; padding-right: 1.1rem; }</style>"""
+_NUMBERS = """<style>
+.numbers th, .numbers td { white-space: nowrap; padding-right: 1rem; }
+.numbers small { display: block; color: var(--soft); }
+.numbers .paper > * { color: var(--soft); }
+.numbers tbody tr:not(.paper) > * { color: var(--ink); font-weight: 600; } .numbers small { font-weight: 400; }
+.numbers sup { color: var(--soft); font-weight: 400; line-height: 0; }
+</style>"""
 
 
 def html(made: Sequence[Table]) -> str:
     """A page with all tables; a number's judge and prompts also show when the pointer rests on it."""
     return page("Benchmarks", "\n".join(html_table(table) for table in made))
+
+
+def _two_lines(cell: Cell) -> str:
+    """A share with its interval below it: tables of many columns stay on the screen."""
+    value, bracket, interval = cell.text.partition(" (")
+    small = f"<small>{escape(bracket.strip() + interval)}</small>" if cell.share and bracket else ""
+    return escape(value) + small if small else escape(cell.text)
 
 
 def html_table(table: Table) -> str:
@@ -273,11 +289,12 @@ def html_table(table: Table) -> str:
     rows = []
     for row in table.rows:
         cells = "".join(
-            f'<td title="{escape(told.get(cell.mark, ""))}">{escape(cell.text)}'
+            f'<td title="{escape(told.get(cell.mark, ""))}">{_two_lines(cell)}'
             f"{f'<sup>{cell.mark}</sup>' if cell.mark else ''}</td>"
             for cell in row.cells
         )
-        rows.append(f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>')
+        kind = ' class="paper"' if row.paper else ""
+        rows.append(f'<tr{kind}><th scope="row">{escape(row.name)}</th>{cells}</tr>')
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
     grid = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return (
