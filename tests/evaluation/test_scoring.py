@@ -136,6 +136,15 @@ def test_what_a_judge_does_not_know_is_not_asked_and_told(asked, fake_judge):
     assert "pictures: 1 of 3 prompts are covered by its vocabulary (fake)" in table.markdown(table.tables([result]))
 
 
+def test_a_limit_is_no_small_vocabulary(run, fake_judge):
+    from irg.evaluation.runs import RunInfo
+
+    info = RunInfo.load(run.images)
+    replace(info, prompt_ids=info.prompt_ids[:1]).save(run.images)
+    text = table.markdown(table.tables([score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)[1]]))
+    assert "only 1 prompts of 3 were drawn (--limit)" in text and "vocabulary" not in text
+
+
 def test_a_judge_must_answer_the_kind_of_question(asked, fake_judge):
     with pytest.raises(ValueError, match="geneval needs a judge that answers 'detect'; fake does not"):
         score(asked, [fake_judge(lambda job: Answer(""), kinds=("chat",))], QUIET)
@@ -332,6 +341,7 @@ def test_a_run_is_scored_by_turn(run, fake_judge):
     assert "first &amp; foremost" in page and "<think>" not in page
     assert 'src="../../../turns/2/00001/samples/0000.png"' in page
     assert (folder / "report" / "../../../turns/2/00001/samples/0000.png").is_file()
+    assert "<li><b>repair</b> 100.0 % (100.0–100.0, n 1)</li>" in page and "2.50 s and 8 tokens" in page
     assert "data-gap" not in page and '<option value="gap">' not in page
     _, last = score(replace(run, turns="last"), [judge], QUIET)
     assert len(last.turns) == 1 and last.changes is None

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from irg.evaluation.benchmarks import BENCHMARKS
 from irg.evaluation.results import Result
 from irg.evaluation.runs import read_record, write_whole
 from irg.evaluation.scoring import Judged
-from irg.evaluation.table import html_table, tables
+from irg.evaluation.table import headline, html_table, tables
 from irg.reasoning.reflection import without_tags
 from irg.reasoning.report import page
 
@@ -146,10 +147,11 @@ def write_report(folder: Path, result: Result, shown: Sequence[Entry]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     cards = "\n".join(_card(entry, folder) for entry in shown)
     table = "".join(html_table(one) for one in tables([result]))
-    title = f"{result.benchmark}: {result.model}{f', {result.mode}' if result.mode else ''}"
+    chips = "".join(f"<li><b>{escape(name)}</b> {escape(value)}</li>" for name, value in headline(result))
+    title = f"{BENCHMARKS[result.benchmark].title}: {result.model}{f', {result.mode}' if result.mode else ''}"
     body = (
         f'{_STYLE}<header><p class="eyebrow">irg bench · judged by {escape(result.judge)}</p>'
-        f"<h1>{escape(title)}</h1></header>{table}{_filters(shown)}"
+        f'<h1>{escape(title)}</h1><ul class="chips">{chips}</ul></header>{table}{_filters(shown)}'
         f'<section class="cards">\n{cards}\n</section>'
         f'<p id="none" class="none note" hidden>No picture is like that.</p>{_SCRIPT}'
     )

@@ -152,7 +152,7 @@ def _result(
         official_skips=request.official_skips,
         coverage={
             "in_set": len(prompt_set),
-            "covered": info.covered if info and info.covered_by else len(covered),
+            "covered": info.covered if info and info.covered_by else _covered_by(judges, prompt_set),
             "covered_by": info.covered_by if info and info.covered_by else " + ".join(judge.label for judge in judges),
             "chosen": len(covered),
             "samples": pictures.samples,
@@ -167,6 +167,11 @@ def _result(
         options=asdict(options),
         rubrics_sha256=rubrics_hash(),
     )
+
+
+def _covered_by(judges: Sequence[Judge], prompt_set: PromptSet) -> int:
+    """Of all prompts, not only of those that were drawn: a --limit is told apart from a small vocabulary."""
+    return sum(all(judge.covers(prompt) for judge in judges) for prompt in prompt_set.prompts)
 
 
 def _column_judges(benchmark: Benchmark, judges: Sequence[Judge]) -> dict[str, str]:

@@ -137,10 +137,7 @@ def _name(result: Result, turn: TurnScore) -> str:
     name = _run_name(result)
     if len(result.turns) == 1:
         return name
-    if turn.turn == 1:
-        return f"{name}, initial"
-    several = turn.turn > 2 and len(result.turns) > 2
-    return f"{name}, improved{f' {turn.turn - 1}' if several else ''}"
+    return f"{name}, {_turn_name(turn)}"
 
 
 def _cell(value: float | None, mark: str, benchmark: str, part: bool = False) -> Cell:
@@ -158,6 +155,22 @@ def _share(share: Share | None) -> Cell:
         return Cell("– (of 0)")
     shown = f"{100 * share.value:.1f} % ({100 * share.low:.1f}–{100 * share.high:.1f}, n {share.of})"
     return Cell(shown, value=share.value, share=share)
+
+
+def headline(result: Result) -> list[tuple[str, str]]:
+    """What one wants to know first, as (name, value)."""
+    facts = [(_turn_name(turn), _share(turn.mean).text) for turn in result.turns]
+    if result.changes is not None:
+        what = "" if result.unit == "picture" else f", by {result.unit}"
+        facts += [(f"repair{what}", _share(result.changes.repair).text), ("damage", _share(result.changes.damage).text)]
+    if result.seconds is not None:
+        tokens = f" and {result.tokens:.0f} tokens" if result.tokens else ""
+        facts.append(("a request", f"{result.seconds:.2f} s{tokens}"))
+    return facts
+
+
+def _turn_name(turn: TurnScore) -> str:
+    return "initial" if turn.turn == 1 else "improved" if turn.turn == 2 else f"improved {turn.turn - 1}"
 
 
 def _cost(result: Result) -> Cell:
@@ -264,6 +277,8 @@ def _told(table: Table) -> dict[str, str]:
 
 _NUMBERS = """<style>
 .numbers th, .numbers td { white-space: nowrap; padding-right: 1rem; }
+.numbers thead th { white-space: normal; vertical-align: bottom; max-width: 8rem; overflow-wrap: normal; }
+.numbers tr > :first-child { position: sticky; left: 0; background: var(--card); }
 .numbers small { display: block; color: var(--soft); }
 .numbers .paper > * { color: var(--soft); }
 .numbers tbody tr:not(.paper) > * { color: var(--ink); font-weight: 600; } .numbers small { font-weight: 400; }
@@ -285,7 +300,8 @@ def _two_lines(cell: Cell) -> str:
 
 def html_table(table: Table) -> str:
     told = _told(table)
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *table.columns))
+    heads = (escape(column).replace("/", "/<wbr>").replace("+", "+<wbr>") for column in ("", *table.columns))
+    head = "".join(f'<th scope="col">{column}</th>' for column in heads)
     rows = []
     for row in table.rows:
         cells = "".join(
