@@ -90,6 +90,22 @@ def test_an_interrupted_judge_goes_on_where_it_stood(asked, fake_judge):
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 12
 
 
+def test_two_at_once_are_refused(asked, run, fake_judge):
+    from irg.evaluation import runs
+
+    def meanwhile(job):
+        with pytest.raises(ValueError, match="another irg bench score is at work"):
+            score(asked, [fake_judge(lambda job: pytest.fail("asked twice"))], QUIET)
+        return Answer(EVERYTHING)
+
+    assert score(asked, [fake_judge(meanwhile)], QUIET)[1].complete
+    info = runs.RunInfo.load(run.images)
+    with (run.images / "sessions.jsonl").open("a") as held:
+        runs.lock(held, "")
+        with pytest.raises(ValueError, match="another irg bench run is drawing it"):
+            runs.draw(run.images, info, (), None, 1, QUIET)
+
+
 def test_a_damaged_line_in_the_middle_is_named(asked, fake_judge):
     folder, _ = score(asked, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
     path = folder / "judgements.jsonl"

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -190,7 +190,25 @@ def trajectory_file(folder: Path, one: Sample) -> Path:
 def draw(
     folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt], pipe: "IRGPipeline", batch: int, console: Console
 ) -> int:
-    """Draw what is missing; returns how many pictures were. An interruption loses only those in flight."""
+    """Draw what is missing; returns how many pictures were. An interruption loses only those in flight.
+
+    Raises:
+        ValueError: another process is drawing this run.
+    """
+    with (folder / SESSIONS_FILE).open("a", encoding="utf-8") as sessions:
+        lock(sessions, f"{folder}: another irg bench run is drawing it")
+        return _draw(folder, info, prompts, pipe, batch, console, sessions)
+
+
+def _draw(
+    folder: Path,
+    info: RunInfo,
+    prompts: Sequence[BenchPrompt],
+    pipe: "IRGPipeline",
+    batch: int,
+    console: Console,
+    sessions: TextIO,
+) -> int:
     todo = missing(folder, info, prompts)
     total = len(prompts) * info.samples
     if not todo:
@@ -205,8 +223,7 @@ def draw(
                 bar.advance(task)
     finally:
         line = {"pictures": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch} | versions()
-        with (folder / SESSIONS_FILE).open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+        sessions.write(json.dumps(line) + "\n")
     return drawn
 
 
@@ -297,6 +314,24 @@ def versions() -> dict[str, str]:
 def default_folder(benchmark: str, model: str, mode: Mode) -> Path:
     """irg-bench/geneval-mini-irg."""
     return Path("irg-bench") / f"{benchmark}-{safe_name(model)}-{mode}"
+
+
+def lock(file: TextIO, refusal: str) -> None:
+    """Keep a file to this process until it is closed (where the system can): two at work would do everything twice.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(refusal) from None
+    except OSError:  # a file system without locks
+        return
 
 
 def write_whole(path: Path, text: str) -> None:
