@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from irg import cli
+from irg.model.manifest import read_entries
 
 ERRORS = {
     "no folder": (["info", "nowhere"], "unknown model 'nowhere'"),
@@ -59,6 +62,34 @@ def test_without_random_the_files_are_holes(tmp_path: Path) -> None:
     assert cli.main(["model", "init", str(tmp_path / "a"), "--config", "bagel_7b"]) == 0
     weights = tmp_path / "a" / "ema.safetensors"
     assert weights.stat().st_size > 29e9 and weights.stat().st_blocks * 512 < 1e7
+    shards = ["--config", "bagel_7b", "--shard-size", "10GB"]
+    assert cli.main(["model", "init", str(tmp_path / "b"), *shards]) == 0
+    parts = [path.stat() for path in (tmp_path / "b").glob("ema-*.safetensors")]
+    assert len(parts) == 3 and sum(part.st_blocks for part in parts) * 512 < 1e7
+    assert len(read_entries(tmp_path / "b" / "ema.safetensors.index.json")) == 1223
+
+
+def test_info_tells_of_the_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights can be looked at without one, but nobody should find out only when drawing."""
+    folder = tmp_path / "a"
+    assert cli.main(["model", "init", str(folder)]) == 0
+    assert cli.main(["model", "info", str(folder)]) == 0
+    assert "tokenizer: tokenizer.json, 260 tokens\n" in capsys.readouterr().out
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace("296", "396"))
+    assert cli.main(["model", "info", str(folder)]) == 0
+    assert "tokenizer: UNUSABLE" in capsys.readouterr().out
+    (folder / "tokenizer.json").unlink()
+    assert cli.main(["model", "info", str(folder)]) == 0
+    assert f"tokenizer: UNUSABLE: {folder} has no tokenizer" in capsys.readouterr().out
+
+
+def test_files_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"llm_config": {"hidden_act": "\\u001b[2J\\u0007"}}')
+    save_file({"\x1b[2J": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    assert cli.main(["model", "info", "mini\x1b[2J\x07"]) == 2
+    assert cli.main(["model", "info", str(tmp_path)]) == 2
+    assert not [c for c in capsys.readouterr().err if c < " " and c != "\n"]
 
 
 def test_help_does_not_load_torch() -> None:

@@ -69,5 +69,10 @@ def _usage() -> str:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename is not None else ""
-        return f"{name}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return _shown(f"{name}{error.strerror}")
+    return _shown(" ".join(str(error).split())) or type(error).__name__
+
+
+def _shown(text: str) -> str:
+    """Messages quote files that anybody may have written: nothing in them may steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -123,6 +123,10 @@ def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
         runs.begin(tmp_path / "run", replace(info, seed=4), resume=True)
     with pytest.raises(ValueError, match="model_fingerprint"):
         runs.begin(tmp_path / "run", replace(info, model_fingerprint="1"), resume=True)
+    with pytest.raises(ValueError, match='precision was "bf16" and is "int8"'):
+        runs.begin(tmp_path / "exact", replace(info, precision="bf16"), resume=True)
+        runs.begin(tmp_path / "exact", replace(info, precision="int8"), resume=True)
+    runs.begin(tmp_path / "run", replace(info, precision="int8", weights="ema"), resume=True)  # an older record
     # a higher limit goes on with the same run, a lower one is another run
     runs.begin(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=False)
     runs.begin(tmp_path / "few", info, resume=True)

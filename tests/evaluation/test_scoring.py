@@ -90,6 +90,22 @@ def test_an_interrupted_judge_goes_on_where_it_stood(asked, fake_judge):
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 12
 
 
+def test_two_at_once_are_refused(asked, run, fake_judge):
+    from irg.evaluation import runs
+
+    def meanwhile(job):
+        with pytest.raises(ValueError, match="another irg bench score is at work"):
+            score(asked, [fake_judge(lambda job: pytest.fail("asked twice"))], QUIET)
+        return Answer(EVERYTHING)
+
+    assert score(asked, [fake_judge(meanwhile)], QUIET)[1].complete
+    info = runs.RunInfo.load(run.images)
+    with (run.images / "sessions.jsonl").open("a") as held:
+        runs.lock(held, "")
+        with pytest.raises(ValueError, match="another irg bench run is drawing it"):
+            runs.draw(run.images, info, (), None, 1, QUIET)
+
+
 def test_a_damaged_line_in_the_middle_is_named(asked, fake_judge):
     folder, _ = score(asked, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
     path = folder / "judgements.jsonl"
@@ -134,6 +150,15 @@ def test_what_a_judge_does_not_know_is_not_asked_and_told(asked, fake_judge):
     _, result = score(asked, [judge], QUIET)
     assert len(judge.asked) == 4 and set(result.turns[0].scores) >= {"counting", "overall"}
     assert "pictures: 1 of 3 prompts are covered by its vocabulary (fake)" in table.markdown(table.tables([result]))
+
+
+def test_a_limit_is_no_small_vocabulary(run, fake_judge):
+    from irg.evaluation.runs import RunInfo
+
+    info = RunInfo.load(run.images)
+    replace(info, prompt_ids=info.prompt_ids[:1]).save(run.images)
+    text = table.markdown(table.tables([score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)[1]]))
+    assert "only 1 prompts of 3 were drawn (--limit)" in text and "vocabulary" not in text
 
 
 def test_a_judge_must_answer_the_kind_of_question(asked, fake_judge):
@@ -332,8 +357,60 @@ def test_a_run_is_scored_by_turn(run, fake_judge):
     assert "first &amp; foremost" in page and "<think>" not in page
     assert 'src="../../../turns/2/00001/samples/0000.png"' in page
     assert (folder / "report" / "../../../turns/2/00001/samples/0000.png").is_file()
+    assert "<li><b>repair</b> 100.0 % (100.0–100.0, n 1)</li>" in page and "2.50 s and 8 tokens" in page
+    assert "data-gap" not in page and '<option value="gap">' not in page
     _, last = score(replace(run, turns="last"), [judge], QUIET)
     assert len(last.turns) == 1 and last.changes is None
+
+
+def test_the_report_counts_a_missing_picture_as_the_table_does(run, fake_judge):
+    """What was right and is gone is damage, unless missing pictures are skipped; why one is wrong stands below it."""
+    (run.images / "turns/2/00000/samples/0000.png").unlink()
+    (run.images / "turns/1/00001/samples/0000.png").write_bytes(b"junk")
+
+    def reply(job):
+        try:
+            return Answer(EVERYTHING if grey(job) != 15 else NOTHING)
+        except ValueError as error:
+            return Answer(None, "unreadable", str(error))
+
+    judge = fake_judge(reply)
+    for skips, damaged in ((False, 1), (True, 0)):
+        folder, result = score(replace(run, official_skips=skips), [judge], QUIET)
+        page = (folder / "report" / "index.html").read_text()
+        assert page.count('data-change="damaged"') == damaged == result.changes.damage.of
+        assert page.count("data-gap") == 2 and '<option value="gap">missing or not judged (2)</option>' in page
+    assert '<div class="gone">unreadable</div>' in page and '<div class="gone">missing</div>' in page
+    assert '<span class="why">expected bus' in page
+    assert '<option value="colors">colors (1)</option>' in page
+
+
+def test_a_run_remembers_where_its_prompts_were_given(run, fake_judge, monkeypatch):
+    monkeypatch.setenv("IRG_OFFLINE", "1")
+    asked = replace(run, prompts=None)
+    judge = fake_judge(lambda job: Answer(EVERYTHING))
+    assert score(asked, [judge], QUIET)[1].complete
+    Path(run.prompts).rename(Path(run.prompts).with_name("moved.jsonl"))
+    with pytest.raises(ValueError, match="--prompts PATH"):
+        score(asked, [judge], QUIET)
+
+
+def test_what_a_kill_left_behind_is_passed_over_or_named(run, fake_judge):
+    judge = fake_judge(lambda job: Answer(EVERYTHING))
+    with (run.images / "sessions.jsonl").open("a") as file:
+        file.write('{"pictures": 4, "sec')
+    assert score(run, [judge], QUIET)[1].seconds == 2.5
+    record = run.images / "trajectories/00001/0.json"
+    record.write_text("{")
+    with pytest.raises(ValueError, match=r"00001/0\.json: damaged; remove it, and irg bench run --resume"):
+        score(run, [judge], QUIET)
+
+
+def test_later_turns_have_names_of_their_own(run, fake_judge):
+    _, result = score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
+    three = replace(result, turns=[*result.turns, replace(result.turns[1], turn=3)])
+    names = [row.name for row in table.tables([three], paper=False)[0].rows]
+    assert names == ["m, irg, initial", "m, irg, improved", "m, irg, improved 2"]
 
 
 def test_a_run_wants_the_prompts_it_was_drawn_from(run, tmp_path, fake_judge):

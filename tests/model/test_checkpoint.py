@@ -228,10 +228,10 @@ def test_bagel_defaults(tmp_path: Path) -> None:
 def test_special_ids_come_from_the_tokenizer_files(tmp_path: Path) -> None:
     assert special_ids(tmp_path) == [151644, 151645, 151652, 151653]
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}))
-    assert special_ids(tmp_path) == [2, 3, 4, 5]
+    assert special_ids(tmp_path) == [3, 4, 5, 6], "after <|endoftext|>, which Qwen2's tokenizer adds to two files"
     added = {"7": {"content": "<|im_start|>"}, "9": {"content": "<|vision_start|>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
-    assert special_ids(tmp_path) == [7, 10, 9, 11]
+    assert special_ids(tmp_path) == [7, 11, 9, 12]
 
 
 def test_sharded_weights(folder: Path) -> None:
@@ -313,6 +313,8 @@ def entry(shape: Any = (2,), dtype: Any = "F32", offsets: Any = (0, 8)) -> dict[
         lying({"a": entry(shape=[10**12, 10**12])}, bytes(8)),
         lying({"a": entry(shape=[-2, -1])}, bytes(8)),
         lying({"a": entry(shape=[2.0])}, bytes(8)),
+        lying({"a": entry(shape=[2] * 1_000_000)}, bytes(8)),  # whose product takes minutes
+        lying({"a": entry(shape="8")}, bytes(8)),
         lying({"a": entry(offsets=[0, 1 << 60])}, bytes(8)),
         lying({"a": entry(offsets=[8, 0])}, bytes(8)),
         lying({"a": entry(), "b": entry()}, bytes(8)),
@@ -323,6 +325,32 @@ def entry(shape: Any = (2,), dtype: Any = "F32", offsets: Any = (0, 8)) -> dict[
 def test_corrupt_headers(folder: Path, data: bytes) -> None:
     (folder / "weights.safetensors").write_bytes(data)
     refused(folder, r"weights\.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 29214685368\n", "git lfs pull"),
+        (b"PK\x03\x04" + bytes(100), "is a pickle under another name"),
+        (b"\x80\x04\x95" + bytes(100), "is a pickle under another name"),
+        (b"<!doctype html><title>Sign in</title>", "is a web page"),
+    ],
+)
+def test_what_lies_under_the_name_instead_is_told(folder: Path, data: bytes, told: str) -> None:
+    (folder / "ae.safetensors").write_bytes(data)
+    refused(folder, rf"ae\.safetensors {told}" if told.startswith("is") else told)
+
+
+def test_a_link_to_nowhere_is_told(folder: Path) -> None:
+    (folder / "weights.safetensors").unlink()
+    (folder / "weights.safetensors").symlink_to("../blobs/gone")
+    refused(folder, r"is a link to a file that is not there \(\.\./blobs/gone\)")
+
+
+def test_long_keys_are_shortened(folder: Path) -> None:
+    tensors = load_file(folder / "weights.safetensors") | {"k" * 100_000: torch.zeros(1)}
+    save_file(tensors, folder / "weights.safetensors")
+    assert len(refused(folder, "1 left over: kkk")) < 1000
 
 
 @pytest.mark.parametrize("target", ["../secret.safetensors", "/etc/passwd", "a\\..\\b.safetensors", "", 3, "x.bin"])
@@ -385,6 +413,9 @@ def test_config_that_is_no_json_object(folder: Path, text: str) -> None:
         ("vit_config", "rope", True),
         ("vit_config", "image_size", 28),
         ("vae_config", "kind", "vq"),
+        ("vae_config", "kind", ["flux"]),
+        ("vae_config", "decoder_depths", [65, 1, 1]),
+        ("vae_config", "encoder_widths", [8] * 100_000),
         ("vae_config", "encoder_depths", [10**9, 1]),
         ("vae_config", "z_channels", [4]),
         ("bagel_config", "max_latent_size", 10**7),
@@ -394,6 +425,7 @@ def test_config_that_is_no_json_object(folder: Path, text: str) -> None:
         ("special_token_ids", "bos_token_id", 297),  # that of eos
         ("special_token_ids", "bos_token_id", None),
         ("vae_image_transform", "image_stride", 0),
+        ("vae_image_transform", "max_pixels", 0),
         ("vit_image_transform", "image_stride", 15),
     ],
 )
@@ -487,10 +519,11 @@ def test_absurd_sizes_cost_no_memory(
     assert sum(made) < 1_000_000
 
 
-def test_many_layers_are_not_even_built_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit_config(folder, lambda s: s["llm_config"].update(num_hidden_layers=999))
+@pytest.mark.parametrize("section", ["llm_config", "vit_config"])
+def test_many_layers_are_not_even_built_empty(folder: Path, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_config(folder, lambda s: s[section].update(num_hidden_layers=999))
     monkeypatch.setattr("irg.model.checkpoint.UnifiedModel", lambda _: pytest.fail("built"))
-    refused(folder, "num_hidden_layers is 999, the file has 2")
+    refused(folder, rf"num_hidden_layers is 999, the file has {2 if section == 'llm_config' else 1}")
 
 
 def test_a_truncated_shard_is_named(folder: Path) -> None:

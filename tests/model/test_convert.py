@@ -156,6 +156,47 @@ def test_an_adapter_is_added_in_float32(ours: Path, tmp_path: Path) -> None:
     assert all(torch.equal(after[key], before[key]) for key in after)
 
 
+def peft(folder: Path, ours: Path, **settings: Any) -> Path:
+    """The same adapter as the peft library saves it."""
+    folder.mkdir()
+    tensors = {f"base_model.model.{key}.weight": t for key, t in load_file(ours / "adapter.safetensors").items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    known = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(known | settings))
+    return folder
+
+
+def test_an_adapter_of_peft_is_the_same(ours: Path, tmp_path: Path) -> None:
+    lora = adapter(tmp_path / "lora")
+    rooted = {"use_rslora": True, "lora_alpha": 3 / 2**0.5}
+    for name, folder in (
+        ("one", lora),
+        ("two", peft(tmp_path / "p", lora)),
+        ("three", peft(tmp_path / "q", lora, **rooted)),
+    ):
+        convert(ours, tmp_path / name, Conversion(lora=folder))
+    one, two, three = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two", "three"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert torch.allclose(one[f"{PROJECTION}.weight"], three[f"{PROJECTION}.weight"], rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"use_dora": True}, "use_dora True is not supported"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"peft_type": "IA3"}, "only LORA"),
+        ({"r": None}, "r must be"),
+        ({"lora_alpha": "x"}, "alpha must be"),
+    ],
+)
+def test_adapters_of_peft_that_mean_more_are_refused(
+    ours: Path, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        convert(ours, tmp_path / "o", Conversion(lora=peft(tmp_path / "p", adapter(tmp_path / "lora"), **settings)))
+
+
 def test_an_adapter_is_merged_before_quantising(ours: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     lora = adapter(tmp_path / "lora")
@@ -213,8 +254,37 @@ def test_what_is_there_is_replaced_only_when_asked(ours: Path, tmp_path: Path) -
     (tmp_path / "letters" / "dear.txt").write_text("x")
     with pytest.raises(ValueError, match="not a model folder, so it is not replaced"):
         convert(ours, tmp_path / "letters", Conversion(), overwrite=True)
+    (tmp_path / "letters" / "config.json").write_text('{"editor": "vim"}')
+    with pytest.raises(ValueError, match="not a model folder, so it is not replaced"):
+        convert(ours, tmp_path / "letters", Conversion(), overwrite=True)
     convert(ours, ours, Conversion(), overwrite=True)
     assert load_model(ours)
+
+
+def test_what_was_there_comes_back_when_it_cannot_be_replaced(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(ours, tmp_path / "out", Conversion())
+    before, rename = contents(tmp_path / "out"), Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise OSError("no more")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no more"):
+        convert(ours, tmp_path / "out", Conversion(dtype=torch.float32), overwrite=True)
+    assert contents(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "out"]
+
+
+def test_numbers_that_float16_cannot_hold_are_refused(ours: Path, tmp_path: Path) -> None:
+    tensors = load_file(ours / "weights.safetensors")
+    tensors["vae2llm.bias"][0] = 1e6
+    save_file(tensors, ours / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"vae2llm\.bias has numbers that float16 can't hold"):
+        convert(ours, tmp_path / "out", Conversion(dtype=torch.float16))
 
 
 def test_progress_counts_every_byte(ours: Path, tmp_path: Path) -> None:

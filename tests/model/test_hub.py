@@ -1,6 +1,11 @@
-"""Hub models: the right files, the size first, the cache's word offline. The hub itself is played by fakes."""
+"""Hub models: the right files, the size first, the cache's word offline. The hub itself is played by fakes, once by a
+server that the library's own downloads go to.
+"""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_server import hub_server
 from huggingface_hub import constants
 
 from irg.model.checkpoint import LoadedModel, load_model, save_model
@@ -29,10 +35,10 @@ def test_repo_ids() -> None:
 
 
 def test_only_one_set_of_weights_is_needed() -> None:
-    averaged = needed("x/y", BAGEL, INDEX, "ema")
+    averaged = needed("x/y", BAGEL, lambda _: pytest.fail("an index that is not needed was read"), "ema")
     assert "ema.safetensors" in averaged and "ae.safetensors" in averaged and "merges.txt" in averaged
     assert not [name for name in averaged if name.startswith(("model-", "assets", "README"))]
-    plain = needed("x/y", BAGEL, INDEX, "model")
+    plain = needed("x/y", BAGEL, INDEX.__getitem__, "model")
     assert set(INDEX["model.safetensors.index.json"]) < set(plain) and "ema.safetensors" not in plain
 
 
@@ -47,7 +53,7 @@ def test_only_one_set_of_weights_is_needed() -> None:
 def test_incomplete_repositories_are_refused_before_a_download(change: dict[str, Any], told: str) -> None:
     sizes = {name: size for name, size in (BAGEL | change).items() if size is not None}
     with pytest.raises(ValueError, match=told):
-        needed("x/y", sizes, INDEX, "ema")
+        needed("x/y", sizes, INDEX.__getitem__, "ema")
 
 
 class FakeHub:
@@ -103,7 +109,7 @@ def test_size_is_told_before_the_download(hub: FakeHub) -> None:
     assert f"{size / 1e6:.1f} MB (4 files) of someone/tiny" in told[0] and len(told) == 1
     assert hub.calls[-1] == (
         "snapshot",
-        {"revision": "c0ffee", "allow_patterns": list(hub.calls[-1][1]["allow_patterns"])},
+        {"revision": None, "allow_patterns": list(hub.calls[-1][1]["allow_patterns"])},
     )
     assert set(hub.calls[-1][1]["allow_patterns"]) == set(files)
 
@@ -160,6 +166,51 @@ def test_the_hubs_refusal_is_told_in_one_line(hub: FakeHub) -> None:
     with pytest.raises(ValueError, match="hub model 'someone/none': 404 Client Error") as caught:
         snapshot("someone/none")
     assert "\n" not in str(caught.value) and [name for name, _ in hub.calls] == ["info"]
+
+
+def test_a_hub_that_is_down_leaves_the_cache(hub: FakeHub) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    class Down(HfHubHTTPError):
+        def __init__(self) -> None:
+            Exception.__init__(self, "503 Server Error")
+            self.response = SimpleNamespace(status_code=503)  # type: ignore[assignment]
+
+    hub.fault, hub.cache = Down, {"config.json"}
+    assert snapshot("someone/tiny") == hub.folder
+
+
+_DOWNLOAD = """
+import sys
+from irg.model.checkpoint import load_model
+from irg.model.hub import snapshot
+folder = snapshot(sys.argv[1], say=print)
+load_model(folder)
+print(sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_the_library_downloads_and_finds_it_offline(hub: FakeHub, tmp_path: Path) -> None:
+    """By the real huggingface_hub: a broken connection is tried again; offline the cache is enough."""
+    offline = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+    def run(repo: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", _DOWNLOAD, repo]
+        return subprocess.run(words, env=os.environ | offline | extra, capture_output=True, text=True, timeout=120)
+
+    with hub_server(hub.folder, cut="weights.safetensors") as (url, seen):
+        first = run("someone/tiny", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
+        assert first.returncode == 0, first.stderr
+        unknown = run("someone/none", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
+    assert f"(4 files) of someone/tiny from {url}" in first.stdout.splitlines()[0]
+    files = ["ae.safetensors", "config.json", "tokenizer.json", "weights.safetensors"]
+    assert first.stdout.splitlines()[-1] == str(files)
+    tries = [what for what, _ in seen if what.startswith("GET") and what.endswith("weights.safetensors")]
+    assert len(tries) == 2, "the broken one was tried again"
+    assert not any(what.endswith("README.md") for what, _ in seen)
+    assert f"'someone/none' is not on {url}, or is private" in unknown.stderr.splitlines()[-1]
+    again = run("someone/tiny")
+    assert again.returncode == 0 and again.stdout.splitlines() == [str(files)], again.stderr
 
 
 def test_a_mistyped_path_is_not_looked_for_on_the_hub(hub: FakeHub, tmp_path: Path, monkeypatch: Any) -> None:

@@ -16,7 +16,7 @@ from irg.model.tokenizer import SPECIAL_NAMES, TextTokenizer
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCAB = {letter: i for i, letter in enumerate(LETTERS)} | {"he": 256, "ll": 257, "hell": 258, "Ġa": 259}
 MERGES = "#version: 0.2\nh e\nl l\nhe ll\nĠ a\n"
-MARKERS = (*SPECIAL_NAMES, "<|endoftext|>", "<|im_start|>system\n", "<|fim_prefix|>")
+MARKERS = (*SPECIAL_NAMES, "<|endoftext|>", "<|im_start|>system\n", "<|fim_prefix|>", "<tool_call>", "</tool_call>")
 
 
 def files(folder: Path, added: dict[str, Any] | None = None) -> Path:
@@ -32,7 +32,7 @@ def qwen_like(special: bool = True) -> TextTokenizer:
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(LETTERS)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    names = ["<|endoftext|>", *SPECIAL_NAMES, "<|fim_prefix|>"]
+    names = ["<|endoftext|>", *SPECIAL_NAMES, "<|fim_prefix|>", "<tool_call>", "</tool_call>"]
     tokenizer.add_tokens([AddedToken(name, special=special, normalized=False) for name in names])
     return TextTokenizer(tokenizer)
 
@@ -53,7 +53,8 @@ def test_text_is_normalised_to_nfc(tmp_path: Path) -> None:
 
 def test_missing_special_tokens_follow_the_last_id(tmp_path: Path) -> None:
     tokenizer = TextTokenizer.from_folder(files(tmp_path))
-    assert list(vars(tokenizer.special).values()) == [260, 261, 262, 263] == special_ids(tmp_path)
+    assert list(vars(tokenizer.special).values()) == [261, 262, 263, 264] == special_ids(tmp_path)
+    assert tokenizer.tokenizer.token_to_id("<|endoftext|>") == 260, "as transformers' Qwen2Tokenizer has it"
 
 
 def test_listed_special_tokens_keep_their_ids(tmp_path: Path) -> None:

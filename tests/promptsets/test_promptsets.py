@@ -95,6 +95,7 @@ def test_oneig_joins_its_files(tmp_path: Path) -> None:
         ("wise", '[{"Prompt": "x", "Category": "y", "prompt_id": true}]', "'prompt_id' must be of type int"),
         ("genai_bench", '{"x": {"prompt": "y"}}', "expected a number"),
         ("oneig", "category,id\nPortrait,1\n", "column 'prompt_en' is missing"),
+        ("oneig", "category,id,prompt_en\nPortrait,../../1,a man\n", "is no id"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:

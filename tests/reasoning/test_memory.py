@@ -197,6 +197,18 @@ def test_auto_takes_the_first_that_fits(checked: CheckedFolder, free: int, rung:
         assert "(bf16 needs 34." in choice.reason
 
 
+def test_as_many_requests_run_together_as_fit(checked: CheckedFolder) -> None:
+    """A whole benchmark's batch must not overflow what holds one request."""
+    cuda = [GPU]
+    one = estimate(checked, "bf16", Load()).total
+    more = estimate(checked, "bf16", Load(requests=2)).total - one
+    for free, together in ((one, 1), (one + more - 1, 1), (one + 3 * more, 4), (one - 1, 1)):
+        choice = choose(checked, "bf16", cuda, free=free)
+        assert (choice.together, choice.precision) == (together, "bf16")
+    assert choose(checked, "auto", cuda, free=int(9e9)).together == 1  # offload
+    assert choose(checked, "int8", cuda, free=int(80e9)).precision == "int8"
+
+
 def test_without_torchao_auto_says_what_would_help(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("irg.model.quantise.available", lambda: False)
     choice = choose(checked, "auto", [GPU], free=24 * GB)

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from irg import promptsets
 from irg.commands.arguments import parse
+from irg.commands.generate import Memory, Weights
 from irg.reasoning.settings import Mode, Settings, with_options
 
 
@@ -21,7 +22,13 @@ class RunOptions:
     name: Positional[Annotated[str, arg(metavar="NAME")]]
     """geneval, wise, tiif, genai-bench or oneig."""
     model: str = "mini"
-    """mini (bundled), or a model folder."""
+    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
+    weights: Weights = "ema"
+    """Which ones to take where a model has the averaged (ema) and the plain (model) ones."""
+    memory: Memory = "auto"
+    """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
+    device: str | None = None
+    """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
     mode: Mode = "irg"
     """direct: draw at once; think: think first; irg: then look, reflect and draw again."""
     out: str | None = None
@@ -44,8 +51,8 @@ class RunOptions:
     """Of the run; every picture has its own seed, made of this, the prompt's id and its number."""
     rounds: int | None = None
     """For irg: how many times at most to look and draw again."""
-    batch_size: int = 16
-    """Pictures that are drawn together."""
+    batch_size: int | None = None
+    """Pictures that are drawn together (default: 16, or as many as memory has room for)."""
     set: tuple[str, ...] = ()
     """More settings, each name=value (cfg_text_scale=4, improve_num_timesteps=30, stop_when_done=true)."""
 
@@ -59,13 +66,13 @@ def main(argv: Sequence[str]) -> int:
     """
     what = "Draw a benchmark's prompts into a folder that irg bench score reads; can be interrupted, and resumed."
     options = parse(RunOptions, argv, "irg bench run", what)
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
     changes: dict[str, Any] = {"mode": options.mode, **_settings(options.set)}
     if options.rounds is not None:
         changes["rounds"] = options.rounds
     with_options(Settings(), changes)  # a bad value shows before anything is loaded
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     prompt_set = promptsets.load(
         options.name, options.prompts, variant=options.variant, offline=options.offline, say=console.print
     )
@@ -73,12 +80,14 @@ def main(argv: Sequence[str]) -> int:
     from irg.evaluation import runs
     from irg.reasoning.pipeline import IRGPipeline, model_folder
 
-    folder = model_folder(options.model)
+    folder = model_folder(options.model, options.weights, console.print)
     covered_by, covered = _covered(options, folder, prompt_set)
     chosen = runs.pick(covered, options.limit)
     if len(chosen) < len(prompt_set):
         console.print(f"{len(covered)} of {len(prompt_set)} prompts are covered, {len(chosen)} are drawn.")
-    pipe = IRGPipeline.from_pretrained(options.model)
+    pipe = IRGPipeline.from_pretrained(
+        options.model, options.device, memory=options.memory, weights=options.weights, say=console.print
+    )
     settings = with_options(pipe.defaults, changes)
     info = runs.plan(
         prompt_set,
@@ -89,6 +98,8 @@ def main(argv: Sequence[str]) -> int:
         model=str(options.model),
         model_fingerprint=runs.fingerprint(folder),
         model_name=runs.safe_name(str(options.model)),
+        weights=options.weights,
+        precision=pipe.choice.precision if pipe.choice else "",
         mode=options.mode,
         settings=settings.to_dict(),
         seed=options.seed,
@@ -96,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
     out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, options.mode)
     runs.begin(out, info, options.resume)
     try:
-        drawn = runs.draw(out, info, chosen, pipe, options.batch_size, console)
+        drawn = runs.draw(out, info, chosen, pipe, options.batch_size or pipe.together(16), console)
     except KeyboardInterrupt:
         console.print(f"Interrupted; what is finished is in {out}. Go on with --resume.")
         raise

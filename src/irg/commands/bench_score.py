@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(ScoreOptions, argv, "irg bench score", what)
     if not options.name or not options.images:
         raise ValueError("give the benchmark and its pictures: irg bench score geneval --images DIR --judge mini")
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
     from irg.evaluation.judges import make_judges
     from irg.evaluation.scored import Request, score

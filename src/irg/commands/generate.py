@@ -64,8 +64,8 @@ class GenerateOptions:
     """Print one JSON object for each result; all else goes to standard error."""
     quiet: bool = False
     """Print only where the results are."""
-    batch_size: int = 8
-    """Requests that run together."""
+    batch_size: int | None = None
+    """Requests that run together (default: 8, or as many as memory has room for)."""
     temperature: float | None = None
     """Of the thinking; 0 always takes the likeliest token."""
     max_think_tokens: int | None = None
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options = parse(GenerateOptions, argv, "irg generate", "Draw pictures: think, draw, look, reflect, draw better.")
     requests = collect(options.prompts, options.prompts_file, options.seed, options.num_images)
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
     given = changes(options)
     with_options(Settings(), given)  # a bad value shows before the model is loaded
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
     from irg.commands.display import Display
 
-    together = min(options.batch_size, len(requests))
+    together = min(options.batch_size or len(requests), len(requests))
     display = Display([one.prompt for one in requests], together, to_stderr=options.json, quiet=options.quiet)
     interrupted = False
     try:

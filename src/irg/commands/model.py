@@ -52,7 +52,7 @@ class _Convert:
     quantise: Literal["int8", "int4"] | None = None
     """Make the decoder's linear layers int8 or int4 (needs pip install 'irg[quant]')."""
     lora: str | None = None
-    """A folder with adapter.safetensors and adapter.json to merge into the weights."""
+    """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
     shard_size: str | None = None
     """Split the weights into files of at most this, such as 5GB or 500MB; default: one file."""
     weights: Weights = "ema"

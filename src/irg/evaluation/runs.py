@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -59,6 +59,10 @@ class RunInfo:
     mode: str
     settings: dict[str, Any]
     seed: int
+    weights: str = ""
+    """``ema`` or ``model``; empty in records of earlier versions."""
+    precision: str = ""
+    """The numbers that it was drawn with: float32, bf16, int8 or int4."""
     irg_version: str = __version__
     schema: int = SCHEMA
 
@@ -146,6 +150,7 @@ def begin(folder: Path, info: RunInfo, resume: bool) -> None:
             raise FileExistsError(f"{folder}: holds a run; give --resume to go on with it, or another --out")
         before = RunInfo.load(folder)
         same = replace(before, irg_version=info.irg_version, prompts_source=info.prompts_source)
+        same = replace(same, weights=before.weights or info.weights, precision=before.precision or info.precision)
         grown = set(before.prompt_ids) < set(info.prompt_ids)  # a higher --limit, or none
         if grown:
             same = replace(same, prompt_ids=info.prompt_ids)
@@ -185,7 +190,25 @@ def trajectory_file(folder: Path, one: Sample) -> Path:
 def draw(
     folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt], pipe: "IRGPipeline", batch: int, console: Console
 ) -> int:
-    """Draw what is missing; returns how many pictures were. An interruption loses only those in flight."""
+    """Draw what is missing; returns how many pictures were. An interruption loses only those in flight.
+
+    Raises:
+        ValueError: another process is drawing this run.
+    """
+    with (folder / SESSIONS_FILE).open("a", encoding="utf-8") as sessions:
+        lock(sessions, f"{folder}: another irg bench run is drawing it")
+        return _draw(folder, info, prompts, pipe, batch, console, sessions)
+
+
+def _draw(
+    folder: Path,
+    info: RunInfo,
+    prompts: Sequence[BenchPrompt],
+    pipe: "IRGPipeline",
+    batch: int,
+    console: Console,
+    sessions: TextIO,
+) -> int:
     todo = missing(folder, info, prompts)
     total = len(prompts) * info.samples
     if not todo:
@@ -200,17 +223,39 @@ def draw(
                 bar.advance(task)
     finally:
         line = {"pictures": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch} | versions()
-        with (folder / SESSIONS_FILE).open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+        sessions.write(json.dumps(line) + "\n")
     return drawn
 
 
 def seconds_a_request(folder: Path) -> float | None:
     """Wall-clock time of a whole request (all its turns), requests running together; None before any was drawn."""
     path = folder / SESSIONS_FILE
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = [_session(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     drawn = sum(line["pictures"] for line in lines)
     return sum(line["seconds"] for line in lines) / drawn if drawn else None
+
+
+def _session(line: str) -> dict[str, Any]:
+    """A line of sessions.jsonl; one that a kill has cut short counts for nothing."""
+    try:
+        told = json.loads(line)
+        return {"pictures": int(told["pictures"]), "seconds": float(told["seconds"])}
+    except (ValueError, KeyError, TypeError):
+        return {"pictures": 0, "seconds": 0.0}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A picture's record in ``trajectories/``.
+
+    Raises:
+        ValueError: it can't be read; drawing its picture again mends that.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record["turns"][0]["seconds"], record["turns"][0]["tokens"]
+        return record
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        raise ValueError(f"{path}: damaged; remove it, and irg bench run --resume draws its picture again") from None
 
 
 def _finished_requests(
@@ -269,6 +314,24 @@ def versions() -> dict[str, str]:
 def default_folder(benchmark: str, model: str, mode: Mode) -> Path:
     """irg-bench/geneval-mini-irg."""
     return Path("irg-bench") / f"{benchmark}-{safe_name(model)}-{mode}"
+
+
+def lock(file: TextIO, refusal: str) -> None:
+    """Keep a file to this process until it is closed (where the system can): two at work would do everything twice.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(refusal) from None
+    except OSError:  # a file system without locks
+        return
 
 
 def write_whole(path: Path, text: str) -> None:

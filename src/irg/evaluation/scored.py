@@ -1,6 +1,5 @@
 """From a request to score to a written result: finds pictures and prompts, lets judges judge, sums up, reports."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from irg.evaluation.geneval import COUNTING_SCORE_ABOVE
 from irg.evaluation.judges.base import Judge
 from irg.evaluation.layouts import safe_name
 from irg.evaluation.results import Result, rubrics_hash, turn_changes, turn_score
-from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, seconds_a_request, trajectory_file, turns_of
+from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, read_record, seconds_a_request, trajectory_file, turns_of
 from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder, spent
 from irg.promptsets import PromptSet
 
@@ -81,7 +80,7 @@ def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[
     info = RunInfo.load(request.images) if (request.images / RUN_FILE).is_file() else None
     prompt_set = promptsets.load(
         request.benchmark,
-        request.prompts,
+        request.prompts or _remembered(info),
         variant=info.variant if info else request.variant,
         offline=request.offline,
         say=console.print,
@@ -98,9 +97,15 @@ def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[
     usage, cost = spent(folder)
     result = replace(_result(request, info, prompt_set, pictures, items, judges, options), usage=usage, cost=cost)
     result.save(folder)
-    shown = entries(items, request.images / "trajectories" if info else None)
+    shown = entries(items, request.images / "trajectories" if info else None, request.official_skips)
     write_report(folder / "report", result, [one for one in shown if any(turn.picture for turn in one.turns) or info])
     return folder, result
+
+
+def _remembered(info: RunInfo | None) -> str | None:
+    """Where a run's prompts were given with --prompts, if they are still there: nobody should have to say it twice."""
+    here = info is not None and Path(info.prompts_source).is_absolute() and Path(info.prompts_source).exists()
+    return info.prompts_source if info is not None and here else None
 
 
 def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Pictures:
@@ -147,7 +152,7 @@ def _result(
         official_skips=request.official_skips,
         coverage={
             "in_set": len(prompt_set),
-            "covered": info.covered if info and info.covered_by else len(covered),
+            "covered": info.covered if info and info.covered_by else _covered_by(judges, prompt_set),
             "covered_by": info.covered_by if info and info.covered_by else " + ".join(judge.label for judge in judges),
             "chosen": len(covered),
             "samples": pictures.samples,
@@ -162,6 +167,11 @@ def _result(
         options=asdict(options),
         rubrics_sha256=rubrics_hash(),
     )
+
+
+def _covered_by(judges: Sequence[Judge], prompt_set: PromptSet) -> int:
+    """Of all prompts, not only of those that were drawn: a --limit is told apart from a small vocabulary."""
+    return sum(all(judge.covers(prompt) for judge in judges) for prompt in prompt_set.prompts)
 
 
 def _column_judges(benchmark: Benchmark, judges: Sequence[Judge]) -> dict[str, str]:
@@ -183,7 +193,7 @@ def _times(folder: Path, pictures: Pictures, info: RunInfo) -> tuple[float | Non
         for number in range(info.samples):
             path = trajectory_file(folder, Sample(prompt, number))
             if path.is_file():
-                turns: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["turns"]
+                turns: list[dict[str, Any]] = read_record(path)["turns"]
                 rows.append(([sum(turn["seconds"].values()) for turn in turns], sum(turn["tokens"] for turn in turns)))
     if not rows:
         return None

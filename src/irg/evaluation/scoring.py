@@ -20,7 +20,7 @@ from rich.console import Console
 from irg.evaluation.benchmarks import Ask, Benchmark, Grade, Options
 from irg.evaluation.judges.base import PASSING, Answer, Job, Judge
 from irg.evaluation.layouts import Picture
-from irg.evaluation.runs import progress
+from irg.evaluation.runs import lock, progress
 from irg.promptsets import BenchPrompt
 
 JUDGEMENTS = "judgements.jsonl"
@@ -60,10 +60,14 @@ class Judgements:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines: dict[str, dict[str, Any]] = {}
-        if path.is_file():
-            self._read()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
+        try:
+            lock(self._file, f"{path}: another irg bench score is at work on it")
+            self._read()  # only now: what another one wrote is not judged again
+        except ValueError:
+            self._file.close()
+            raise
 
     def _read(self) -> None:
         content = self.path.read_bytes()
@@ -225,7 +229,8 @@ def _ask_all(todo: Sequence[tuple[Job, Judge]], total: int, store: Judgements, c
     if usage:
         console.print(f"tokens: {', '.join(f'{n} {c:,}' for n, c in usage.items())}; cost {cost:.4g}", highlight=False)
     for failure, count in failures.items():
-        console.print(f"{count} answers failed ({failure}); see {store.path}", highlight=False)
+        answers = "1 answer" if count == 1 else f"{count} answers"
+        console.print(f"{answers} failed ({failure.replace('_', ' ')}); see {store.path}", highlight=False)
 
 
 def _grade(item: Judged, benchmark: Benchmark, asker: _Asker, store: Judgements, options: Options) -> None:

@@ -137,7 +137,7 @@ def _name(result: Result, turn: TurnScore) -> str:
     name = _run_name(result)
     if len(result.turns) == 1:
         return name
-    return f"{name}, {'initial' if turn.turn == 1 else 'improved'}"
+    return f"{name}, {_turn_name(turn)}"
 
 
 def _cell(value: float | None, mark: str, benchmark: str, part: bool = False) -> Cell:
@@ -155,6 +155,22 @@ def _share(share: Share | None) -> Cell:
         return Cell("– (of 0)")
     shown = f"{100 * share.value:.1f} % ({100 * share.low:.1f}–{100 * share.high:.1f}, n {share.of})"
     return Cell(shown, value=share.value, share=share)
+
+
+def headline(result: Result) -> list[tuple[str, str]]:
+    """What one wants to know first, as (name, value)."""
+    facts = [(_turn_name(turn), _share(turn.mean).text) for turn in result.turns]
+    if result.changes is not None:
+        what = "" if result.unit == "picture" else f", by {result.unit}"
+        facts += [(f"repair{what}", _share(result.changes.repair).text), ("damage", _share(result.changes.damage).text)]
+    if result.seconds is not None:
+        tokens = f" and {result.tokens:.0f} tokens" if result.tokens else ""
+        facts.append(("a request", f"{result.seconds:.2f} s{tokens}"))
+    return facts
+
+
+def _turn_name(turn: TurnScore) -> str:
+    return "initial" if turn.turn == 1 else "improved" if turn.turn == 2 else f"improved {turn.turn - 1}"
 
 
 def _cost(result: Result) -> Cell:
@@ -199,7 +215,7 @@ def _result_notes(result: Result) -> list[str]:
     for turn in result.turns:
         gaps = {state: count for state, count in turn.states.items() if state not in _NO_GAPS}
         if gaps:
-            told = ", ".join(f"{count} {state}" for state, count in sorted(gaps.items()))
+            told = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(gaps.items()))
             how = "left out" if result.official_skips else "missing ones count as wrong, the others are left out"
             notes.append(f"* turn {turn.turn}: of {sum(turn.states.values())} pictures {told} ({how}).")
     return notes
@@ -259,7 +275,15 @@ def _told(table: Table) -> dict[str, str]:
     return {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in notes}
 
 
-_NUMBERS = """<style>.numbers th, .numbers td { white-space: nowrap; padding-right: 1.1rem; }</style>"""
+_NUMBERS = """<style>
+.numbers th, .numbers td { white-space: nowrap; padding-right: 1rem; }
+.numbers thead th { white-space: normal; vertical-align: bottom; max-width: 8rem; overflow-wrap: normal; }
+.numbers tr > :first-child { position: sticky; left: 0; background: var(--card); }
+.numbers small { display: block; color: var(--soft); }
+.numbers .paper > * { color: var(--soft); }
+.numbers tbody tr:not(.paper) > * { color: var(--ink); font-weight: 600; } .numbers small { font-weight: 400; }
+.numbers sup { color: var(--soft); font-weight: 400; line-height: 0; }
+</style>"""
 
 
 def html(made: Sequence[Table]) -> str:
@@ -267,17 +291,26 @@ def html(made: Sequence[Table]) -> str:
     return page("Benchmarks", "\n".join(html_table(table) for table in made))
 
 
+def _two_lines(cell: Cell) -> str:
+    """A share with its interval below it: tables of many columns stay on the screen."""
+    value, bracket, interval = cell.text.partition(" (")
+    small = f"<small>{escape(bracket.strip() + interval)}</small>" if cell.share and bracket else ""
+    return escape(value) + small if small else escape(cell.text)
+
+
 def html_table(table: Table) -> str:
     told = _told(table)
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *table.columns))
+    heads = (escape(column).replace("/", "/<wbr>").replace("+", "+<wbr>") for column in ("", *table.columns))
+    head = "".join(f'<th scope="col">{column}</th>' for column in heads)
     rows = []
     for row in table.rows:
         cells = "".join(
-            f'<td title="{escape(told.get(cell.mark, ""))}">{escape(cell.text)}'
+            f'<td title="{escape(told.get(cell.mark, ""))}">{_two_lines(cell)}'
             f"{f'<sup>{cell.mark}</sup>' if cell.mark else ''}</td>"
             for cell in row.cells
         )
-        rows.append(f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>')
+        kind = ' class="paper"' if row.paper else ""
+        rows.append(f'<tr{kind}><th scope="row">{escape(row.name)}</th>{cells}</tr>')
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
     grid = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return (

@@ -1,15 +1,19 @@
 """Low-rank adapters as files, and their sum with the weights: W + alpha / r * B @ A (Hu et al. 2021).
 
 A folder holds ``adapter.safetensors`` with ``<module path>.lora_A`` [r, in] and ``<module path>.lora_B`` [out, r], and
-``adapter.json`` with ``{"r": int, "alpha": float, "targets": [...]}``.
+``adapter.json`` with ``{"r": int, "alpha": float, "targets": [...]}``. Folders of the peft library are read too
+(``adapter_model.safetensors``, ``adapter_config.json``), where they hold plain adapters of one rank.
 
 Legend: R rank; O outputs; I inputs.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +24,17 @@ from irg.model.config_files import read_json
 from irg.model.manifest import TensorEntry, TensorReader, read_header
 
 ADAPTER, SETTINGS = "adapter.safetensors", "adapter.json"
+PEFT_ADAPTER, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+_PEFT_KEY = re.compile(r"(?:base_model\.model\.)?(.+\.lora_[AB])(?:\.default)?\.weight")
+_PEFT_PLAIN = {  # what other values mean is not computed here
+    "use_dora": (None, False),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "fan_in_fan_out": (None, False),
+    "bias": (None, "none"),
+    "lora_bias": (None, False),
+    "modules_to_save": (None, []),
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,13 @@ def read_adapter(folder: Path, weights: Mapping[str, TensorEntry | Tensor] | Non
     Raises:
         ValueError: a file is missing or damaged, or the adapter is for another model.
     """
-    settings_path, path = folder / SETTINGS, folder / ADAPTER
-    settings, entries = read_json(settings_path), read_header(path)
+    if (folder / PEFT_SETTINGS).is_file() and not (folder / SETTINGS).is_file():
+        settings_path, path = folder / PEFT_SETTINGS, folder / PEFT_ADAPTER
+        settings = _peft_settings(read_json(settings_path), settings_path)
+        entries = {_peft_key(key, path): entry for key, entry in read_header(path).items()}
+    else:
+        settings_path, path = folder / SETTINGS, folder / ADAPTER
+        settings, entries = read_json(settings_path), read_header(path)
     try:
         config = AdapterConfig(settings.get("r"), settings.get("alpha"), tuple(settings.get("targets", ())))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
@@ -104,6 +124,27 @@ def read_adapter(folder: Path, weights: Mapping[str, TensorEntry | Tensor] | Non
             raise ValueError(f"{path}: {module}'s adapter is not of a floating-point dtype")
         _check_shapes(module, a.shape, b.shape, config.r, weights, path)
     return Adapter(config, pairs)
+
+
+def _peft_settings(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """peft's words as ours. With rslora it scales by alpha / sqrt(r)."""
+    if settings.get("peft_type", "LORA") != "LORA":
+        raise ValueError(f"{path}: peft_type {settings['peft_type']!r} is not supported: only LORA is")
+    for name, plain in _PEFT_PLAIN.items():
+        if settings.get(name) not in plain:
+            raise ValueError(f"{path}: {name} {settings[name]!r} is not supported: merge it with peft itself")
+    r, alpha = settings.get("r"), settings.get("lora_alpha")
+    if settings.get("use_rslora") and type(r) is int and r > 0 and isinstance(alpha, int | float):
+        alpha = alpha * math.sqrt(r)
+    targets = settings.get("target_modules")
+    return {"r": r, "alpha": alpha, "targets": targets if isinstance(targets, list) else ()}
+
+
+def _peft_key(key: str, path: Path) -> str:
+    match = _PEFT_KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"{path}: {key} is not one of a pair lora_A, lora_B")
+    return match[1]
 
 
 def _check_shapes(

@@ -7,6 +7,7 @@ Legend: B pictures; H, W pixels; h, w latent cells on a side (H / downsample, W 
 C channels inside; N = h * w.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +40,11 @@ class FluxConfig:
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
         if self.downsample != 2 ** (len(self.ch_mult) - 1):
             raise ValueError(f"downsample {self.downsample} does not fit the {len(self.ch_mult)} levels of ch_mult")
+        for name in ("group_norm_groups", "group_norm_eps", "scale_factor"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+        if not math.isfinite(self.shift_factor):
+            raise ValueError(f"shift_factor must be a number, got {self.shift_factor}")
 
 
 @dataclass(frozen=True)

@@ -194,10 +194,15 @@ def new_model(config: ModelConfig, seed: int) -> UnifiedModel:
 
 def _check_size(config: ModelConfig, entries: Mapping[str, TensorEntry], path: Path) -> None:
     """A configuration of many more layers than the file has is refused before even an empty network is built."""
-    prefix, layers = "language_model.model.layers.", config.decoder.num_hidden_layers
-    stored = len({key.removeprefix(prefix).split(".", 1)[0] for key in entries if key.startswith(prefix)})
-    if layers > 2 * stored + 2:
-        raise ValueError(f"{path} does not fit the configuration: num_hidden_layers is {layers}, the file has {stored}")
+    for whose, prefix, layers in (
+        ("", "language_model.model.layers.", config.decoder.num_hidden_layers),
+        ("the ViT's ", "vit_model.vision_model.encoder.layers.", config.vit.num_hidden_layers),
+    ):
+        stored = len({key.removeprefix(prefix).split(".", 1)[0] for key in entries if key.startswith(prefix)})
+        if layers > 2 * stored + 2:
+            raise ValueError(
+                f"{path} does not fit the configuration: {whose}num_hidden_layers is {layers}, the file has {stored}"
+            )
 
 
 def _on_meta(make: Callable[[], M], folder: Path) -> M:
@@ -205,7 +210,7 @@ def _on_meta(make: Callable[[], M], folder: Path) -> M:
     try:
         with torch.device("meta"), _NoInitialisation():
             return make()
-    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+    except (RuntimeError, ArithmeticError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{folder}: no network can be built from the configuration: {reason}") from None
 

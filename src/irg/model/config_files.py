@@ -26,8 +26,10 @@ CONFIG, LLM_CONFIG, VIT_CONFIG = "config.json", "llm_config.json", "vit_config.j
 MAX_JSON_BYTES = 1 << 28
 MAX_SIZE = 1 << 24  # no size of a real model is larger: not even a vocabulary or a context length
 MAX_DEPTH = 1000
+MAX_STAGES, MAX_BLOCKS = 16, 64  # of an autoencoder: stages, and residual blocks in one
 MAX_SIDE = 4096  # of a position table
 
+END_OF_TEXT = "<|endoftext|>"
 _QWEN2_SPECIAL = {"<|im_start|>": 151644, "<|im_end|>": 151645, "<|vision_start|>": 151652, "<|vision_end|>": 151653}
 _SPECIAL_KEYS = {  # config.json's names of SpecialTokens' fields
     "bos": "bos_token_id",
@@ -97,6 +99,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it can't be read, is too large or is not that.
     """
     try:
+        if not path.is_file() and path.exists():  # a pipe or a device has no end
+            raise ValueError(f"{path}: not a file")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB, so not what its name says")
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -184,8 +188,8 @@ def _read_bagel(folder: Path) -> ModelConfig:
 def special_ids(folder: Path) -> list[int]:
     """Ids of ``<|im_start|>``, ``<|im_end|>``, ``<|vision_start|>``, ``<|vision_end|>`` by the tokenizer files.
 
-    Those the vocabulary lacks follow its last id, in this order, as the reference adds them. Without tokenizer files,
-    Qwen2's ids.
+    Those the vocabulary lacks follow its last id, in this order, as the reference adds them; a tokenizer made of
+    ``vocab.json`` and ``merges.txt`` adds ``<|endoftext|>`` before them. Without tokenizer files, Qwen2's ids.
     """
     ids: dict[str, int] = {}
     for name in ("vocab.json", "tokenizer.json", "added_tokens.json", "tokenizer_config.json"):
@@ -193,7 +197,7 @@ def special_ids(folder: Path) -> list[int]:
             ids.update(_tokens_of(read_json(path), name))
     if not ids:
         return list(_QWEN2_SPECIAL.values())
-    for name in _QWEN2_SPECIAL:
+    for name in _QWEN2_SPECIAL if (folder / "tokenizer.json").is_file() else (END_OF_TEXT, *_QWEN2_SPECIAL):
         ids.setdefault(name, max(ids.values()) + 1)
     return [ids[name] for name in _QWEN2_SPECIAL]
 
@@ -234,7 +238,7 @@ def _from_sections(
 
     vae_section = sections.get("vae_config", {})
     kind = vae_section.get("kind", "flux") if isinstance(vae_section, Mapping) else "flux"
-    if kind not in _VAE_KINDS:
+    if not isinstance(kind, str) or kind not in _VAE_KINDS:
         raise ValueError(f"{path}: vae_config.kind must be one of {', '.join(_VAE_KINDS)}, got {kind!r}")
     if "special_token_ids" not in sections:
         raise ValueError(f"{path}: section special_token_ids is missing")
@@ -293,9 +297,9 @@ def _build(cls: type[T], section: Any, where: str) -> T:
     """A configuration class from a section's known keys."""
     if not isinstance(section, Mapping):
         raise ValueError(f"{where}: expected an object, got {type(section).__name__}")
-    _check_sizes(section, where)
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     known = {name: value for name, value in section.items() if name in names}
+    _check_sizes(known, where)
     missing = [name for name in _REQUIRED.get(cls, ()) if name not in known]
     if missing:
         raise ValueError(f"{where}: {missing[0]} is missing")
@@ -305,11 +309,14 @@ def _build(cls: type[T], section: Any, where: str) -> T:
 def _check_sizes(section: Mapping[str, Any], where: str) -> None:
     """Refuse sizes that no real model has, before anything is built with them."""
     for name, value in section.items():
-        deep = name in ("num_hidden_layers", "num_res_blocks") or name.endswith("_depths")
-        limit = MAX_DEPTH if deep else MAX_SIZE
+        blocks = name == "num_res_blocks" or name.endswith("_depths")
+        limit = MAX_BLOCKS if blocks else MAX_DEPTH if name == "num_hidden_layers" else MAX_SIZE
+        if isinstance(value, list) and len(value) > MAX_STAGES:
+            raise ValueError(f"{where}: {name} lists {len(value)} sizes, a real model at most {MAX_STAGES}")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, int) and abs(item) > limit:
-                raise ValueError(f"{where}: {name} {item} is not a real model's (at most {limit})")
+                shown = item if abs(item) < 10**20 else "of many digits"
+                raise ValueError(f"{where}: {name} {shown} is not a real model's (at most {limit})")
 
 
 def _check_whole(config: ModelConfig, path: Path) -> None:
@@ -352,3 +359,5 @@ def _check_whole(config: ModelConfig, path: Path) -> None:
     for name, rule, step in strides:
         if not 0 < rule.min_size <= rule.max_size or rule.stride < 1 or rule.stride % step:
             raise ValueError(f"{path}: {name} must have 0 < min <= max size and a stride that is a multiple of {step}")
+        if rule.max_pixels < rule.stride**2:
+            raise ValueError(f"{path}: {name} has max_pixels {rule.max_pixels}, which leaves no picture")

@@ -104,7 +104,7 @@ def made_aside(out: Path, overwrite: bool) -> Iterator[Path]:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not overwrite:
             raise ValueError(f"{out} is there already: give another folder, or --overwrite")
-        if not out.is_dir() or not any((out / name).is_file() for name in _CONFIGS):
+        if out.is_symlink() or not out.is_dir() or not _is_model(out):
             raise ValueError(f"{out} is not a model folder, so it is not replaced")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     temporary.mkdir(parents=True)
@@ -113,10 +113,25 @@ def made_aside(out: Path, overwrite: bool) -> Iterator[Path]:
         old = out.with_name(f".{out.name}.{os.getpid()}.old")
         if out.exists():
             out.rename(old)
-        temporary.rename(out)
+        try:
+            temporary.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether all of a folder may go when a model replaces it: a config.json alone does not make it a model's."""
+    if (folder / LLM_CONFIG).is_file():
+        return True
+    try:
+        return "llm_config" in read_json(folder / CONFIG)
+    except ValueError:
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------- weights
@@ -149,9 +164,14 @@ def _copied(
     wanted = dtype
 
     def make() -> Tensor:
+        reader = TensorReader(map_files=False)
         if adapter is None:
-            return TensorReader(map_files=False).read(entry, wanted)
-        return adapter.merged(module, TensorReader(map_files=False).read(entry, torch.float32)).to(wanted)
+            tensor = reader.read(entry, wanted)
+        else:
+            tensor = adapter.merged(module, reader.read(entry, torch.float32)).to(wanted)
+        if wanted == torch.float16 != entry.dtype and not tensor.isfinite().all():
+            raise ValueError(f"{key} has numbers that float16 can't hold: convert to bfloat16 or float32 instead")
+        return tensor
 
     return Planned(key, entry.shape, wanted, make)
 

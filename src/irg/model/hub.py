@@ -41,7 +41,7 @@ def snapshot(
             (or may not be: ``HF_HUB_OFFLINE=1``) and the cache does not have it whole.
     """
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         return cached(repo, revision, f"HF_HUB_OFFLINE is set, and the cache does not have {repo}")
@@ -49,7 +49,17 @@ def snapshot(
         return _download(repo, prefer, say, revision)
     except HFValidationError as error:
         raise ValueError(f"{repo!r} is no hub model: {_first_line(error)}") from None
-    except HfHubHTTPError as error:  # the hub answered: not found, gated, no such revision
+    except GatedRepoError as error:
+        raise ValueError(
+            f"hub model {repo!r} is gated: accept its terms on {constants.ENDPOINT}/{repo}, then hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"hub model {repo!r} is not on {constants.ENDPOINT}, or is private (then hf auth login)"
+        ) from error
+    except HfHubHTTPError as error:
+        if _status(error) >= 500:  # the hub is down
+            return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
         raise ValueError(f"hub model {repo!r}: {_first_line(error)}") from error
     except ValueError:
         raise
@@ -63,8 +73,10 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
 
     info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    indexes = [name for name in sizes if _is_small(name, sizes) and name.endswith(_INDEX)]
-    shards = {n: _shards(Path(huggingface_hub.hf_hub_download(repo, n, revision=info.sha))) for n in indexes}
+
+    def shards(index: str) -> list[str]:
+        return _shards(Path(huggingface_hub.hf_hub_download(repo, index, revision=info.sha)))
+
     files = needed(repo, sizes, shards, prefer)
     missing = [name for name in files if not _is_cached(repo, name, info.sha)]
     if missing:
@@ -74,17 +86,18 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
             f"Downloading {size} ({files_told}) of {repo} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "
             f"once; if interrupted, it goes on where it was"
         )
-    return Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=files))
+    # by the name of the revision, not by its hash: only then does the cache know offline which snapshot it means
+    return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=files))
 
 
 def needed(
-    repo: str, sizes: Mapping[str, int], shards: Mapping[str, Iterable[str]], prefer: Literal["ema", "model"]
+    repo: str, sizes: Mapping[str, int], shards: Callable[[str], Iterable[str]], prefer: Literal["ema", "model"]
 ) -> list[str]:
     """Files of a repository that loading needs: all small ones, the autoencoder, and one set of weights.
 
     Args:
         sizes: the repository's files and their bytes.
-        shards: for each shard index among them, the files it names.
+        shards: the files that a shard index names; only asked of an index whose weights are taken.
 
     Raises:
         ValueError: the repository has no such weights.
@@ -96,7 +109,7 @@ def needed(
             pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
             advice = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
             raise ValueError(f"hub model {repo!r} has no {names[0]}.safetensors or {names[-1]}.safetensors{advice}")
-        files += [found, *shards.get(found, ())]
+        files += [found, *(shards(found) if found.endswith(_INDEX) else ())]
     lost = [name for name in files if name not in sizes]
     if lost:
         raise ValueError(f"hub model {repo!r}: its index names {lost[0]!r}, which is not in the repository")
@@ -132,6 +145,10 @@ def cached(repo: str, revision: str | None = None, otherwise: str = "it is not i
         if partial is not None and Path(partial).is_dir():
             return Path(partial)
         raise ValueError(f"{otherwise}; once online: hf download {repo}") from error
+
+
+def _status(error: BaseException) -> int:
+    return int(getattr(getattr(error, "response", None), "status_code", None) or 0)
 
 
 def _first_line(error: BaseException) -> str:

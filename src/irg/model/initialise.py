@@ -20,7 +20,7 @@ from irg.model.config import ModelConfig, bagel_7b, mini, tiny
 from irg.model.config_files import CONFIG, bagel_sections, to_sections
 from irg.model.convert import Layout
 from irg.model.embeddings import sincos_rows
-from irg.model.shards import Planned, write_holes, write_weights
+from irg.model.shards import Planned, write_weights
 from irg.model.tokenizer import SPECIAL_NAMES, TOKENIZER
 from irg.model.unified import UnifiedModel
 
@@ -87,13 +87,10 @@ def write_folder(
     weights = list(_planned(model, config, seed, dtype))
     pixels = list(_planned(autoencoder, config, seed, torch.float32))
     name = "ema" if layout == "bagel" else WEIGHTS
-    if seed is None:
-        write_holes(folder / f"{name}.safetensors", weights)
-        write_holes(folder / f"{AUTOENCODER}.safetensors", pixels)
-    else:
+    if seed is not None:
         started(sum(tensor.nbytes for tensor in (*weights, *pixels)))
-        write_weights(folder, name, weights, shard_bytes, wrote)
-        write_weights(folder, AUTOENCODER, pixels, None, wrote)
+    write_weights(folder, name, weights, shard_bytes, wrote, holes=seed is None)
+    write_weights(folder, AUTOENCODER, pixels, None, wrote, holes=seed is None)
     files = bagel_sections(config) if layout == "bagel" else {CONFIG: to_sections(config)}
     for file, sections in files.items():
         (folder / file).write_text(json.dumps(sections, indent=1) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from irg.model.config_files import read_json
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 MAP_FROM_BYTES = 1 << 18  # smaller ones are read: a page that is touched brings its neighbours along
 PIECE_BYTES = 16 << 20  # of a tensor that is converted while it is read
+MAX_AXES = 8  # multiplying the sizes of a made-up shape of millions of axes would take for ever
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {
     "F64": torch.float64,
@@ -63,6 +64,8 @@ def find_weights(folder: Path, names: Sequence[str]) -> Path:
         for path in (folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"):
             if path.is_file():
                 return path
+            if path.is_symlink():
+                raise ValueError(f"{path} is a link to a file that is not there ({path.readlink()})")
     wanted = " or ".join(f"{name}.safetensors" for name in names)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
@@ -136,7 +139,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                raise ValueError(f"{path} is not a safetensors file, or it is truncated ({size} bytes)")
+                raise ValueError(f"{path} {_what_else(prefix, size)}")
             text = file.read(length)
     except OSError as error:
         raise ValueError(f"{path}: can't be read: {error.strerror}") from None
@@ -152,11 +155,23 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
+def _what_else(prefix: bytes, size: int) -> str:
+    """What a file is that does not begin as safetensors do: mostly one of the mishaps of downloading."""
+    if prefix == b"version ":
+        return "is a Git LFS pointer, not the file itself: fetch it with git lfs pull, or with hf download"
+    if prefix.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "is a pickle under another name, which can run code when it is opened, so it is not read"
+    if prefix.lstrip()[:1] == b"<":
+        return "is a web page, not the file itself: the download went wrong"
+    return f"is not a safetensors file, or it is truncated ({size} bytes)"
+
+
 def _entry(path: Path, key: str, value: Any, base: int, size: int) -> TensorEntry:
     """One tensor of a header, if it tells the truth."""
     try:
         name, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
-        sane = isinstance(name, str) and all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+        sane = isinstance(name, str) and isinstance(shape, list) and len(shape) <= MAX_AXES
+        sane = sane and all(type(n) is int and n >= 0 for n in (*shape, start, stop))
     except (KeyError, TypeError, ValueError):
         sane = False
     if not sane:
@@ -228,7 +243,8 @@ def compare(
 
 def _listed(what: str, keys: Sequence[str], first: int = 3) -> str:
     more = f" and {len(keys) - first} more" if len(keys) > first else ""
-    return f"{len(keys)} {what}: {', '.join(keys[:first])}{more}"
+    named = (key if len(key) <= 200 else f"{key[:197]}..." for key in keys[:first])
+    return f"{len(keys)} {what}: {', '.join(named)}{more}"
 
 
 class TensorReader:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from irg.model.config_files import read_json
+from irg.recipes import build
+
 FILE = "irg.json"
 
 
@@ -35,7 +38,8 @@ def read_profile(folder: Path) -> Profile | None:
     path = folder / FILE
     if not path.is_file():
         return None
+    data = read_json(path)
     try:
-        return Profile(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+        return build(Profile, data)
+    except ValueError as error:
         raise ValueError(f"{path} is not a valid model profile: {error}") from None

@@ -40,6 +40,7 @@ def write_weights(
     shard_bytes: int | None = None,
     wrote: Callable[[int], None] = lambda _: None,
     by_key: bool = False,
+    holes: bool = False,
 ) -> list[Path]:
     """Write ``name.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor gets one of its own) and their
     index ``name.safetensors.index.json``.
@@ -48,6 +49,7 @@ def write_weights(
         folder: of which nothing is kept if writing fails: the caller's temporary one.
         wrote: called with the bytes of each tensor once it is written.
         by_key: tensors lie by name alone, so that those made together (a weight's quantised parts) follow each other.
+        holes: write zeros instead of the tensors, as files that take no room on disk.
 
     Raises:
         OSError: the folder can't be written.
@@ -55,10 +57,14 @@ def write_weights(
     tensors = sorted(tensors, key=lambda tensor: tensor.key)
     groups = _groups(tensors, shard_bytes)
     groups = groups if by_key else [_in_file_order(group) for group in groups]
+
+    def write(path: Path, group: Sequence[Planned]) -> Path:
+        return write_holes(path, group) if holes else _write_file(path, group, wrote)
+
     if len(groups) == 1:
-        return [_write_file(folder / f"{name}.safetensors", groups[0], wrote)]
+        return [write(folder / f"{name}.safetensors", groups[0])]
     names = [f"{name}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
-    paths = [_write_file(folder / file, group, wrote) for file, group in zip(names, groups, strict=True)]
+    paths = [write(folder / file, group) for file, group in zip(names, groups, strict=True)]
     index = {
         "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
         "weight_map": {tensor.key: file for file, group in zip(names, groups, strict=True) for tensor in group},

@@ -11,7 +11,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from irg.model.config_files import read_json
+from irg.model.config import ModelConfig
+from irg.model.config_files import END_OF_TEXT, read_json
 from irg.sequence.special import SpecialTokens
 
 SPECIAL_NAMES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -33,7 +34,7 @@ class TextTokenizer:
         plain = [
             token.content
             for token in tokenizer.get_added_tokens_decoder().values()
-            if not token.special and token.content.startswith("<|") and token.content.endswith("|>")
+            if not token.special and token.content.startswith("<") and token.content.endswith(">")
         ]
         if plain:
             tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in plain])
@@ -44,19 +45,21 @@ class TextTokenizer:
         """Read a model folder's tokenizer: ``tokenizer.json``, else Qwen2's ``vocab.json`` and ``merges.txt``.
 
         Wrapping tokens that the files lack follow the last id in the order of :data:`SPECIAL_NAMES`, as the reference
-        adds them.
+        adds them; before them comes ``<|endoftext|>`` where two files make the tokenizer.
 
         Raises:
             ValueError: the files are missing or not a tokenizer.
         """
         folder = Path(folder)
+        wanted: tuple[str, ...] = SPECIAL_NAMES
         if (folder / TOKENIZER).is_file():
             tokenizer = cls.from_file(folder / TOKENIZER)
         elif (folder / VOCAB).is_file() and (folder / MERGES).is_file():
             tokenizer = cls(_from_vocabulary(folder))
+            wanted = (END_OF_TEXT, *SPECIAL_NAMES)  # Qwen2's tokenizer brings it along, BAGEL adds the others to that
         else:
             raise ValueError(f"{folder} has no tokenizer: it needs {TOKENIZER}, or {VOCAB} and {MERGES}")
-        missing = [name for name in SPECIAL_NAMES if tokenizer.tokenizer.token_to_id(name) is None]
+        missing = [name for name in wanted if tokenizer.tokenizer.token_to_id(name) is None]
         if missing:
             tokenizer.tokenizer.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in missing])
         return tokenizer
@@ -89,6 +92,18 @@ class TextTokenizer:
                 raise ValueError(f"the tokenizer has no token {name!r}")
             ids.append(token)
         return SpecialTokens(*ids)
+
+    def check(self, config: ModelConfig, folder: Path) -> None:
+        """Make sure that this is the tokenizer of the model in ``folder``.
+
+        Raises:
+            ValueError: a wrapping token has another id than in the configuration, or an id is beyond the embedding.
+        """
+        if self.special != config.special:
+            raise ValueError(f"{folder}: the tokenizer has {self.special}, the configuration {config.special}")
+        last, rows = max(self.tokenizer.get_vocab(with_added_tokens=True).values()), config.decoder.vocab_size
+        if last >= rows:
+            raise ValueError(f"{folder}: the tokenizer has ids up to {last}, the model's vocabulary {rows} of them")
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text, without any wrapping."""

@@ -60,7 +60,9 @@ def load(
         sha256=digest(hashes),
         license=origin.license,
         terms=origin.terms,
-        source=str(path) if path is not None else f"{origin.repository}@{origin.commit[:12]}",
+        source=str(Path(path).expanduser().absolute())
+        if path is not None
+        else f"{origin.repository}@{origin.commit[:12]}",
         official=official == chosen,
     )
 

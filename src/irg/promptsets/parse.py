@@ -4,6 +4,7 @@ import ast
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ def _oneig(contents: Contents) -> list[BenchPrompt]:
     for index, row in enumerate(_rows(contents, "OneIG-Bench.csv", "category", "prompt_en")):
         where = f"{file}, row {index + 1}"
         category, number = row["category"], row["id"]
+        if not re.fullmatch(r"[\w-]{1,64}", number):  # pictures are named after it
+            raise ValueError(f"{where}: {number[:64]!r} is no id: letters, digits and dashes are expected")
         if category not in _ONEIG_CLASSES:
             raise ValueError(f"{where}: category {category!r} is none of {', '.join(_ONEIG_CLASSES)}")
         kind = _ONEIG_CLASSES[category]

@@ -11,6 +11,7 @@ from irg.model.config import ModelConfig
 from irg.model.config_files import is_bagel_layout
 from irg.model.manifest import TensorEntry, in_words
 from irg.model.shards import DTYPE_NAMES
+from irg.model.tokenizer import MERGES, TOKENIZER, VOCAB, TextTokenizer
 from irg.reasoning.memory import Estimate, Load, Rung, estimate
 
 RUNGS: tuple[Rung, ...] = ("bf16", "int8", "int4", "offload")
@@ -39,6 +40,7 @@ class ModelFacts:
     total: int
     autoencoder: int
     quantised: str | None
+    tokenizer: str
     files: list[FileFacts]
     memory: dict[str, dict[Rung, Estimate]]
     aims: dict[Rung, bool]
@@ -82,6 +84,7 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
         total=total,
         autoencoder=autoencoder,
         quantised=stored,
+        tokenizer=_tokenizer(folder, config),
         files=_files(checked.entries) + _files(checked.autoencoder_entries),
         memory=memory,
         aims={rung: needs.total <= AIMS[rung] for rung, needs in aimed.items() if rung in AIMS},
@@ -100,6 +103,17 @@ def count_parameters(checked: CheckedFolder) -> tuple[dict[str, int], int]:
         packed = 2 if leaf == "qdata" and quantising.stored_kind(checked.entries) == "int4" else 1
         parts[_part(key)] += packed * tensor.numel()
     return parts, sum(t.numel() for t in checked.autoencoder.parameters())
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> str:
+    """Which tokenizer the folder has, or what is wrong with it: weights can be looked at without one."""
+    try:
+        tokenizer = TextTokenizer.from_folder(folder)
+        tokenizer.check(config, folder)
+    except ValueError as error:
+        return f"UNUSABLE: {error}"
+    names = (TOKENIZER,) if (folder / TOKENIZER).is_file() else (VOCAB, MERGES)
+    return f"{' and '.join(names)}, {tokenizer.tokenizer.get_vocab_size()} tokens"
 
 
 def _tied(checked: CheckedFolder) -> bool:
@@ -147,7 +161,7 @@ def in_lines(facts: ModelFacts) -> str:
     lines += facts.architecture
     lines += ["", f"parameters: {_count(facts.total)}, and {_count(facts.autoencoder)} in the autoencoder"]
     lines += [f"  {name:26}{_count(count):>10}" for name, count in facts.parameters.items()]
-    lines += ["", "files:"]
+    lines += ["", f"tokenizer: {facts.tokenizer}", "", "files:"]
     lines += [
         f"  {file.name:34}{in_words(file.bytes):>10}  {file.tensors} tensors, {', '.join(file.dtypes)}"
         for file in facts.files

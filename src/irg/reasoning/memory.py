@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -177,6 +177,8 @@ class Choice:
     estimate: Estimate
     reason: str
     resident: int = 0  # layers that stay on the device when the others are streamed
+    together: int = 1  # requests that fit the free memory beside each other
+    precision: str = ""  # of the weights: what two results must share to be comparable
 
 
 def free_memory(device: torch.device) -> int:
@@ -265,7 +267,15 @@ def _described(
     why = f" ({'; '.join(after)})" if after else ""
     needs = f"needs {_told(wanted, resident)} at {load.width}x{load.height}"
     reason = f"{before or f'{rung} '}{needs}; {where} has {in_words(free)} free{note}{why}"
-    return Choice(rung, wanted, reason, resident)
+    together = 1 if rung == "offload" else requests_that_fit(checked, rung, load, kind, free)
+    precision = kind_of(rung) or quantising.stored_kind(checked.entries) or rung.replace("offload", "bf16")
+    return Choice(rung, wanted, reason, resident, together, precision)
+
+
+def requests_that_fit(checked: CheckedFolder, rung: Rung, load: Load, device: str, free: int) -> int:
+    """How many requests may run beside each other in ``free`` bytes: at least one."""
+    one, two = (estimate(checked, rung, replace(load, requests=n), device).total for n in (1, 2))
+    return 1 + max(0, (free - one) // max(1, two - one))
 
 
 def _resident(checked: CheckedFolder, load: Load, kind: str, free: int) -> int:
@@ -313,8 +323,12 @@ def load_on_rung(
     checked = check_folder(folder, prefer)
     if dtype is not None and asked == "auto":
         rung: Rung = "float32" if dtype.itemsize >= 4 else "bf16"
-        wanted = estimate(checked, rung, load or Load(), devices[0].type)
-        choice = Choice(rung, wanted, f"{str(dtype).removeprefix('torch.')} as asked: needs {_told(wanted)}")
+        load, kind, free = load or Load(), devices[0].type, sum(map(free_memory, devices))
+        wanted = estimate(checked, rung, load, kind)
+        told = f"{str(dtype).removeprefix('torch.')} as asked: needs {_told(wanted)}"
+        choice = Choice(rung, wanted, told, together=requests_that_fit(checked, rung, load, kind, free))
+        precision = quantising.stored_kind(checked.entries) or str(dtype).removeprefix("torch.").replace("bfloat", "bf")
+        choice = replace(choice, precision=precision)
     else:
         choice = choose(checked, asked, devices, load)
         dtype = dtype or (torch.float32 if choice.rung == "float32" else torch.bfloat16)

@@ -24,7 +24,7 @@ from irg.model.manifest import PICKLES
 from irg.model.profile import Profile, read_profile
 from irg.model.tokenizer import TextTokenizer
 from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
-from irg.reasoning.memory import Load, Memory, load_on_rung, parse_devices
+from irg.reasoning.memory import Choice, Load, Memory, load_on_rung, parse_devices
 from irg.reasoning.programs import PROGRAMS, Job, Step, retold
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.reflection import is_done
@@ -95,8 +95,8 @@ def model_folder(
 class IRGPipeline:
     """A model ready to reason and draw."""
 
-    def __init__(self, engine: Engine, profile: Profile, name: str) -> None:
-        self.engine, self.profile, self.name = engine, profile, name
+    def __init__(self, engine: Engine, profile: Profile, name: str, choice: Choice | None = None) -> None:
+        self.engine, self.profile, self.name, self.choice = engine, profile, name, choice
         self.config = engine.runner.config
         self.defaults = self._settings(profile)
 
@@ -129,12 +129,15 @@ class IRGPipeline:
         profile = read_profile(folder) or BAGEL_PROFILE
         tokenizer = TextTokenizer.from_folder(folder)
         config = read_config(folder)
-        if tokenizer.special != config.special:
-            raise ValueError(f"{folder}: the tokenizer has {tokenizer.special}, the configuration {config.special}")
+        tokenizer.check(config, folder)
         placed = load_on_rung(folder, memory, devices, dtype, weights, _usual_load(config, profile))
         say(f"Memory: {placed.choice.reason}")
         loaded = placed.loaded
-        return cls(Engine(Runner(loaded.model, loaded.autoencoder), tokenizer), profile, str(model))
+        return cls(Engine(Runner(loaded.model, loaded.autoencoder), tokenizer), profile, str(model), placed.choice)
+
+    def together(self, most: int) -> int:
+        """How many requests of the usual size to run beside each other: ``most``, or as many as memory has room for."""
+        return most if self.choice is None else min(most, self.choice.together)
 
     def _settings(self, profile: Profile) -> Settings:
         return _usual_settings(self.config, profile)
@@ -153,7 +156,7 @@ class IRGPipeline:
         seed: int | Sequence[int] | None = None,
         settings: Settings | None = None,
         callback_on_step_end: StepCallback | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         **options: Any,
     ) -> IRGOutput | list[IRGOutput]:
         """Run one prompt or several at once.
@@ -161,6 +164,7 @@ class IRGPipeline:
         Args:
             seed: of the request's random numbers, one for all prompts or one each; None draws new ones. A prompt and
                 a seed give the same picture whatever else runs beside it.
+            batch_size: requests in flight at a time; None: 8, or as many as memory has room for.
             settings: all settings at once; default: the model's own (``pipe.defaults``).
             callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of a picture; ``info``
                 has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
@@ -189,9 +193,10 @@ class IRGPipeline:
         prompts: str | Sequence[str],
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> Generator[Event, None, None]:
-        """Run prompts and tell what happens as it happens; at most ``batch_size`` are in flight at a time.
+        """Run prompts and tell what happens as it happens; at most ``batch_size`` (None: 8, or as
+        many as memory has room for) are in flight at a time.
 
         Raises:
             ValueError: a prompt, seed or setting is not usable; raised before anything runs.
@@ -200,7 +205,7 @@ class IRGPipeline:
         settings = settings or self.defaults
         seeds = self._seeds(None if seeds is None else list(seeds), len(prompts))
         jobs = [self._job(prompt, settings) for prompt in prompts]
-        return self._events(jobs, seeds, batch_size)
+        return self._events(jobs, seeds, batch_size or self.together(8))
 
     def _events(self, jobs: list[Job], seeds: list[int], batch_size: int) -> Generator[Event, None, None]:
         engine, turns = self.engine, [0] * len(jobs)
