@@ -85,7 +85,15 @@ def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
 
 def test_flawed_drafts_are_written_as_often_as_asked(tmp_path: Path) -> None:
     options = drafts.Drafts(
-        "mini", "mini-judge", str(tmp_path), rows=4, batch=4, num_timesteps=3, sprites="builtin", flawed_copies=3
+        "mini",
+        "mini-judge",
+        str(tmp_path),
+        rows=4,
+        rows_per_shard=4,
+        batch=4,
+        num_timesteps=3,
+        sprites="builtin",
+        flawed_copies=3,
     )
     drafts.build(options)
     found = [row.reflection for row in read_rows(sorted(tmp_path.iterdir()))]

@@ -103,7 +103,8 @@ def build(options: Drafts) -> int:
         if final.exists():
             continue
         aside = Path(options.out) / f".shard-{shard:05d}"
-        made += write_shards(draft_rows(options, shard, pipe, judge), aside, options.rows_per_shard)
+        most = options.rows_per_shard * options.flawed_copies  # all of a shard's rows go into one file
+        made += write_shards(draft_rows(options, shard, pipe, judge), aside, most)
         (aside / "part-00000.parquet").replace(final)
         aside.rmdir()
     return made
