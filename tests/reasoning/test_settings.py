@@ -6,7 +6,15 @@ import math
 import pytest
 
 from irg.engine.settings import IMPROVING, DrawSettings
-from irg.reasoning.settings import MAX_PROMPT_BYTES, MAX_SEED, Settings, check_prompt, check_seed, with_options
+from irg.reasoning.settings import (
+    MAX_PROMPT_BYTES,
+    MAX_SEED,
+    Settings,
+    check_prompt,
+    check_seed,
+    read_options,
+    with_options,
+)
 
 
 def test_defaults_are_the_papers() -> None:
@@ -110,3 +118,14 @@ def test_prompts_and_seeds() -> None:
     for seed in (-1, MAX_SEED + 1, True, 1.0, "1", None):
         with pytest.raises(ValueError, match="a seed must be a whole number"):
             check_seed(seed)  # type: ignore[arg-type]
+
+
+def test_options_are_read_as_they_are_typed() -> None:
+    given = read_options(["cfg_text_scale=4", "look=vit", "cfg_interval=[0.4, 1]", "stop_when_done=true"], "--set")
+    assert given == {"cfg_text_scale": 4, "look": "vit", "cfg_interval": [0.4, 1], "stop_when_done": True}
+    settings = with_options(Settings(), given)
+    assert settings.look == "vit" and settings.initial.cfg_interval == (0.4, 1.0)
+    with pytest.raises(ValueError, match="--set 'look' should be name=value"):
+        read_options(["look"], "--set")
+    with pytest.raises(ValueError, match="look"):
+        with_options(Settings(), {"look": "both eyes"})

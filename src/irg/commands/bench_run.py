@@ -1,6 +1,5 @@
 """``irg bench run NAME --model M``."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from tyro.conf import Positional, arg
 from irg import promptsets
 from irg.commands.arguments import parse
 from irg.commands.generate import Memory, Weights
-from irg.reasoning.settings import Mode, Settings, with_options
+from irg.reasoning.settings import Mode, Settings, read_options, with_options
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(RunOptions, argv, "irg bench run", what)
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
-    changes: dict[str, Any] = {"mode": options.mode, **_settings(options.set)}
+    changes: dict[str, Any] = {"mode": options.mode, **read_options(options.set, "--set")}
     if options.rounds is not None:
         changes["rounds"] = options.rounds
     with_options(Settings(), changes)  # a bad value shows before anything is loaded
@@ -135,17 +134,3 @@ def _covered(
     if not covered:
         raise ValueError(f"none of the prompts is covered by the judge {name!r}")
     return judge.label, covered
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` with values read as JSON where they are."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ValueError(f"--set {pair!r} should be name=value")
-        try:
-            values[name] = json.loads(value)
-        except json.JSONDecodeError:
-            values[name] = value
-    return values

@@ -23,7 +23,7 @@ from irg.evaluation.mini_table import table
 from irg.miniworld.detector import Detector
 from irg.reasoning.pipeline import BUNDLED, IRGPipeline
 from irg.reasoning.reflection import is_done
-from irg.reasoning.settings import Settings, with_options
+from irg.reasoning.settings import Settings, read_options, with_options
 from irg.reasoning.trajectory import Trajectory
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -137,7 +137,7 @@ class MiniRun:
         else:
             self.requests = held_out_requests(evaluation.prompts, evaluation.seed, names)
         self.pipe = IRGPipeline.from_pretrained(evaluation.model)
-        self.changes = _options(evaluation.options)
+        self.changes = read_options(evaluation.options, "options:")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def settings(self, way: Way) -> Settings:
@@ -216,19 +216,6 @@ def _with_turn(trajectory: Trajectory, text: str, image: Image.Image) -> Traject
     return Trajectory(
         trajectory.prompt, "irg", trajectory.seed, trajectory.model, trajectory.settings, turns, trajectory.stopped
     )
-
-
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    options = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ValueError(f"options: {pair!r} should be name=value")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
 
 
 def evaluate(evaluation: Evaluation) -> str:

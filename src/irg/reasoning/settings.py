@@ -1,6 +1,7 @@
 """What a request may set, checked: the way of reasoning, the size, the thinking, and how each picture is drawn."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -107,6 +108,24 @@ def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
     except ValueError as error:
         raise ValueError(f"{IMPROVE}{error}") from error
     return replace(changed, initial=initial, improving=improving)
+
+
+def read_options(pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """``name=value`` pairs as they are typed, values read as JSON where they are, for :func:`with_options`.
+
+    Raises:
+        ValueError: one has no ``=``; it is named after ``flag``.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"{flag} {pair!r} should be name=value")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
 
 
 def check_prompt(prompt: str) -> str:
