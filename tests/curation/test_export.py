@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from irg.curation import export as exporting
+from irg.curation import buckets
 from irg.curation.build import Layout, build
 from irg.curation.check import validate
 from irg.curation.conversation import MODES, conversation
@@ -72,7 +72,7 @@ def test_shards_are_bounded_shuffled_and_the_same_for_everybody(
         size = sum(len(row[name]["bytes"]) for row in rows for name in ("image", "improved") if row[name])
         assert size <= 8_000 or len(rows) == 1
     large, _ = exported(built, tmp_path / "large")
-    monkeypatch.setattr(exporting, "_MOST_BUCKETS", 3)
+    monkeypatch.setattr(buckets, "MOST_FILES", 2)
     third, _ = exported(built, tmp_path / "third", shard_mb=0.008)
     assert ids(small / "train") == ids(large / "train") == ids(third / "train")
     order = [row for block in built.blocks() for row in built.accepted(block)]

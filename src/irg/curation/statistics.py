@@ -1,7 +1,8 @@
 """What is in a build: sources, rejections, lengths, scores, times, told as tables."""
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.table import Table
@@ -15,7 +16,7 @@ def tables(layout: Layout) -> Iterator[Table]:
     gate = Gate.of(layout)
     by_source: Counter[tuple[str, str]] = Counter()
     verdicts: Counter[str] = Counter()
-    values: dict[str, list[float]] = defaultdict(list)
+    values: dict[str, array[float]] = defaultdict(lambda: array("d"))  # a tenth of what a list would take
     for block in layout.blocks():
         for record in records(layout, block):
             by_source[(record.source, record.license)] += 1
@@ -46,7 +47,7 @@ def _sifted(layout: Layout) -> Counter[str]:
     return counts
 
 
-def _spread(numbers: list[float]) -> list[str]:
+def _spread(numbers: Sequence[float]) -> list[str]:
     return [f"{value:.3g}" for value in (np.mean(numbers), *np.percentile(numbers, [0, 25, 50, 75, 100]))]
 
 
