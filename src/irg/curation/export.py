@@ -108,9 +108,10 @@ def _write(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
     limit = int(settings.shard_mb * 1e6)
     aside = out / ".buckets"
     size = sum(f.stat().st_size for stage in layout.made.values() if stage.path.is_dir() for f in stage.path.iterdir())
+    small = max(1, limit // 4)  # beside a bucket and its sorted copy, memory holds the shard that is being filled
     with ExitStack() as stack:
         split = {
-            name: stack.enter_context(Buckets(aside / name, columns, settings.seed, limit, size)) for name in SPLITS
+            name: stack.enter_context(Buckets(aside / name, columns, settings.seed, small, size)) for name in SPLITS
         }
         _deal(layout, gate, split, summary, told)
         for name, buckets in split.items():
