@@ -34,7 +34,7 @@ def tables(layout: Layout) -> Iterator[Table]:
         yield _table("sift", ("verdict", "prompts"), [[how, f"{n:,}"] for how, n in _sifted(layout).most_common()])
     order = ["words of T1", "words of T2", *score_columns(layout), "cost", "seconds"]
     rows = [[name, f"{len(values[name]):,}", *_spread(values[name])] for name in order if values[name]]
-    yield _table("numbers", ("column", "rows", "mean", "least", "quarter", "half", "three quarters", "most"), rows)
+    yield _table("numbers", ("column", "rows", "mean", "least", "1/4", "1/2", "3/4", "most"), rows)
     yield _table("export", ("verdict", "rows"), [[reason, f"{n:,}"] for reason, n in verdicts.most_common()])
 
 
@@ -54,7 +54,8 @@ def _spread(numbers: Sequence[float]) -> list[str]:
 def _table(title: str, heads: tuple[str, ...], rows: list[list[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number and head not in ("licence",) else "left")
+        right = bool(number) and head != "licence"  # the first column says what a row is about: it is never cut
+        table.add_column(head, justify="right" if right else "left", no_wrap=not number)
     for row in rows:
         table.add_row(*row)
     return table
