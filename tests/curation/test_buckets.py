@@ -1,5 +1,6 @@
 """Sorting by a hash, a bucket at a time."""
 
+import errno
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,3 +41,12 @@ def test_a_row_larger_than_a_bucket_ends_the_dealing(tmp_path: Path) -> None:
 def test_no_rows_are_no_files(tmp_path: Path) -> None:
     with Buckets(tmp_path / "b", SCHEMA, seed=0, limit=10, size=0) as none:
         assert list(none.sorted()) == [] and not (tmp_path / "b").exists()
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(OSError) as caught, Buckets(tmp_path, SCHEMA, seed=0, limit=10**6, size=0) as one:
+        (tmp_path / "000.arrow").symlink_to("/dev/full")
+        one.add(table(range(2)))
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "000.arrow")

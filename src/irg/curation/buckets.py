@@ -3,6 +3,8 @@
 The files are Arrow streams: a parquet writer would remember every row group until it is closed.
 """
 
+import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,16 @@ from irg.curation.store import digest
 
 MOST_FILES = 128  # open at once
 _DEEPEST = 4
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Arrow does not say which file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno or 5, reason, str(path)) from error
 
 
 class Buckets:
@@ -37,7 +49,8 @@ class Buckets:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        with contextlib.suppress(OSError):  # nothing is left to write unless something else has failed
+            self._open.close()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:03d}.arrow"
@@ -66,11 +79,13 @@ class Buckets:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 writer = pa.ipc.new_stream(str(self._file(number)), self.columns)
                 self._writers[number] = self._open.enter_context(writer)
-            self._writers[number].write_table(rows.take(indices))
+            with _named(self._file(number)):
+                self._writers[number].write_table(rows.take(indices))
 
     def sorted(self) -> Iterator[pa.Table]:
         """All rows in order, a bucket at a time; nothing can be added after that."""
-        self._open.close()
+        with _named(self.folder):
+            self._open.close()
         for number in sorted(self._writers):
             file = self._file(number)
             if file.stat().st_size > 2 * self.limit and len(self.counts) < _DEEPEST:
