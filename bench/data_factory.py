@@ -1,8 +1,8 @@
 """How fast the data factory makes mini rows, and how much memory it takes: a build in a process of its own, watched.
 
 ``python bench/data_factory.py --rows 30000`` prints rows, CPU seconds of the build and its workers, wall seconds, and
-the most memory that all its processes held together at one time (resident; shared pages count once for each).
-Linux only.
+the most memory that all its processes held together at one time (resident; shared pages count once for each): over the
+whole run, in each tenth of it (so that one sees whether it grows), and of the first process alone. Linux only.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "data" / "mini.yaml"
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -51,15 +52,25 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def watched(words: list[str]) -> dict[str, float]:
+def tenths(samples: list[tuple[float, int]]) -> list[int]:
+    """The peak in MB of each tenth of the time that samples (second, bytes) were taken."""
+    peaks, last = [0] * 10, samples[-1][0] + 1e-9
+    for second, held in samples:
+        peaks[int(10 * second / last)] = max(peaks[int(10 * second / last)], held)
+    return [round(peak / 1e6) for peak in peaks]
+
+
+def watched(words: list[str]) -> dict[str, Any]:
     """Run ``irg data ...``; CPU and wall seconds, and peak memory in MB."""
-    begun, peak, cpu = time.monotonic(), 0, dict[int, float]()
+    begun, cpu = time.monotonic(), dict[int, float]()
+    samples, first = [(0.0, 0)], 0
     code = "import sys; from irg.cli import main; sys.exit(main())"
     process = subprocess.Popen([sys.executable, "-c", code, "data", *words], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         with contextlib.suppress(OSError):  # a process may end while we look
             pids = family(process.pid)
-            peak = max(peak, sum(map(resident, pids)))
+            samples.append((time.monotonic() - begun, sum(map(resident, pids))))
+            first = max(first, resident(process.pid))
             cpu |= {pid: cpu_seconds(pid) for pid in pids}
         time.sleep(0.2)
     if process.returncode:
@@ -67,7 +78,9 @@ def watched(words: list[str]) -> dict[str, float]:
     return {
         "cpu_s": round(sum(cpu.values()), 1),
         "wall_s": round(time.monotonic() - begun, 1),
-        "peak_mb": round(peak / 1e6),
+        "peak_mb": round(max(held for _, held in samples) / 1e6),
+        "peak_mb_of_each_tenth": tenths(samples),
+        "peak_mb_of_first_process": round(first / 1e6),
     }
 
 

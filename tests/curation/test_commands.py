@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from irg import cli
+from irg.commands import factory
 
 RECIPE = """
 out: {out}
@@ -61,6 +62,17 @@ def test_a_changed_recipe_says_what_it_means(recipe: str, capsys: pytest.Capture
     assert "prompts" not in said
     assert cli.main(["data", "build", recipe, "--draft.flawed", "0.5", "--export.keep.gain", "3.0"]) == 0
     assert "made again" not in capsys.readouterr().err  # thresholds are no content
+
+
+def test_without_a_terminal_progress_is_told_in_lines(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(factory, "LINE_EVERY_S", 0.0)
+    assert cli.main(["data", "build", recipe]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "prompts 4"
+    assert re.search(r"draft \d/\d, reflect \d/\d, target \d/9, .*judge-world \d/9; about \d+ min left", lines[4])
+    assert re.search(r"judge-world 9/9; about 0 min left$", lines[-1])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from local_hub import LocalHub
 
-from irg.curation import export as exporting
+from irg.curation import buckets
 from irg.curation.build import Layout, build
 from irg.curation.check import validate
 from irg.curation.conversation import MODES, conversation
@@ -72,7 +73,7 @@ def test_shards_are_bounded_shuffled_and_the_same_for_everybody(
         size = sum(len(row[name]["bytes"]) for row in rows for name in ("image", "improved") if row[name])
         assert size <= 8_000 or len(rows) == 1
     large, _ = exported(built, tmp_path / "large")
-    monkeypatch.setattr(exporting, "_MOST_BUCKETS", 3)
+    monkeypatch.setattr(buckets, "MOST_FILES", 2)
     third, _ = exported(built, tmp_path / "third", shard_mb=0.008)
     assert ids(small / "train") == ids(large / "train") == ids(third / "train")
     order = [row for block in built.blocks() for row in built.accepted(block)]
@@ -175,22 +176,23 @@ def test_conversations_are_written_by_mode(built: Layout, tmp_path: Path) -> Non
 
 
 def test_the_hub_gets_the_folder(built: Layout, tmp_path: Path) -> None:
-    calls: list[tuple[str, dict[str, Any]]] = []
-
-    class Hub:
-        def create_repo(self, repo: str, **options: Any) -> str:
-            calls.append((repo, options))
-            return f"https://hub/{repo}"
-
-        def upload_folder(self, **options: Any) -> None:
-            calls.append(("upload", options))
-
-    out, _ = exported(built, tmp_path / "set")
-    assert push(out, "me/rows", api=Hub()) == "https://hub/me/rows"
-    assert calls[0] == ("me/rows", {"repo_type": "dataset", "private": True, "exist_ok": True})
-    assert calls[1][1]["folder_path"] == str(out) and "train/*" in calls[1][1]["delete_patterns"]
+    """Through the real client of the hub, to a hub of our own."""
+    hub_client = pytest.importorskip("huggingface_hub")
+    out, _ = exported(built, tmp_path / "set", conversation=["initial_full"])
+    with LocalHub() as hub:
+        hub.files = {"train/00009.parquet": b"of a longer export", ".gitattributes": b"the hub's own"}
+        api = hub_client.HfApi(endpoint=hub.url, token="none")
+        assert push(out, "me/rows", api=api) == f"{hub.url}/datasets/me/rows"
+        created = hub.log[0][1]
+        assert (created["organization"], created["name"], created["type"]) == ("me", "rows", "dataset")
+        assert created.get("visibility") == "private" or created.get("private") is True
+        here = {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        assert {"README.md", "datasheet.md", "train/00000.parquet"} < set(here)
+        assert hub.files == here | {".gitattributes": b"the hub's own"}  # and the longer export's shard is gone
+    with LocalHub(refuse=403) as hub, pytest.raises(ValueError, match=r"me/rows: the hub refuses: .*403"):
+        push(out, "me/rows", api=hub_client.HfApi(endpoint=hub.url, token="none"))
     with pytest.raises(ValueError, match="no export of ours"):
-        push(tmp_path, "me/rows", api=Hub())
+        push(tmp_path, "me/rows")
 
 
 def test_what_was_tampered_with_is_found(built: Layout, tmp_path: Path) -> None:

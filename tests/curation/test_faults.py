@@ -64,10 +64,11 @@ def test_a_build_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Pat
         smooth = recipe(calm.url, tmp_path / "smooth", ROWS)
         build(smooth, say=lambda _: None)
         undisturbed = Layout.of(smooth)
+        calls = len(calm.log)
     with FaultyServer(reply, **options) as server:
         file = recipe_file(tmp_path / "recipe.yaml", server.url, tmp_path / "killed", ROWS, timeout_s=1.5)
-        kills = kill_while_building(file, server, tmp_path / "killed" / "answers")
-        assert kills == KILLS
+        kills = kill_while_building(file, server, tmp_path / "killed" / "answers", calls)
+        assert kills == KILLS, "the build was whole before it was killed as often as asked"
         layout = Layout.of(recipe(server.url, tmp_path / "killed", ROWS))
         assert content(layout) == content(undisturbed)
         # every answer that was sent and is on disk was sent once, up to those in flight at a kill
@@ -83,9 +84,9 @@ def test_a_build_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Pat
     assert any("unusable answers" in row["rejected"] for row in rejected)
 
 
-def kill_while_building(file: str, server: FaultyServer, answers: Path) -> int:
-    """Build in a process of its own, kill it at random moments, at last let it finish. After each kill no request whose
-    answer is on disk may arrive again."""
+def kill_while_building(file: str, server: FaultyServer, answers: Path, calls: int) -> int:
+    """Build in a process of its own, kill it at random moments, at last let it finish; returns the number of kills.
+    After each kill no request whose answer is on disk may arrive again. ``calls`` are those of an undisturbed build."""
     chance = random.Random(number(file))
     kills = 0
     while True:
@@ -97,15 +98,14 @@ def kill_while_building(file: str, server: FaultyServer, answers: Path) -> int:
         known, seen = on_disk(answers), len(server.log)
         if kills < KILLS:
             # from the first request on, so that kills fall all over the work and not into the imports
-            until = seen + chance.randrange(1, 2 * ROWS // 3)
+            left = max(0, calls - len(set(server.answered())))
+            until = seen + chance.randrange(1, 2 + 2 * left // (KILLS - kills + 1))
             while len(server.log) < until and process.poll() is None:
                 time.sleep(0.002)
             time.sleep(chance.random() * 0.03)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
-            else:
-                kills = KILLS if process.returncode == 0 else kills
         _, error = process.communicate(timeout=120)
         assert process.returncode in (0, -signal.SIGKILL), error.decode()
         assert not known & {key for key, _, _ in server.log[seen:]}, "a request was repeated whose answer was on disk"

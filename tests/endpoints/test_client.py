@@ -15,7 +15,17 @@ pytest.importorskip("tenacity")
 
 from faulty_server import FaultyServer, png
 
-from irg.endpoints import Budget, Client, Endpoint, EndpointError, image_part
+from irg.endpoints import (
+    AnswerCache,
+    Budget,
+    Client,
+    Endpoint,
+    EndpointError,
+    OfflineClient,
+    Unanswered,
+    image_part,
+    keep_answer,
+)
 
 ASK = [{"role": "user", "content": "how many?"}]
 
@@ -116,6 +126,37 @@ def test_the_complaint_is_fed_back_and_survives_in_the_cache(tmp_path: Path) -> 
         with pytest.raises(EndpointError, match="2 unusable answers: 'many' is no number; then: 'a lot'") as caught:
             chat(server, tmp_path, check=number, corrections=1)
         assert caught.value.kind == "bad_answer" and len(server.log) == 3
+
+
+def test_offline_questions_have_the_names_that_a_client_gives_them(tmp_path: Path) -> None:
+    """What was paid for by calls is found offline, and what was answered offline is not paid for."""
+    lost = Endpoint("http://nowhere/v1", "m", api_key_env="IRG_NO_SUCH_KEY", identity="m")
+
+    async def offline(refused: dict[str, str] | None = None) -> OfflineClient:
+        async with OfflineClient(lost, tmp_path, refused) as client:
+            await client.chat(ASK, check=number)
+        return client
+
+    async def asked() -> dict[str, dict[str, Any]]:
+        client = OfflineClient(lost, tmp_path)
+        with pytest.raises(Unanswered):
+            await client.chat(ASK, check=number)
+        return client.questions
+
+    (first,) = asyncio.run(asked()).items()
+    assert first[1] == {"model": "m", "messages": ASK, "temperature": 0.0, "max_tokens": 1024}
+    with pytest.raises(EndpointError, match="m refuses: too long") as caught:
+        asyncio.run(offline({first[0]: "too long"}))
+    assert caught.value.about_the_request
+    keep_answer(AnswerCache(tmp_path), first[0], "m", "many", 5, 1)
+    (second,) = asyncio.run(asked()).items()  # the complaint and all
+    assert "'many' is no number" in second[1]["messages"][-1]["content"] and second[0] != first[0]
+    keep_answer(AnswerCache(tmp_path), second[0], "m", "7", 9, 1)
+    assert not asyncio.run(offline()).questions
+    with FaultyServer(lambda path, body: "8") as server:
+        answer, totals = chat(server, tmp_path, check=number, identity="m", price_per_million_in=1e6)
+        assert answer.value == 7 and answer.cost == 0 and answer.usage["prompt_tokens"] == 14
+        assert not server.log and totals.cached == 2
 
 
 def test_an_empty_answer_is_asked_for_again() -> None:

@@ -1,6 +1,7 @@
 """``irg data build`` and what goes with it: status, stats, sample, validate, export, push."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,30 @@ def build(argv: Sequence[str]) -> int:
     return 0
 
 
+LINE_EVERY_S = 60.0
+
+
+class _Lines:
+    """Progress where there is no terminal (a log file, a batch system): a line now and then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.begun, self.last = say, time.monotonic(), time.monotonic()
+        self.done: dict[str, int] = {}
+        self.before = 0  # rows that were there when this build began
+
+    def told(self, stage: str, made: int, totals: dict[str, int], note: str) -> None:
+        self.done[stage] = self.done.get(stage, 0) + made
+        now = time.monotonic()
+        if now - self.last < LINE_EVERY_S:
+            return
+        self.last = now
+        counts = [f"{name} {self.done.get(name, 0):,}/{total:,}" for name, total in totals.items()]
+        made_now = sum(self.done.get(name, 0) for name in totals) - self.before
+        left = sum(totals.values()) - self.before - made_now
+        eta = f"; about {(now - self.begun) / made_now * left / 60:.0f} min left" if made_now > 0 else ""
+        self.say(", ".join(counts or [f"{stage} {self.done[stage]:,}"]) + (f"; {note.strip()}" if note else "") + eta)
+
+
 def _run(recipe: "DataRecipe", redo: bool) -> None:
     from rich.console import Console
     from rich.progress import (
@@ -73,6 +98,7 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
         bars: dict[str, Any] = {}
         refused: dict[str, int] = {}
         paid: dict[str, float] = {}
+        lines = _Lines(lambda line: console.print(line, soft_wrap=True))
 
         def told(stage: str, made: int, rejected: int, cost: float) -> None:
             if stage not in bars:
@@ -83,6 +109,9 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
                 f"cost {paid[stage]:.2f}" if paid[stage] else ""
             )
             progress.update(bars[stage], advance=made, note=note)
+            if not console.is_terminal:
+                cost = sum(paid.values())
+                lines.told(stage, made, totals, f"cost {cost:.2f}" if cost else "")
 
         totals: dict[str, int] = {}
 
@@ -94,6 +123,8 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
                     state.name, total=totals[state.name], completed=state.made + state.rejected, note=""
                 )
                 refused[state.name], paid[state.name] = state.rejected, state.cost
+            lines.done = {state.name: state.made + state.rejected for state in states}
+            lines.before, lines.begun = sum(lines.done.values()), time.monotonic()
             _tell_cost(console, recipe, building.spent(layout), states)
 
         building.build(recipe, redo=redo, told=told, say=lambda line: console.print(line, soft_wrap=True), begin=begin)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,8 +138,18 @@ async def sift_prompts(layout: Layout, sieve: sifting.Sieve, told: Told) -> None
     write_text(done, "{}\n")
 
 
+def waiting(layout: Layout, stage: Stage, block: int) -> list[str]:
+    """Ids of a block's rows that wait for a stage: an anti-join of what has come this far and what is made.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    there = layout.made[stage.name].read(block, ["id"])
+    return [name for name in layout.accepted(block, before=stage.name) if name not in there]
+
+
 async def run_stage(layout: Layout, stage: Stage, block: int, told: Told) -> None:
-    """Make the rows of a block that wait for a stage: an anti-join of what has come this far and what is made.
+    """Make the rows of a block that wait for a stage.
 
     Raises:
         EndpointError, ValueError, OSError: what keeps rows from being made; all others are made and written first.
@@ -148,13 +157,13 @@ async def run_stage(layout: Layout, stage: Stage, block: int, told: Told) -> Non
     folder = layout.made[stage.name]
     ids = layout.accepted(block, before=stage.name)
     there = folder.read(block, ["id"])
-    waiting = [name for name in ids if name not in there]
-    size = stage.chunk or len(waiting) or 1
-    for start in range(0, len(waiting), size):
-        rows = layout.rows(block, waiting[start : start + size], stage)
+    left = [name for name in ids if name not in there]
+    size = stage.chunk or len(left) or 1
+    for start in range(0, len(left), size):
+        rows = layout.rows(block, left[start : start + size], stage)
         outcomes = await stage.make(rows)
         good = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-        folder.write(block, good, whole=not there and len(good) == len(waiting))
+        folder.write(block, good, whole=not there and len(good) == len(left))
         refused = sum(row["rejected"] is not None for row in good)
         told(stage.name, len(good), refused, sum(row["cost"] for row in good))
         problem = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
@@ -224,6 +233,8 @@ def build(
         before = last_keys(layout)
         for line in [] if only_prompts else check_changes(layout, before, redo):
             say(line)
+        if recipe.ray.vllm and recipe.engine != "ray":
+            say(f"ray.vllm is for engine: ray; {', '.join(recipe.ray.vllm)}: the endpoint is asked instead")
 
         def ready() -> bool:
             if not only_prompts:
@@ -436,10 +447,3 @@ def price_of_a_call(endpoint: Any) -> float:
 def spent(layout: Layout) -> float:
     """What this folder's answers have cost."""
     return AnswerCache(layout.answers).spent()
-
-
-def free_disk(path: Path) -> int:
-    """Bytes left where a build goes."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

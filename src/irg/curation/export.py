@@ -1,7 +1,7 @@
 """Export: thresholds, a deterministic shuffle, train and val by prompt, size-bounded shards, a card.
 
 Rows are dealt to buckets by the hash that orders them, then each bucket is sorted and written: the order is that of all
-rows sorted at once, and memory holds one bucket.
+rows sorted at once, and memory holds one bucket. A bucket that is too big for that is dealt again.
 """
 
 import json
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from irg.curation import card
+from irg.curation.buckets import Buckets
 from irg.curation.build import Layout, Told
 from irg.curation.conversation import MODES, conversation
 from irg.curation.decontaminate import normalised
@@ -28,7 +28,6 @@ from irg.curation.store import Lock, digest, read_table, write_table, write_text
 from irg.recipes import choose
 
 SPLITS = ("train", "val")
-_MOST_BUCKETS = 256
 _MARK = "export.json"
 
 
@@ -105,14 +104,21 @@ def _replace(new: Path, place: Path) -> None:
 def _write(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
     summary = Summary()
     columns = schema(score_columns(layout), text_columns(layout))
-    limit = int(layout.recipe.export.shard_mb * 1e6)
-    buckets = out / ".buckets"
-    count = _deal(layout, gate, buckets, columns, summary, told)
-    for split in SPLITS:
-        summary.shards[split] = _shards(buckets / split, count, out / split, limit, layout.recipe.export.seed)
-        for mode in layout.recipe.export.conversation:
-            _conversations(out / split, out / "conversation" / mode / split, mode)
-    shutil.rmtree(buckets, ignore_errors=True)
+    settings = layout.recipe.export
+    limit = int(settings.shard_mb * 1e6)
+    aside = out / ".buckets"
+    size = sum(f.stat().st_size for stage in layout.made.values() if stage.path.is_dir() for f in stage.path.iterdir())
+    small = max(1, limit // 4)  # beside a bucket and its sorted copy, memory holds the shard that is being filled
+    with ExitStack() as stack:
+        split = {
+            name: stack.enter_context(Buckets(aside / name, columns, settings.seed, small, size)) for name in SPLITS
+        }
+        _deal(layout, gate, split, summary, told)
+        for name, buckets in split.items():
+            summary.shards[name] = _shards(buckets.sorted(), out / name, limit)
+            for mode in settings.conversation:
+                _conversations(out / name, out / "conversation" / mode / name, mode)
+    shutil.rmtree(aside, ignore_errors=True)
     summary.bytes = sum(file.stat().st_size for file in out.rglob("*.parquet"))
     if summary.kept:
         report = layout.out / "decontamination.json"
@@ -123,39 +129,29 @@ def _write(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
     return summary
 
 
-def _deal(layout: Layout, gate: Gate, folder: Path, columns: pa.Schema, summary: Summary, told: Told) -> int:
-    """Every row that passes into the bucket of its split and order; returns how many buckets each split has."""
-    size = sum(f.stat().st_size for stage in layout.made.values() if stage.path.is_dir() for f in stage.path.iterdir())
-    count = max(1, min(_MOST_BUCKETS, round(size / (layout.recipe.export.shard_mb * 1e6))))
+def _deal(layout: Layout, gate: Gate, split: dict[str, Buckets], summary: Summary, told: Told) -> None:
+    """Every row that passes into the buckets of its split."""
     seed, share = layout.recipe.export.seed, layout.recipe.export.validation
-    with ExitStack() as stack:
-        writers: dict[tuple[str, int], Any] = {}
-        for block in layout.blocks():
-            dealt: dict[tuple[str, int], list[dict[str, Any]]] = {}
-            passed = refused = 0
-            for record in records(layout, block, layout.recipe.export.times):
-                if (reason := gate.refuses(record)) is not None:
-                    summary.dropped[reason] += 1
-                    refused += 1
-                    continue
-                lot = int(digest("split", seed, normalised(record.prompt))[:8], 16) / 16**8
-                split = "val" if lot < share else "train"
-                order = int(digest("shuffle", seed, record.id)[:8], 16)
-                dealt.setdefault((split, order * count >> 32), []).append(record.to_row())
-                summary.add(record, split)
-                passed += 1
-            for key, rows in dealt.items():
-                if key not in writers:
-                    path = folder / key[0] / f"{key[1]:03d}.parquet"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    writers[key] = stack.enter_context(pq.ParquetWriter(path, columns, compression="zstd"))
-                writers[key].write_table(pa.Table.from_pylist(rows, columns))
-            told("export", passed + refused, refused, 0.0)
-    return count
+    for block in layout.blocks():
+        dealt: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
+        refused = 0
+        for record in records(layout, block, layout.recipe.export.times):
+            if (reason := gate.refuses(record)) is not None:
+                summary.dropped[reason] += 1
+                refused += 1
+                continue
+            lot = int(digest("split", seed, normalised(record.prompt))[:8], 16) / 16**8
+            name = "val" if lot < share else "train"
+            dealt[name].append(record.to_row())
+            summary.add(record, name)
+        for name, rows in dealt.items():
+            if rows:
+                split[name].add(pa.Table.from_pylist(rows, split[name].columns))
+        told("export", sum(map(len, dealt.values())) + refused, refused, 0.0)
 
 
-def _shards(buckets: Path, count: int, out: Path, limit: int, seed: int) -> int:
-    """Buckets, sorted, as shards of at most ``limit`` bytes of pictures (a row that has more stands alone)."""
+def _shards(tables: Iterator[pa.Table], out: Path, limit: int) -> int:
+    """Sorted tables as shards of at most ``limit`` bytes of pictures (a row that has more stands alone)."""
     number, size = 0, 0
     waiting: list[pa.Table] = []
 
@@ -166,7 +162,7 @@ def _shards(buckets: Path, count: int, out: Path, limit: int, seed: int) -> int:
             number, size = number + 1, 0
             waiting.clear()
 
-    for table in _sorted_buckets(buckets, count, seed):
+    for table in tables:
         start = 0
         weights = [_weight(table, row) for row in range(len(table))]
         for row, weight in enumerate(weights):
@@ -178,15 +174,6 @@ def _shards(buckets: Path, count: int, out: Path, limit: int, seed: int) -> int:
         waiting.append(table.slice(start))
     flush()
     return number
-
-
-def _sorted_buckets(folder: Path, count: int, seed: int) -> Iterator[pa.Table]:
-    for number in range(count):
-        path = folder / f"{number:03d}.parquet"
-        if path.exists():
-            table = read_table(path)
-            order = [digest("shuffle", seed, name) for name in table["id"].to_pylist()]
-            yield table.take(sorted(range(len(order)), key=order.__getitem__))
 
 
 def _weight(table: pa.Table, row: int) -> int:

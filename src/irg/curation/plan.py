@@ -25,10 +25,12 @@ from irg.curation.vlm import (
     EndpointJudging,
     EndpointPainting,
     EndpointReflecting,
+    EndpointStage,
     EndpointThinkingStage,
     judge_columns,
 )
 from irg.curation.world import WorldStage
+from irg.recipes import choose
 
 
 class Hashing(Stage):
@@ -73,7 +75,26 @@ def row_stages(recipe: DataRecipe) -> list[Stage]:
     stages += [_judge(judge) for judge in recipe.judges]
     if recipe.hashes:
         stages.append(Hashing(None))
+    if recipe.engine == "ray":
+        _place(recipe, stages)
     return stages
+
+
+def _place(recipe: DataRecipe, stages: list[Stage]) -> None:
+    """See to it that Ray's settings are for stages that there are, and tell stages of their local vLLMs."""
+    names = [stage.name for stage in stages]
+    chatting = {stage.name: stage for stage in stages if isinstance(stage, EndpointStage) and stage.chats}
+    for field in ("workers", "gpus"):
+        for name in getattr(recipe.ray, field):
+            if name not in names:
+                raise ValueError(f"ray.{field}: no stage {name!r}{choose(name, names)}; there are {', '.join(names)}")
+    for name, local in recipe.ray.vllm.items():
+        if name not in chatting:
+            raise ValueError(
+                f"ray.vllm: {name!r} is no stage that asks a vision-language endpoint{choose(name, chatting)}; "
+                f"those that do: {', '.join(chatting) or 'none'}"
+            )
+        chatting[name].answered_by(local)
 
 
 def _draft(recipe: DataRecipe) -> Stage | None:

@@ -344,12 +344,43 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Vllm:
+    """A vLLM on Ray's own GPUs, which answers a stage's questions instead of the endpoint (``ray.data.llm``).
+
+    Attributes:
+        model: its folder or hub id; empty: the endpoint's ``model``.
+        replicas: engines side by side.
+        batch: questions that an engine gets at a time.
+        engine: arguments of vLLM's engine, such as ``{tensor_parallel_size: 4, max_model_len: 16384}``.
+        options: further fields of ``vLLMEngineProcessorConfig``, such as ``{accelerator_type: H100}``.
+    """
+
+    model: str = ""
+    replicas: int = 1
+    batch: int = 32
+    engine: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("replicas", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class Ray:
-    """For ``engine: ray``: workers (and GPUs of each) per stage; ``address`` of a cluster, null for this machine."""
+    """For ``engine: ray``; the dictionaries are by stage (``reflect``, ``judge-NAME``, ...).
+
+    Attributes:
+        address: of a cluster, null for this machine.
+        workers, gpus: workers of a stage, and GPUs of each.
+        vllm: stages of endpoints that a local vLLM does instead: same instructions, same checks, same answers on disk.
+    """
 
     address: str | None = None
     workers: dict[str, int] = field(default_factory=dict)
     gpus: dict[str, float] = field(default_factory=dict)
+    vllm: dict[str, Vllm] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from irg.curation.recipe import content
 from irg.curation.store import Row, digest
-from irg.endpoints import AnswerCache, Budget, Client, Endpoint, EndpointError
+from irg.endpoints import AnswerCache, Budget, Client, Endpoint, EndpointError, OfflineClient, Unanswered
 
 Outcome = Row | Exception
 PROMPT_COLUMNS: dict[str, type] = {
@@ -94,6 +94,7 @@ class Workbench:
     answers: Path
     cap: float | None = None
     processes: int = 1
+    refused: dict[str, str] = field(default_factory=dict)  # by models that are asked offline: question -> why
     _keep: dict[str, Any] = field(default_factory=dict)
 
     async def __aenter__(self) -> Self:
@@ -118,6 +119,10 @@ class Workbench:
         client = await self._stack.enter_async_context(Client(endpoint, self.answers, self.budget))
         self._open.append((endpoint, client))
         return client
+
+    def offline(self, endpoint: Endpoint) -> OfflineClient:
+        """A client that finds what others have asked for it."""
+        return OfflineClient(endpoint, self.answers, self.refused)
 
     @property
     def open_clients(self) -> list[Client]:
@@ -171,7 +176,9 @@ async def each(rows: Sequence[Row], together: int, one: Callable[[Row], Awaitabl
             except EndpointError as error:
                 if error.about_the_request:
                     return rejected(row, f"{error.kind}: {error}")
-                if error.kind != "budget":  # what is in the cache may still be had for nothing
+                if not (
+                    error.kind == "budget" or isinstance(error, Unanswered)
+                ):  # what is in the cache may still be had for nothing
                     stop.append(error)
                 return error
             except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -22,7 +23,7 @@ details { font-size: .85em; color: #555 } pre { overflow-x: auto }
 """
 
 
-def sample_page(rows: list[tuple[TrajectoryRecord, str | None]], title: str, total: int) -> str:
+def sample_page(rows: Sequence[tuple[TrajectoryRecord, str | None]], title: str, total: int) -> str:
     """The page; each row with the reason why it is left out at export, if it is."""
     body = "".join(_article(record, reason) for record, reason in rows)
     return (
@@ -66,17 +67,21 @@ def sample(layout: Layout, count: int, seed: int, out: Path) -> int:
     Raises:
         ValueError: no row is finished.
     """
-    ids = [(digest("sample", seed, name), block, name) for block in layout.blocks() for name in layout.accepted(block)]
-    if not ids:
+    drawn: list[tuple[str, int, str]] = []
+    total = 0
+    for block in layout.blocks():
+        ids = layout.accepted(block)
+        total += len(ids)
+        drawn = sorted([*drawn, *((digest("sample", seed, name), block, name) for name in ids)])[:count]
+    if not drawn:
         raise ValueError(f"{layout.out}: no row is finished yet")
-    chosen = sorted(ids)[:count]
     gate = Gate.of(layout)
     found: dict[str, TrajectoryRecord] = {}
-    for block in sorted({block for _, block, _ in chosen}):
-        wanted = {name for _, at, name in chosen if at == block}
+    for block in sorted({block for _, block, _ in drawn}):
+        wanted = {name for _, at, name in drawn if at == block}
         found |= {record.id: record for record in records(layout, block) if record.id in wanted}
-    rows = [(found[name], gate.refuses(found[name])) for _, _, name in chosen]
-    write_text(out, sample_page(rows, f"{layout.recipe.export.title}: sample {seed}", len(ids)))
+    rows = [(found[name], gate.refuses(found[name])) for _, _, name in drawn]
+    write_text(out, sample_page(rows, f"{layout.recipe.export.title}: sample {seed}", total))
     return len(rows)
 
 
@@ -87,18 +92,23 @@ def sample_of_shards(folder: Path, count: int, seed: int, out: Path) -> int:
         ValueError: there is no row.
     """
     files = sorted(file for file in folder.rglob("*.parquet") if "conversation" not in file.relative_to(folder).parts)
-    picks = []
+    drawn: list[tuple[str, Path, int]] = []
+    total = 0
     for file in files:
-        table = read_table(file, ["id"])
-        picks += [(digest("sample", seed, str(file), row), file, row) for row in range(len(table))]
-    if not picks:
+        rows = len(read_table(file, ["id"]))
+        total += rows
+        lots = ((digest("sample", seed, file.relative_to(folder).as_posix(), row), file, row) for row in range(rows))
+        drawn = sorted([*drawn, *lots])[:count]
+    if not drawn:
         raise ValueError(f"{folder}: no trajectory rows")
-    rows: list[tuple[TrajectoryRecord, str | None]] = []
-    for _, file, number in sorted(picks)[:count]:
-        row = read_table(file).slice(number, 1).to_pylist()[0]
-        rows.append((record_of(row), None))
-    write_text(out, sample_page(rows, f"{folder.name}: sample {seed}", len(picks)))
-    return len(rows)
+    found: dict[tuple[Path, int], TrajectoryRecord] = {}
+    for file in sorted({file for _, file, _ in drawn}):  # each is read once, and only one is held
+        numbers = [row for _, at, row in drawn if at == file]
+        chosen = read_table(file).take(numbers).to_pylist()
+        found |= {(file, number): record_of(row) for number, row in zip(numbers, chosen, strict=True)}
+    shown = [(found[file, row], None) for _, file, row in drawn]
+    write_text(out, sample_page(shown, f"{folder.name}: sample {seed}", total))
+    return len(shown)
 
 
 def record_of(row: dict[str, object]) -> TrajectoryRecord:

@@ -3,14 +3,33 @@
 The instructions are part of a stage's key: change one, and what was made by it is made anew.
 """
 
+import asyncio
 import json
 from typing import Any
 
-from irg.curation.recipe import EndpointJudge, EndpointReflections, EndpointTargets, EndpointThinking
+from irg.curation.recipe import EndpointJudge, EndpointReflections, EndpointTargets, EndpointThinking, Vllm
 from irg.curation.stages import Outcome, Stage, Workbench, each, made
 from irg.curation.store import Row, digest
 from irg.endpoints import Answer, Client, Endpoint, image_part
 from irg.reasoning.reflection import Reflection, sections, without_tags
+
+SAMPLING = (
+    "temperature",
+    "max_tokens",
+    "min_tokens",
+    "seed",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "stop",
+    "stop_token_ids",
+    "bad_words",
+    "ignore_eos",
+)
+"""Fields of a request that vLLM's sampling parameters know by the same name."""
 
 THINK = """You teach a model to think before it draws. Here is a prompt, and a picture that fulfils it.
 
@@ -148,12 +167,35 @@ def _ask(text: str, *pictures: bytes) -> list[dict[str, Any]]:
 
 
 class EndpointStage(Stage):
-    """A stage that asks one endpoint, row by row."""
+    """A stage that asks one endpoint, row by row.
+
+    Attributes:
+        chats: whether it asks for text.
+        local: a vLLM that is asked instead, by somebody else: the stage itself only looks for its answers.
+    """
 
     client: Client
+    calls_a_row = 1.0
+    chats = True
+    local: Vllm | None = None
 
     async def open(self, bench: Workbench) -> None:
-        self.client = await bench.client(self.config.endpoint)
+        endpoint = self.config.endpoint
+        self.client = bench.offline(endpoint) if self.local is not None else await bench.client(endpoint)
+
+    def answered_by(self, local: Vllm) -> None:
+        """Leave the questions to a local vLLM.
+
+        Raises:
+            ValueError: the endpoint has fields that only a server knows.
+        """
+        for name in self.config.endpoint.extra:
+            if name not in (*SAMPLING, "chat_template_kwargs"):
+                raise ValueError(
+                    f"ray.vllm.{self.name}: the endpoint's extra.{name} means nothing to a local vLLM; it takes "
+                    f"{', '.join(SAMPLING)} and chat_template_kwargs"
+                )
+        self.local = local
 
     async def make(self, rows: list[Row]) -> list[Outcome]:
         return await each(rows, 2 * self.config.endpoint.concurrency, self.one)
@@ -162,7 +204,7 @@ class EndpointStage(Stage):
         raise NotImplementedError
 
     def calls(self) -> list[tuple[Endpoint, float]]:
-        return [(self.config.endpoint, 1.0)]
+        return [] if self.local is not None else [(self.config.endpoint, self.calls_a_row)]
 
     def by(self, answer: Answer, **more: Any) -> dict[str, Any]:
         """Who answered, told how."""
@@ -216,6 +258,7 @@ class EndpointThinkingStage(EndpointStage):
 class EndpointPainting(EndpointStage):
     """I2 by an images endpoint."""
 
+    chats = False
     name, columns = "target", {"improved": bytes}
     config: EndpointTargets
 
@@ -238,6 +281,7 @@ class EndpointJudging(EndpointStage):
     """Scores of draft and target, each seen first once."""
 
     config: EndpointJudge
+    calls_a_row = 2.0
 
     def __init__(self, config: EndpointJudge) -> None:
         super().__init__(config)
@@ -247,17 +291,19 @@ class EndpointJudging(EndpointStage):
     def texts(self) -> list[str]:
         return [JUDGE, GRADE]
 
-    def calls(self) -> list[tuple[Endpoint, float]]:
-        return [(self.config.endpoint, 2.0)]
-
     async def one(self, row: Row) -> Row:
         if row["turns"] == 1:
             answer = await self._chat(row, _ask(GRADE.format(prompt=row["prompt"]), row["improved"]), read_grade)
             scores = {"target_following": answer.value[0], "target_quality": answer.value[1]}
             return self._made(row, scores, [answer])
         text = JUDGE.format(prompt=row["prompt"])
-        first = await self._chat(row, _ask(text, row["image"], row["improved"]), read_judgement)
-        second = await self._chat(row, _ask(text, row["improved"], row["image"]), read_judgement)
+        orders = ((row["image"], row["improved"]), (row["improved"], row["image"]))
+        asked = [self._chat(row, _ask(text, *pictures), read_judgement) for pictures in orders]
+        both = await asyncio.gather(*asked, return_exceptions=True)
+        for failure in both:  # both have ended, and of two failures always the same one is told
+            if isinstance(failure, BaseException):
+                raise failure
+        first, second = (answer for answer in both if isinstance(answer, Answer))
         draft_1, target_1, preserved_1 = first.value
         target_2, draft_2, preserved_2 = second.value
         scores = {

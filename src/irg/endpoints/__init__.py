@@ -9,7 +9,20 @@ request is never paid for again; only calls that were in flight may be. Needs th
 
 from irg.endpoints.cache import AnswerCache
 from irg.endpoints.client import Answer, Client
-from irg.endpoints.endpoint import Budget, Endpoint, EndpointError
+from irg.endpoints.endpoint import Budget, Endpoint, EndpointError, Unanswered
+from irg.endpoints.offline import OfflineClient, keep_answer
 from irg.endpoints.pictures import decoded, image_part
 
-__all__ = ["Answer", "AnswerCache", "Budget", "Client", "Endpoint", "EndpointError", "decoded", "image_part"]
+__all__ = [
+    "Answer",
+    "AnswerCache",
+    "Budget",
+    "Client",
+    "Endpoint",
+    "EndpointError",
+    "OfflineClient",
+    "Unanswered",
+    "decoded",
+    "image_part",
+    "keep_answer",
+]

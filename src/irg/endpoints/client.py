@@ -76,11 +76,8 @@ class Client:
     """
 
     def __init__(self, endpoint: Endpoint, cache_dir: Path | str | None, budget: Budget | None = None) -> None:
-        for package in ("openai", "tenacity"):
-            if importlib.util.find_spec(package) is None:
-                raise ValueError(f"endpoints need the package {package}: pip install 'irg[data]' (or 'irg[eval]')")
         self.endpoint, self.budget, self.totals = endpoint, budget or Budget(), Totals()
-        self._key = endpoint.api_key()
+        self._get_ready()
         self._cache = None if cache_dir is None else AnswerCache(cache_dir)
         self._shared: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._flying: set[asyncio.Task[dict[str, Any]]] = set()
@@ -88,6 +85,12 @@ class Client:
         self._free_at = 0.0  # when the next call may begin
         self._dearest = endpoint.price_per_image
         self._openai: Any = None
+
+    def _get_ready(self) -> None:
+        for package in ("openai", "tenacity"):
+            if importlib.util.find_spec(package) is None:
+                raise ValueError(f"endpoints need the package {package}: pip install 'irg[data]' (or 'irg[eval]')")
+        self._key = self.endpoint.api_key()
 
     async def __aenter__(self) -> Self:
         import openai
@@ -236,9 +239,7 @@ class Client:
         self, path: str, body: dict[str, Any], png: bytes | None = None, attempt: int = 0, images: int = 0
     ) -> dict[str, Any]:
         """The cache's entry for a request, plus ``cached``; whoever asks the same meanwhile shares the call."""
-        body = {"model": self.endpoint.model} | body | self.endpoint.extra
-        body = {name: value for name, value in body.items() if value is not None}
-        key = self._name(path, body, png, attempt)
+        body, key = self._request(path, body, png, attempt)
         if (running := self._shared.get(key)) is not None:
             return await asyncio.shield(running) | {"cached": True}
         entry = await asyncio.to_thread(self._cache.get, key) if self._cache else None
@@ -257,12 +258,14 @@ class Client:
         if self._cache is not None or failed:
             self._shared.pop(key, None)
 
-    def _name(self, path: str, body: dict[str, Any], png: bytes | None, attempt: int) -> str:
-        """The content hash of a request: what is asked of whom, not how fast or at which price."""
+    def _request(self, path: str, body: dict[str, Any], png: bytes | None, attempt: int) -> tuple[dict[str, Any], str]:
+        """The whole body of a request, and its content hash: what is asked of whom, not how fast or at which price."""
+        body = {"model": self.endpoint.model} | body | self.endpoint.extra
+        body = {name: value for name, value in body.items() if value is not None}
         told = [self.endpoint.identity or self.endpoint.url, path, body, attempt]
         if png is not None:
             told.append(hashlib.sha256(png).hexdigest())
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return body, hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     async def _pay(self, key: str, path: str, body: dict[str, Any], png: bytes | None, images: int) -> dict[str, Any]:
         async with self._slots:

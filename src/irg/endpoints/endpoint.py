@@ -30,6 +30,10 @@ class EndpointError(Exception):
         return self.kind == "bad_answer" or (self.kind == "refused" and self.status in (400, 413, 422))
 
 
+class Unanswered(EndpointError):
+    """An outage of one question: nobody was called, and no answer to it is on disk. Others may have theirs."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A model behind an OpenAI-compatible address.

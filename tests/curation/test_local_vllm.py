@@ -1,0 +1,175 @@
+"""A local vLLM in the place of an endpoint, on Ray. The engine here is a fake: no test has run the real one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+pytest.importorskip("tenacity")
+
+import teachers
+from faulty_server import FaultyServer
+from teachers import recipe_dict, reply
+
+from irg.curation import local_vllm
+from irg.curation.build import Layout, build, state_of
+from irg.curation.local_vllm import processor_config, question
+from irg.curation.recipe import DataRecipe, Vllm
+from irg.endpoints import Endpoint, image_part
+from irg.recipes import build as read
+
+STAGES = ("reflect", "judge-vlm")
+
+
+def recipe(url: str, out: Path, engine: str, **more: Any) -> DataRecipe:
+    """Two turns only; the pictures come from the server whoever writes the words."""
+    told = recipe_dict(url, out, engine=engine, think=None, rows_per_block=6)
+    told["prompts"]["sources"][0] |= {"repairs": 1.0, "rows": 12}
+    for one in (told["reflect"], told["judges"][0]):
+        one["endpoint"] |= {"corrections": 1, "price_per_million_in": 0.0}
+    told["ray"] = {"vllm": {name: {"engine": {"max_model_len": 4096}} for name in STAGES}}
+    return read(DataRecipe, told | more)
+
+
+def content(plan: DataRecipe) -> dict[tuple[str, str], Any]:
+    layout = Layout.of(plan)
+    rows = {}
+    for name, folder in layout.made.items():
+        for block in layout.blocks():
+            rows |= {(name, key): row | {"seconds": 0} for key, row in folder.read(block).items()}
+    return rows
+
+
+def fake_processor(seen: list[Any], fails: str = "no prompt has these words") -> Any:
+    """In the place of :func:`vllm_processor`: answers as the server does, by the same rule."""
+
+    def answered(row: dict[str, Any]) -> dict[str, Any]:
+        told = question(row)
+        assert told["body"] == "" and set(told["sampling_params"]) == {"temperature", "max_tokens", "seed"}
+        if fails in str(told["messages"][0]["content"][-1]["text"]):
+            return row | told | {"__inference_error__": "ValueError: the prompt is too long"}
+        asked = {"messages": told["messages"], "seed": told["sampling_params"]["seed"]}
+        text = reply("chat/completions", asked)
+        return {
+            "key": row["key"],
+            "model": row["model"],
+            "generated_text": text,
+            "num_input_tokens": 100,
+            "num_generated_tokens": 10,
+            "__inference_error__": "",
+        }
+
+    def processor(endpoint: Endpoint, local: Vllm) -> Any:
+        seen.append(processor_config(endpoint, local))
+        return lambda data: data.map(answered)
+
+    return processor
+
+
+@pytest.fixture
+def cluster() -> Any:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    ray.cloudpickle.register_pickle_by_value(teachers)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_local_vllm_makes_what_the_endpoint_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(local_vllm, "vllm_processor", fake_processor(seen))
+    with FaultyServer(reply) as server:
+        there = recipe(server.url, tmp_path / "endpoint", "files")
+        build(there, say=lambda _: None)
+        chats = [path for _, path, _ in server.log].count("chat/completions")
+        server.log.clear()
+        here = recipe(server.url, tmp_path / "vllm", "ray")
+        told: dict[str, int] = {}
+        build(here, say=lambda _: None, told=lambda name, made, *_: told.update({name: told.get(name, 0) + made}))
+        assert {path for _, path, _ in server.log} == {"images/edits"}  # nobody was asked for words
+        made = content(here)
+        assert made == content(there)
+        assert any("complaints" in str(row["made"]) for row in made.values())  # answers were corrected
+        assert any(row["rejected"] for row in made.values())  # or never good
+        assert told["reflect answers"] + told["judge-vlm answers"] == chats
+        assert [one["engine_kwargs"] for one in seen] == [{"max_model_len": 4096}] * len(seen) and 2 <= len(seen) <= 4
+        rounds, log = len(seen), len(server.log)
+        build(here, say=lambda _: None)  # nothing is asked twice, and no engine starts
+        build(recipe(server.url, tmp_path / "vllm", "files"), say=lambda _: None)  # the endpoint would find them too
+        assert len(seen) == rounds and len(server.log) == log
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_the_engine_refuses_rejects_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_vllm, "vllm_processor", fake_processor([], fails="Prompt: "))
+    plan = recipe("http://127.0.0.1:9/v1", tmp_path, "ray", judges=[], target=None)
+    plan = DataRecipe(**{**vars(plan), "ray": type(plan.ray)(vllm={"reflect": Vllm()})})
+    build(plan, say=lambda _: None)
+    (state,) = [state for state in state_of(Layout.of(plan)) if state.name == "reflect"]
+    assert state.reasons == {"refused": 12} and state.waiting == 0
+    rows = Layout.of(plan).made["reflect"].read(0)
+    assert {row["rejected"] for row in rows.values()} == {
+        "refused: vlm refuses: ValueError: the prompt is too long",
+    }
+
+
+def test_a_question_is_an_engines() -> None:
+    talk = [
+        {"role": "user", "content": [image_part(b"png"), {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": "A cat."},
+    ]
+    body = {"model": "m", "messages": talk, "temperature": 0.3, "max_tokens": 9, "seed": 4, "top_p": 0.9}
+    told = question({"key": "k", "body": json.dumps(body)})
+    assert told["sampling_params"] == {"temperature": 0.3, "max_tokens": 9, "seed": 4, "top_p": 0.9}
+    assert told["messages"][0] == talk[0]
+    assert told["messages"][1]["content"] == [{"type": "text", "text": "A cat."}]
+
+
+def test_it_costs_nothing_and_changes_no_key(tmp_path: Path) -> None:
+    here, there = (recipe("http://x/v1", tmp_path, engine) for engine in ("ray", "files"))
+    assert Layout.of(here).keys == Layout.of(there).keys
+    calls = {stage.name: stage.calls() for stage in Layout.of(here).stages}
+    assert calls["reflect"] == calls["judge-vlm"] == [] and calls["target"]
+    said: list[str] = []
+    with pytest.raises(ValueError):  # nobody is at that address
+        build(recipe("http://127.0.0.1:9/v1", tmp_path, "files"), say=said.append)
+    assert "ray.vllm is for engine: ray; reflect, judge-vlm: the endpoint is asked instead" in said
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    def layout(ray: dict[str, Any], **more: Any) -> None:
+        Layout.of(recipe("http://x/v1", tmp_path, "ray", ray=ray, **more))
+
+    with pytest.raises(ValueError, match=r"ray\.vllm: 'reflct' is no stage .*did you mean 'reflect'.*judge-vlm"):
+        layout({"vllm": {"reflct": {}}})
+    with pytest.raises(ValueError, match=r"ray\.vllm: 'target' is no stage that asks a vision-language endpoint"):
+        layout({"vllm": {"target": {}}})
+    with pytest.raises(
+        ValueError, match=r"ray\.workers: no stage 'judge'.*there are draft, reflect, target, judge-vlm"
+    ):
+        layout({"workers": {"judge": 2}})
+    with pytest.raises(ValueError, match=r"replicas must be at least 1, got 0"):
+        layout({"vllm": {"reflect": {"replicas": 0}}})
+    endpoint = {"url": "http://x/v1", "model": "m", "extra": {"response_format": {"type": "json_object"}}}
+    with pytest.raises(ValueError, match=r"ray\.vllm\.reflect: the endpoint's extra\.response_format means nothing"):
+        layout({"vllm": {"reflect": {}}}, reflect={"kind": "endpoint", "endpoint": endpoint})
+
+
+def test_without_vllm_it_says_what_to_install() -> None:
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"ray\.vllm needs vLLM .*pip install 'irg\[vllm\]'"):
+            local_vllm.vllm_processor(Endpoint("http://x/v1", "m"), Vllm())
+
+
+def test_the_real_configuration_takes_our_fields() -> None:
+    llm = pytest.importorskip("ray.data.llm", exc_type=ImportError)
+    local = Vllm(engine={"tensor_parallel_size": 2}, replicas=2, batch=8, options={"accelerator_type": "H100"})
+    config = llm.vLLMEngineProcessorConfig(**processor_config(Endpoint("http://x/v1", "Qwen/VL"), local))
+    assert config.model_source == "Qwen/VL" and config.concurrency == (2, 2) and config.batch_size == 8
+    assert config.engine_kwargs["tensor_parallel_size"] == 2 and config.accelerator_type == "H100"
+    assert config.should_continue_on_error
