@@ -12,14 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from irg.curation.records import write_shards
 from irg.learning import checkpoints
 from irg.learning.checkpoints import latest
 from irg.learning.guard import Watch
 from irg.learning.recipe import Guard, Lora, Mixture, Optimizer, Parallel, TrainRecipe
+from irg.learning.rows import BadRow, Rejections
+from irg.learning.trackers import JsonLines
 from irg.learning.trainer import Trainer, train
 from irg.model.adapter_files import read_adapter
 from irg.model.checkpoint import load_model
 from irg.reasoning.pipeline import IRGPipeline
+
+from .conftest import records
 
 Make = Callable[..., TrainRecipe]
 
@@ -86,6 +91,15 @@ def test_out_of_memory_names_the_pack(recipe: Make) -> None:
         trainer.train_step()
 
 
+def test_out_of_memory_elsewhere(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*args: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(ValueError, match=r"out of memory outside a pack .* adamw8bit"):
+        train(recipe(), quiet=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------- disk
 
 
@@ -131,7 +145,37 @@ def test_training_goes_on_while_the_disk_is_full(recipe: Make, tmp_path: Path, m
     assert [path.name for path in checkpoints.checkpoints(tmp_path / "run")] == ["step-00000003"]
 
 
+def test_a_log_that_cannot_be_written_costs_its_lines() -> None:
+    lines = JsonLines(Path("/dev/full"))
+    with pytest.warns(UserWarning, match='cannot write /dev/full .*No space left.*"loss": 2.5, "ce": null'):
+        lines.log(3, {"loss": 2.5, "ce": math.nan})
+    refused = Rejections(Path("/dev/full"))
+    with pytest.warns(UserWarning, match=r"cannot write /dev/full .*No space left.*a\.parquet, row 1: broken"):
+        refused.add(BadRow("a.parquet, row 1", "broken"))
+    assert refused.count == 1
+
+
 # --------------------------------------------------------------------------------------------------------------- drift
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_other_rows_in_the_same_place(recipe: Make, rows: Path, tmp_path: Path, stream: bool) -> None:
+    """Places in the data mean nothing in other data: an error, or with force a new round."""
+    train(recipe(stop_after=2, stream=stream), quiet=True)
+    write_shards(records()[:2], tmp_path / "more")
+    shutil.copy(tmp_path / "more" / "part-00000.parquet", rows / "part-00009.parquet")
+    with pytest.raises(ValueError, match=r"rows are not those of .*step-00000002: files were added.*--force"):
+        train(recipe(stream=stream), quiet=True)
+    train(recipe(stream=stream), quiet=True, force=True)
+
+
+def test_force_takes_another_mixture_and_optimiser(recipe: Make) -> None:
+    """Neither samples of modes that are gone nor moments of another kind are taken over."""
+    one = {"stream": True, "mixture": Mixture(initial_full=1.0), "optimizer": Optimizer(kind="muon")}
+    train(recipe(stop_after=2, **one), quiet=True)
+    other = {"stream": True, "mixture": Mixture(improving_full=1.0), "optimizer": Optimizer(lr=1e-3)}
+    train(recipe(stop_after=3, **other, parallel=Parallel(accumulate=2)), quiet=True, force=True)
+    train(recipe(stop_after=4, **one), quiet=True, force=True)
 
 
 def test_another_number_of_packs(recipe: Make) -> None:

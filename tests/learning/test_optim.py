@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 
-from irg.learning.optim import Muon, build_optimizers, orthogonalised, rate, update_average
+from irg.learning.optim import Muon, belongs, build_optimizers, from_saved, orthogonalised, rate, update_average
 from irg.learning.recipe import Optimizer
 from irg.model.checkpoint import LoadedModel
 
@@ -75,3 +76,14 @@ def test_average() -> None:
     assert torch.allclose(average[0], weights[0])
     update_average(average, [torch.zeros(2)], decay=0.0)
     assert average[0].tolist() == [0.0, 0.0]
+
+
+def test_moments_from_a_checkpoint() -> None:
+    """Fused kernels read the number of steps on the weight's device, the others on the CPU; no kind takes another's."""
+    weight, steps = nn.Parameter(torch.zeros(2, device="meta")), torch.tensor(3.0)
+    plain, fused = AdamW([weight]), AdamW([weight])
+    fused.defaults["fused"] = True
+    assert from_saved(plain, weight, "step", steps).item() == 3.0
+    assert from_saved(fused, weight, "step", steps).is_meta
+    assert belongs(plain, ["step", "exp_avg", "exp_avg_sq"]) and not belongs(plain, ["momentum"])
+    assert belongs(Muon([weight]), ["momentum"]) and not belongs(plain, [])

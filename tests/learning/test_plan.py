@@ -1,6 +1,7 @@
 """The dry run, the recipes that ship, and what a step is said to cost."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from irg.cli import main
 from irg.learning.costs import forward_flops, step_flops, work_of
 from irg.learning.objective import cross_entropy
 from irg.learning.plan import make_plan, report
-from irg.learning.recipe import Lora, Mixture, Optimizer, TrainRecipe
+from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel, TrainRecipe
+from irg.learning.trainer import train
 from irg.model.attention import PackedAttention
 from irg.model.checkpoint import LoadedModel
 from irg.model.config import bagel_7b, tiny
@@ -41,6 +43,7 @@ def test_the_papers_numbers() -> None:
     for recipe in (one, two):
         o = recipe.optimizer
         assert (o.kind, o.lr, o.betas, o.eps, o.clip, o.cooldown) == ("adamw", 2e-5, (0.9, 0.95), 1e-15, 1.0, 0)
+        assert not recipe.ema_warmup
         assert (recipe.ema, recipe.ce_weight, recipe.mse_weight, recipe.timestep_shift) == (0.995, 1.0, 1.0, 4.0)
         assert (recipe.tokens_per_pack, recipe.max_tokens_per_sample, recipe.frozen) == (40_000, 32_768, ())
         assert (recipe.images.vae_min, recipe.images.vae_max) == (512, 1024)
@@ -85,7 +88,26 @@ def test_a_plan_names_every_mistake(planned: Callable[..., TrainRecipe]) -> None
         data=("nowhere",),
     )
     problems = " | ".join(make_plan(recipe, gpus=2).problems)
+    changed = planned(out=str(Path(recipe.out).with_name("held")))
+    train(replace(changed, steps=1), quiet=True)
+    more = planned(
+        out=changed.out,
+        seed=3,
+        stream=True,
+        parallel=Parallel(accumulate=4, attention="flex", precision="bfloat16"),
+        optimizer=Optimizer(kind="muon"),
+    )
+    problems += " | ".join(make_plan(more).problems)
+    watched = planned(validate_every=1, validation_rows=3, tokens_per_pack=20)
+    problems += " | ".join(make_plan(watched).problems)
     for what in (
+        "holds a run with another recipe (different: ",
+        "one-turn has 3 rows in 3 pieces, too few for 4 packs",
+        "flex cannot train on a CPU",
+        "or in bfloat16",
+        "leaves no one-turn row",
+        "is fit to be used (3 were tried)",
+        "more than tokens_per_pack 20",
         "warmup 9 is longer",
         "muon needs whole",
         "unknown part 'nose'",

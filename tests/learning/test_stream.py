@@ -1,6 +1,7 @@
 """Rows from many files: none twice, none broken, none lost; and packs that are full."""
 
 import base64
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,16 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
 from irg.learning.filling import fullest
+from irg.learning.modes import MODES
 from irg.learning.packing import Pack
 from irg.learning.recipe import Dropout, Mixture, TrainRecipe
-from irg.learning.rows import BadRow, Rejections, conversation
+from irg.learning.rows import BadRow, Rejections, conversation, pixels_of
 from irg.learning.shelves import Cursor, dealt_anew, trajectory_shelves
 from irg.learning.sources import encode
-from irg.learning.stream import StreamPacks
+from irg.learning.stream import Address, Lane, Sample, StreamPacks, fitting
 from irg.model.checkpoint import LoadedModel
+from irg.model.config import tiny
 from irg.model.tokenizer import TextTokenizer
 
 from .conftest import PROFILE, picture, records
@@ -99,7 +103,7 @@ def test_what_is_left_is_dealt_to_another_number_of_lanes(tmp_path: Path) -> Non
 
 def test_too_few_rows_for_the_lanes(stream: Make) -> None:
     with pytest.raises(ValueError, match="one-turn has 3 rows in 3 pieces, too few for 4 packs a step"):
-        stream(lanes=4).pack(0, 3)
+        stream(lanes=4)
 
 
 # --------------------------------------------------------------------------------------------------------------- packs
@@ -169,6 +173,45 @@ def test_a_sample_drawn_from_the_posterior(stream: Make, tiny_loaded: LoadedMode
     assert 0.01 < apart < 0.1  # the compact autoencoder's posterior has a spread of 0.03
 
 
+def test_long_samples_find_their_packs(stream: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage 1 with nothing but pictures of 1024 x 1024: a sample that looks at two of them has room only beside short
+    samples of the mandatory modes. None waits for ever, and packs stay full."""
+    texts, vit, vae = 600, 4902, 4098
+    pictures = {MODES[0]: (1, 1, 0), MODES[1]: (0, 0, 0), MODES[2]: (0, 0, 1)}  # ViT, VAE read, drawn
+    pictures |= {MODES[3]: (2, 2, 0), MODES[4]: (1, 1, 0), MODES[5]: (1, 1, 1)}
+
+    def sample(mode: Any, found: Any, lane: int, draw: int) -> Sample:
+        vits, vaes, targets = pictures[mode]
+        kept = int((np.random.default_rng([lane, draw]).random(vaes) >= 0.3).sum())
+        n = texts + vits * vit + (kept + targets) * vae
+        return Sample(Address(mode, 0, 0, lane, draw), [], range(n), "row")  # type: ignore[arg-type]
+
+    mandatory = (MODES[1], MODES[2], MODES[4], MODES[5])
+    packs = stream(mixture=Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=mandatory), tokens_per_pack=40_000, lookahead=32)  # fmt: skip # noqa: E501
+    monkeypatch.setattr(packs.bakery, "sample", sample)
+    monkeypatch.setattr(Lane, "_assembled", lambda self, chosen, step: chosen)
+    made: list[list[Sample]] = [packs.pack(step) for step in range(300)]  # type: ignore[misc]
+    fills = [sum(map(len, pack)) / 40_000 for pack in made]
+    assert np.mean(fills[-50:]) > 0.95 and max(fills) <= 1.0
+    assert all({s.address.mode for s in pack} >= set(mandatory) for pack in made)
+    waiting = [s for s in packs._lanes[0].waiting if s.address.mode == MODES[3]]
+    assert len(waiting) < 16
+    assert sum(s.address.mode == MODES[3] for pack in made for s in pack) > 100
+    everything = [s.address.draw for pack in made for s in pack]
+    assert len(set(everything)) == len(everything)
+
+
+def test_fitting() -> None:
+    def of(*lengths: int) -> list[Any]:
+        return [range(n) for n in lengths]
+
+    assert fitting([of(5, 2), of(4, 1)], 9) == of(5, 4)
+    assert fitting([of(5, 2), of(4, 1)], 6) == of(2, 4)
+    assert fitting([of(5, 2), of(4, 1)], 3) == of(2, 1)
+    assert fitting([of(5, 2), of(4, 1)], 2) is None
+    assert fitting([], 0) == [] and fitting([], -1) is None
+
+
 # ------------------------------------------------------------------------------------------------------------- filling
 
 
@@ -222,6 +265,44 @@ def test_broken_rows_are_refused_and_told(stream: Make, tmp_path: Path) -> None:
     assert told["a.parquet, row 3"] == "a trajectory needs prompt, thinking and image"
     assert "more than tokens_per_pack 300" in told["a.parquet, row 4"]
     assert ids[-1].state["rejected"] == packs.rejections.count >= 3
+
+
+@pytest.mark.parametrize("column", [{"prompt": [3]}, {"image": [b"no struct"]}])
+def test_columns_of_another_type(stream: Make, tmp_path: Path, column: dict[str, list[Any]]) -> None:
+    row = {name: [value] for name, value in TrajectoryRecord("p", "t", picture(0)).to_row().items()}
+    pq.write_table(pa.table(row | column), tmp_path / "odd.parquet")
+    with pytest.raises(ValueError, match=rf"odd\.parquet: .*column {next(iter(column))} must hold .*, it holds "):
+        stream(data=(str(tmp_path / "odd.parquet"),), mixture=Mixture(initial_full=1.0))
+
+
+def test_a_file_that_is_damaged_inside(stream: Make, tmp_path: Path) -> None:
+    """Its footer is whole, its pages are not: the file is named."""
+    write_shards([TrajectoryRecord(f"p{i}", "t", picture(i)) for i in range(4)], tmp_path / "cut")
+    file = tmp_path / "cut" / "part-00000.parquet"
+    data, pages = bytearray(file.read_bytes()), pq.ParquetFile(file).metadata.row_group(0).column(1)
+    data[pages.dictionary_page_offset : pages.dictionary_page_offset + 90] = b"\xff" * 90
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"part-00000\.parquet: row group 0 cannot be read"):
+        stream(data=(str(file),), mixture=Mixture(initial_full=1.0)).pack(0)
+
+
+@pytest.mark.filterwarnings("ignore")  # what decoders say of damaged files
+def test_any_damage_to_a_picture_is_a_broken_row() -> None:
+    """Whatever a decoder stumbles over: it is the row that is refused."""
+    rng, rule = np.random.default_rng(0), tiny().vae_resize
+    refused = 0
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+        whole = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(whole, kind)
+        for _ in range(60):
+            data = bytearray(whole.getvalue())
+            for at in rng.integers(0, min(200, len(data)), 4):
+                data[at] = rng.integers(256)
+            try:
+                pixels_of(bytes(data), "here", rule)
+            except BadRow:
+                refused += 1
+    assert refused > 60
 
 
 def test_nothing_fit_to_be_used(stream: Make, tmp_path: Path) -> None:

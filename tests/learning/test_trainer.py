@@ -122,6 +122,25 @@ def test_the_average(recipe: Make) -> None:
     assert torch.allclose(trainer.average[0], 0.15 * expected + 0.85 * trainer.weights[0], atol=1e-6)
 
 
+def test_the_papers_average_has_no_warm_up(recipe: Make) -> None:
+    trainer = Trainer(recipe(ema=0.995, ema_warmup=False), quiet=True)
+    start = trainer.weights[0].detach().clone()
+    trainer.train_step()
+    assert torch.allclose(trainer.average[0], 0.995 * start + 0.005 * trainer.weights[0], atol=1e-7)
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for(recipe: Make, tmp_path: Path) -> None:
+    """It is written beside the training, which goes on changing the weights."""
+    trainer = Trainer(recipe(), quiet=True)
+    wanted = {name: tensor.clone() for name, tensor in trainer.state().items()}
+    trainer.save()
+    for tensor in (*trainer.weights, *trainer.average):
+        tensor.detach().add_(1.0)
+    assert trainer.writer.wait() is None
+    found = weights(tmp_path / "run" / "checkpoints" / "step-00000000")
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_what_is_frozen_stays(recipe: Make, folder: Path, part: str) -> None:
     out = train(recipe(steps=2, frozen=(part,)), quiet=True)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ FREE = {  # where the run ends, how often it reports, how it is fitted into memo
 }
 
 
+RECIPE = "recipe.json"
+
+
 def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields by dotted name."""
     out: dict[str, Any] = {}
@@ -26,33 +29,51 @@ def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def differences(recipe: TrainRecipe, out: Path) -> list[str]:
+    """Fields in which a recipe differs, in what is learned, from the one that the run in a folder was made with.
+
+    Raises:
+        ValueError: the folder's note of it is damaged.
+    """
+    path = out / RECIPE
+    if not path.is_file():
+        return []
+    mine = flat(json.loads(json.dumps(asdict(recipe))))
+    try:
+        theirs = flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to go on with this recipe") from None
+    return [k for k in mine if k not in FREE and k in theirs and mine[k] != theirs[k]]
+
+
+def told(out: Path, changed: Sequence[str]) -> str:
+    """What to tell a user about differences."""
+    return (
+        f"{out} holds a run with another recipe (different: {', '.join(changed)}); "
+        "choose another --out, give the old values, or go on with --force"
+    )
+
+
 def check_recipe(recipe: TrainRecipe, out: Path, ranks: Ranks, force: bool) -> None:
     """Compare with the recipe that the folder's run was made with, and write this one down.
 
     Raises:
         ValueError: they differ in what is learned, and nobody said ``force``.
     """
-    path, changed = out / "recipe.json", list[str]()
-    mine = flat(json.loads(json.dumps(asdict(recipe))))
-    problem: str | None = None
+    changed, problem = list[str](), None
     if ranks.main:
         try:
-            if path.is_file():
-                theirs = flat(json.loads(path.read_text(encoding="utf-8")))
-                changed = [k for k in mine if k not in FREE and k in theirs and mine[k] != theirs[k]]
-        except (OSError, ValueError) as error:
-            problem = f"{path} is damaged ({error}); delete it to go on with this recipe"
-        if changed and not force:
-            problem = (
-                f"{out} holds a run with another recipe (different: {', '.join(changed)}); "
-                "choose another --out, give the old values, or go on with --force"
-            )
-    if told := next((p for p in ranks.gather(problem) if p), None):
-        raise ValueError(told)
+            changed = differences(recipe, out)
+            problem = told(out, changed) if changed and not force else None
+        except ValueError as error:
+            problem = str(error)
+    if found := next((p for p in ranks.gather(problem) if p), None):
+        raise ValueError(found)
     if ranks.main:
         if changed:
             print(f"going on in {out} with another recipe (different: {', '.join(changed)})", file=sys.stderr)
         out.mkdir(parents=True, exist_ok=True)
+        path = out / RECIPE
         part = path.with_suffix(".part")
         part.write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
         part.replace(path)
@@ -72,3 +93,21 @@ def check_lanes(about: Mapping[str, Any], lanes: int, world: int, path: Path, fo
         )
     if about["world"] != world and not quiet:
         print(f"resuming on {world} processes what ran on {about['world']}", file=sys.stderr)
+
+
+def same_rows(about: Mapping[str, Any], seal: str, path: Path, force: bool, quiet: bool) -> bool:
+    """Whether the rows are those that a checkpoint's places point into.
+
+    Raises:
+        ValueError: they are others, and nobody said ``force``.
+    """
+    if about.get("rows", seal) == seal:
+        return True
+    if not force:
+        raise ValueError(
+            f"the training rows are not those of {path}: files were added, removed or written anew; bring them back, "
+            "choose another --out, or begin a new round of the rows there are now with --force"
+        )
+    if not quiet:
+        print("the training rows changed: a new round of them begins", file=sys.stderr)
+    return False

@@ -165,11 +165,19 @@ def to_saved(value: Tensor) -> Tensor:
 
 def from_saved(optimizer: Optimizer, weight: Tensor, kind: str, value: Tensor) -> Tensor:
     """The inverse of :func:`to_saved`, for a moment called ``kind``."""
-    if not hasattr(optimizer, "_new_buffer") or value.ndim == 0:
+    if value.ndim == 0:  # the number of steps: on the CPU, but for fused kernels, which read it on the weight's device
+        return value.to(weight.device, copy=True) if optimizer.defaults.get("fused") else value.clone()
+    if not hasattr(optimizer, "_new_buffer"):
         return value.clone()
     held: Tensor = optimizer._new_buffer(weight, kind == "exp_avg")  # signed, or not
     held.copy_(value)
     return held
+
+
+def belongs(optimizer: Optimizer, moments: Iterable[str]) -> bool:
+    """Whether moments of these names are an optimiser's own, and not those of another kind that went before it."""
+    names = {"momentum"} if isinstance(optimizer, Muon) else {"step", "exp_avg", "exp_avg_sq"}
+    return names == set(moments)
 
 
 def rate(step: int, steps: int, recipe: OptimizerRecipe) -> float:

@@ -7,6 +7,7 @@ Legend: T tokens; U, G tokens of the understanding and generation stream; D valu
 L text tokens with loss.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -77,6 +78,11 @@ class Packs(Protocol):
         """The pack of a step's lane; every lane is asked for its steps in order."""
         ...
 
+    @property
+    def seal(self) -> str:
+        """Changes with the rows."""
+        ...
+
     def resume(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Go on where checkpointed lanes stood (one state per lane then; there may be more or fewer lanes now)."""
         ...
@@ -110,6 +116,12 @@ class Packer:
         self.data, self.grammar, self.dropout, self.seed = data, grammar, dropout, seed
         self.budget, self.longest, self.copies = tokens_per_pack, max_tokens_per_sample, noise_copies
         self.complete, self.attention = complete, attention
+
+    @property
+    def seal(self) -> str:
+        """Changes with the rows: their number, order, kinds and prompts."""
+        facts = repr((self.data.prompts, self.data.two_turns.tolist()))
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def resume(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Nothing to do: a step's number says it all."""

@@ -78,7 +78,12 @@ def join(device: str, parallel: Parallel) -> Ranks:
             raise ValueError(f"parallel.replicas is {parallel.replicas}, but one process runs; start it with torchrun")
         return Ranks(device=torch.device(device))
     if kind == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", 0))
+        local = int(os.environ.get("LOCAL_RANK", torch.device(device).index or 0))
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local} of this node has no GPU: torch sees {torch.cuda.device_count()}; start as many "
+                "processes as there are GPUs (torchrun --nproc-per-node)"
+            )
         torch.cuda.set_device(local)
         chosen = torch.device("cuda", local)
     else:
@@ -148,7 +153,8 @@ def _selective() -> Any:
 
 
 def shard(model: UnifiedModel, ranks: Ranks, precision: str, ignored: set[nn.Parameter] | None = None) -> None:
-    """FSDP2: every layer a group of its own, everything else one more; weights move to the device group by group.
+    """FSDP2: every layer a group of its own, everything else one more; weights move to the device group by group, and
+    what each rank keeps of them becomes float32 there: a step of the paper's size is lost in a bfloat16 weight.
 
     Args:
         ignored: parameters that stay whole on every rank (the frozen weights under adapters); they are moved to the
@@ -163,6 +169,8 @@ def shard(model: UnifiedModel, ranks: Ranks, precision: str, ignored: set[nn.Par
             parameter.data = parameter.data.to(ranks.device)
     for module in (*groups, model):
         fully_shard(module, mesh=ranks.mesh, mp_policy=policy, ignored_params=ignored)
+        if not ignored:  # adapters are float32 as they come, and what is under them stays as it is held
+            module.to(torch.float32)
 
 
 @contextmanager

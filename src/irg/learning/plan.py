@@ -14,10 +14,12 @@ from tokenizers import Tokenizer, models
 
 from irg.learning.costs import Work, memory_bytes, step_flops, work_of
 from irg.learning.data import grids_of
+from irg.learning.drift import differences, told
 from irg.learning.modes import MODES, EncodedPicture, EncodedTrajectory, write
 from irg.learning.recipe import TrainRecipe
 from irg.learning.rows import Rejections
 from irg.learning.setup import adapter_of, freeze, quantize, trained, training_config
+from irg.learning.sources import attention_of
 from irg.learning.stream import StreamPacks
 from irg.learning.trackers import check as check_trackers
 from irg.model.config import ModelConfig, bagel_7b, mini, tiny
@@ -99,8 +101,8 @@ def make_plan(recipe: TrainRecipe, gpus: int | None = None) -> Plan:
     tokenizer = (
         GuessingTokenizer() if known else plan.attempt(lambda: TextTokenizer.from_file(folder / "tokenizer.json"))
     )
-    told: Profile | None = None if known else plan.attempt(lambda: read_profile(folder))
-    work = _packs(plan, reading, tokenizer, told or BAGEL_PROFILE) if tokenizer is not None else None
+    profile: Profile | None = None if known else plan.attempt(lambda: read_profile(folder))
+    work = _packs(plan, reading, tokenizer, profile or BAGEL_PROFILE) if tokenizer is not None else None
     work = work or _nominal(plan, reading)
     adapters = bool(recipe.lora.rank)
     plan.flops = plan.lanes * step_flops(reading, work, recipe.frozen, adapters)
@@ -113,10 +115,13 @@ def _check_settings(plan: Plan) -> None:
     recipe = plan.recipe
     if recipe.optimizer.warmup > recipe.steps:
         plan.problems.append(f"optimizer.warmup {recipe.optimizer.warmup} is longer than the run: {recipe.steps} steps")
-    if recipe.optimizer.kind == "muon" and plan.gpus > 1:
-        plan.problems.append("optimizer.kind muon needs whole matrices: use adamw on several GPUs")
+    if recipe.optimizer.kind == "muon" and (plan.gpus > 1 or recipe.parallel.precision == "bfloat16"):
+        plan.problems.append("optimizer.kind muon needs whole matrices: use adamw on several GPUs or in bfloat16")
     if plan.gpus % recipe.parallel.replicas:
         plan.problems.append(f"parallel.replicas {recipe.parallel.replicas} does not divide {plan.gpus} GPUs")
+    plan.attempt(lambda: attention_of(recipe, torch.device(recipe.device)))
+    if changed := plan.attempt(lambda: differences(recipe, Path(recipe.out))):
+        plan.problems.append(told(Path(recipe.out), changed))
     plan.attempt(lambda: check_trackers(recipe.trackers))
     plan.attempt(lambda: with_options(Settings(), dict(recipe.samples.settings)))
 
@@ -154,12 +159,15 @@ def _packs(plan: Plan, config: ModelConfig, tokenizer: TextTokenizer, profile: P
     rejections = Counted(Path("not written"))
 
     def packs() -> StreamPacks:
-        return StreamPacks(recipe, config, tokenizer, profile, rejections, plan.lanes, ahead=False)
+        lanes = plan.lanes if plan.recipe.stream else 1  # rows in memory are drawn, not shared out
+        return StreamPacks(recipe, config, tokenizer, profile, rejections, lanes, ahead=False)
 
     source = plan.attempt(packs)
     if source is None:
         return None
     plan.rows = {name: shelf.rows for name, shelf in source.shelves.items()}
+    if plan.recipe.validate_every and plan.rows.get("one-turn", 0) <= recipe.validation_rows:
+        plan.problems.append(f"validation_rows {recipe.validation_rows} leaves no one-turn row to train on")
     made = plan.attempt(lambda: [source.pack(step) for step in range(TRIED)])
     plan.rejected = rejections.count
     plan.problems += [f"rows are rejected, such as {rejections.first}"] if rejections.first else []

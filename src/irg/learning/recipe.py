@@ -1,5 +1,6 @@
 """What a training run is made of: typed, strict, readable from YAML (:mod:`irg.recipes`)."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -177,6 +178,7 @@ class TrainRecipe:
     ce_weight: float = 1.0
     mse_weight: float = 1.0
     ema: float = 0.995
+    ema_warmup: bool = True  # the average begins as min(ema, (1 + step) / (10 + step)); false: ema from the first step
     frozen: tuple[str, ...] = ()  # parts by name: vit_model, connector, und, gen, embed_tokens
     stop_after: int | None = None  # end before the schedule does
     seed: int = 0
@@ -198,6 +200,12 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.log_every < 1 or self.save_every < 1 or self.keep < 1:
             raise ValueError("steps, log_every, save_every and keep must be at least 1")
+        if self.tokens_per_pack < 1 or self.max_tokens_per_sample < 1:
+            raise ValueError("tokens_per_pack and max_tokens_per_sample must be at least 1")
+        if self.seed < 0 or self.threads < 0 or self.validate_every < 0 or self.validation_rows < 1:
+            raise ValueError("seed, threads and validate_every must not be negative, validation_rows at least 1")
+        if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", self.device):
+            raise ValueError(f"device must be cpu, cuda, cuda:N, mps or xpu, got {self.device!r}")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.steps:
             raise ValueError(f"stop_after must be from 1 to steps ({self.steps}), got {self.stop_after}")
         self._check_data()

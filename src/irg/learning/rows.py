@@ -10,12 +10,14 @@ import base64
 import binascii
 import io
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -23,6 +25,7 @@ from irg.sequence.images import ResizeRule, to_rgb
 
 COLUMNS = ("prompt", "thinking", "image", "reflection", "improved")
 CONVERSATION = ("conversation",)
+PICTURES = ("image", "improved")
 
 
 class BadRow(ValueError):
@@ -42,9 +45,12 @@ class Rejections:
     def add(self, row: BadRow) -> None:
         """Write a row down."""
         self.count += 1
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"where": row.where, "reason": row.reason}) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"where": row.where, "reason": row.reason}) + "\n")
+        except OSError as error:  # a full disk; the row is refused all the same, and counted
+            warnings.warn(f"cannot write {self.path} ({error}): {row}", stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,21 @@ def open_parquet(file: Path, columns: Sequence[str]) -> pq.ParquetFile:
         raise ValueError(f"{file}: not a {kind} parquet file: {error}") from None
     if missing := [name for name in columns if name not in opened.schema_arrow.names]:
         raise ValueError(f"{file}: not a {kind} parquet file: it has no column {missing[0]}")
+    for name in columns:
+        held = opened.schema_arrow.field(name).type
+        wanted = "bytes in a struct {bytes, path}" if name in PICTURES else "text"
+        if not (pa.types.is_null(held) or (_has_bytes(held) if name in PICTURES else _is_text(held))):
+            raise ValueError(f"{file}: not a {kind} parquet file: column {name} must hold {wanted}, it holds {held}")
     return opened
+
+
+def _is_text(held: pa.DataType) -> bool:
+    held = held.value_type if pa.types.is_dictionary(held) else held
+    return pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_string_view(held)
+
+
+def _has_bytes(held: pa.DataType) -> bool:
+    return pa.types.is_struct(held) and any(held.field(i).name == "bytes" for i in range(held.num_fields))
 
 
 def read_rows(files: Sequence[Path], rejections: Rejections | None = None) -> Iterator[Row]:
@@ -149,7 +169,7 @@ def pixels_of(image: bytes, where: str, rule: ResizeRule) -> np.ndarray:
         opened = Image.open(io.BytesIO(image))
         opened.load()
         picture = to_rgb(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever they stumble over: struct.error, EOFError, SyntaxError ...
         raise BadRow(where, f"the picture cannot be decoded: {error}") from None
     size = rule.size(*picture.size)
     if size != picture.size:

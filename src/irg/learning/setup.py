@@ -84,7 +84,7 @@ def build(recipe: TrainRecipe, ranks: parallel.Ranks) -> LoadedModel:
             "optimizer.kind muon needs whole matrices: use adamw with several processes, or with bfloat16 on a GPU"
         )
     whole = ranks.mesh is None and not recipe.lora.rank
-    # Sharded weights are mapped from the file as they are, and cast as they move to the device, group by group.
+    # Sharded weights are mapped from the file as they are, and become float32 group by group, a shard each.
     loaded = load_model(
         Path(recipe.model), dtype=torch.float32 if whole else None, device=ranks.device if whole else "cpu"
     )

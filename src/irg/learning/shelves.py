@@ -5,6 +5,7 @@ into **units** (a row group, or a stripe of one where there are few); every epoc
 to the lanes in turn. Inside a unit rows come in chunks, each shuffled.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from irg.learning.rows import COLUMNS, CONVERSATION, open_parquet
@@ -47,16 +49,28 @@ class Shelf:
         self.name, self.units, self.columns, self.seed = name, list(units), tuple(columns), seed
         self.rows = sum(len(unit.rows) for unit in units)
 
+    @property
+    def seal(self) -> str:
+        """Changes with the files' names, their order, and the rows in them."""
+        facts = [(unit.file.name, unit.group, unit.first, len(unit.rows)) for unit in self.units]
+        return hashlib.sha256(repr((self.name, facts)).encode()).hexdigest()
+
+    def check(self, lanes: int) -> None:
+        """Raise ValueError if there are more lanes than units to share."""
+        if len(self.units) < lanes:
+            raise ValueError(
+                f"data: {self.name} has {self.rows} rows in {len(self.units)} pieces, too few for {lanes} packs a "
+                "step: lower parallel.accumulate, use fewer GPUs, or write smaller row groups"
+            )
+
     def order(self, epoch: int) -> list[int]:
         """Unit numbers in an epoch's order."""
         return np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.units)).tolist()
 
     def read(self, number: int, epoch: int, start: int = 0) -> Iterator[Found]:
         """Rows of a unit in an epoch's order, without the first ``start``."""
-        unit, done = self.units[number], 0
-        batches = _opened(unit.file, self.columns).iter_batches(CHUNK, row_groups=[unit.group], columns=[*self.columns])
-        base = 0
-        for index, batch in enumerate(batches):
+        unit, done, base = self.units[number], 0, 0
+        for index, batch in enumerate(self._batches(unit)):
             low, high = np.searchsorted(unit.rows, (base, base + len(batch)))
             mine = unit.rows[low:high]
             if start < done + len(mine):
@@ -71,13 +85,19 @@ class Shelf:
     def find(self, number: int, row: int) -> Found:
         """One row again."""
         unit, base = self.units[number], 0
-        for batch in _opened(unit.file, self.columns).iter_batches(
-            CHUNK, row_groups=[unit.group], columns=[*self.columns]
-        ):
+        for batch in self._batches(unit):
             if row < base + len(batch):
                 return self._found(number, row, batch.slice(row - base, 1))
             base += len(batch)
         raise ValueError(f"{unit.file}: row {unit.first + row} is gone: the data changed since the checkpoint was made")
+
+    def _batches(self, unit: Unit) -> Iterator[Any]:
+        """The row group of a unit, some rows at a time."""
+        try:
+            opened = _opened(unit.file, self.columns)
+            yield from opened.iter_batches(CHUNK, row_groups=[unit.group], columns=[*self.columns])
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{unit.file}: row group {unit.group} cannot be read: {error}") from None
 
     def _found(self, number: int, row: int, batch: Any) -> Found:
         unit = self.units[number]
@@ -94,13 +114,7 @@ class Cursor:
         self._reading: Iterator[Found] | None = None
 
     def _share(self) -> list[list[int]]:
-        share = self.shelf.order(self.epoch)[self.lane :: self.lanes]
-        if not share:
-            raise ValueError(
-                f"data: {self.shelf.name} has {self.shelf.rows} rows in {len(self.shelf.units)} pieces, too few for "
-                f"{self.lanes} packs a step: lower parallel.accumulate, use fewer GPUs, or write smaller row groups"
-            )
-        return [[unit, 0] for unit in share]
+        return [[unit, 0] for unit in self.shelf.order(self.epoch)[self.lane :: self.lanes]]
 
     def next(self) -> Found:
         """The next row; epochs follow each other."""

@@ -5,9 +5,10 @@ on the device, as part of the step. What a lane must know to go on (places in th
 few numbers, and part of the checkpoint.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,13 @@ from irg.model.tokenizer import TextTokenizer
 from irg.sequence.images import to_tensor
 from irg.sequence.layout import Layout, lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target, Text, drop_conditions, noised_copies
+
+GIVE_UP = 500
+"""Broken rows in a row after which a mode's data is called unusable: reading on would take hours to say the same."""
+RESERVE = 4
+"""Samples of each mandatory mode at hand, so that one of them is likely to be short where a long sample needs room."""
+TRIES = 8
+"""Packs that a sample may fail to fit into, beside even the shortest samples of the mandatory modes in sight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +58,16 @@ class Address:
 
 @dataclass
 class Sample:
-    """A sample that waits for its pack."""
+    """A sample that waits for its pack. ``tries``: packs it was too long for."""
 
     address: Address
     parts: list[Part]
     layout: Layout
+    where: str
+    tries: int = 0
+
+    def __len__(self) -> int:
+        return len(self.layout)
 
 
 class Bakery:
@@ -82,7 +95,7 @@ class Bakery:
         if len(layout) > self.limit:
             which = "max_tokens_per_sample" if self.limit < self.recipe.tokens_per_pack else "tokens_per_pack"
             raise BadRow(found.where, f"{len(layout)} tokens in mode {mode}, more than {which} {self.limit}")
-        return Sample(Address(mode, found.unit, found.row, lane, draw), parts, layout)
+        return Sample(Address(mode, found.unit, found.row, lane, draw), parts, layout, found.where)
 
     def _picture(self, image: bytes, where: str) -> EncodedPicture:
         pixels = Pixels(pixels_of(image, where, self.config.vae_resize))
@@ -125,17 +138,18 @@ class Lane:
         }
         self.drawn = int(state["drawn"]) if state else 0
         self.rejected = int(state["rejected"]) if state else 0
-        self.waiting = [self._again(Address(*entry)) for entry in state["waiting"]] if state else []
+        self.waiting = [self._again(*entry) for entry in state["waiting"]] if state else []
+        self.reserve = [self._again(*entry) for entry in state["reserve"]] if state else []  # of mandatory modes
 
-    def _again(self, address: Address) -> Sample:
-        found = self.packs.shelf_of(address.mode).find(address.unit, address.row)
-        return self.packs.bakery.sample(address.mode, found, address.lane, address.draw)
+    def _again(self, mode: Mode, unit: int, row: int, lane: int, draw: int, tries: int) -> Sample:
+        found = self.packs.shelf_of(mode).find(unit, row)
+        return replace(self.packs.bakery.sample(mode, found, lane, draw), tries=tries)
 
     def draw(self, mode: Mode | None = None) -> Sample:
         """A new sample, of a given mode or one chosen by the mixture's weights. Broken rows are logged and passed over.
 
         Raises:
-            ValueError: no row in a whole round was fit to be used.
+            ValueError: no row in a whole round, or of very many, was fit to be used.
         """
         packs, draw = self.packs, self.drawn
         self.drawn += 1
@@ -143,51 +157,89 @@ class Lane:
             rng = np.random.default_rng([packs.recipe.seed, 4, self.lane, draw])
             mode = packs.modes[int(rng.choice(len(packs.modes), p=packs.shares))]
         cursor = self.cursors[packs.shelf_name(mode)]
-        for _ in range(cursor.shelf.rows):
+        tried = min(cursor.shelf.rows, GIVE_UP)
+        for _ in range(tried):
             try:
                 return packs.bakery.sample(mode, cursor.next(), self.lane, draw)
             except BadRow as bad:
-                self.rejected += 1
-                packs.rejections.add(bad)
+                self._refuse(bad)
                 last = bad
         raise ValueError(
-            f"no row for {mode} is fit to be used; all are listed in {packs.rejections.path}; the last: {last}"
+            f"no row for {mode} is fit to be used ({tried} were tried); all are listed in {packs.rejections.path}; "
+            f"the last: {last}"
         )
+
+    def _refuse(self, bad: BadRow) -> None:
+        self.rejected += 1
+        self.packs.rejections.add(bad)
 
     def pack(self, step: int) -> Pack:
         """The next pack: a sample of every mandatory mode, the one that has waited longest, and what fills it best."""
-        budget, chosen = self.packs.recipe.tokens_per_pack, list[Sample]()
-        for mode in self.packs.mandatory:
-            waiting = next((s for s in self.waiting if s.address.mode == mode), None)
-            chosen.append(waiting or self.draw(mode))
-            self.waiting = [s for s in self.waiting if s is not waiting]
-        room = budget - sum(len(s.layout) for s in chosen)
-        if room < 0:
-            raise ValueError(
-                f"samples of the mandatory modes take {budget - room} tokens: raise tokens_per_pack ({budget})"
-            )
+        self._look_ahead()
+        chosen = self._firsts()
         while True:
-            while len(self.waiting) < self.packs.recipe.lookahead:
-                self.waiting.append(self.draw())
-            picked = self._pick(room, first=len(chosen) == len(self.packs.mandatory))
-            if not picked:
-                break
-            everything = len(picked) == len(self.waiting)
-            chosen += picked
-            taken = {id(s) for s in picked}
-            self.waiting = [s for s in self.waiting if id(s) not in taken]
-            room = budget - sum(len(s.layout) for s in chosen)
-            if not everything:
-                break
-        return self._assembled(chosen, step)
+            self._look_ahead()
+            room = self.packs.recipe.tokens_per_pack - sum(map(len, chosen))
+            picked = [self.waiting[i] for i in fullest([len(s) for s in self.waiting], room)]
+            all_of_them = len(picked) == len(self.waiting)
+            chosen += self._taken(picked)
+            if not picked or not all_of_them:
+                return self._assembled(chosen, step)
 
-    def _pick(self, room: int, first: bool) -> list[Sample]:
-        """Which of the waiting samples go in; the oldest one does, so that none waits for ever."""
-        lengths = [len(s.layout) for s in self.waiting]
-        if first and lengths[0] <= room:
-            rest = fullest(lengths[1:], room - lengths[0])
-            return [self.waiting[0], *(self.waiting[1 + i] for i in rest)]
-        return [self.waiting[i] for i in fullest(lengths, room)]
+    def _look_ahead(self) -> None:
+        while len(self.waiting) < self.packs.recipe.lookahead:
+            self.waiting.append(self.draw())
+        for mode in self.packs.mandatory:
+            for _ in range(RESERVE - sum(s.address.mode == mode for s in self.reserve)):
+                self.reserve.append(self.draw(mode))
+
+    def _taken(self, samples: list[Sample]) -> list[Sample]:
+        taken = {id(s) for s in samples}
+        self.waiting = [s for s in self.waiting if id(s) not in taken]
+        self.reserve = [s for s in self.reserve if id(s) not in taken]
+        return samples
+
+    def _firsts(self) -> list[Sample]:
+        """A sample of every mandatory mode, and the one that has waited longest, so that none waits for ever.
+
+        Of each mode one that the mixture drew, if any waits, else one of the reserve; but shorter ones where only they
+        leave the room: long samples would else never find a pack, and at last nothing but them would wait.
+
+        Raises:
+            ValueError: samples of the mandatory modes do not fit into a pack together.
+        """
+        budget, mandatory = self.packs.recipe.tokens_per_pack, self.packs.mandatory
+        self._drop_hopeless(budget)
+        options = {mode: self._of(mode) for mode in mandatory}
+        if self.waiting:
+            oldest = self.waiting[0]
+            rest = [some for mode, some in options.items() if mode != oldest.address.mode]
+            if (found := fitting(rest, budget - len(oldest))) is not None:
+                return self._taken([*found, oldest])
+        for _ in range(TRIES * len(mandatory)):
+            if (found := fitting([*options.values()], budget)) is not None:
+                return self._taken(found)
+            longest = max(mandatory, key=lambda mode: min(map(len, options[mode])))
+            self.reserve.append(self.draw(longest))
+            options[longest].append(self.reserve[-1])
+        if not mandatory:
+            return []
+        least = sum(min(map(len, some)) for some in options.values())
+        raise ValueError(f"samples of the mandatory modes take {least} tokens: raise tokens_per_pack ({budget})")
+
+    def _of(self, mode: Mode) -> list[Sample]:
+        return [s for s in (*self.waiting, *self.reserve) if s.address.mode == mode]
+
+    def _drop_hopeless(self, budget: int) -> None:
+        """Refuse samples that again and again leave no room even for the shortest samples of the mandatory modes."""
+        floor = {mode: min(map(len, self._of(mode))) for mode in self.packs.mandatory}
+        for sample in self.waiting:
+            beside = sum(n for mode, n in floor.items() if mode != sample.address.mode)
+            sample.tries += len(sample) + beside > budget
+            if sample.tries >= TRIES:
+                reason = f"{len(sample)} tokens in mode {sample.address.mode} leave no room in tokens_per_pack {budget}"
+                self._refuse(BadRow(sample.where, f"{reason} beside the mandatory modes, which take at least {beside}"))
+        self.waiting = [s for s in self.waiting if s.tries < TRIES]
 
     def _assembled(self, chosen: list[Sample], step: int) -> Pack:
         packs = self.packs
@@ -218,8 +270,22 @@ class Lane:
             "places": {name: cursor.state() for name, cursor in self.cursors.items()},
             "drawn": self.drawn,
             "rejected": self.rejected,
-            "waiting": [list(vars(s.address).values()) for s in self.waiting],
+            "waiting": [[*vars(s.address).values(), s.tries] for s in self.waiting],
+            "reserve": [[*vars(s.address).values(), s.tries] for s in self.reserve],
         }
+
+
+def fitting(options: Sequence[Sequence[Sample]], room: int) -> list[Sample] | None:
+    """One sample of each list, the first of it where there is room for that, else shorter ones; None if none fit."""
+    chosen = [some[0] for some in options]
+    shortest = [min(some, key=len) for some in options]
+    while sum(map(len, chosen)) > room:
+        savings = [len(a) - len(b) for a, b in zip(chosen, shortest, strict=True)]
+        if not any(savings):
+            return None
+        best = savings.index(max(savings))
+        chosen[best] = shortest[best]
+    return chosen
 
 
 def _tensor(pixels: Pixels) -> torch.Tensor:
@@ -264,6 +330,8 @@ class StreamPacks:
             raise ValueError(f"the data has no trajectory for {', '.join(missing)}; set their weight to 0 or add data")
         used = {self.shelf_name(mode) for mode in self.modes}
         self.shelves = {name: shelf for name, shelf in self.shelves.items() if name in used}
+        for shelf in self.shelves.values():
+            shelf.check(lanes)
         self._lanes: dict[int, Lane] = {}
         self._states: list[Mapping[str, Any]] = []
         self._pool = ThreadPoolExecutor(1, "packs") if ahead else None
@@ -277,23 +345,40 @@ class StreamPacks:
         """That shelf."""
         return self.shelves[self.shelf_name(mode)]
 
+    @property
+    def seal(self) -> str:
+        """Changes with the rows: places in the shelves mean nothing in others."""
+        return hashlib.sha256("".join(shelf.seal for shelf in self.shelves.values()).encode()).hexdigest()[:16]
+
     def resume(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Go on where checkpointed lanes stood. With another number of lanes, what they had left is dealt out anew."""
+        """Go on where checkpointed lanes stood. With another number of lanes, what they had left is dealt out anew.
+        With no states, begin.
+        """
         for future in self._coming.values():
             future.cancel()
         self._coming.clear()
         self._lanes.clear()
-        self._states = list(states) if len(states) == self.lanes else self._dealt(states)
+        states = [self._known(state) for state in states if state]
+        self._states = states if len(states) == self.lanes else self._dealt(states)
+
+    def _known(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A lane's state without samples of modes that the mixture no longer has."""
+        waiting = [entry for entry in state["waiting"] if entry[0] in self.modes]
+        return {**state, "waiting": waiting, "reserve": [e for e in state["reserve"] if e[0] in self.mandatory]}
 
     def _dealt(self, states: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        places = {name: dealt_anew([s["places"][name] for s in states], self.lanes) for name in self.shelves}
-        waiting = [entry for state in states for entry in state["waiting"]]
+        if not states:
+            return []
+        known = {name: [s["places"][name] for s in states if name in s["places"]] for name in self.shelves}
+        places = {name: dealt_anew(some, self.lanes) for name, some in known.items() if some}
+        waiting, reserve = ([entry for state in states for entry in state[kind]] for kind in ("waiting", "reserve"))
         return [
             {
                 "places": {name: places[name][lane] for name in places},
                 "drawn": max(state["drawn"] for state in states),
                 "rejected": sum(state["rejected"] for state in states) if lane == 0 else 0,
                 "waiting": waiting[lane :: self.lanes],
+                "reserve": reserve[lane :: self.lanes],
             }
             for lane in range(self.lanes)
         ]
@@ -301,7 +386,7 @@ class StreamPacks:
     def _made(self, step: int, lane: int) -> Pack:
         if lane not in self._lanes:
             state = self._states[lane] if self._states else None
-            self._lanes[lane] = Lane(self, lane, state or None)
+            self._lanes[lane] = Lane(self, lane, state)
         return self._lanes[lane].pack(step)
 
     def pack(self, step: int, lane: int = 0) -> Pack:

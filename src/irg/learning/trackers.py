@@ -1,6 +1,8 @@
 """Where a run's numbers and pictures go: ``log.jsonl``, and TensorBoard, trackio or Weights & Biases if asked."""
 
 import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -22,23 +24,26 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line, flushed at once."""
+    """One JSON object a line, written at once; what is no number (NaN) is null. A full disk costs the line alone."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("a", encoding="utf-8")
+        self.path = path
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line."""
         line = {"step": step, **values}
-        self.file.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
-        self.file.flush()
+        text = json.dumps({k: round(v, 6) if math.isfinite(v) else None for k, v in line.items()})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            warnings.warn(f"cannot write {self.path} ({error}): {text}", stacklevel=2)
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
         """Pictures are files of their own."""
 
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Nothing is held open."""
 
 
 class TensorBoard:

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from irg.learning import parallel
 from irg.learning.checkpoints import Writer, latest, read_about, read_names, read_tensors
 from irg.learning.costs import peak_flops, step_flops
-from irg.learning.drift import check_lanes, check_recipe
+from irg.learning.drift import check_lanes, check_recipe, same_rows
 from irg.learning.export import merged, write_model
 from irg.learning.guard import Watch, out_of_memory
 from irg.learning.metrics import Metrics, memory_gb
 from irg.learning.modes import write
 from irg.learning.objective import Losses, flow_targets, losses, total
-from irg.learning.optim import build_optimizers, from_saved, rate, to_saved, update_average
+from irg.learning.optim import belongs, build_optimizers, from_saved, rate, to_saved, update_average
 from irg.learning.packing import Pack, assemble
 from irg.learning.recipe import TrainRecipe
 from irg.learning.samples import draw
@@ -189,8 +189,8 @@ class Trainer:
         metrics.add(pack, scored)
 
     def _decay(self) -> float:
-        """The average warms up, so that early checkpoints are not the random start."""
-        return min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        """With warm-up the averages of early steps are not the (random) start."""
+        return min(self.recipe.ema, (1 + self.step) / (10 + self.step)) if self.recipe.ema_warmup else self.recipe.ema
 
     # ---- validation: does the picture listen to its text?
 
@@ -276,8 +276,10 @@ class Trainer:
         return False
 
     def _line(self, sums: dict[str, list[float]], seconds: float) -> dict[str, float]:
-        """Means since the last line, and rates."""
+        """Means since the last line, and rates; steps skipped since then, rows refused so far."""
         line = {key: sum(values) / len(values) for key, values in sums.items()}
+        line |= {key: sum(sums[key]) / len(sums["loss"]) for key in sums if key.startswith("n/")}  # no entry means none
+        line |= {"skipped": sum(sums["skipped"])} | {key: sums[key][-1] for key in sums if key == "rejected"}
         flops = line.pop("flops") * len(sums["flops"]) / seconds
         line |= {"tokens_per_second": sum(sums["tokens"]) / seconds, "step_seconds": seconds / len(sums["loss"])}
         line |= {"tflops": flops / 1e12, "memory_gb": memory_gb(self.ranks.device)}
@@ -307,6 +309,7 @@ class Trainer:
             "world": self.ranks.world,
             "data": [lanes.get(str(lane), {}) for lane in range(self.lanes)],
             "watch": self.watch.state(),
+            "rows": self.packer.seal,
         }
         self.writer.save(self.step, self.state(), about)
 
@@ -342,8 +345,10 @@ class Trainer:
         self._take_moments(tensors)
         self.step = int(about["step"])
         self.watch.load(about["watch"])
-        self.packer.resume(about["data"])
-        for lane, state in enumerate(about["data"]):
+        same = same_rows(about, self.packer.seal, found, self.force, self.quiet)
+        places = about["data"] if same else []
+        self.packer.resume(places)
+        for lane, state in enumerate(places):
             if lane in self.ranks.lanes(self.recipe.parallel.accumulate):
                 self.lane_states[lane] = state
 
@@ -355,7 +360,9 @@ class Trainer:
                 moments[name][kind] = value
         for name, weight in self.named_weights.items():
             owner = next(o for o in self.optimizers if any(weight is q for g in o.param_groups for q in g["params"]))
-            owner.state[weight].update({kind: from_saved(owner, weight, kind, t) for kind, t in moments[name].items()})
+            if belongs(owner, moments[name]):  # or a forced change of optimizer.kind begins anew
+                held = {kind: from_saved(owner, weight, kind, t) for kind, t in moments[name].items()}
+                owner.state[weight].update(held)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -377,27 +384,38 @@ class Trainer:
         if self.ranks.main:
             folder = self.out / "samples" / f"step-{self.step:08d}"
             for name, output in pictures.items():
-                output.save(folder / name, overwrite=True)
+                try:
+                    output.save(folder / name, overwrite=True)
+                except (OSError, ValueError) as error:  # a full disk must not end the run
+                    warnings.warn(f"cannot write {folder / name}: {error}; training goes on", stacklevel=2)
                 trackers.picture(self.step, f"sample/{name}", output.image)
 
     @torch.no_grad()
     def export(self) -> Path:
         """Write the averaged weights: ``out/model``, a folder that every command takes, and with adapters
         ``out/adapter``. Returns the model's folder, or the adapter's if nothing is merged."""
-        averages = {name: parallel.whole(a).cpu() for name, a in zip(self.named_weights, self.average, strict=True)}
         adapter = adapter_of(self.recipe)
+        dtype = torch.bfloat16 if self.recipe.parallel.precision == "bfloat16" else None
+        averages = self._gathered(dict(zip(self.named_weights, self.average, strict=True)), None if adapter else dtype)
         folder = self.out / ("model" if adapter is None or self.recipe.lora.merge else "adapter")
-        others = {} if adapter else {n: parallel.whole(t.detach()).cpu() for n, t in self._untrained().items()}
+        others = {} if adapter else self._gathered(self._untrained(), dtype)
         if self.ranks.main:
             if adapter is not None:
                 save_adapter(self.out / "adapter", adapter, averages)
             if folder.name == "model":
-                low = self.recipe.parallel.precision == "bfloat16"
                 weights = averages | others if adapter is None else merged(self.folder, adapter, averages)
-                dtype = torch.bfloat16 if low else None
                 write_model(folder, self.folder, self.loaded, weights, self.profile, dtype)
         self.ranks.barrier()
         return folder
+
+    def _gathered(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+        """Whole tensors in the main process's memory; the others help to put them together and keep none."""
+        held: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            whole = parallel.whole(tensor.detach())
+            if self.ranks.main:
+                held[name] = whole.to("cpu", dtype)
+        return held
 
     def _untrained(self) -> dict[str, Tensor]:
         """Tensors of the model that no optimiser touches."""
@@ -412,7 +430,17 @@ def _put(weights: list[nn.Parameter], values: list[Tensor]) -> None:
 
 
 def train(recipe: TrainRecipe, quiet: bool = False, force: bool = False) -> Path:
-    """Run a recipe to its end and return the exported model folder."""
+    """Run a recipe to its end and return the exported model folder.
+
+    Raises:
+        ValueError: the recipe, the data, the checkpoints or the device's memory do not do.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("default", message="cannot write checkpoint")
-        return Trainer(recipe, quiet, force).fit()
+        warnings.filterwarnings("always", message="cannot write")
+        try:
+            return Trainer(recipe, quiet, force).fit()
+        except torch.OutOfMemoryError:  # packs have a message of their own
+            raise ValueError(
+                "out of memory outside a pack (setting up, optimiser, samples): shard over more GPUs, set "
+                "optimizer.kind to adamw8bit, use adapters (lora.rank), or set samples.every to 0"
+            ) from None
