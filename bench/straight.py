@@ -188,7 +188,7 @@ class Straight:
 
     def _look(self, main: Context, image: Image.Image, job: Job, generator: torch.Generator) -> None:
         """Through the autoencoder, then through the ViT: two prefills."""
-        if job.vae:
+        if job.settings.look in ("both", "vae"):
             with self._clock("vae"):
                 pixels = self.config.vae_resize(image)
                 down, channels = self.config.autoencoder.downsample, self.config.autoencoder.z_channels
@@ -198,7 +198,7 @@ class Straight:
                 patch = self.config.latent_patch_size
                 grid = (latent.shape[1] // patch, latent.shape[2] // patch)
                 self._prefill(main, Latents(grid), latents=patchify(latent, patch))
-        if job.vit:
+        if job.settings.look in ("both", "vit"):
             with self._clock("prefill"):
                 patch = self.config.vit.patch_size
                 pixels = self.config.vit_resize(image)

@@ -11,7 +11,7 @@ from irg.cli import main
 LINES = [
     {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"},
     {"tag": "colors", "include": [{"class": "bus", "count": 1, "color": "red"}], "prompt": "a photo of a red bus"},
-    {"tag": "single_object", "include": [{"class": "toaster", "count": 1}], "prompt": "a photo of a toaster"},
+    {"tag": "single_object", "include": [{"class": "dragon", "count": 1}], "prompt": "a photo of a dragon"},
 ]
 
 
@@ -33,7 +33,7 @@ def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys:
     assert call(*words, "--set", "num_timesteps=3") == 0
     told = capsys.readouterr()
     assert told.out.strip() == str(run) and "2 of 3 prompts are covered, 2 are drawn" in told.err
-    assert Image.open(run / "images/00001/samples/0000.png").size == (96, 96)
+    assert Image.open(run / "images/00001/samples/0000.png").size == (128, 128)
     assert not (run / "images/00002").exists()
     assert call(*words) == 2 and "--resume" in capsys.readouterr().err
     assert call(*words, "--set", "num_timesteps=3", "--resume") == 0

@@ -208,7 +208,7 @@ def test_mini_judge_tells_its_weights_and_what_it_covers():
     judge = MiniJudge()
     assert judge.identity()["weights_sha256"] == MiniJudge().identity()["weights_sha256"]
     known = promptsets.BenchPrompt("0", "x", "single_object", {"include": [{"class": "cat", "count": 1}]})
-    unknown = promptsets.BenchPrompt("0", "x", "single_object", {"include": [{"class": "toaster", "count": 1}]})
+    unknown = promptsets.BenchPrompt("0", "x", "single_object", {"include": [{"class": "dragon", "count": 1}]})
     assert judge.covers(known) and not judge.covers(unknown)
 
 

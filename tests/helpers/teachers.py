@@ -42,9 +42,9 @@ def reply(path: str, body: dict[str, Any]) -> Any:
     text, _ = words_of(body)
     prompt, tries = prompt_in(text), len(body["messages"]) // 2
     luck = number("luck", text, body.get("seed"))
-    if luck % 5 == 0 and tries == 0:
+    if luck % 5 == 0 and tries == 0 and "Write the thinking" not in text:  # thinking has no form to break
         return "I would rather not say."
-    if luck % 31 == 0 and "Write exactly this" in text:
+    if luck % 11 == 0 and "Write exactly this" in text:
         return "Analysis: I have forgotten the rest."
     if "Write the thinking" in text:
         return f"First a plan for {prompt}, then light from the left."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -105,6 +105,7 @@ TEXTS = st.lists(st.one_of(st.sampled_from(MARKERS), st.text(max_size=6)), max_s
 SPECIAL, PLAIN = qwen_like(), qwen_like(special=False)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 @pytest.mark.parametrize("tokenizer", [SPECIAL, PLAIN], ids=["marked special", "not marked"])
 def test_markers_in_a_prompt_are_plain_text(tokenizer: TextTokenizer, text: str) -> None:

@@ -68,6 +68,8 @@ class GenerateOptions:
     """Requests that run together (default: 8, or as many as memory has room for)."""
     temperature: float | None = None
     """Of the thinking; 0 always takes the likeliest token."""
+    reflect_temperature: float | None = None
+    """Of the reflections, where it is to be another one."""
     max_think_tokens: int | None = None
     """Where a thought is cut off."""
 

@@ -9,7 +9,7 @@ again holds all shorter ones: with the same seed, a request that may stop is the
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,8 +66,9 @@ class Evaluation:
     """A detector's folder, or one of the bundled mini-referee and mini-judge."""
     out: str = "irg-bench/mini"
     prompts: int = 198
-    prompt_set: Literal["held-out", "geneval"] = "held-out"
-    """held-out: combinations that training never sampled; geneval: the official prompts."""
+    prompt_set: Literal["held-out", "crowded", "geneval"] = "held-out"
+    """held-out: combinations that training never sampled, in GenEval's six forms; crowded: such of three to six things,
+    and things on and behind others; geneval: the official prompts."""
     geneval: str | None = None
     """Where GenEval's prompts are; default: fetched once, like ``irg bench run`` does."""
     images: int = 1
@@ -87,7 +88,7 @@ class Evaluation:
                 raise ValueError(f"modes: unknown {mode!r}; there are {', '.join(WAYS)}")
         if min(self.images, self.batch, self.rounds) < 1 or self.prompts < 0:
             raise ValueError("images, batch and rounds must be at least 1, and prompts not negative")
-        if self.prompts == 0 and self.prompt_set == "held-out":
+        if self.prompts == 0 and self.prompt_set != "geneval":
             raise ValueError("prompts: say how many held-out ones; 0 means all of GenEval's")
 
 
@@ -101,10 +102,27 @@ def load_referee(name: str) -> Detector:
     return Detector.load(BUNDLED / name if bundled else name)
 
 
-def held_out_requests(count: int, seed: int, vocab: str | Sequence[str] = "core") -> list[world.Request]:
-    """Requests of the six forms in equal shares, from combinations that training never samples."""
+def held_out_requests(
+    count: int, seed: int, vocab: str | Sequence[str] = "core", tags: Sequence[str] = TAGS
+) -> list[world.Request]:
+    """Requests of the forms in equal shares, from combinations that training never samples."""
     rng = np.random.default_rng([seed, 2509])
-    return [world.sample_request(rng, {TAGS[i % 6]: 1.0}, vocab, split="test") for i in range(count)]
+    return [world.sample_request(rng, {tags[i % len(tags)]: 1.0}, vocab, split="test") for i in range(count)]
+
+
+def crowded_requests(count: int, seed: int, names: Sequence[str]) -> list[world.Request]:
+    """Requests of three to six things, and of things on or behind others; for all of them there is room."""
+    vocab = replace(world.find_vocabulary("geneval"), nouns=tuple(names))
+    rng, found = np.random.default_rng([seed, 2510]), list[world.Request]()
+    while len(found) < count:
+        tag = ("compound", "stacking")[len(found) % 2]
+        request = world.sample_request(rng, {tag: 1.0}, vocab, split="test")
+        try:
+            world.sample_scene(request, rng)
+        except ValueError:
+            continue
+        found.append(request)
+    return found
 
 
 def geneval_requests(count: int, path: str | None, names: Sequence[str]) -> list[world.Request]:
@@ -134,6 +152,8 @@ class MiniRun:
         names = self.referee.config.names
         if evaluation.prompt_set == "geneval":
             self.requests = geneval_requests(evaluation.prompts, evaluation.geneval, names)
+        elif evaluation.prompt_set == "crowded":
+            self.requests = crowded_requests(evaluation.prompts, evaluation.seed, names)
         else:
             self.requests = held_out_requests(evaluation.prompts, evaluation.seed, names)
         self.pipe = IRGPipeline.from_pretrained(evaluation.model)

@@ -12,7 +12,7 @@ import numpy as np
 
 from irg.evaluation.statistics import Share, changes, share
 
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "compound", "stacking")
 _DRAWS = 4000
 Line = Mapping[str, Any]
 
@@ -147,9 +147,10 @@ def _best_of_two(always: Sequence[Line], redraw: Sequence[Line]) -> Row:
 def table(results: Mapping[str, Sequence[Line]]) -> str:
     """Markdown: a row per way of reasoning, and what the reflections got right."""
     made = rows(results)
-    head = [*TAGS, "overall", "95 % interval", "repair", "damage", "pictures", "n"]
+    tags = [tag for tag in TAGS if any(tag in row.tags for row in made)]
+    head = [*tags, "overall", "95 % interval", "repair", "damage", "pictures", "n"]
     text = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-    text += [_line(row) for row in made]
+    text += [_line(row, tags) for row in made]
     named = {row.name: row for row in made}
     first, ours = named.get("first picture (think)"), named.get("irg, 1 round, stops when done")
     other = named.get("independent redraw where reflection finds a flaw")
@@ -165,9 +166,9 @@ def table(results: Mapping[str, Sequence[Line]]) -> str:
     return "\n".join(text)
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, tags: Sequence[str]) -> str:
     score, (low, high) = row.score(), row.interval()
-    cells = [f"{100 * score[tag]:.1f}" if tag in score else "–" for tag in (*TAGS, "overall")]
+    cells = [f"{100 * score[tag]:.1f}" if tag in score else "–" for tag in (*tags, "overall")]
     both = row.repair_and_damage()
     shares = [_share(s) for s in both] if both else ["–", "–"]
     cells += [f"{100 * low:.1f}–{100 * high:.1f}", *shares, f"{np.mean(row.drawn):.2f}", str(len(row.right))]

@@ -25,9 +25,10 @@ class Job:
     width: int
     is_done: Callable[[str], bool] = lambda reflection: False
 
-    def write(self) -> Write:
-        """The next thought."""
-        return Write(self.settings.max_think_tokens, self.settings.temperature)
+    def write(self, turn: int = 0) -> Write:
+        """The thought of a turn; from turn 1 on it is a reflection."""
+        own, later = self.settings.temperature, self.settings.reflect_temperature
+        return Write(self.settings.max_think_tokens, own if turn == 0 or later is None else later)
 
     def look(self, picture: Image) -> Look:
         """Show a picture back, as the settings say."""
@@ -76,7 +77,7 @@ def irg(job: Job) -> Program:
     for turn in range(1, job.settings.rounds + 1):
         shown: Said = yield job.look(picture.image)
         looked += shown.handles
-        thought = yield job.write()
+        thought = yield job.write(turn)
         if job.is_done(thought.text):
             return [*steps, Step(thought, None)]
         picture = yield job.draw(turn, thought.handles, looked)

@@ -25,6 +25,7 @@ class Settings:
         rounds: for ``irg``: how many times at most the picture is looked at and drawn again.
         height, width: of the picture in pixels; both or neither (then the model's usual size).
         temperature: of the thinking; 0 always takes the likeliest token.
+        reflect_temperature: of the reflections, where it is to be another one (reading a picture is no invention).
         max_think_tokens: where a thought is cut off.
         stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
         look: for ``irg``: how a picture is shown back: through the autoencoder and the ViT, one of them, or not at all.
@@ -40,6 +41,7 @@ class Settings:
     height: int | None = None
     width: int | None = None
     temperature: float = 0.3
+    reflect_temperature: float | None = None
     max_think_tokens: int = 4096
     stop_when_done: bool = False
     look: Look = "both"
@@ -58,6 +60,8 @@ class Settings:
         if (self.height is None) != (self.width is None):
             raise ValueError(f"height and width must be given together, got height {self.height}, width {self.width}")
         number(self, "temperature", 0.0, 100.0, "0.3 is usual; 0 is greedy")
+        if self.reflect_temperature is not None:
+            number(self, "reflect_temperature", 0.0, 100.0, "0 is greedy")
         whole(self, "max_think_tokens", 1, 1_000_000)
         for name in ("initial", "improving"):
             if not isinstance(getattr(self, name), DrawSettings):
