@@ -1,7 +1,13 @@
-"""Eight trajectories by heart: losses down to noise, and the pipeline draws them again from their prompts."""
+"""Eight trajectories by heart: losses down to nothing, and the pipeline draws them again from their prompts.
+
+Who knows a picture c from its text knows the velocity at any noised x = (1 - t) c + t noise: it is (x - c) / t. Nothing
+is left to chance, so the least possible errors are 0, if the network can carry all of x: it must be as wide as a latent
+token has values (48). The tiny model of the other tests has 32, and would stop at a third of the noise.
+"""
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ from irg.learning.data import TrajectoryData
 from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe
 from irg.learning.trainer import train
 from irg.model.autoencoder import from_uint8
-from irg.model.checkpoint import LoadedModel, load_model, save_model
+from irg.model.checkpoint import LoadedModel, load_model, new_model, save_model
 from irg.model.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 
@@ -26,8 +32,11 @@ PROMPTS = [3 * letter for letter in "abcdefgh"]
 
 @pytest.fixture
 def start(folder: Path) -> LoadedModel:
-    """The tiny model; its (random) autoencoder gives these pictures latents of unit variance."""
+    """The tiny model, twice as wide; its (random) autoencoder gives these pictures latents of unit variance."""
     loaded = load_model(folder)
+    decoder = replace(loaded.config.decoder, hidden_size=64, intermediate_size=128)
+    loaded.config = replace(loaded.config, decoder=decoder)
+    loaded.model = new_model(loaded.config, seed=0)
     images = [np.asarray(Image.open(io.BytesIO(picture(i)))) for i in range(8)]
     with torch.no_grad():
         z = loaded.autoencoder.encode(torch.stack([from_uint8(image) for image in images]))
@@ -60,8 +69,8 @@ def test_eight_trajectories_by_heart(
     )
     out = train(recipe, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["ce"] < 0.01
-    assert lines[-1]["mse"] < 0.5 < lines[0]["mse"]  # a guess from the noisy picture alone: about 1
+    assert lines[-1]["ce"] < 0.001
+    assert lines[-1]["mse"] < 0.03 and lines[0]["mse"] > 1.0  # a guess from the noisy picture alone: about 1
 
     data = TrajectoryData([str(tmp_path / "eight")], tiny_tokenizer, start.config, PROFILE, start.autoencoder)
     wanted = torch.stack([data.latents(i).float().flatten() for i in range(8)])
@@ -76,3 +85,4 @@ def test_eight_trajectories_by_heart(
     assert [output.thinking for output in outputs] == list("stuvwxyz")
     drawn = torch.stack([last[i].flatten() for i in range(8)])
     assert torch.cdist(drawn, wanted).argmin(dim=1).tolist() == list(range(8))
+    assert (drawn - wanted).square().mean() < 0.02  # of latents of unit variance
