@@ -106,7 +106,7 @@ def kill_while_building(file: str, server: FaultyServer, answers: Path, calls: i
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=900)
         assert process.returncode in (0, -signal.SIGKILL), error.decode()
         assert not known & {key for key, _, _ in server.log[seen:]}, "a request was repeated whose answer was on disk"
         if process.returncode == 0:
