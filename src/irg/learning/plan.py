@@ -187,6 +187,7 @@ class Counted(Rejections):
     """Counts broken rows and keeps the first."""
 
     first: str = ""
+    listed = ""
 
     def add(self, row: Any) -> None:
         """Count a row."""
@@ -198,7 +199,7 @@ def _nominal(plan: Plan, config: ModelConfig) -> Work:
     """The sizes of a full pack of the mixture's samples, by nominal lengths and the largest square pictures."""
     recipe, side = plan.recipe, config.vae_resize.max_size
     plan.notes.append(
-        f"no rows to look at: packs are guessed, pictures of {side} x {side} pixels, "
+        f"no packs could be made: they are guessed, pictures of {side} x {side} pixels, "
         + ", ".join(f"{name} {n} tokens" for name, n in NOMINAL.items())
     )
     texts = {name: (0,) * n for name, n in NOMINAL.items()}
@@ -218,7 +219,7 @@ def _nominal(plan: Plan, config: ModelConfig) -> Work:
     scale = recipe.tokens_per_pack / tokens
     plan.samples_per_pack = {mode: 1000 * scale * weights[mode] / shares for mode in share}
     plan.tokens_per_pack, plan.longest = recipe.tokens_per_pack, max(share.values())
-    if plan.longest > min(recipe.max_tokens_per_sample, recipe.tokens_per_pack):
+    if not plan.rows and plan.longest > min(recipe.max_tokens_per_sample, recipe.tokens_per_pack):
         plan.problems.append(f"samples of {plan.longest} tokens are more than max_tokens_per_sample or tokens_per_pack")
     return Work(*(round(value * scale) for value in vars(total).values()))
 

@@ -42,6 +42,11 @@ class Rejections:
     def __init__(self, path: Path) -> None:
         self.path, self.count = path, 0
 
+    @property
+    def listed(self) -> str:
+        """Where they are written down, for messages."""
+        return f"; they are listed in {self.path}"
+
     def add(self, row: BadRow) -> None:
         """Write a row down."""
         self.count += 1

@@ -165,8 +165,7 @@ class Lane:
                 self._refuse(bad)
                 last = bad
         raise ValueError(
-            f"no row for {mode} is fit to be used ({tried} were tried); all are listed in {packs.rejections.path}; "
-            f"the last: {last}"
+            f"no row for {mode} is fit to be used ({tried} were tried{packs.rejections.listed}); the last: {last}"
         )
 
     def _refuse(self, bad: BadRow) -> None:
