@@ -115,7 +115,8 @@ def _check_settings(plan: Plan) -> None:
     recipe = plan.recipe
     if recipe.optimizer.warmup > recipe.steps:
         plan.problems.append(f"optimizer.warmup {recipe.optimizer.warmup} is longer than the run: {recipe.steps} steps")
-    if recipe.optimizer.kind == "muon" and (plan.gpus > 1 or recipe.parallel.precision == "bfloat16"):
+    sharded = plan.gpus > 1 or (recipe.parallel.precision == "bfloat16" and recipe.device != "cpu")
+    if recipe.optimizer.kind == "muon" and sharded:
         plan.problems.append("optimizer.kind muon needs whole matrices: use adamw on several GPUs or in bfloat16")
     if plan.gpus % recipe.parallel.replicas:
         plan.problems.append(f"parallel.replicas {recipe.parallel.replicas} does not divide {plan.gpus} GPUs")
