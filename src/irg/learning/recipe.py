@@ -88,7 +88,7 @@ class Parallel:
     accumulate: int = 1  # packs a rank runs for one optimiser step
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward; master weights and reductions are float32
     recompute: Literal["none", "selective", "full"] = "none"  # activation checkpointing, layer by layer
-    attention: Literal["auto", "dense", "shared", "flex"] = "auto"  # auto: flex on CUDA; shared in bfloat16 on a CPU
+    attention: Literal["auto", "dense", "shared", "flex"] = "auto"  # auto: flex on CUDA, shared on a CPU
     compile: bool = False  # torch.compile of every layer
 
     def __post_init__(self) -> None:

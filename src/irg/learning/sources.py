@@ -34,9 +34,7 @@ def attention_of(recipe: TrainRecipe, device: torch.device) -> Attention:
     if kind == "flex" and device.type == "cpu":
         raise ValueError("parallel.attention flex cannot train on a CPU: set it to auto, shared or dense")
     if kind == "auto":
-        # In float32 the fused dense kernel is as fast on a CPU, and what earlier runs were resumed with.
-        low = recipe.parallel.precision == "bfloat16"
-        kind = "flex" if device.type == "cuda" else "shared" if low else "dense"
+        kind = "flex" if device.type == "cuda" else "shared"
     return {"flex": FlexAttention, "shared": SharedContextAttention, "dense": PackedAttention}[kind]
 
 

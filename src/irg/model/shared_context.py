@@ -2,8 +2,7 @@
 
 A sample is a context (texts, pictures read) and, mostly at its end, noised pictures: several copies of one target that
 do not see each other. A dense mask over all of it is mainly empty. Here every token is scored against the context's
-keys, and a noised picture besides against itself alone: about a third of the work. Plain matrix products, which
-bfloat16 units run several times faster than the fused CPU kernels' backward.
+keys, and a noised picture besides against itself alone, by plain matrix products (``bench/pack_attention.py``).
 
 Legend: T tokens in stream order; R samples side by side; C slots of the context; M noised pictures of a sample; B
 slots of each; N = M x B; H query heads; K key-value heads; E head size.
