@@ -29,6 +29,7 @@ from irg.learning.packing import assemble
 from irg.model.checkpoint import new_model
 from irg.model.config import ModelConfig, tiny
 from irg.model.decoder import rotate
+from irg.model.shared_context import SharedContextAttention
 from irg.model.unified import UnifiedModel
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
@@ -114,7 +115,7 @@ def ours(case: Case) -> Tensor:
     normals = iter(case.normals)
     patches = [case.patches[p.content] for p in parts if isinstance(p, Patches)]
     latents = [case.latents[p.content] for p in parts if isinstance(p, Latents | Target)]
-    pack = assemble(layouts, parts, patches, latents, lambda: next(normals))
+    pack = assemble(layouts, parts, patches, latents, lambda: next(normals), attention=SharedContextAttention)
     velocity = None
     if pack.clean_GD is not None:
         flow = flow_targets(pack.clean_GD, case.noise, pack.normal_G, 4.0)
