@@ -16,14 +16,8 @@ from irg import miniworld as world
 def samples(count: int, seed: int, **options: object) -> Iterator[tuple[world.Request, world.Scene]]:
     """Random requests with a right scene each."""
     rng = np.random.default_rng(seed)
-    while count:
-        request = world.sample_request(rng, background=0.2, **options)  # type: ignore[arg-type]
-        try:
-            scene = world.sample_scene(request, rng)
-        except ValueError:  # no room for it all
-            continue
-        yield request, scene
-        count -= 1
+    for _ in range(count):
+        yield world.sample_pair(rng, background=0.2, **options)
 
 
 def rate(count: int, work: Callable[[], object]) -> float:

@@ -41,6 +41,7 @@ irg data mini --out $here/pictures-2 --rows 40000 --seed 101
 irg data mini --out $here/repairs-2 --rows 8000 --repairs 1.0 --seed 102
 step $here/start-2/weights.safetensors python -m irg.learning.enlarge --model $here/final-2/model --out $here/start-2 \
   --size 128 --vocab geneval --words 2048
+cp src/irg/assets/mini/irg.json $here/start-2/  # the settings that were measured to suit it; every run passes them on
 irg train recipes/mini/8-larger.yaml
 step $here/start-3/weights.safetensors python -m irg.learning.enlarge --model $here/larger/model --out $here/start-3 --vit $here/vit-2
 irg train recipes/mini/9-all-modes.yaml
@@ -49,3 +50,4 @@ irg data drafts --model $here/modes-2/model --judge $here/judge-2 --out $here/dr
 irg data mini --out $here/few-repairs-2 --rows 2000 --repairs 1.0 --seed 102
 irg train recipes/mini/10-finish.yaml
 irg bench mini --model $here/final-3/model --referee $here/referee-2 --modes always direct redraw --out $here/bench-2
+step $here/irg-mini/weights.safetensors irg model convert $here/final-3/model $here/irg-mini --dtype bfloat16  # what is bundled

@@ -12,7 +12,7 @@ import numpy as np
 
 from irg.evaluation.statistics import Share, changes, share
 
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "compound", "stacking")
+COLUMNS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "compound", "stacking")
 _DRAWS = 4000
 Line = Mapping[str, Any]
 
@@ -32,13 +32,13 @@ class Row:
     def score(self) -> dict[str, float]:
         """Share of right pictures per form, and ``overall``, the plain mean of the forms (GenEval's way)."""
         tags, right = np.array(self.tags), np.array(self.right, float)
-        per_tag = {tag: float(right[tags == tag].mean()) for tag in TAGS if (tags == tag).any()}
+        per_tag = {tag: float(right[tags == tag].mean()) for tag in COLUMNS if (tags == tag).any()}
         return per_tag | {"overall": float(np.mean(list(per_tag.values())))}
 
     def interval(self) -> tuple[float, float]:
         """95 % percentile bootstrap of ``overall``, prompts drawn within their form (pictures of one prompt stay
         together)."""
-        return _bounds([_means(self, np.array(self.right, float))])
+        return _bounds(_means(self, np.array(self.right, float)))
 
     def repair_and_damage(self) -> tuple[Share, Share] | None:
         """Wrong -> right among wrong first pictures, right -> wrong among right ones."""
@@ -58,7 +58,7 @@ def difference(one: Row, other: Row) -> tuple[float, float, float]:
     if one.prompts != other.prompts:
         raise ValueError(f"{one.name} and {other.name} are not of the same requests")
     gap = np.array(one.right, float) - np.array(other.right, float)
-    low, high = _bounds([_means(one, gap)])
+    low, high = _bounds(_means(one, gap))
     return one.score()["overall"] - other.score()["overall"], low, high
 
 
@@ -70,11 +70,10 @@ def _means(row: Row, values: np.ndarray) -> list[np.ndarray]:
     return [np.array([np.mean(v) for v in prompts.values()]) for prompts in groups.values()]
 
 
-def _bounds(forms_of: Sequence[list[np.ndarray]]) -> tuple[float, float]:
+def _bounds(forms: Sequence[np.ndarray]) -> tuple[float, float]:
     rng, total = np.random.default_rng(0), np.zeros(_DRAWS)
-    for forms in forms_of:
-        for means in forms:
-            total += means[rng.integers(0, len(means), (_DRAWS, len(means)))].mean(axis=1) / len(forms)
+    for means in forms:
+        total += means[rng.integers(0, len(means), (_DRAWS, len(means)))].mean(axis=1) / len(forms)
     low, high = np.percentile(total, [2.5, 97.5])
     return float(low), float(high)
 
@@ -147,7 +146,7 @@ def _best_of_two(always: Sequence[Line], redraw: Sequence[Line]) -> Row:
 def table(results: Mapping[str, Sequence[Line]]) -> str:
     """Markdown: a row per way of reasoning, and what the reflections got right."""
     made = rows(results)
-    tags = [tag for tag in TAGS if any(tag in row.tags for row in made)]
+    tags = [tag for tag in COLUMNS if any(tag in row.tags for row in made)]
     head = [*tags, "overall", "95 % interval", "repair", "damage", "pictures", "n"]
     text = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     text += [_line(row, tags) for row in made]

@@ -25,11 +25,11 @@ from irg.learning.pacing import Pace
 from irg.learning.scenery import Pool, Shift, Sight, Soften, Softening, Vocab, color_of, softened_part, to_batch
 from irg.miniworld.corrupt import corrupt
 from irg.miniworld.detector import VARIANTS, Detector, DetectorConfig, Maps, overlap
-from irg.miniworld.layout import sample_scene
+from irg.miniworld.layout import sample_pair
 from irg.miniworld.render import render
-from irg.miniworld.request import ALL_TAGS, DEFAULT_WEIGHTS, Request, sample_request
+from irg.miniworld.request import ALL_TAGS, DEFAULT_WEIGHTS
 from irg.miniworld.rules import satisfied, see
-from irg.miniworld.scene import Scene, pixel_box
+from irg.miniworld.scene import pixel_box
 from irg.miniworld.sprites import Sprites
 from irg.miniworld.vocabularies import find_vocabulary
 
@@ -247,7 +247,7 @@ def agreement(
     nouns: Vocab = vocab or detector.config.names
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        request, scene = _asked(rng, nouns, "test" if i % 4 < 2 else "train")
+        request, scene = sample_pair(rng, DEFAULT_WEIGHTS, nouns, split="test" if i % 4 < 2 else "train")
         if i % 2:
             scene, _ = corrupt(request, scene, rng, vocab=nouns)
         requests.append(request)
@@ -274,16 +274,6 @@ def agreement(
         "colors_right": round(colors / max(1, hits), 4),
         "pictures": count,
     }
-
-
-def _asked(rng: np.random.Generator, vocab: Vocab, split: str) -> tuple[Request, Scene]:
-    """A request of GenEval's forms or of several things, and a scene of it; one that finds no room is passed over."""
-    while True:
-        request = sample_request(rng, DEFAULT_WEIGHTS, vocab=vocab, split=split)
-        try:
-            return request, sample_scene(request, rng)
-        except ValueError:
-            continue
 
 
 def main(config: DetectionConfig) -> None:

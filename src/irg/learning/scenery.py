@@ -17,9 +17,8 @@ from torch import Tensor
 
 from irg.miniworld.backgrounds import BACKGROUNDS
 from irg.miniworld.classes import COLORLESS_CLASSES, COLORS, object_class
-from irg.miniworld.layout import sample_scene
+from irg.miniworld.layout import sample_pair
 from irg.miniworld.render import SPOILINGS, degrade, render
-from irg.miniworld.request import sample_request
 from irg.miniworld.scene import Box, Scene, Thing, pixel_box
 from irg.miniworld.sprites import Sprites
 from irg.miniworld.vocabularies import find_vocabulary
@@ -68,14 +67,9 @@ def sample_sight(
 
 
 def random_scene(rng: np.random.Generator, vocab: Vocab | None, held_out: float = 0.0) -> Scene:
-    """A scene, in ``held_out`` of all cases of a held-out request. One whose things find no room is passed over."""
-    for _ in range(20):
-        split = "test" if held_out and rng.random() < held_out else "train"
-        try:
-            return sample_scene(sample_request(rng, vocab=vocab, split=split), rng)
-        except ValueError:
-            continue
-    raise AssertionError("twenty requests in a row found no room")
+    """A scene, in ``held_out`` of all cases of a held-out request."""
+    split = "test" if held_out and rng.random() < held_out else "train"
+    return sample_pair(rng, vocab=vocab, split=split)[1]
 
 
 def recolored(scene: Scene, rng: np.random.Generator) -> Scene:

@@ -202,6 +202,8 @@ class Trainer:
         A falling loss hides a condition that is ignored; the gap between these three does not.
         """
         result: dict[str, float] = {}
+        if self.shadow:
+            self.shadow.refresh()  # the step that was just taken counts
         normal = math.log(level / (1 - level))
         for name in ("with", "without", "shuffled"):
             pack = self._probe(name, normal).to(self.ranks.device)

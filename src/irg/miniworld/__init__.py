@@ -6,7 +6,7 @@ from irg.miniworld.classes import COLORS, GRID, SIZES, ObjectClass, classes, is_
 from irg.miniworld.corrupt import corrupt
 from irg.miniworld.flaws import KINDS, Flaw, find_flaws
 from irg.miniworld.heldout import held_out, in_geneval
-from irg.miniworld.layout import sample_scene
+from irg.miniworld.layout import sample_pair, sample_scene
 from irg.miniworld.oracle import (
     Edit,
     Reflection,
@@ -83,6 +83,7 @@ __all__ = [
     "reflect",
     "relation_strength",
     "render",
+    "sample_pair",
     "sample_request",
     "sample_scene",
     "sample_texts",

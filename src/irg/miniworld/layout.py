@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from irg.miniworld.backgrounds import BACKGROUNDS
 from irg.miniworld.classes import SIZES, object_class
 from irg.miniworld.geometry import STACKED
 from irg.miniworld.meaning import Request
+from irg.miniworld.request import sample_request
 from irg.miniworld.rules import satisfied, see
 from irg.miniworld.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells, stacking_sizes
 
@@ -40,6 +42,19 @@ def sample_scene(request: Request, rng: np.random.Generator) -> Scene:
         object_class(entry.name)
     things = sample_things(request, rng)
     return Scene(request.background or pick_background(things, rng), in_order(things, prompt_rank(request)))
+
+
+def sample_pair(rng: np.random.Generator, *args: Any, **options: Any) -> tuple[Request, Scene]:
+    """A random request (arguments are those of `sample_request`) and a scene of it. The rare request whose things find
+    no room is passed over; ValueError if that is all that comes.
+    """
+    for _ in range(1000):
+        request = sample_request(rng, *args, **options)
+        try:
+            return request, sample_scene(request, rng)
+        except ValueError:  # no room for it all
+            continue
+    raise ValueError("a thousand requests in a row found no room for their things")
 
 
 def pick_background(things: tuple[Thing, ...], rng: np.random.Generator) -> str:

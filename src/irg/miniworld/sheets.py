@@ -16,13 +16,11 @@ from irg.miniworld.backgrounds import BACKGROUNDS, background_pixels
 from irg.miniworld.captions import caption
 from irg.miniworld.classes import classes
 from irg.miniworld.corrupt import corrupt
-from irg.miniworld.layout import sample_scene
+from irg.miniworld.layout import sample_pair
 from irg.miniworld.oracle import parse_reflection, reflect
 from irg.miniworld.render import contact_sheet, degrade, render
 from irg.miniworld.repair import correct
-from irg.miniworld.request import Request, sample_request
 from irg.miniworld.rules import see
-from irg.miniworld.scene import Scene
 from irg.miniworld.sprites import Sprites, load_sprites
 
 _PAPER = (206, 214, 220)
@@ -71,7 +69,7 @@ def scene_sheet(
 ) -> Image.Image:
     """Right pictures for random requests of the full world."""
     rng = np.random.default_rng(seed)
-    pictures = [render(_sample(rng, weights)[1], size, sprites) for _ in range(count)]
+    pictures = [render(sample_pair(rng, weights, "full")[1], size, sprites) for _ in range(count)]
     return contact_sheet(pictures, columns=7)
 
 
@@ -82,7 +80,7 @@ def repair_sheet(sprites: Sprites, seed: int, size: int = 150, count: int = 4) -
     draw = ImageDraw.Draw(sheet)
     row = 0
     while row < count:
-        request, scene = _sample(rng, {"compound": 1.0, "stacking": 1.0})
+        request, scene = sample_pair(rng, {"compound": 1.0, "stacking": 1.0}, "full")
         flawed, flaws = corrupt(request, scene, rng, vocab="full")
         if not flaws:
             continue
@@ -109,15 +107,6 @@ def _wrapped(text: str, width: int) -> str:
             lines.append("")
         lines[-1] += f"{word} "
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _sample(rng: np.random.Generator, weights: dict[str, float]) -> tuple[Request, Scene]:
-    while True:
-        request = sample_request(rng, weights, "full")
-        try:
-            return request, sample_scene(request, rng)
-        except ValueError:  # no room for it all
-            continue
 
 
 def write_sheets(folder: Path, sprites: Sprites) -> list[Path]:

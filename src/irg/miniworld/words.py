@@ -13,11 +13,10 @@ from irg.miniworld.backgrounds import BACKGROUNDS
 from irg.miniworld.captions import caption
 from irg.miniworld.classes import COLORS, GRID, SIZES, geneval_plural, object_class, synonym_plural
 from irg.miniworld.corrupt import corrupt
-from irg.miniworld.layout import sample_scene
+from irg.miniworld.layout import sample_pair
 from irg.miniworld.oracle import CORE_PHRASES, FULL_PHRASES, reflect, think
 from irg.miniworld.questions import QUESTION_PHRASES, ask
 from irg.miniworld.repair import correct
-from irg.miniworld.request import sample_request
 from irg.miniworld.rules import see
 from irg.miniworld.unknown import listed_words
 from irg.miniworld.vocabularies import Vocabulary, find_vocabulary
@@ -75,11 +74,7 @@ def sample_texts(rng: np.random.Generator, n: int, vocab: str | Vocabulary | Seq
     rich = vocabulary.name != "core"
     texts: list[str] = []
     while len(texts) < n:
-        request = sample_request(rng, vocab=vocabulary, background=0.3, unknown=0.05 if rich else 0.0)
-        try:
-            scene = sample_scene(request, rng)
-        except ValueError:  # no room for it all
-            continue
+        request, scene = sample_pair(rng, vocab=vocabulary, background=0.3, unknown=0.05 if rich else 0.0)
         flawed, flaws = corrupt(request, scene, rng, vocab=vocabulary)
         seen = see(flawed)
         texts += [
