@@ -1,17 +1,21 @@
 """A tiny model folder and a few trajectories, for whatever trains."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from irg.curation.records import TrajectoryRecord, png, write_shards
 from irg.learning.data import TrajectoryData
+from irg.learning.recipe import Mixture, Optimizer, TrainRecipe
 from irg.model.checkpoint import LoadedModel, save_model
 from irg.model.profile import Profile
 from irg.model.tokenizer import TextTokenizer
 
+STAGE_1 = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
 PROFILE = Profile("tiny", system_prompt="sys", how_to_think="how?", how_to_improve="better?")
 
 
@@ -57,3 +61,25 @@ def data(rows: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) ->
 def words(tiny_tokenizer: TextTokenizer) -> Callable[[str], tuple[int, ...]]:
     """Ids of a text."""
     return tiny_tokenizer.encode
+
+
+@pytest.fixture
+def small_recipe(folder: Path, rows: Path, tmp_path: Path) -> Callable[..., TrainRecipe]:
+    """A small recipe with some fields changed."""
+
+    def make(**changes: Any) -> TrainRecipe:
+        base = TrainRecipe(
+            model=str(folder),
+            data=(str(rows),),
+            out=str(tmp_path / "run"),
+            steps=6,
+            mixture=STAGE_1,
+            optimizer=Optimizer(lr=1e-3, warmup=2, cooldown=2),
+            tokens_per_pack=200,
+            noise_copies=2,
+            log_every=1,
+            save_every=2,
+        )
+        return replace(base, **changes)
+
+    return make

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,26 +17,14 @@ from irg.model.shared_context import SharedContextAttention
 
 
 @pytest.fixture
-def recipe(folder: Path, rows: Path, tmp_path: Path) -> Callable[..., TrainRecipe]:
+def recipe(small_recipe: Callable[..., TrainRecipe]) -> Callable[..., TrainRecipe]:
     """A small run of all six modes in bfloat16."""
-
-    def make(**changes: Any) -> TrainRecipe:
-        base = TrainRecipe(
-            model=str(folder),
-            data=(str(rows),),
-            out=str(tmp_path / "run"),
-            steps=6,
-            mixture=Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0),
-            optimizer=Optimizer(kind="muon", lr=1e-3, muon_lr=1e-2, eps=1e-8),
-            parallel=Parallel(precision="bfloat16"),
-            tokens_per_pack=200,
-            noise_copies=2,
-            log_every=1,
-            save_every=2,
-        )
-        return replace(base, **changes)
-
-    return make
+    low = {
+        "mixture": Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0),
+        "optimizer": Optimizer(kind="muon", lr=1e-3, muon_lr=1e-2, eps=1e-8),
+        "parallel": Parallel(precision="bfloat16"),
+    }
+    return lambda **changes: small_recipe(**low | changes)
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +20,12 @@ from irg.model.checkpoint import load_model
 from irg.reasoning.pipeline import IRGPipeline
 
 Make = Callable[..., TrainRecipe]
-STAGE_1 = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
 
 
 @pytest.fixture
-def recipe(folder: Path, rows: Path, tmp_path: Path) -> Make:
+def recipe(small_recipe: Make) -> Make:
     """A small recipe with some fields changed."""
-
-    def make(**changes: Any) -> TrainRecipe:
-        base = TrainRecipe(
-            model=str(folder),
-            data=(str(rows),),
-            out=str(tmp_path / "run"),
-            steps=6,
-            mixture=STAGE_1,
-            optimizer=Optimizer(lr=1e-3, warmup=2, cooldown=2),
-            tokens_per_pack=200,
-            noise_copies=2,
-            log_every=1,
-            save_every=2,
-        )
-        return replace(base, **changes)
-
-    return make
+    return small_recipe
 
 
 def weights(path: Path) -> dict[str, Tensor]:
