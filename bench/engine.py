@@ -92,6 +92,7 @@ class Case:
     tokenizer: TextTokenizer
     jobs: list[Job]
     thoughts: list[list[Ids]] | None  # forced, for each job and turn
+    forms: tuple[str, ...] = ()  # what the model brings for guessing ahead
 
     def forced(self, index: int) -> list[Ids] | None:
         """The forced thoughts of a job."""
@@ -176,7 +177,7 @@ def folder_case(options: Options) -> Case:
         ids = tokenizer.encode(" ".join(PROMPTS) * (1 + length // len(PROMPTS)))[:length]
         thoughts = [[tokenizer.encode(tokenizer.decode(ids))] * (settings.rounds + 1)] * len(prompts)
     jobs = [Job(prompt, profile.system_prompt, settings, height, width) for prompt in prompts]
-    return Case(options.model, loaded.model, loaded.autoencoder, tokenizer, jobs, thoughts)
+    return Case(options.model, loaded.model, loaded.autoencoder, tokenizer, jobs, thoughts, profile.forms)
 
 
 def build_case(options: Options) -> Case:
@@ -241,7 +242,7 @@ def run_engine(case: Case, count: int) -> Run:
     with _peak_memory() as peak:
         started = time.perf_counter()
         runner = TimedRunner(case.model, case.autoencoder)
-        engine = Engine(runner, case.tokenizer)
+        engine = Engine(runner, case.tokenizer, case.forms)
         for i in range(count):
             engine.add(replayed(irg(case.jobs[i]), case.forced(i)), seed=i, index=i)
         for event in engine.events():

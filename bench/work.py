@@ -152,11 +152,12 @@ class CountingRunner(Runner):
             self.counted.add("prefill", work)
         return super().extend(items)
 
-    def feed(self, contexts: Sequence[Context], tokens: Sequence[int]) -> Tensor:
-        blocks = [(1, context.length + 1) for context in contexts]
-        work = self.work.forward(blocks, len(contexts), 0) + self.work.linear(self.work.head, len(contexts))
-        self.counted.add("decode", work)
-        return super().feed(contexts, tokens)
+    def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
+        tokens = len(texts_BN[0])
+        blocks = [(tokens, context.length + tokens) for context in contexts]
+        total = tokens * len(contexts)
+        self.counted.add("decode", self.work.forward(blocks, total, 0) + self.work.linear(self.work.head, total))
+        return super().feed(contexts, texts_BN)
 
     def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> Branches:
         return _CountedBranches(self, blocks)

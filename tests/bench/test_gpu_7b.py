@@ -59,7 +59,7 @@ def test_counted_flops_are_pytorchs(tiny_loaded: LoadedModel) -> None:
     patches = Patches((3, 2), torch.zeros(6, config.vit.patch_values))
     steps = {
         "prefill": lambda: runner.extend([(context, [Text((5, 6, 7)), latents, patches]), (other, [Text((8,))])]),
-        "decode": lambda: runner.feed([context], [1]),
+        "decode": lambda: runner.feed([context], [[1]]),
         "denoise": lambda: runner.branches([(context, (4, 4)), (other, (4, 4))]).velocity(
             torch.zeros(32, config.latent_values), torch.zeros(1)
         ),

@@ -328,16 +328,16 @@ class Counting(SteadyRunner):
         self.prefilled += sum(len(lay_out(parts, self.grammar)) for _, parts in items)
         return super().extend(items)
 
-    def feed(self, contexts: Sequence[Context], tokens: Sequence[int]) -> Tensor:
-        self.fed += len(tokens)
+    def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
+        self.fed += sum(map(len, texts_BN))
         self.forwards += 1
-        return super().feed(contexts, tokens)
+        return super().feed(contexts, texts_BN)
 
 
 def test_nothing_goes_through_the_network_twice(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
     """Prefilled: what is said and looked at, and for the image branch each later thought. Fed: each thought, once."""
     runner = Counting(tiny_loaded)
-    (steps,) = Engine(runner, tiny_tokenizer).run(programs([0]))
+    (steps,) = Engine(runner, tiny_tokenizer, guess=False).run(programs([0]))
     first, *later = (len(step.thinking.ids) + 2 for step in steps)
     said = (3 + 2) + (3 + 2)  # "sys", "red", wrapped
     looked = (2 * 3 + 2) + (2 * 3 + 2)  # 32 x 48 pixels: 2 x 3 latent tokens; 28 x 42 for the ViT: 2 x 3 patches
@@ -354,7 +354,7 @@ def test_writers_share_forwards(tiny_loaded: LoadedModel, tiny_tokenizer: TextTo
         return (yield Write(20, forced=(65,) * n))
 
     runner = Counting(tiny_loaded)
-    written = Engine(runner, tiny_tokenizer).run([(program(n), 0) for n in range(3, 8)])
+    written = Engine(runner, tiny_tokenizer, guess=False).run([(program(n), 0) for n in range(3, 8)])
     assert [len(w.ids) for w in written] == [3, 4, 5, 6, 7]
     assert (runner.forwards, runner.fed) == (9, sum(n + 2 for n in range(3, 8)))
 
@@ -475,7 +475,7 @@ def test_greedy_takes_the_likeliest(fresh: Callable[[], Engine]) -> None:
     runner.extend([(context, [Text(engine._ids("hello"))])])
     token, ids = runner.grammar.special.bos, []
     for _ in range(5):
-        token = int(runner.feed([context], [token]).argmax())
+        token = int(runner.feed([context], [[token]]).argmax())
         ids.append(token)
     assert written.ids == tuple(ids)
 
@@ -489,7 +489,7 @@ def test_sampling_follows_the_distribution(fresh: Callable[[], Engine]) -> None:
 
     first = [w.ids[0] if w.ids else 257 for w in engine.run([(program(), seed) for seed in range(300)])]
     context = engine.runner.cache.new()
-    probable = engine.runner.feed([context], [256]).softmax(-1)[0]
+    probable = engine.runner.feed([context], [[256]]).softmax(-1)[0, 0]
     likely = probable.topk(40)
     wanted, got = float(likely.values.sum()), sum(t in likely.indices.tolist() for t in first) / len(first)
     assert got == pytest.approx(wanted, abs=4 * (wanted * (1 - wanted) / 300) ** 0.5)

@@ -119,7 +119,7 @@ def test_genevals_prompts_become_requests(tmp_path: Path) -> None:
 
 def test_a_run_is_finished_resumed_and_guarded(tmp_path: Path) -> None:
     fast = ("num_timesteps=2", "improve_num_timesteps=2", "max_think_tokens=30")
-    modes = ("direct", "always", "shuffled", "blind")
+    modes = ("direct", "always", "shuffled", "blind", "told")
     evaluation = Evaluation(out=str(tmp_path), prompts=6, modes=modes, options=fast, batch=4)
     text = evaluate(evaluation)
     files = {mode: (tmp_path / f"{mode}.jsonl").read_text() for mode in modes}
@@ -129,6 +129,10 @@ def test_a_run_is_finished_resumed_and_guarded(tmp_path: Path) -> None:
     asked = [one["thoughts"] for one in lines["always"]]
     assert [one["thoughts"][0] for one in lines["shuffled"]] == [thoughts[0] for thoughts in asked]
     assert [one["thoughts"][1] for one in lines["shuffled"]] == [asked[(i + 3) % 6][1] for i in range(6)]
+    oracle = [one["thoughts"][1] for one in lines["told"]]
+    assert all(text.startswith("<think> Analysis: in the picture: ") for text in oracle)
+    assert [one["done"][0] for one in lines["told"]] == [". nothing is wrong. " in text for text in oracle]
+    assert "| told, stops when done |" in text
     (tmp_path / "always.jsonl").write_text("".join(files["always"].splitlines(keepends=True)[:4]))
     evaluate(evaluation)
     again = [json.loads(one) for one in (tmp_path / "always.jsonl").read_text().splitlines()]

@@ -41,7 +41,7 @@ def test_token_by_token(case: Callable[[str], Case], runner: Runner) -> None:
         tokens = [runner.grammar.special.bos] * len(contexts)
         for step, wanted in enumerate(e[f"{name}.logits"]):
             equal(tokens, ids[step], f"{name}: tokens fed at step {step}")
-            logits = runner.feed(contexts, tokens)
+            logits = runner.feed(contexts, [[token] for token in tokens])[:, 0]
             close(logits, wanted, f"{name}.logits, step {step}")
             tokens = logits.argmax(dim=-1).tolist()
         check_contexts(runner, contexts, end, name)

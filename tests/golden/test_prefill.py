@@ -93,6 +93,6 @@ def test_a_part_may_be_read_token_by_token(case: Callable[[str], Case], runner: 
     c = case("c_text_prefill")
     name = sub_cases(c, "hidden")[0]
     context, wrapped = runner.cache.new(), c.integers(f"{name}.in.packed_text_ids")
-    logits = [runner.feed([context], [token]) for token in wrapped]
+    logits = [runner.feed([context], [[token]])[:, 0] for token in wrapped]
     close(torch.cat(logits), c[f"{name}.logits"], f"{name}.logits")
     check_contexts(runner, [context], c.context(name), name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from irg.learning.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, write
+from irg.learning.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, hide_plan, write
 from irg.sequence import Latents, Part, Patches, Target, Text
 
 SYSTEM, PROMPT, T1, T2, HOW_THINK, HOW_IMPROVE = ((n,) for n in range(6))
@@ -47,6 +47,19 @@ def told(parts: list[Part]) -> str:
 )
 def test_the_table(mode: Mode, sequence: str) -> None:
     assert told(write(mode, WHOLE)) == sequence
+
+
+def test_the_plan_is_hidden_from_some_reflections() -> None:
+    """From its share of the improving modes, and from no other; without a share nothing is drawn."""
+
+    def sequence(mode: Mode, chance: float, share: float) -> str:
+        return told(write(mode, hide_plan(mode, WHOLE, lambda: chance, share)))
+
+    assert sequence("improving_full", 0.49, 0.5) == "sys, prompt, I1(VAE), I1(ViT), T2*, I2*"
+    assert sequence("improving_thinking_generation", 0.0, 0.5) == "sys, prompt, I1(VAE), I1(ViT), T2*"
+    assert sequence("improving_full", 0.5, 0.5) == "sys, prompt, T1, I1(VAE), I1(ViT), T2*, I2*"
+    assert sequence("initial_full", 0.0, 0.5) == "sys, prompt, T1*, I1*"
+    assert hide_plan("improving_full", WHOLE, lambda: pytest.fail("drawn"), 0.0) is WHOLE
 
 
 def test_the_table_is_all() -> None:

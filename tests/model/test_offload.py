@@ -26,10 +26,10 @@ def outputs(model: UnifiedModel, loaded: LoadedModel) -> list[torch.Tensor]:
     runner = Runner(model, loaded.autoencoder)
     context = runner.cache.new()
     hidden = runner.extend([(context, [Text((5, 6, 7))])])[0].hidden_TC
-    logits = runner.feed([context], [9])
+    logits = runner.feed([context], [[9]])[:, 0]
     noise = torch.randn(4, model.config.latent_values, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     velocity = runner.branches([(context, (2, 2))]).velocity(noise, torch.tensor([0.5]))
-    return [hidden, logits, velocity, runner.feed([context], [11])]
+    return [hidden, logits, velocity, runner.feed([context], [[11]])[:, 0]]
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])

@@ -41,7 +41,7 @@ def walk(runner: Runner) -> list[torch.Tensor]:
     runner.extend(
         [(context, [Text((5, 6)), Latents((2, 1), latents), Patches((1, 2), patches)]), (other, [Text((7,))])]
     )
-    logits = runner.feed([context, other], [9, 10])
+    logits = runner.feed([context, other], [[9], [10]])[:, 0]
     noise = torch.zeros(4, config.latent_values, device=runner.model.device)
     velocity = runner.branches([(context, (2, 1)), (other, (2, 1))]).velocity(
         noise, torch.zeros(1, device=runner.model.device)

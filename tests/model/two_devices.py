@@ -44,7 +44,7 @@ def walk(model: UnifiedModel) -> None:
     runner.extend(
         [(context, [Text((5, 6)), Latents((2, 1), latents), Patches((1, 2), patches)]), (other, [Text((7,))])]
     )
-    logits = runner.feed([context, other], [9, 10])
+    logits = runner.feed([context, other], [[9], [10]])[:, 0]
     branches = runner.branches([(context, (2, 1)), (other, (2, 1))])
     velocity = branches.velocity(torch.zeros(4, config.latent_values, device=main), torch.zeros(1, device=main))
     assert [slab.device for slab in runner.cache.keys_RLKE] == devices

@@ -131,7 +131,7 @@ def test_slots_are_those_of_a_real_run(tiny_loaded: LoadedModel) -> None:
     runner.extend([(context, [Text((1,) * 78)])])
     for turn in range(2):
         for _ in range(252):
-            runner.feed([context], [1])
+            runner.feed([context], [[1]])
         if turn == 0:
             latents = Latents((8, 8), zeros(config.autoencoder.z_channels, 16, 16))
             runner.extend([(context, [latents, Patches((8, 8), zeros(64, config.vit.patch_values))])])

@@ -2,8 +2,8 @@
 
 A plan covers several *blocks*: each block is some new tokens behind one context. New keys and values go straight into
 the slab, so what a block looks at is a slice of one row: nothing is concatenated. Every block is an attention call of
-just its size, and only text needs a mask; single tokens (decoding) on neighbouring rows share a call, under a mask that
-evens their lengths out.
+just its size, and only text needs a mask; equally many tokens (decoding) on neighbouring rows share a call, if they are
+few, under a mask that evens their lengths out.
 
 Legend: T new tokens in stream order; N tokens of a call; R rows of a call; Q tokens a row; L slots looked at;
 H query heads; K key-value heads; E head size.
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from irg.engine.cache import Context, KVCache
 from irg.model.attention import dense_attention, to_bias
+
+FEW = 16
+"""Tokens a row up to which rows share a call: padding costs less than a call of one's own."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,12 @@ class CachedAttention:
 
 
 def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:
-    """Blocks that share a call, by row: single tokens on neighbouring rows, else each block alone."""
+    """Blocks that share a call, by row: equally few tokens on neighbouring rows, else each block alone."""
     runs: list[list[_Placed]] = []
     for p in sorted(placed, key=lambda p: p.block.context.row):
         last = runs[-1][-1].block if runs else None
-        if last and last.tokens == p.block.tokens == 1 and last.context.row + 1 == p.block.context.row:
+        even = last is not None and last.tokens == p.block.tokens <= FEW
+        if even and last is not None and last.context.row + 1 == p.block.context.row:
             runs[-1].append(p)
         else:
             runs.append([p])

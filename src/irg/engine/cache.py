@@ -112,6 +112,13 @@ class KVCache:
         context.position += positions
         assert self._filled[context.row] == context.length, "appended to a context that was not reserved"
 
+    def retract(self, context: Context, tokens: int) -> None:
+        """Take back the last ``tokens`` text tokens of a context that is the last on its row."""
+        assert self._filled[context.row] == context.length, "only the last on a row can be shortened"
+        context.length -= tokens
+        context.position -= tokens
+        self._filled[context.row] = context.length
+
     def filled(self, row: int) -> int:
         """Slots of a row that hold somebody's tokens or are claimed for them."""
         return self._filled[row]

@@ -73,21 +73,23 @@ class Runner:
     # ---- decoding
 
     @torch.inference_mode()
-    def feed(self, contexts: Sequence[Context], tokens: Sequence[int]) -> Tensor:
-        """Append one text token to each context; logits of the next one, float32 [contexts, V]."""
+    def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
+        """Append equally many text tokens to each context; logits after each of them, float32 [contexts, N, V]."""
+        tokens = len(texts_BN[0])
         for context in contexts:
-            self.cache.reserve(context, 1)
-        n = len(contexts)
-        attend = CachedAttention(self.cache, [Block(c, 1) for c in contexts], np.arange(n))
+            self.cache.reserve(context, tokens)
+        visible = None if tokens == 1 else np.tri(tokens, dtype=bool)
+        blocks = [Block(context, tokens, visible) for context in contexts]
+        attend = CachedAttention(self.cache, blocks, np.arange(tokens * len(contexts)))
         device = self.model.device
+        positions_BN = torch.tensor([c.position for c in contexts])[:, None] + torch.arange(tokens)
         batch = TokenBatch(
-            ids_U=torch.tensor(tokens).to(device),
-            positions_T=torch.tensor([c.position for c in contexts]).to(device),
+            ids_U=torch.tensor(texts_BN).flatten().to(device), positions_T=positions_BN.flatten().to(device)
         )
         hidden_UC, _ = self.model(batch, attend)
         for context in contexts:
-            self.cache.commit(context, 1, 1)
-        return self.model.logits(hidden_UC).to(torch.float32)
+            self.cache.commit(context, tokens, tokens)
+        return self.model.logits(hidden_UC).to(torch.float32).unflatten(0, (len(contexts), tokens))
 
     # ---- drawing
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from irg.engine.flow import time_grid
+from irg.engine.guessing import SPANS, Guesser, next_limit
 from irg.engine.guidance import guide
 from irg.engine.ops import Draw, Drawn, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Branches, Runner
@@ -71,8 +72,15 @@ EngineEvent = TextPiece | StepDone | OperationDone | ProgramDone
 class Engine:
     """Runs programs on one model."""
 
-    def __init__(self, runner: Runner, tokenizer: TextTokenizer | None = None) -> None:
+    def __init__(
+        self, runner: Runner, tokenizer: TextTokenizer | None = None, forms: Sequence[str] = (), guess: bool = True
+    ) -> None:
+        """``forms``: example texts of the kind that the model writes. ``guess``: several tokens a forward, where they
+        can be guessed (:mod:`irg.engine.guessing`); it changes no text."""
         self.runner, self.tokenizer = runner, tokenizer
+        special = runner.grammar.special
+        known = [(special.bos, *self._ids(text), special.eos) for text in forms]
+        self.guesser = Guesser(known) if guess else None
         self.tasks: list[Task] = []
         self._plan: tuple[Any, Branches] | None = None
         self._added = 0
@@ -83,6 +91,8 @@ class Engine:
 
     def add(self, program: Program, seed: int, index: int | None = None) -> Task:
         """Start a program; it joins at the next turn."""
+        if not self.tasks and self.guesser is not None:
+            self.guesser.reset()  # the same requests are guessed the same, and so computed the same, every time
         task = Task(self._added if index is None else index, program, seed, self.runner.cache)
         try:
             task.advance(None)
@@ -183,31 +193,54 @@ class Engine:
     # ---- decoding
 
     def _decode(self, writers: Sequence[Task]) -> list[EngineEvent]:
-        """One token for every writer. A finished text feeds its eos in the same forward as the others' tokens."""
+        """The next tokens of every writer: one for sure, and of the guesses after it those that come true. A finished
+        text feeds its eos in the same forward as the others' tokens."""
         started = time.perf_counter()
-        eos = self.runner.grammar.special.eos
-        feeds = [t.writing.feed for t in writers]  # type: ignore[union-attr]
-        logits_BV = self.runner.feed([t.main for t in writers], feeds)
-        chosen = self._choose(writers, logits_BV)
+        fed_BN = self._fed(writers)
+        logits_BNV = self.runner.feed([t.main for t in writers], fed_BN)
         events: list[EngineEvent] = []
-        for task, token in zip(writers, chosen, strict=True):
-            w = task.writing
-            assert w is not None
-            if w.closing:
-                events += self._end_text(task, w)
-                continue
-            forced = w.op.forced
-            if forced is not None:
-                token = forced[len(w.ids)] if len(w.ids) < len(forced) else eos
-            full = len(w.ids) >= w.op.max_tokens
-            if token == eos or full:
-                w.feed, w.closing, w.complete = eos, True, token == eos
-            else:
-                w.feed = token
-                w.ids.append(token)
-                events += self._show(task, w)
+        going = list(range(len(writers)))
+        for n in range(len(fed_BN[0])):
+            ended = [b for b in going if _writing(writers[b]).closing]
+            for b in ended:
+                self.runner.cache.retract(writers[b].main, len(fed_BN[b]) - n - 1)
+                events += self._end_text(writers[b])
+            going = [b for b in going if b not in ended]
+            if not going:
+                break
+            chosen = self._choose([writers[b] for b in going], logits_BNV[going, n])
+            for b, token in zip(going, chosen, strict=True):
+                events += self._take(writers[b], token)
+            right = [b for b in going if fed_BN[b][n + 1 : n + 2] == [_writing(writers[b]).feed]]
+            for b in set(going).difference(right):
+                w = _writing(writers[b])
+                self.runner.cache.retract(writers[b].main, len(fed_BN[b]) - n - 1)
+                w.guesses = next_limit(w.guesses, n)
+            going = right
         self.seconds["decode"] += time.perf_counter() - started
         return events
+
+    def _fed(self, writers: Sequence[Task]) -> list[list[int]]:
+        """What every writer feeds: its next token and guesses; all equally many, eos where there are fewer."""
+        special = self.runner.grammar.special
+        fed = []
+        for task in writers:
+            w, guesses = _writing(task), list[int]()
+            if self.guesser is not None and not w.closing:
+                guesses = self.guesser.guess([special.bos, *w.ids[-max(SPANS) :]], w.guesses)
+            fed.append([w.feed, *guesses])
+        longest = max(map(len, fed))
+        return [[*tokens, *[special.eos] * (longest - len(tokens))] for tokens in fed]
+
+    def _take(self, task: Task, token: int) -> list[EngineEvent]:
+        """Go on with a token that was chosen."""
+        w, special = _writing(task), self.runner.grammar.special
+        w.take(token, special.eos)
+        if self.guesser is not None:
+            ids = w.ids[-max(SPANS) - 1 :]
+            tail = [special.bos, *ids, *[special.eos] * w.closing][-max(SPANS) - 1 :]
+            self.guesser.learn(tail, len(tail) - 1)
+        return [] if w.closing else self._show(task, w)
 
     def _choose(self, writers: Sequence[Task], logits_BV: Tensor) -> list[int]:
         """Greedy, or by each request's own random numbers (the Gumbel-max form of sampling)."""
@@ -234,7 +267,8 @@ class Engine:
         piece = w.stream(w.ids[-1])
         return [TextPiece(task.index, piece)] if piece else []
 
-    def _end_text(self, task: Task, w: Writing) -> list[EngineEvent]:
+    def _end_text(self, task: Task) -> list[EngineEvent]:
+        w = _writing(task)
         handles = task.append([Text(tuple(w.ids))])
         task.writing = None
         text = self.tokenizer.decode(w.ids) if self.tokenizer is not None else ""
@@ -349,3 +383,9 @@ class Engine:
         if tasks:
             self.seconds["vae"] += time.perf_counter() - started
         return events
+
+
+def _writing(task: Task) -> Writing:
+    """The text that a task is writing."""
+    assert task.writing is not None
+    return task.writing

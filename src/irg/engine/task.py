@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from irg.engine.cache import Context, KVCache
+from irg.engine.guessing import MOST
 from irg.engine.guidance import scales_at
 from irg.engine.ops import Draw, Operation, Program, Write
 from irg.sequence.layout import extent
@@ -17,15 +18,28 @@ from irg.sequence.parts import Part
 
 @dataclass
 class Writing:
-    """A text being decoded: ``ids`` so far (without bos), the token to feed next, whether that closes the text."""
+    """A text being decoded: ``ids`` so far (without bos), the token to feed next, whether that closes the text, and how
+    many tokens to guess beyond it."""
 
     op: Write
     feed: int
+    guesses: int = MOST
     ids: list[int] = field(default_factory=list)
     closing: bool = False
     complete: bool = False
     stream: Callable[[int], str] | None = None
     started: float = field(default_factory=time.perf_counter)
+
+    def take(self, token: int, eos: int) -> None:
+        """Go on with the model's choice, or with what the operation forces in its place."""
+        forced = self.op.forced
+        if forced is not None:
+            token = forced[len(self.ids)] if len(self.ids) < len(forced) else eos
+        if token == eos or len(self.ids) >= self.op.max_tokens:
+            self.feed, self.closing, self.complete = eos, True, token == eos
+        else:
+            self.feed = token
+            self.ids.append(token)
 
 
 @dataclass(eq=False)

@@ -28,17 +28,17 @@ from irg.reasoning.trajectory import Trajectory
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SURE = 0.3
-REFEREE = "mini-referee"
+REFEREE, JUDGE = "mini-referee", "mini-judge"
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way of reasoning: settings over the model's own. ``apart``: added to every seed. ``shuffled``: reflections are
-    those that another prompt's picture got in the way ``always``."""
+    """A way of reasoning: settings over the model's own. ``apart``: added to every seed. ``reflections``: whose;
+    another prompt's (from the way ``always``), or what the bundled judge and the world's oracle say of the picture."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     apart: int = 0
-    shuffled: bool = False
+    reflections: Literal["own", "another's", "oracle's"] = "own"
 
 
 _ALWAYS = {"mode": "irg", "stop_when_done": False}
@@ -53,7 +53,8 @@ WAYS: dict[str, Way] = {
     "vae-only": Way(_ALWAYS | {"look": "vae"}),
     "no-text-guidance": Way(_ALWAYS | {"improve_cfg_text_scale": 1.0}),
     "no-image-guidance": Way(_ALWAYS | {"improve_cfg_img_scale": 1.0}),
-    "shuffled": Way(_ALWAYS, shuffled=True),
+    "shuffled": Way(_ALWAYS, reflections="another's"),
+    "told": Way(_ALWAYS, reflections="oracle's"),  # what a perfect reader would bring
 }
 
 
@@ -75,7 +76,7 @@ class Evaluation:
     """Pictures a prompt."""
     modes: tuple[str, ...] = ("direct", "think", "irg")
     """Ways of reasoning: direct, think, irg, always, redraw, blind, vit-only, vae-only, no-text-guidance,
-    no-image-guidance, shuffled (after always)."""
+    no-image-guidance, shuffled (after always), told."""
     rounds: int = 1
     seed: int = 0
     batch: int = 16
@@ -141,6 +142,7 @@ class MiniRun:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation, self.folder = evaluation, Path(evaluation.out)
         self.referee = load_referee(evaluation.referee)
+        self.judge = load_referee(JUDGE)
         names = self.referee.config.names
         if evaluation.prompt_set == "geneval":
             self.requests = geneval_requests(evaluation.prompts, evaluation.geneval, names)
@@ -166,7 +168,8 @@ class MiniRun:
             for start in track(starts, description=f"{name:>8}", disable=not len(starts)):
                 chunk = jobs[start : start + self.evaluation.batch]
                 begun = time.perf_counter()
-                trajectories = self._shuffled(chunk, start, way) if way.shuffled else self._drawn(chunk, way)
+                own = way.reflections == "own"
+                trajectories = self._drawn(chunk, way) if own else self._retold(chunk, start, way)
                 spent = (time.perf_counter() - begun) / len(chunk)
                 for (i, n), trajectory in zip(chunk, trajectories, strict=True):
                     lines.append(self._verdict(i, n, trajectory, spent))
@@ -186,14 +189,29 @@ class MiniRun:
         )
         return [output.trajectory for output in outputs]
 
-    def _shuffled(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
-        """First turns as ever, second pictures from the reflection on another prompt's picture."""
-        reflections = self._reflections()
-        think = Way({"mode": "think"})
-        first = self._drawn(chunk, think)
-        others = [reflections[(start + k + len(reflections) // 2) % len(reflections)] for k in range(len(chunk))]
-        pictures = self.pipe.retell(first, others, self.settings(way), self.evaluation.batch)
-        return [_with_turn(t, text, image) for t, text, image in zip(first, others, pictures, strict=True)]
+    def _retold(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
+        """First turns as ever, second pictures from reflections that are not the model's own."""
+        first = self._drawn(chunk, Way({"mode": "think"}))
+        if way.reflections == "oracle's":
+            told = [self._oracle(i, n, one) for (i, n), one in zip(chunk, first, strict=True)]
+        else:
+            some = self._reflections()
+            told = [some[(start + k + len(some) // 2) % len(some)] for k in range(len(chunk))]
+        pictures = self.pipe.retell(first, told, self.settings(way), self.evaluation.batch)
+        return [_with_turn(t, text, image) for t, text, image in zip(first, told, pictures, strict=True)]
+
+    def _oracle(self, index: int, n: int, first: Trajectory) -> str:
+        """What is wrong with a first picture and how to mend it, as the judge sees it."""
+        image, request = np.asarray(first.image), self.requests[index]
+        seen, size = self.judge.detect(image[None], threshold=SURE)[0], image.shape[0]
+        try:
+            intended = world.parse_layout(first.thinking or "")
+        except ValueError:  # a thought need not be a layout
+            intended = None
+        flaws = world.find_flaws(request, seen, size=size, threshold=SURE)
+        rng = np.random.default_rng([self.evaluation.seed, index, n])
+        corrected = world.correct(request, seen, intended, rng, size=size, threshold=SURE)
+        return world.reflect(request, flaws, corrected, seen, size)
 
     def _reflections(self) -> list[str]:
         file = self.folder / "always.jsonl"

@@ -109,6 +109,9 @@ def rows(results: Mapping[str, Sequence[Line]]) -> list[Row]:
             last = [len(line["right"]) - 1 for line in lines]
             looked = any(line["done"] for line in lines)
             out.append(_row(name, lines, last, [n + 1 for n in last], looked))
+            if looked and name != "irg":
+                stops = [stop_at(line, n) for line, n in zip(lines, last, strict=True)]
+                out.append(_row(f"{name}, stops when done", lines, stops, [n + 1 for n in stops], True))
     always = results.get("always")
     if not always:
         return out

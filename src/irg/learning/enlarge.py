@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from irg.learning.mini import train_tokenizer
+from irg.learning.mini import example_thoughts, train_tokenizer
 from irg.model.checkpoint import load_model, save_model
 from irg.model.config import ModelConfig
 from irg.model.embeddings import sincos_rows
@@ -111,7 +111,7 @@ def _config(before: ModelConfig, options: Enlargement, tokenizer: TextTokenizer)
 
 def _profile(profile: Profile, options: Enlargement) -> Profile:
     changed = {"height": options.size, "width": options.size, "max_think_tokens": options.max_think_tokens}
-    return replace(profile, settings=profile.settings | changed)
+    return replace(profile, settings=profile.settings | changed, forms=example_thoughts(options.vocab))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,18 @@ def train_tokenizer(seed: int = 0, texts: int = 20_000, vocabulary: int = 1024, 
     return TextTokenizer(tokenizer)
 
 
+def example_thoughts(vocab: str = "core", pairs: int = 8, seed: int = 0) -> tuple[str, ...]:
+    """Thoughts and reflections of the mini world's form, every second of these finding nothing wrong."""
+    rng, texts = np.random.default_rng([seed, 31]), list[str]()
+    for number in range(pairs):
+        request, scene = world.sample_pair(rng, vocab=vocab, background=0.3)
+        shown, flaws = world.corrupt(request, scene, rng, vocab=vocab) if number % 2 else (scene, [])
+        seen = world.see(shown)
+        corrected = world.correct(request, seen, scene, rng) if number % 2 else scene
+        texts += [world.think(request, scene), world.reflect(request, flaws, corrected, seen)]
+    return tuple(texts)
+
+
 def place_words(tokenizer: TextTokenizer, config: ModelConfig, size: int = 96) -> dict[int, tuple[float, float]]:
     """Token id -> (column, row) in latent tokens, for every place word of the vocabulary."""
     cell = size / world.GRID / config.image_stride
@@ -105,7 +117,7 @@ def assemble(start: Start) -> Path:
     out = Path(start.out)
     save_model(out, config, model, autoencoder)
     tokenizer.tokenizer.save(str(out / "tokenizer.json"))
-    PROFILE.save(out)
+    replace(PROFILE, forms=example_thoughts()).save(out)
     return out
 
 

@@ -5,7 +5,8 @@ the paper's figure of the modes). Two further ways are not IRGL's but BAGEL's ow
 picture) and ``unconditional`` (a picture from nothing, what guidance subtracts).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
@@ -68,6 +69,19 @@ class EncodedTrajectory:
         return IMPROVING
 
 
+def hide_plan(
+    mode: Mode, trajectory: EncodedTrajectory, uniform: Callable[[], float], share: float
+) -> EncodedTrajectory:
+    """In ``share`` of all improving samples, take the thinking out of what the reflection sees.
+
+    A picture mostly shows what was planned, so a small model learns to repeat the plan instead of looking. Without the
+    plan, only the picture tells. ``uniform`` in [0, 1) is drawn from only where the share matters.
+    """
+    if not share or mode not in IMPROVING or uniform() >= share:
+        return trajectory
+    return replace(trajectory, thinking=())
+
+
 def write(mode: Mode, trajectory: EncodedTrajectory) -> list[Part]:
     """Write a trajectory down in a mode.
 
@@ -92,11 +106,12 @@ def write(mode: Mode, trajectory: EncodedTrajectory) -> list[Part]:
             return [*system, t.image.drawn()]
     assert t.improved is not None and t.reflection is not None
     reflection = Text(t.reflection, loss=True)
+    planned = [*prompt, Text(t.thinking)] if t.thinking else prompt
     match mode:
         case "improving_thinking_understanding":
             return [*prompt, *t.image.read(), *t.improved.read(), Text(t.how_to_improve), reflection]
         case "improving_thinking_generation":
-            return [*prompt, Text(t.thinking), *t.image.read(), reflection]
+            return [*planned, *t.image.read(), reflection]
         case "improving_full":
-            return [*prompt, Text(t.thinking), *t.image.read(), reflection, t.improved.drawn()]
+            return [*planned, *t.image.read(), reflection, t.improved.drawn()]
     raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(MODES)}")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from irg.learning.costs import Work, work_of
 from irg.learning.data import TrajectoryData
-from irg.learning.modes import MODES, Mode, write
+from irg.learning.modes import MODES, Mode, hide_plan, write
 from irg.learning.recipe import Dropout, Mixture
 from irg.model.attention import PackedAttention
 from irg.model.flex import FlexAttention
@@ -162,8 +162,8 @@ class Packer:
 
     def _sample(self, mode: Mode, rng: np.random.Generator) -> list[Part]:
         rows = self.rows_of[mode]
-        parts = write(mode, self.data.trajectory(int(rows[rng.integers(len(rows))])))
-        d = self.dropout
+        d, trajectory = self.dropout, self.data.trajectory(int(rows[rng.integers(len(rows))]))
+        parts = write(mode, hide_plan(mode, trajectory, rng.random, d.plan))
         parts = drop_conditions(parts, rng.random, text=d.text, latents=d.vae, patches=d.vit)
         return noised_copies(parts, self.copies)
 

@@ -41,11 +41,13 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Condition dropout, per part: probability that a text, a ViT picture, a VAE picture is left out."""
+    """Condition dropout, per part: probability that a text, a ViT picture, a VAE picture is left out; for ``plan``,
+    that the thinking is hidden from a reflection, which then has to look."""
 
     text: float = 0.0
     vit: float = 0.0
     vae: float = 0.3
+    plan: float = 0.0
 
     def __post_init__(self) -> None:
         for name, p in asdict(self).items():

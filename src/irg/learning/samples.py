@@ -15,6 +15,7 @@ def draw(loaded: LoadedModel, tokenizer: TextTokenizer, profile: Profile, sample
     Raises:
         ValueError: a prompt or a setting is not usable.
     """
-    pipe = IRGPipeline(Engine(Runner(loaded.model, loaded.autoencoder), tokenizer), profile, profile.name)
+    engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.forms)
+    pipe = IRGPipeline(engine, profile, profile.name)
     outputs = pipe(list(samples.prompts), seed=samples.seed, **samples.settings)
     return {f"{i:02d}": output for i, output in enumerate(outputs)}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from irg.learning.data import fixed_texts, grids_of, patches_of
 from irg.learning.filling import fullest
-from irg.learning.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, write
+from irg.learning.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, hide_plan, write
 from irg.learning.packing import EMPTY, Attention, Pack, Unread, assemble, filler
 from irg.learning.recipe import TrainRecipe
 from irg.learning.rows import BadRow, Rejections, checked, conversation, data_files, pixels_of
@@ -84,8 +84,11 @@ class Bakery:
         Raises:
             BadRow: a part is missing or broken, or the sample is too long.
         """
-        whole = self._conversation(found) if "conversation" in found.values else self._trajectory(mode, found)
         rng, d = np.random.default_rng([self.recipe.seed, 3, lane, draw]), self.recipe.dropout
+        if "conversation" in found.values:
+            whole = self._conversation(found)
+        else:
+            whole = write(mode, hide_plan(mode, self._trajectory(found), rng.random, d.plan))
         parts = drop_conditions(whole, rng.random, text=d.text, latents=d.vae, patches=d.vit)
         parts = noised_copies(parts, self.recipe.noise_copies)
         try:
@@ -101,10 +104,10 @@ class Bakery:
         pixels = Pixels(pixels_of(image, where, self.config.vae_resize))
         return EncodedPicture(pixels, *grids_of(pixels.values.shape[0], pixels.values.shape[1], self.config))
 
-    def _trajectory(self, mode: Mode, found: Found) -> list[Part]:
+    def _trajectory(self, found: Found) -> EncodedTrajectory:
         row = checked(found.values, found.where)
         encode = self.tokenizer.encode
-        trajectory = EncodedTrajectory(
+        return EncodedTrajectory(
             prompt=encode(row.prompt),
             thinking=encode(row.thinking),
             image=self._picture(row.image, row.where),
@@ -112,7 +115,6 @@ class Bakery:
             improved=None if row.improved is None else self._picture(row.improved, row.where),
             **self.fixed,
         )
-        return write(mode, trajectory)
 
     def _conversation(self, found: Found) -> list[Part]:
         parts: list[Part] = []

@@ -16,13 +16,15 @@ FILE = "irg.json"
 
 @dataclass(frozen=True)
 class Profile:
-    """Texts a model was trained with, and the settings it draws best with (names of ``reasoning.settings``)."""
+    """Texts a model was trained with, and the settings it draws best with (names of ``reasoning.settings``). ``forms``:
+    examples of the thoughts it writes, if they have a form; decoding guesses ahead from them."""
 
     name: str
     system_prompt: str = ""
     how_to_think: str = ""
     how_to_improve: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    forms: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write ``irg.json`` into a model folder."""

@@ -133,7 +133,8 @@ class IRGPipeline:
         placed = load_on_rung(folder, memory, devices, dtype, weights, _usual_load(config, profile))
         say(f"Memory: {placed.choice.reason}")
         loaded = placed.loaded
-        return cls(Engine(Runner(loaded.model, loaded.autoencoder), tokenizer), profile, str(model), placed.choice)
+        engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.forms)
+        return cls(engine, profile, str(model), placed.choice)
 
     def together(self, most: int) -> int:
         """How many requests of the usual size to run beside each other: ``most``, or as many as memory has room for."""
