@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds irg-mini from nothing into build/mini, on a CPU. Every step resumes or is skipped when its result is there.
-# Version 1 took about five hours on two AVX2 cores, version 2 about two more on two with bfloat16 units. Needs npm once,
-# for the icons.
+# Version 1 took about five hours on two AVX2 cores, version 2 about two more on two with bfloat16 units, version 3 an hour
+# and a half. Needs npm once, for the icons.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=build/mini
@@ -38,7 +38,7 @@ done
 step $here/vit-2/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit-2 --minutes 20 --batch 64 --seed 22 \
   --vocab geneval --init $here/vit/model.safetensors --autoencoder $here/ae --muon-lr 0.012 --low-precision
 irg data mini --out $here/pictures-2 --rows 40000 --seed 101
-irg data mini --out $here/repairs-2 --rows 8000 --repairs 1.0 --seed 102
+irg data mini --out $here/repairs-2 --rows 12000 --repairs 1.0 --seed 102
 step $here/start-2/weights.safetensors python -m irg.learning.enlarge --model $here/final-2/model --out $here/start-2 \
   --size 128 --vocab geneval --words 2048
 cp src/irg/assets/mini/irg.json $here/start-2/  # the settings that were measured to suit it; every run passes them on
@@ -49,5 +49,14 @@ irg data drafts --model $here/modes-2/model --judge $here/judge-2 --out $here/dr
   --batch 50 --num-timesteps 11 --flawed-copies 2
 irg data mini --out $here/few-repairs-2 --rows 2000 --repairs 1.0 --seed 102
 irg train recipes/mini/10-finish.yaml
-irg bench mini --model $here/final-3/model --referee $here/referee-2 --modes always direct redraw --out $here/bench-2
-step $here/irg-mini/weights.safetensors irg model convert $here/final-3/model $here/irg-mini --dtype bfloat16  # what is bundled
+
+# ---- version 3: a reader that was trained far longer, and reflections that have to look
+step $here/vit-3/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit-3 --minutes 36 --batch 64 --seed 33 \
+  --pool 12000 --refresh 6 --vocab geneval --init $here/vit-2/model.safetensors --autoencoder $here/ae --low-precision --threads 2 \
+  --muon-lr 0.05 --adam-lr 0.003
+irg data drafts --model $here/final-3/model --judge $here/judge-2 --out $here/drafts-3 --rows 1400 --rows-per-shard 350 --seed 307 \
+  --batch 50 --num-timesteps 8 --flawed-copies 2
+step $here/start-4/weights.safetensors python -m irg.learning.enlarge --model $here/final-3/model --out $here/start-4 --vit $here/vit-3
+irg train recipes/mini/11-look.yaml
+irg bench mini --model $here/look/model --referee $here/referee-2 --modes always direct redraw --out $here/bench-3
+step $here/irg-mini/weights.safetensors irg model convert $here/look/model $here/irg-mini --dtype bfloat16  # what is bundled

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from irg.engine import scheduler
 from irg.engine.cache import Context
-from irg.engine.ops import Draw, Drawn, Look, Operation, Program, Said, Say, Write
+from irg.engine.ops import Draw, Drawn, Forget, Look, Operation, Program, Said, Say, Write
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
 from irg.engine.settings import IMPROVING, DrawSettings
@@ -466,6 +466,62 @@ def test_what_is_written_is_as_if_it_had_been_said(fresh: Callable[[], Engine]) 
     for keys_values, position in contexts[1:]:
         assert position == contexts[0][1] == 8 + 5 + 7
         assert torch.allclose(keys_values, contexts[0][0], atol=1e-5)
+
+
+def test_what_is_forgotten_leaves_no_trace(fresh: Callable[[], Engine]) -> None:
+    """As if it had never been said: handles, positions, keys, a picture's guidance branch, what is written next."""
+    shown = Image.new("RGB", (32, 32), (90, 20, 160))
+
+    def program(detour: bool) -> Program:
+        prompt: Said = yield Say("red")
+        if detour:
+            thought = yield Write(6, forced=(65, 66, 67))
+            yield Draw(32, 32, SHORT, thought.handles)
+            yield Forget(prompt.handles)
+        looked: Said = yield Look(shown, eps=torch.zeros(12, 4, 4))
+        written = yield Write(7, temperature=0.0)
+        drawn = yield Draw(32, 32, SHORT, written.handles, looked.handles, noise=noise(3, 4, 48))
+        return prompt, looked, written, drawn
+
+    engine = fresh()
+    plain, detour = engine.run([(program(False), 0), (program(True), 1)])
+    assert plain[0] == detour[0] and plain[1] == detour[1]
+    assert (plain[2].handles, plain[2].ids) == (detour[2].handles, detour[2].ids)
+    assert torch.allclose(plain[3].latents, detour[3].latents, atol=1e-5)
+    assert engine.runner.cache.rows_in_use == 0
+
+
+def test_with_recall_of_the_prompt_a_reflection_sees_no_plan(fresh: Callable[[], Engine]) -> None:
+    """Two plans, one picture shown each time: the same reflections; and other ones where the plan is in sight."""
+    shown = Image.new("RGB", (48, 32), (200, 120, 10))
+
+    def reflections(recall: str) -> list[tuple[int, ...]]:
+        texts = []
+        for plan in (65,) * 9, (90,) * 9:
+            engine = fresh()
+            changed = replace(JOBS[0][1].settings, recall=recall, reflect_temperature=0.0)
+            program = PROGRAMS["irg"](replace(JOBS[0][1], settings=changed))
+            program = scripted(program, plan, shown)
+            texts.append(engine.run([(program, 0)])[0][1].thinking.ids)
+        return texts
+
+    seen, unseen = reflections("all"), reflections("prompt")
+    assert unseen[0] == unseen[1] and seen[0] != seen[1]
+
+
+def scripted(program: Program, plan: tuple[int, ...], shown: Image.Image) -> Program:
+    """A program whose first thought is ``plan``, and which is shown one picture whatever it drew."""
+    value, thoughts = None, 0
+    while True:
+        try:
+            op = program.send(value)
+        except StopIteration as stop:
+            return stop.value
+        if isinstance(op, Write):
+            op, thoughts = (replace(op, forced=plan) if not thoughts else op), thoughts + 1
+        elif isinstance(op, Look):
+            op = replace(op, image=shown, eps=torch.zeros(12, 4, 6))
+        value = yield op
 
 
 def test_greedy_takes_the_likeliest(fresh: Callable[[], Engine]) -> None:

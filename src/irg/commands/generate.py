@@ -14,7 +14,7 @@ from irg.commands.arguments import parse, picture_size
 from irg.commands.output import Output
 from irg.commands.requests import Request, collect
 from irg.engine.settings import DrawSettings, RenormType
-from irg.reasoning.settings import IMPROVE, Mode, Settings, with_options
+from irg.reasoning.settings import IMPROVE, Mode, Recall, Settings, with_options
 from irg.reasoning.trajectory import JSON_NAME, REPORT_NAME, Trajectory
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class GenerateOptions:
     """For irg: end as soon as a reflection finds nothing wrong."""
     always: bool = False
     """For irg: draw all rounds, even when a reflection finds nothing wrong."""
+    recall: Recall | None = None
+    """For irg: what a reflection sees besides the picture: all that went before, or the prompt alone."""
     seed: int = 0
     """The same prompt, seed and settings give the same picture."""
     num_images: Annotated[int, arg(aliases=["-n"])] = 1
@@ -144,14 +146,16 @@ def changes(options: GenerateOptions) -> dict[str, Any]:
     Raises:
         ValueError: a value can't be read, or does not go with the mode.
     """
-    names = ["mode", "rounds", "temperature", "max_think_tokens", *DRAWING, *(IMPROVE + name for name in DRAWING)]
+    names = ["mode", "rounds", "recall", "temperature", "reflect_temperature", "max_think_tokens"]
+    names += [*DRAWING, *(IMPROVE + name for name in DRAWING)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.always and options.stop_when_done:
         raise ValueError("--always and --stop-when-done exclude each other")
     if options.always or options.stop_when_done:
         given["stop_when_done"] = options.stop_when_done
     if options.mode not in (None, "irg"):
-        unused = next((name for name in given if name.startswith((IMPROVE, "rounds", "stop_"))), None)
+        later = (IMPROVE, "rounds", "recall", "reflect_", "stop_")
+        unused = next((name for name in given if name.startswith(later)), None)
         if unused:
             raise ValueError(f"{unused} has no meaning in mode {options.mode!r}, which draws one picture")
     for name in ("cfg_interval", f"{IMPROVE}cfg_interval"):

@@ -66,7 +66,14 @@ class Look:
     eps: torch.Tensor | None = None
 
 
-Operation = Say | Write | Draw | Look
+@dataclass(frozen=True)
+class Forget:
+    """Take everything after a part (the last of ``handles``) out of the sequence. Result: None. Costs nothing."""
+
+    handles: Handles
+
+
+Operation = Say | Write | Draw | Look | Forget
 
 
 @dataclass(frozen=True)

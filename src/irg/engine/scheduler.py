@@ -19,7 +19,7 @@ from torch import Tensor
 from irg.engine.flow import time_grid
 from irg.engine.guessing import SPANS, Guesser, next_limit
 from irg.engine.guidance import guide
-from irg.engine.ops import Draw, Drawn, Look, Program, Said, Say, Write, Written
+from irg.engine.ops import Draw, Drawn, Forget, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Branches, Runner
 from irg.engine.task import Drawing, Task, Writing
 from irg.model.autoencoder import to_uint8
@@ -143,12 +143,18 @@ class Engine:
             self.tasks.remove(task)
         return events
 
-    # ---- prefill: Say and Look, and the start of Write and Draw
+    # ---- prefill: Say, Look and Forget, and the start of Write and Draw
 
     def _prefill(self) -> list[EngineEvent]:
         """Carry out every waiting Say and Look in one forward, then start waiting Writes and Draws."""
         events: list[EngineEvent] = []
-        while waiting := [t for t in self.tasks if isinstance(t.op, Say | Look)]:
+        while True:
+            for task in self.tasks:
+                while isinstance(task.op, Forget):
+                    task.forget(task.op.handles[-1])
+                    task.advance(None)
+            if not (waiting := [t for t in self.tasks if isinstance(t.op, Say | Look)]):
+                break
             started = time.perf_counter()
             added = [self._parts_of(task) for task in waiting]
             self.runner.extend([(t.main, parts) for t, parts in zip(waiting, added, strict=True)])

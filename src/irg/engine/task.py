@@ -109,6 +109,15 @@ class Task:
         assert self.marks[-1] == (self.main.length, self.main.position)
         return tuple(range(first, len(self.parts)))
 
+    def forget(self, last: int) -> None:
+        """Take all parts after ``last`` back; what is said next gets the handles after it."""
+        for context in self.branches.values():
+            self.cache.free(context)
+        self.branches.clear()
+        del self.parts[last + 1 :], self.marks[last + 2 :]
+        main, self.main = self.main, self.cache.fork(self.main, *self.marks[-1])
+        self.cache.free(main)
+
     def branch(self, dropped: tuple[int, ...]) -> tuple[Context, list[Part]]:
         """A context for the sequence without ``dropped`` parts, and the parts still to be prefilled into it.
 

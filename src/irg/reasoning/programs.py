@@ -1,8 +1,8 @@
-"""Ways of reasoning, as programs for the engine. Each is a short generator over Say, Write, Draw and Look.
+"""Ways of reasoning, as programs for the engine. Each is a short generator over Say, Write, Draw, Look and Forget.
 
 Guidance (``docs/architecture.md``): the text branch of a first picture holds the system prompt only; that of a later
 picture holds everything but the newest thought. The image branch of a later picture leaves out every picture looked
-at.
+at. With ``recall: prompt`` there is nothing but the prompt, the newest picture and its reflection.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL.Image import Image
 
-from irg.engine.ops import Draw, Drawn, Handles, Look, Program, Said, Say, Write, Written
+from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Program, Said, Say, Write, Written
 from irg.reasoning.settings import Settings
 
 
@@ -75,6 +75,9 @@ def irg(job: Job) -> Program:
     steps: list[Step] = [Step(thought, picture)]
     looked: Handles = ()
     for turn in range(1, job.settings.rounds + 1):
+        if job.settings.recall == "prompt":
+            yield Forget(prompt.handles)
+            looked = ()
         shown: Said = yield job.look(picture.image)
         looked += shown.handles
         thought = yield job.write(turn)
@@ -90,7 +93,8 @@ def retold(job: Job, thinking: str, picture: Image, reflection: str) -> Program:
     if job.system:
         yield Say(job.system)
     yield Say(job.prompt)
-    yield Say(thinking)
+    if job.settings.recall == "all":
+        yield Say(thinking)
     shown: Said = yield job.look(picture)
     told: Said = yield Say(reflection)
     drawn: Drawn = yield job.draw(1, told.handles, shown.handles)

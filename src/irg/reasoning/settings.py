@@ -10,6 +10,7 @@ from irg.recipes import build, choose
 
 Mode = Literal["direct", "think", "irg"]
 Look = Literal["both", "vit", "vae", "none"]
+Recall = Literal["all", "prompt"]
 MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
 IMPROVE = "improve_"  # before a drawing setting's name: for later pictures
@@ -29,6 +30,8 @@ class Settings:
         max_think_tokens: where a thought is cut off.
         stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
         look: for ``irg``: how a picture is shown back: through the autoencoder and the ViT, one of them, or not at all.
+        recall: for ``irg``: what a reflection sees besides the picture: all that went before, as in the paper, or the
+            prompt alone, so that it has to look (for models trained with ``dropout.plan``).
         initial: how the first picture is drawn.
         improving: how every later picture is drawn.
 
@@ -45,12 +48,14 @@ class Settings:
     max_think_tokens: int = 4096
     stop_when_done: bool = False
     look: Look = "both"
+    recall: Recall = "all"
     initial: DrawSettings = field(default_factory=DrawSettings)
     improving: DrawSettings = IMPROVING
 
     def __post_init__(self) -> None:
         choice(self, "mode", get_args(Mode))
         choice(self, "look", get_args(Look))
+        choice(self, "recall", get_args(Recall))
         whole(self, "rounds", 1, 100, "mode 'think' draws one picture only")
         if not isinstance(self.stop_when_done, bool):
             raise ValueError(f"stop_when_done must be true or false, got {self.stop_when_done!r}")
