@@ -19,7 +19,7 @@ from torch import Tensor
 from irg.engine.flow import time_grid
 from irg.engine.guessing import SPANS, Guesser, next_limit
 from irg.engine.guidance import guide
-from irg.engine.ops import Draw, Drawn, Forget, Look, Program, Said, Say, Write, Written
+from irg.engine.ops import Draw, Drawn, Forget, Look, Operation, Program, Said, Say, Write, Written
 from irg.engine.runner import Branches, Runner
 from irg.engine.task import Drawing, Task, Writing
 from irg.model.autoencoder import to_uint8
@@ -143,6 +143,18 @@ class Engine:
             self.tasks.remove(task)
         return events
 
+    @torch.inference_mode()
+    def score(self, ops: Sequence[Say | Look], ids: Sequence[int], seed: int = 0) -> Tensor:
+        """What the model thinks of a given text: logits before each of its tokens and before its eos, float32
+        [len(ids) + 1, V]. ``ops`` are what comes before it."""
+        context, generator = self.runner.cache.new(), torch.Generator().manual_seed(seed)
+        try:
+            for op in ops:
+                self.runner.extend([(context, self._parts_of(op, generator))])
+            return self.runner.feed([context], [[self.runner.grammar.special.bos, *ids]])[0]
+        finally:
+            self.runner.cache.free(context)
+
     # ---- prefill: Say, Look and Forget, and the start of Write and Draw
 
     def _prefill(self) -> list[EngineEvent]:
@@ -156,7 +168,7 @@ class Engine:
             if not (waiting := [t for t in self.tasks if isinstance(t.op, Say | Look)]):
                 break
             started = time.perf_counter()
-            added = [self._parts_of(task) for task in waiting]
+            added = [self._parts_of(task.op, task.generator) for task in waiting]
             self.runner.extend([(t.main, parts) for t, parts in zip(waiting, added, strict=True)])
             for task, parts in zip(waiting, added, strict=True):
                 said = Said(task.append(parts))
@@ -169,8 +181,7 @@ class Engine:
         self._start_drawings([t for t in self.tasks if isinstance(t.op, Draw) and t.drawing is None])
         return events
 
-    def _parts_of(self, task: Task) -> list[Part]:
-        op = task.op
+    def _parts_of(self, op: Operation | None, generator: torch.Generator) -> list[Part]:
         if isinstance(op, Say):
             return [Text(self._ids(op.text))]
         assert isinstance(op, Look)
@@ -180,7 +191,7 @@ class Engine:
             pixels = config.vae_resize(op.image)
             down, channels = config.autoencoder.downsample, config.autoencoder.z_channels
             shape = (channels, pixels.shape[1] // down, pixels.shape[2] // down)
-            eps = op.eps if op.eps is not None else torch.randn(shape, generator=task.generator)
+            eps = op.eps if op.eps is not None else torch.randn(shape, generator=generator)
             latents = self.runner.read_latents(pixels[None], eps[None])[0]
             patch = config.latent_patch_size
             parts.append(Latents((shape[1] // patch, shape[2] // patch), latents))
