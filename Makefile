@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/irg generate "a photo of three red apples left of a bus" --seed 2 --out demo-out --overwrite
+	$(BIN)/irg generate "a photo of a brown dining table and a white suitcase" --seed 8925 --out demo-out --overwrite
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
