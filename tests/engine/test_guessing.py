@@ -64,8 +64,13 @@ def test_a_text_is_learnt_token_by_token_or_at_once() -> None:
 
 def test_only_the_forms_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     guesser = Guesser([(BOS, 1, 2)])
+    guesser.learn((BOS, 1, 3), 2)  # in the place of what the form says, so that nothing is added
+    assert guesser.guess([BOS, 1], 2) == [3]
     guesser.learn((BOS, 1, 3, 4), 2)
     assert guesser.guess([BOS, 1], 2) == [3, 4]
+    guesser.reset()
+    assert guesser.guess([BOS, 1], 2) == [2]
+    guesser.learn((BOS, 1, 3), 2)
     guesser.reset()
     assert guesser.guess([BOS, 1], 2) == [2]
     monkeypatch.setattr(guessing, "REMEMBERED", 3)

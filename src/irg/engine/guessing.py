@@ -27,8 +27,7 @@ class Guesser:
 
     def reset(self) -> None:
         """Forget everything but the forms."""
-        if len(self._follows) != len(self._first):
-            self._follows = dict(self._first)
+        self._follows = dict(self._first)
 
     def learn(self, text: Sequence[int], start: int) -> None:
         """Note what ``text`` (from its bos on) says from token ``start`` on."""
