@@ -272,7 +272,7 @@ def run(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, rung: R
     usable = [token for token in range(decoder.vocab_size) if token not in special]
     words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
     thoughts = [tuple(usable[: options.thought_tokens])] * 2
-    engine = StagedEngine(runner, tokenizer)
+    engine = StagedEngine(runner, tokenizer, (), False)  # every thought is the same: all of it could be guessed
     synchronise(device)
     started = time.perf_counter()
     for index in range(options.requests):
