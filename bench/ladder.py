@@ -136,8 +136,7 @@ class _Watching(Engine):
     def _choose(self, writers: Sequence[Any], logits_BV: torch.Tensor) -> list[int]:
         chosen = logits_BV.argmax(dim=-1).tolist()
         for task, token in zip(writers, chosen, strict=True):
-            if task.writing is not None and not task.writing.closing:
-                self.seen.setdefault(task.index, []).append((token,))
+            self.seen.setdefault(task.index, []).append((token,))
         return chosen
 
 

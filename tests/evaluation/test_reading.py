@@ -10,25 +10,8 @@ from irg.reasoning.pipeline import IRGPipeline
 
 
 def test_kinds() -> None:
-    words = [
-        "Scene",
-        ":",
-        "night",
-        ".",
-        "Things",
-        ":",
-        "large",
-        "red",
-        "apple",
-        "at",
-        "(3,7)",
-        ";",
-        "small",
-        "bus",
-        "at",
-        "(10,0)",
-        ".",
-    ]
+    text = "Scene : night . Things : large red apple at (3,7) ; small bus at (10,0) ."
+    words = text.split()
     found = dict(zip(words, kinds_of(words), strict=True))
     assert [word for word, kind in found.items() if kind == "place"] == ["(3,7)", "(10,0)"]
     assert found["night"] == "background" and found["large"] == found["small"] == "size"

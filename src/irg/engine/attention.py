@@ -125,9 +125,8 @@ def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:
     """Blocks that share a call, by row: equally few tokens on neighbouring rows, else each block alone."""
     runs: list[list[_Placed]] = []
     for p in sorted(placed, key=lambda p: p.block.context.row):
-        last = runs[-1][-1].block if runs else None
-        even = last is not None and last.tokens == p.block.tokens <= FEW
-        if even and last is not None and last.context.row + 1 == p.block.context.row:
+        last = runs[-1][-1].block if runs else p.block  # the first is not its own neighbour
+        if last.tokens == p.block.tokens <= FEW and last.context.row + 1 == p.block.context.row:
             runs[-1].append(p)
         else:
             runs.append([p])

@@ -218,9 +218,10 @@ class Engine:
         events: list[EngineEvent] = []
         going = list(range(len(writers)))
         for n in range(len(fed_BN[0])):
+            rest = len(fed_BN[0]) - n - 1
             ended = [b for b in going if _writing(writers[b]).closing]
             for b in ended:
-                self.runner.cache.retract(writers[b].main, len(fed_BN[b]) - n - 1)
+                self.runner.cache.retract(writers[b].main, rest)
                 events += self._end_text(writers[b])
             going = [b for b in going if b not in ended]
             if not going:
@@ -231,7 +232,7 @@ class Engine:
             right = [b for b in going if fed_BN[b][n + 1 : n + 2] == [_writing(writers[b]).feed]]
             for b in set(going).difference(right):
                 w = _writing(writers[b])
-                self.runner.cache.retract(writers[b].main, len(fed_BN[b]) - n - 1)
+                self.runner.cache.retract(writers[b].main, rest)
                 w.guesses = next_limit(w.guesses, n)
             going = right
         self.seconds["decode"] += time.perf_counter() - started

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +143,6 @@ class MiniRun:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation, self.folder = evaluation, Path(evaluation.out)
         self.referee = load_referee(evaluation.referee)
-        self.judge = load_referee(JUDGE)
         names = self.referee.config.names
         if evaluation.prompt_set == "geneval":
             self.requests = geneval_requests(evaluation.prompts, evaluation.geneval, names)
@@ -153,6 +153,11 @@ class MiniRun:
         self.pipe = IRGPipeline.from_pretrained(evaluation.model)
         self.changes = read_options(evaluation.options, "options:")
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def judge(self) -> Detector:
+        """Who looks for the oracle."""
+        return load_referee(JUDGE)
 
     def settings(self, way: Way) -> Settings:
         """The model's own, the way's, and what was asked for."""
