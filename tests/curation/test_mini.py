@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from irg import miniworld as world
@@ -39,6 +40,14 @@ def test_a_picture_row_shows_the_layout_that_its_thinking_states():
     scene = world.parse_layout(row.thinking)
     assert png(world.render(scene, 128, world.load_sprites("builtin"))) == row.image
     assert row.reflection is None and row.improved is None
+
+
+def test_rows_keep_to_the_forms_asked_for():
+    rng, some = np.random.default_rng(1), data(tags=("compound", "counting"))
+    tags = {json.loads(mini.record(rng, some, repair).request)["tag"] for repair in [False, True] * 6}
+    assert tags == {"compound", "counting"}
+    with pytest.raises(ValueError, match="unknown tags: countng; choose from single_object"):
+        mini.record(rng, data(tags=("countng",)), False)
 
 
 def test_shards_resume_and_do_not_depend_on_how_often_they_were_interrupted(tmp_path):

@@ -36,6 +36,8 @@ class Drafts:
     rows_per_shard: int = 512
     sprites: Literal["fluent", "builtin"] = "fluent"
     vocab: Literal["core", "geneval", "full"] = "geneval"
+    tags: tuple[str, ...] = ()
+    """As in ``irg data mini``: forms of requests to keep to."""
     flawed_copies: int = 1
     """How often a row whose draft has a flaw is written: most drafts of a good model have none, and a reader that sees
     few flaws learns to say that there are none."""
@@ -55,7 +57,7 @@ def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) 
         left -= count
         rows: list[Row] = []
         for _ in range(count):
-            request, prompt = ask(rng, vocab)
+            request, prompt = ask(rng, vocab, dict.fromkeys(options.tags, 1.0))
             seed = int(rng.integers(2**31))
             rows.append(
                 {"id": "", "prompt": prompt, "request": json.dumps(request.to_json()), "turns": 2, "seed": seed}

@@ -33,13 +33,16 @@ class MiniData:
     rows_per_shard: int = 2000
     sprites: Literal["fluent", "builtin"] = "fluent"
     vocab: Literal["core", "geneval", "full"] = "geneval"
+    tags: tuple[str, ...] = ()
+    """Forms of requests to keep to, in equal shares (single_object, two_object, counting, colors, position, color_attr,
+    compound, stacking); default: all, in the mixture that irg-mini learned from."""
 
 
 def record(rng: np.random.Generator, data: MiniData, repair: bool) -> TrajectoryRecord:
     """A random row. The rare request whose things find no room is passed over."""
     vocab = drawable(data.vocab, world.load_sprites(data.sprites))
     for _ in range(20):
-        request, prompt = ask(rng, vocab)
+        request, prompt = ask(rng, vocab, dict.fromkeys(data.tags, 1.0))
         row: Row = {"id": "", "prompt": prompt, "request": json.dumps(request.to_json())}
         row |= {"turns": 2 if repair else 1, "seed": int(rng.integers(2**31))}
         try:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from irg.learning.optim import MuonAdamW
 from irg.learning.pacing import Pace
-from irg.model.autoencoder import CompactAutoencoder, CompactConfig
+from irg.model.autoencoder import Autoencoder, CompactAutoencoder, CompactConfig
 
 
 @dataclass(frozen=True)
@@ -281,11 +281,18 @@ def load_compact(folder: Path | str) -> CompactAutoencoder:
 
 
 def softener(folder: Path | str, noise: float = 0.35, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """:func:`through` an autoencoder's folder."""
+    return through(load_compact(folder), noise, seed)
+
+
+def through(
+    model: Autoencoder | CompactAutoencoder, noise: float = 0.35, seed: int = 0
+) -> Callable[[np.ndarray], np.ndarray]:
     """A function that gives pictures the look of decoded latents: uint8 [B, H, W, 3] in and out.
 
     Each picture's latents get noise of a spread drawn from 0 to ``noise``.
     """
-    model, generator = load_compact(folder), torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def soften(pictures_BHW3: np.ndarray) -> np.ndarray:

@@ -4,17 +4,23 @@
 
 What is kept: every weight of the network. What is made anew: the tokenizer, if asked for (a token that the old one had
 keeps its embedding, another begins as the mean of the old tokens that spell it), and the table of places in a picture,
-which is stretched: a token of the larger picture gets the features of the same place in the smaller one.
+which is stretched: a token of the larger picture gets the features of the same place in the smaller one. A new reader
+of pictures gets a connector that begins by saying in words what it sees (:mod:`irg.learning.connecting`).
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from irg import miniworld as world
+from irg.learning.autoencoding import through
+from irg.learning.connecting import fit_connector
 from irg.learning.mini import example_thoughts, train_tokenizer
+from irg.learning.scenery import Pool
 from irg.model.checkpoint import load_model, save_model
 from irg.model.config import ModelConfig
 from irg.model.embeddings import sincos_rows
@@ -37,6 +43,9 @@ class Enlargement:
     """Tokens of a new vocabulary; default: the model keeps its own."""
     vit: str | None = None
     """A folder with a pre-trained picture reader to put in (model.safetensors)."""
+    pictures: int = 3000
+    """Rendered pictures that a new reader's connector is fitted on."""
+    sprites: Literal["fluent", "builtin"] = "fluent"
     max_think_tokens: int = 320
     seed: int = 0
 
@@ -94,6 +103,12 @@ def enlarge(options: Enlargement) -> Path:
     model.load_state_dict(state)
     if options.vit is not None:
         model.vit_model.load_state_dict(load_file(Path(options.vit) / "model.safetensors"))
+        sprites = world.load_sprites(options.sprites)
+        known = [name for name in world.classes(options.vocab) if name in sprites.images]
+        soften = through(loaded.autoencoder)
+        pool = Pool(options.pictures, 77, config.vit.image_size, 0.1, 0.1, soften, sprites, known)
+        named = fit_connector(model, new, options.vocab, pool)
+        print(f"The connector names the places of {100 * named:.0f} % of things in pictures it was not fitted on.")
     save_model(out, config, model, loaded.autoencoder)
     new.tokenizer.save(str(out / "tokenizer.json"))
     _profile(profile, options).save(out)

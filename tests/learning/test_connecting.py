@@ -1,0 +1,71 @@
+"""A connector that begins in the decoder's words."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from irg.learning.connecting import fit_connector, set_linear
+from irg.learning.mini import train_tokenizer
+from irg.learning.scenery import Pool
+from irg.miniworld.sprites import load_sprites
+from irg.model.checkpoint import new_model
+from irg.model.config import ModelConfig, tiny
+from irg.model.embeddings import Connector
+from irg.model.tokenizer import TextTokenizer
+
+
+def test_two_layers_with_gelu_hold_a_linear_map() -> None:
+    torch.manual_seed(0)
+    connector = Connector(12, 16)
+    features_PF = torch.randn(400, 12) + 3
+    said_PC = features_PF @ torch.randn(12, 5) @ torch.randn(5, 16) - 2  # of rank 5, below 16 / 2
+    set_linear(connector, features_PF, said_PC)
+    with torch.no_grad():
+        error = (connector(features_PF) - said_PC).square().mean() / said_PC.var()
+    assert error < 1e-3  # the ridge shrinks by a hundredth
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return train_tokenizer(texts=60)
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer: TextTokenizer) -> ModelConfig:
+    base = tiny()
+    words = tokenizer.tokenizer.get_vocab_size()
+    return replace(base, decoder=replace(base.decoder, vocab_size=words), special=tokenizer.special)
+
+
+def pool(config: ModelConfig, count: int) -> Pool:
+    sprites = load_sprites("builtin")
+    return Pool(count, 3, config.vit.image_size, 0.0, sprites=sprites, vocab=sprites.names)
+
+
+class Cells(torch.nn.Module):
+    """A reader that knows which patch it looks at, and nothing else."""
+
+    def forward(self, patches_PD: Tensor, cells_P: Tensor, lengths: list[int]) -> Tensor:
+        return F.one_hot(cells_P, 64).float()
+
+
+def test_things_are_told_where_they_are(config: ModelConfig, tokenizer: TextTokenizer) -> None:
+    """Which of 64 patches a thing's centre is in tells which of 144 places it has, up to its neighbours."""
+    told, connectors = [], []
+    for _ in "ab":
+        model = new_model(config, 0)
+        model.vit_model, model.connector = Cells(), Connector(64, config.decoder.hidden_size)  # type: ignore[assignment]
+        told.append(fit_connector(model, tokenizer, "core", pool(config, 300), soft=0.0))
+        connectors.append(model.connector)
+    assert 0.15 < told[0] < 0.75  # a patch holds one, two or four places; by chance: 0.007
+    assert told[0] == told[1] and torch.equal(connectors[0].fc2.weight, connectors[1].fc2.weight)
+
+
+def test_other_weights_stay(config: ModelConfig, tokenizer: TextTokenizer) -> None:
+    before, model = new_model(config, 0), new_model(config, 0)
+    fit_connector(model, tokenizer, "core", pool(config, 12))
+    changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before.state_dict()[name])}
+    assert changed == {f"connector.fc{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
