@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds irg-mini from nothing into build/mini, on a CPU. Every step resumes or is skipped when its result is there.
-# Version 1 took about five hours on two AVX2 cores, version 2 about two more on two with bfloat16 units, versions 3 and 4 an
-# hour and a half and one more. Needs npm once, for the icons.
+# Version 1 took about five hours on two AVX2 cores, version 2 about two more on two with bfloat16 units, version 3 an hour
+# and a half. Needs npm once, for the icons.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=build/mini
@@ -58,17 +58,5 @@ irg data drafts --model $here/final-3/model --judge $here/judge-2 --out $here/dr
   --batch 50 --num-timesteps 8 --flawed-copies 2
 step $here/start-4/weights.safetensors python -m irg.learning.enlarge --model $here/final-3/model --out $here/start-4 --vit $here/vit-3
 irg train recipes/mini/11-look.yaml
-
-# ---- version 4: a reader that is read, and crowded prompts
-irg data mini --out $here/pictures-3 --rows 8000 --seed 201 --tags compound stacking counting
-irg data mini --out $here/repairs-3 --rows 8000 --repairs 1.0 --seed 202 --tags compound stacking counting
-drafts="irg data drafts --model $here/look/model --judge $here/judge-2 --rows-per-shard 300 --batch 50 --num-timesteps 8"
-$drafts --out $here/drafts-4 --rows 1200 --seed 407 --tags compound
-$drafts --out $here/drafts-4b --rows 600 --seed 408 --tags compound counting position
-cp src/irg/assets/mini/irg.json $here/look/model/
-step $here/start-5/weights.safetensors python -m irg.learning.enlarge --model $here/look/model --out $here/start-5 --vit $here/vit-3 \
-  --pictures 6000
-irg train recipes/mini/12-read.yaml
-irg train recipes/mini/13-together.yaml
-irg bench mini --model $here/together/model --referee $here/referee-2 --modes always direct redraw --out $here/bench-4
-step $here/irg-mini/weights.safetensors irg model convert $here/together/model $here/irg-mini --dtype bfloat16  # what is bundled
+irg bench mini --model $here/look/model --referee $here/referee-2 --modes always direct redraw --out $here/bench-3
+step $here/irg-mini/weights.safetensors irg model convert $here/look/model $here/irg-mini --dtype bfloat16  # what is bundled

@@ -35,6 +35,23 @@ def test_a_repair_row_ends_in_a_scene_that_satisfies_its_request():
     assert 15 <= mended < 40  # some pictures have nothing to mend, most have
 
 
+def test_a_misplanned_row_thinks_what_it_shows_and_ends_right():
+    """The same drafts as without, but thought so from the start; a plan of a picture that is only blurred is right."""
+    wrong = 0
+    for seed in range(12):
+        plain, row = (
+            mini.record(np.random.default_rng(seed), data(misplanned=share), repair=True) for share in (0.0, 1.0)
+        )
+        assert row.image == plain.image
+        request = world.Request.from_json(json.loads(row.request))
+        assert world.satisfied(request, world.see(world.parse_layout(plain.thinking), 128))
+        planned = world.see(world.parse_layout(row.thinking), 128)
+        wrong += not world.satisfied(request, planned)
+        final = world.parse_layout(world.parse_reflection(row.reflection).final_prompt)
+        assert world.satisfied(request, world.see(final, 128))
+    assert wrong >= 6
+
+
 def test_a_picture_row_shows_the_layout_that_its_thinking_states():
     row = mini.record(np.random.default_rng(5), data(), repair=False)
     scene = world.parse_layout(row.thinking)

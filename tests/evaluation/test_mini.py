@@ -87,6 +87,32 @@ def test_the_table_tells_what_reflections_notice() -> None:
     assert "finds a flaw in 50 " in text and "of 2 wrong first pictures" in text
 
 
+def test_the_table_tells_what_was_planned_wrong() -> None:
+    wrong_plan, right_plan = {"planned": [False, True]}, {"planned": [True, None]}
+    lines = [
+        line("a", [False, True], [False]) | wrong_plan,
+        line("b", [False, False], [True]) | {"planned": [None, False]},  # no layout is no right plan
+        line("c", [False, True], [False]) | right_plan,
+        line("d", [True, True], [True]) | right_plan,
+    ]
+    text = table({"always": lines})
+    assert "The plan was already wrong in 67 " in text and "of 3 wrong first pictures" in text
+    assert "reflections end with a right one in 50 " in text and "of 2 wrong plans" in text
+    assert "The plan was" not in table({"always": [*lines, line("e", [True, True], [True])]})  # an older run's line
+
+
+def test_right_pictures_by_the_world_show_what_the_referee_misses(tmp_path: Path) -> None:
+    try:
+        world.load_sprites("fluent")
+    except ValueError as error:
+        pytest.skip(str(error))
+    evaluation = Evaluation(out=str(tmp_path), prompts=12, modes=("rendered",))
+    assert "| rendered |" in evaluate(evaluation)
+    lines = [json.loads(one) for one in (tmp_path / "rendered.jsonl").read_text().splitlines()]
+    assert [one["planned"] for one in lines] == [[True]] * 12
+    assert sum(one["right"][0] for one in lines) >= 10
+
+
 def test_held_out_requests_cover_the_forms_equally_and_were_never_trained_on() -> None:
     requests = held_out_requests(60, seed=0)
     assert {tag: sum(r.tag == tag for r in requests) for tag in TAGS} == dict.fromkeys(TAGS, 10)
@@ -130,6 +156,7 @@ def test_a_run_is_finished_resumed_and_guarded(tmp_path: Path) -> None:
     assert [one["thoughts"][0] for one in lines["shuffled"]] == [thoughts[0] for thoughts in asked]
     assert [one["thoughts"][1] for one in lines["shuffled"]] == [asked[(i + 3) % 6][1] for i in range(6)]
     oracle = [one["thoughts"][1] for one in lines["told"]]
+    assert [one["planned"][1] for one in lines["told"]] == [True] * 6
     assert all(text.startswith("<think> Analysis: in the picture: ") for text in oracle)
     assert [one["done"][0] for one in lines["told"]] == [". nothing is wrong. " in text for text in oracle]
     assert "| told, stops when done |" in text

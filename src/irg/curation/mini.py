@@ -27,6 +27,7 @@ class MiniData:
     out: str
     rows: int = 40_000
     repairs: float = 0.0  # share of rows that are repairs of corrupted renderings
+    misplanned: float = 0.0  # share of the corrupted ones whose T1 already has the mistakes
     seed: int = 0
     size: int = 128
     processes: int = 1
@@ -55,7 +56,7 @@ def record(rng: np.random.Generator, data: MiniData, repair: bool) -> Trajectory
 def _made(row: Row, data: MiniData) -> TrajectoryRecord:
     look: dict[str, Any] = {"size": data.size, "sprites": data.sprites}
     if row["turns"] == 2:
-        row |= draft(row, MiniDrafts("miniworld", vocab=data.vocab, **look))
+        row |= draft(row, MiniDrafts("miniworld", misplanned=data.misplanned, vocab=data.vocab, **look))
         row |= reflect(row, MiniReflections("miniworld", **look))
     else:
         row["thinking"] = think(row, MiniThinking("miniworld", data.sprites))["thought"]

@@ -162,10 +162,12 @@ class ModelDrafts:
 
 @dataclass(frozen=True)
 class MiniDrafts:
-    """Drafts of the mini world: the right scene, spoiled in ``flawed`` of all rows."""
+    """Drafts of the mini world: the right scene, spoiled in ``flawed`` of all rows; of these, ``misplanned`` were
+    already thought wrong: T1 says what was drawn, not what was asked for."""
 
     kind: Literal["miniworld"]
     flawed: float = 0.8
+    misplanned: float = 0.0
     softened: float = 0.3
     size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"

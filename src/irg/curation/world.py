@@ -92,7 +92,8 @@ def _pixels(data: bytes) -> np.ndarray:
 
 
 def draft(row: Row, config: MiniDrafts) -> Row:
-    """T1 of the right scene, and a picture of it that is spoiled now and then. ``truth`` tells what it really shows."""
+    """T1 of the right scene and a picture of it that is spoiled now and then, or T1 of the spoiled one. ``truth`` tells
+    what the picture really shows."""
     request, rng = _request(row), _rng(row, 2)
     sprites = world.load_sprites(config.sprites)
     intended = _intended(row, request)
@@ -106,7 +107,8 @@ def draft(row: Row, config: MiniDrafts) -> Row:
     elif rng.random() < config.softened:
         pixels = soften(pixels, rng)
     truth = json.dumps({"layout": world.write_layout(drawn), "quality": quality})
-    thinking = world.think(request, intended)
+    misplanned = bool(planned) and config.misplanned > 0 and rng.random() < config.misplanned
+    thinking = world.think(request, drawn if misplanned else intended)
     return made(row, BY, thinking=thinking, image=png(pixels), truth=truth)
 
 

@@ -25,7 +25,7 @@ from irg.miniworld.detector import Detector
 from irg.reasoning.pipeline import BUNDLED, IRGPipeline
 from irg.reasoning.reflection import is_done
 from irg.reasoning.settings import Settings, read_options, with_options
-from irg.reasoning.trajectory import Trajectory
+from irg.reasoning.trajectory import Trajectory, Turn
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SURE = 0.3
@@ -35,11 +35,14 @@ REFEREE, JUDGE = "mini-referee", "mini-judge"
 @dataclass(frozen=True)
 class Way:
     """A way of reasoning: settings over the model's own. ``apart``: added to every seed. ``reflections``: whose;
-    another prompt's (from the way ``always``), or what the bundled judge and the world's oracle say of the picture."""
+    another prompt's (from the way ``always``), or what the bundled judge and the world's oracle say of the picture.
+    ``painter``: the model, or the world itself, whose pictures are right: what the referee misses in them it misses in
+    all."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     apart: int = 0
     reflections: Literal["own", "another's", "oracle's"] = "own"
+    painter: Literal["model", "world"] = "model"
 
 
 _ALWAYS = {"mode": "irg", "stop_when_done": False}
@@ -56,6 +59,7 @@ WAYS: dict[str, Way] = {
     "no-image-guidance": Way(_ALWAYS | {"improve_cfg_img_scale": 1.0}),
     "shuffled": Way(_ALWAYS, reflections="another's"),
     "told": Way(_ALWAYS, reflections="oracle's"),  # what a perfect reader would bring
+    "rendered": Way(painter="world"),  # the most that this referee lets anyone reach
 }
 
 
@@ -77,7 +81,7 @@ class Evaluation:
     """Pictures a prompt."""
     modes: tuple[str, ...] = ("direct", "think", "irg")
     """Ways of reasoning: direct, think, irg, always, redraw, blind, vit-only, vae-only, no-text-guidance,
-    no-image-guidance, shuffled (after always), told."""
+    no-image-guidance, shuffled (after always), told, rendered (right pictures by the world itself)."""
     rounds: int = 1
     seed: int = 0
     batch: int = 16
@@ -173,8 +177,7 @@ class MiniRun:
             for start in track(starts, description=f"{name:>8}", disable=not len(starts)):
                 chunk = jobs[start : start + self.evaluation.batch]
                 begun = time.perf_counter()
-                own = way.reflections == "own"
-                trajectories = self._drawn(chunk, way) if own else self._retold(chunk, start, way)
+                trajectories = self._made(chunk, start, way)
                 spent = (time.perf_counter() - begun) / len(chunk)
                 for (i, n), trajectory in zip(chunk, trajectories, strict=True):
                     lines.append(self._verdict(i, n, trajectory, spent))
@@ -184,6 +187,27 @@ class MiniRun:
 
     def _seed(self, index: int, n: int, way: Way) -> int:
         return 1000 * self.evaluation.seed + 17 * index + n + way.apart
+
+    def _made(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
+        if way.painter == "world":
+            return [self._rendered(i, n) for i, n in chunk]
+        return self._drawn(chunk, way) if way.reflections == "own" else self._retold(chunk, start, way)
+
+    def _rendered(self, index: int, n: int) -> Trajectory:
+        """A right picture of a request, by the world, and its layout as the thought."""
+        request, size = self.requests[index], self.settings(WAYS["think"]).width
+        rng = np.random.default_rng([self.evaluation.seed, index, n])
+        for _ in range(100):
+            try:
+                scene = world.sample_scene(request, rng)
+                break
+            except ValueError:  # no room this time
+                continue
+        else:
+            raise ValueError(f"there is no room for {world.caption(request)!r} in one picture")
+        picture = Image.fromarray(world.render(scene, size, world.load_sprites()))
+        turn = Turn(thinking=world.think(request, scene), image=picture)
+        return Trajectory(world.caption(request), "think", self._seed(index, n, Way()), "world", {}, [turn])
 
     def _drawn(self, chunk: Sequence[tuple[int, int]], way: Way) -> list[Trajectory]:
         outputs = self.pipe(
@@ -241,13 +265,25 @@ class MiniRun:
                 [(s.name, s.color, [round(v, 1) for v in s.box], round(s.score, 3)) for s in seen] for seen in found
             ],
             "thoughts": thoughts,
+            "planned": [_plans_right(request, thought, pictures[0].shape[1]) for thought in thoughts],
             "stopped": trajectory.stopped,
             "seconds": round(spent, 3),
         }
 
 
+def _plans_right(request: world.Request, thought: str | None, size: int) -> bool | None:
+    """Whether the layout that a thought is, or ends with, would satisfy the request; None where it has none."""
+    try:
+        layout = thought or ""
+        if "Final prompt:" in layout:
+            layout = world.parse_reflection(layout).final_prompt
+        return world.satisfied(request, world.see(world.parse_layout(layout), size))
+    except ValueError:
+        return None
+
+
 def _with_turn(trajectory: Trajectory, text: str, image: Image.Image) -> Trajectory:
-    turns = [*trajectory.turns, type(trajectory.turns[0])(thinking=text, image=image)]
+    turns = [*trajectory.turns, Turn(thinking=text, image=image)]
     return Trajectory(
         trajectory.prompt, "irg", trajectory.seed, trajectory.model, trajectory.settings, turns, trajectory.stopped
     )

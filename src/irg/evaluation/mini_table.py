@@ -165,6 +165,8 @@ def table(results: Mapping[str, Sequence[Line]]) -> str:
         )
     if "always" in results:
         text.append(reading(results["always"]))
+        if all("planned" in line for line in results["always"]):  # runs of before did not say
+            text.append(planning(results["always"]))
     return "\n".join(text)
 
 
@@ -196,4 +198,15 @@ def reading(lines: Sequence[Line]) -> str:
     return (
         f"Reflection finds a flaw in {_share(noticed)} wrong first pictures, and in {_share(false)} right ones "
         "(percent, by the referee's eyes)."
+    )
+
+
+def planning(lines: Sequence[Line]) -> str:
+    """How many wrong first pictures follow from a wrong plan, and how many wrong plans the first reflection mends."""
+    wrong = [(line["prompt"], float(not line["planned"][0])) for line in lines if not line["right"][0]]
+    mended = [(line["prompt"], float(bool(line["planned"][1]))) for line in lines if not line["planned"][0]]
+    planned_wrong, ends_right = (share([(value, 1.0) for _, value in some]) for some in (wrong, mended))
+    return (
+        f"The plan was already wrong in {_share(planned_wrong)} wrong first pictures; reflections end with a right one "
+        f"in {_share(ends_right)} wrong plans (percent)."
     )
