@@ -195,7 +195,7 @@ class MiniRun:
 
     def _rendered(self, index: int, n: int) -> Trajectory:
         """A right picture of a request, by the world, and its layout as the thought."""
-        request, size = self.requests[index], self.settings(WAYS["think"]).width
+        request, size = self.requests[index], self.settings(WAYS["think"]).width or 128
         rng = np.random.default_rng([self.evaluation.seed, index, n])
         for _ in range(100):
             try:
