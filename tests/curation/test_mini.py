@@ -63,8 +63,18 @@ def test_rows_keep_to_the_forms_asked_for():
     rng, some = np.random.default_rng(1), data(tags=("compound", "counting"))
     tags = {json.loads(mini.record(rng, some, repair).request)["tag"] for repair in [False, True] * 6}
     assert tags == {"compound", "counting"}
-    with pytest.raises(ValueError, match="unknown tags: countng; choose from single_object"):
-        mini.record(rng, data(tags=("countng",)), False)
+
+
+def test_mistakes_are_named_before_anything_is_written():
+    with pytest.raises(
+        ValueError, match="tags: geneval has no requests of the form 'countng'; choose from single_object"
+    ):
+        data(tags=("countng",))
+    with pytest.raises(ValueError, match="tags: core has no requests of the form 'stacking'"):
+        data(vocab="core", tags=("stacking",))
+    for name in ("repairs", "misplanned"):
+        with pytest.raises(ValueError, match=f"{name} must be between 0 and 1, got 3"):
+            data(**{name: 3.0})
 
 
 def test_shards_resume_and_do_not_depend_on_how_often_they_were_interrupted(tmp_path):

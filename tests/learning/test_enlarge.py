@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from irg.learning.enlarge import Enlargement, carried_over, enlarge, stretched_places
 from irg.learning.mini import PROFILE, train_tokenizer
@@ -65,6 +66,23 @@ def test_the_enlarged_model_is_whole(folder: Path, tmp_path: Path) -> None:
     pipe = IRGPipeline.from_pretrained(str(out))
     result = pipe("a dog", seed=1, max_think_tokens=3, num_timesteps=3, mode="think")
     assert result.image.size == (96, 96)
+
+
+def test_a_new_reader_brings_a_connector_that_fits_it(folder: Path, tmp_path: Path) -> None:
+    before = load_model(folder).model.state_dict()
+    names = [name for name in before if name.startswith("vit_model.")]
+    reader = {name.removeprefix("vit_model."): torch.randn(before[name].shape) / 9 for name in names}
+    (tmp_path / "vit").mkdir()
+    save_file(reader, tmp_path / "vit" / "model.safetensors")
+    options = Enlargement(
+        str(folder), str(tmp_path / "new"), 64, "core", vit=str(tmp_path / "vit"), pictures=12, sprites="builtin"
+    )
+    after = load_model(enlarge(options), dtype=torch.float32).model.state_dict()
+    assert all(torch.equal(after[f"vit_model.{name}"], weight) for name, weight in reader.items())
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name].float(), after[name])}
+    assert changed == {"vit_model", "connector"}
+    with pytest.raises(ValueError, match="pictures must be at least 10, got 3"):
+        Enlargement(str(folder), str(tmp_path / "new"), pictures=3)
 
 
 def test_sizes_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:

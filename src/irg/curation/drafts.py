@@ -17,7 +17,7 @@ from irg.curation.models import draw
 from irg.curation.recipe import MiniReflections, MiniTargets, ModelDrafts
 from irg.curation.records import TrajectoryRecord, png, write_shards
 from irg.curation.store import Row
-from irg.curation.world import SURE, ask, drawable, load_detector, reflect, see_all, target
+from irg.curation.world import SURE, ask, check_tags, drawable, load_detector, reflect, see_all, target
 from irg.miniworld.detector import Detector
 from irg.reasoning.pipeline import IRGPipeline
 
@@ -43,6 +43,7 @@ class Drafts:
     few flaws learns to say that there are none."""
 
     def __post_init__(self) -> None:
+        check_tags(self.tags, self.vocab)
         if self.flawed_copies < 1:
             raise ValueError(f"flawed_copies must be at least 1, got {self.flawed_copies}")
 

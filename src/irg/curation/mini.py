@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from irg import miniworld as world
-from irg.curation.recipe import MiniDrafts, MiniReflections, MiniTargets, MiniThinking
+from irg.curation.recipe import MiniDrafts, MiniReflections, MiniTargets, MiniThinking, check_share
 from irg.curation.records import TrajectoryRecord, write_shards
 from irg.curation.store import Row
-from irg.curation.world import ask, draft, drawable, reflect, target, think
+from irg.curation.world import ask, check_tags, draft, drawable, reflect, target, think
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class MiniData:
     tags: tuple[str, ...] = ()
     """Forms of requests to keep to, in equal shares (single_object, two_object, counting, colors, position, color_attr,
     compound, stacking); default: all, in the mixture that irg-mini learned from."""
+
+    def __post_init__(self) -> None:
+        check_share("repairs", self.repairs)
+        check_share("misplanned", self.misplanned)
+        check_tags(self.tags, self.vocab)
 
 
 def record(rng: np.random.Generator, data: MiniData, repair: bool) -> TrajectoryRecord:

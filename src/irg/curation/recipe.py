@@ -35,7 +35,7 @@ def content(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def _share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")
 
@@ -91,7 +91,7 @@ class MiniSource:
     vocab: Literal["core", "geneval", "full"] = "geneval"
 
     def __post_init__(self) -> None:
-        _share("repairs", self.repairs)
+        check_share("repairs", self.repairs)
 
 
 Source = FileSource | HubSource | TaxonomySource | MiniSource
@@ -113,7 +113,7 @@ class Prompts:
     repeats: bool = False
 
     def __post_init__(self) -> None:
-        _share("first_turns", self.first_turns)
+        check_share("first_turns", self.first_turns)
         if not self.sources:
             raise ValueError("sources: name at least one")
 
@@ -143,7 +143,7 @@ class Sift:
     def __post_init__(self) -> None:
         for name in ("near", "overlap"):
             if getattr(self, name) is not None:
-                _share(name, getattr(self, name))
+                check_share(name, getattr(self, name))
 
 
 # ---- drafts
@@ -172,6 +172,10 @@ class MiniDrafts:
     size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"
     vocab: Literal["core", "geneval", "full"] = "geneval"
+
+    def __post_init__(self) -> None:
+        for name in ("flawed", "misplanned", "softened"):
+            check_share(name, getattr(self, name))
 
 
 # ---- reflections, thinking
@@ -340,7 +344,7 @@ class Export:
     keep: Keep = field(default_factory=Keep)
 
     def __post_init__(self) -> None:
-        _share("validation", self.validation)
+        check_share("validation", self.validation)
         if self.shard_mb <= 0:
             raise ValueError(f"shard_mb must be above 0, got {self.shard_mb}")
 

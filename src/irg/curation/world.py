@@ -6,7 +6,7 @@ The functions need no torch and run in worker processes; a detector (which needs
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,15 @@ def drawable(vocab: str, sprites: world.Sprites) -> world.Vocabulary:
     """
     found = world.find_vocabulary(vocab)
     return replace(found, nouns=tuple(name for name in found.nouns if name in sprites.images))
+
+
+def check_tags(tags: Sequence[str], vocab: str) -> None:
+    """Raises ValueError where a vocabulary has no requests of a form."""
+    stacking = "on" in world.find_vocabulary(vocab).relations
+    possible = [tag for tag in TAG_WEIGHTS if stacking or tag != "stacking"]
+    for tag in tags:
+        if tag not in possible:
+            raise ValueError(f"tags: {vocab} has no requests of the form {tag!r}; choose from {', '.join(possible)}")
 
 
 def ask(

@@ -1,7 +1,7 @@
 """A connector that begins by saying, in the decoder's own words, what the reader sees.
 
 A connector that starts at random has to be learned through the decoder, and a small decoder that can also read latents
-never learns it: it drowned the reader's tokens in one large constant instead (rms 30, of which 2.7 told one patch from
+never learns it: it drowned the reader's tokens in one large constant instead (rms 30, of which 2.9 told one patch from
 another), and read latents only. So the connector starts as the linear map that comes nearest (ridge regression) to the
 sum of the word embeddings of what a patch holds: size, colour, noun and place of the thing whose centre lies in it, and
 the picture's background; then it is trained alone for a few seconds, to tell these words apart. tanh-GELU passes x
@@ -39,7 +39,7 @@ class Lesson:
     said_PC: Tensor
     centres_N: Tensor
     """Patches that hold the centre of a thing."""
-    named: list[tuple[Tensor, Tensor]]
+    named: dict[str, tuple[Tensor, Tensor]]
     """For each kind of word: its words [K, C], and which of them each centre should say [N]."""
 
 
@@ -62,7 +62,7 @@ def fit_connector(model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, poo
     connector = model.connector
     set_linear(connector, learned.features_PF, learned.said_PC)
     _refine(connector, learned)
-    words_KC, which_N = test.named[0]
+    words_KC, which_N = test.named["place"]
     told_N = (connector(test.features_PF[test.centres_N]) @ _apart(words_KC).T).argmax(dim=1)
     connector.fc2.weight.mul_(GAIN)
     connector.fc2.bias.mul_(GAIN)
@@ -100,7 +100,7 @@ def _refine(connector: Connector, lesson: Lesson, steps: int = 1200, batch: int 
     """
     generator = torch.Generator().manual_seed(1)
     spread = float((lesson.said_PC - lesson.said_PC.mean(dim=0)).square().mean())
-    named = [(_apart(words_KC), which_N) for words_KC, which_N in lesson.named]
+    named = [(_apart(words_KC), which_N) for words_KC, which_N in lesson.named.values()]
     optimizer = torch.optim.AdamW(connector.parameters(), lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98))
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -152,7 +152,7 @@ def _lesson(model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, sights: S
             found.append(answers[kind][held_P])
             told_PC[held_P] += words[kind][found[-1]]
         said.append(told_PC)
-    named = [(words[kind], torch.cat(found)) for kind, found in which.items()]
+    named = {kind: (words[kind], torch.cat(found)) for kind, found in which.items()}
     return Lesson(torch.cat(features), torch.cat(said), torch.cat(centres).nonzero().flatten(), named)
 
 

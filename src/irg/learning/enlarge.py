@@ -20,7 +20,7 @@ from irg import miniworld as world
 from irg.learning.autoencoding import through
 from irg.learning.connecting import fit_connector
 from irg.learning.mini import example_thoughts, train_tokenizer
-from irg.learning.scenery import Pool
+from irg.learning.scenery import Pool, Soften
 from irg.model.checkpoint import load_model, save_model
 from irg.model.config import ModelConfig
 from irg.model.embeddings import sincos_rows
@@ -49,6 +49,10 @@ class Enlargement:
     max_think_tokens: int = 320
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.pictures < 10:
+            raise ValueError(f"pictures must be at least 10, got {self.pictures}")
+
 
 def stretched_places(side: int, old: int, hidden: int) -> Tensor:
     """Position features of a ``side`` x ``side`` picture in the terms of one of ``old`` tokens a side, [side^2, C]."""
@@ -76,7 +80,8 @@ def enlarge(options: Enlargement) -> Path:
     """Write the enlarged model folder.
 
     Raises:
-        ValueError: there is no such model, or ``size`` is no multiple of its stride or beyond its table of places.
+        ValueError: there is no such model, or ``size`` is no multiple of its stride or beyond its table of places, or
+            the sprites that a new reader is shown are missing.
     """
     folder, out = Path(options.model), Path(options.out)
     loaded = load_model(folder, dtype=torch.float32)
@@ -102,17 +107,24 @@ def enlarge(options: Enlargement) -> Path:
         state["latent_pos_embed.pos_embed"] = table.flatten(0, 1)
     model.load_state_dict(state)
     if options.vit is not None:
-        model.vit_model.load_state_dict(load_file(Path(options.vit) / "model.safetensors"))
-        sprites = world.load_sprites(options.sprites)
-        known = [name for name in world.classes(options.vocab) if name in sprites.images]
-        soften = through(loaded.autoencoder)
-        pool = Pool(options.pictures, 77, config.vit.image_size, 0.1, 0.1, soften, sprites, known)
-        named = fit_connector(model, new, options.vocab, pool)
-        print(f"The connector names the places of {100 * named:.0f} % of things in pictures it was not fitted on.")
+        _put_reader_in(model, Path(options.vit), new, through(loaded.autoencoder), options)
     save_model(out, config, model, loaded.autoencoder)
     new.tokenizer.save(str(out / "tokenizer.json"))
     _profile(profile, options).save(out)
     return out
+
+
+def _put_reader_in(model: UnifiedModel, vit: Path, words: TextTokenizer, soften: Soften, options: Enlargement) -> None:
+    """A new reader of pictures, and a connector that says what it sees."""
+    model.vit_model.load_state_dict(load_file(vit / "model.safetensors"))
+    sprites = world.load_sprites(options.sprites)
+    known = [name for name in world.classes(options.vocab) if name in sprites.images]
+    size = model.config.vit.image_size
+    pool = Pool(
+        options.pictures, 77, size, mush_share=0.1, spoiled_share=0.1, soften=soften, sprites=sprites, vocab=known
+    )
+    named = fit_connector(model, words, options.vocab, pool)
+    print(f"The connector names the places of {100 * named:.0f} % of things in pictures it was not fitted on.")
 
 
 def _config(before: ModelConfig, options: Enlargement, tokenizer: TextTokenizer) -> ModelConfig:
