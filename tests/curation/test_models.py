@@ -1,11 +1,14 @@
 """The bundled model as drafter and as painter of its own best try; its drafts seen, reflected on and mended."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from irg import miniworld as world
 from irg.curation import drafts, models
@@ -101,6 +104,22 @@ def test_flawed_drafts_are_written_as_often_as_asked(tmp_path: Path) -> None:
     assert len(set(flawed)) >= 1 and len(flawed) == 3 * (4 - (len(found) - len(flawed)))
     with pytest.raises(ValueError, match="flawed_copies must be at least 1, got 0"):
         drafts.Drafts("mini", "mini-judge", str(tmp_path), flawed_copies=0)
+
+
+def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
+    options = drafts.Drafts(
+        "mini", "mini-judge", str(tmp_path), rows=6, batch=6, sprites="builtin", painter="world", tags=("compound",)
+    )
+    drafts.build(options)
+    found = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
+    assert 4 <= len(found) <= 6
+    for row in found:
+        planned = world.parse_layout(row["thinking"])
+        picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        assert np.array_equal(picture, world.render(planned, 128, world.load_sprites("builtin")))
+        request = world.Request.from_json(json.loads(row["request"]))
+        flawed = bool(world.find_flaws(request, world.see(planned, 128), size=128))
+        assert flawed == ("nothing is wrong" not in row["reflection"])
 
 
 def test_an_unknown_model_or_judge_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """``irg data drafts``: the model draws, a detector looks, the oracle says what is wrong and draws it right.
 
-Rows made this way teach reflection on the mistakes that the model really makes. The same functions as in the factory
-make them; shards that exist are kept, so it resumes.
+Rows made this way teach reflection on the mistakes that the model really makes. With ``painter="world"`` the world
+paints what the model planned: mistakes of its plans alone, cheaply, in pictures that leave no doubt what they show. The
+same functions as in the factory make them; shards that exist are kept, so it resumes.
 """
 
 import json
@@ -41,6 +42,9 @@ class Drafts:
     flawed_copies: int = 1
     """How often a row whose draft has a flaw is written: most drafts of a good model have none, and a reader that sees
     few flaws learns to say that there are none."""
+    painter: Literal["model", "world"] = "model"
+    """Who paints what the model planned. The world's pictures need no judge, since what they show is known; plans that
+    are no layout are passed over."""
 
     def __post_init__(self) -> None:
         check_tags(self.tags, self.vocab)
@@ -63,20 +67,45 @@ def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) 
             rows.append(
                 {"id": "", "prompt": prompt, "request": json.dumps(request.to_json()), "turns": 2, "seed": seed}
             )
-        steps = {"num_timesteps": options.num_timesteps}
-        config = ModelDrafts("model", options.model, float(rng.choice([0.3, 0.7])), steps, count)
-        drawn = draw(pipe, config, [row["prompt"] for row in rows], [row["seed"] for row in rows])
-        pictures = [png(np.asarray(trajectory.image.convert("RGB"))) for trajectory in drawn]
-        for row, trajectory, picture, seen in zip(rows, drawn, pictures, see_all(judge, pictures), strict=True):
-            row |= {"thinking": trajectory.thinking or "none", "image": picture}
-            record = _record(row, seen, trajectory, options)
+        temperature = float(rng.choice([0.3, 0.7]))
+        for row, size, seen in _drafted(rows, options, temperature, pipe, judge):
+            record = _record(row, size, seen, options)
             request = world.Request.from_json(json.loads(row["request"]))
-            right = not world.find_flaws(request, seen, size=trajectory.image.width, threshold=SURE)
+            right = not world.find_flaws(request, seen, size=size, threshold=SURE)
             yield from [record] * (1 if right else options.flawed_copies)
 
 
-def _record(row: Row, seen: list[world.Seen], trajectory: Any, options: Drafts) -> TrajectoryRecord:
-    look: dict[str, Any] = {"size": trajectory.image.width, "sprites": options.sprites}
+def _drafted(
+    rows: list[Row], options: Drafts, temperature: float, pipe: IRGPipeline, judge: Detector
+) -> Iterator[tuple[Row, int, list[world.Seen]]]:
+    """Rows with the model's thinking and the painter's picture, its side in pixels, and what is to be seen in it."""
+    changed: dict[str, Any] = {"num_timesteps": options.num_timesteps}
+    if options.painter == "world":
+        changed = {"num_timesteps": 2, "cfg_text_scale": 1.0}  # the model's picture is not looked at
+    config = ModelDrafts("model", options.model, temperature, changed, len(rows))
+    drawn = draw(pipe, config, [row["prompt"] for row in rows], [row["seed"] for row in rows])
+    for row, trajectory in zip(rows, drawn, strict=True):
+        row["thinking"] = trajectory.thinking or "none"
+    if options.painter == "world":
+        yield from _painted(rows, drawn[0].image.width, options.sprites)
+        return
+    pictures = [png(np.asarray(trajectory.image.convert("RGB"))) for trajectory in drawn]
+    for row, trajectory, picture, seen in zip(rows, drawn, pictures, see_all(judge, pictures), strict=True):
+        yield row | {"image": picture}, trajectory.image.width, seen
+
+
+def _painted(rows: list[Row], size: int, sprites: str) -> Iterator[tuple[Row, int, list[world.Seen]]]:
+    icons = world.load_sprites(sprites)
+    for row in rows:
+        try:
+            scene = world.parse_layout(row["thinking"])
+        except ValueError:  # not every thought is a layout
+            continue
+        yield row | {"image": png(world.render(scene, size, icons))}, size, world.see(scene, size)
+
+
+def _record(row: Row, size: int, seen: list[world.Seen], options: Drafts) -> TrajectoryRecord:
+    look: dict[str, Any] = {"size": size, "sprites": options.sprites}
     row |= reflect(row, MiniReflections("miniworld", options.judge, **look), seen)
     row |= target(row, MiniTargets("miniworld", **look))
     return TrajectoryRecord(
