@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds irg-mini from nothing into build/mini, on a CPU. Every step resumes or is skipped when its result is there.
 # Version 1 took about five hours on two AVX2 cores, version 2 about two more on two with bfloat16 units, version 3 an hour
-# and a half. Needs npm once, for the icons.
+# and a half, version 4 three hours. Needs npm once, for the icons.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=build/mini
@@ -58,5 +58,30 @@ irg data drafts --model $here/final-3/model --judge $here/judge-2 --out $here/dr
   --batch 50 --num-timesteps 8 --flawed-copies 2
 step $here/start-4/weights.safetensors python -m irg.learning.enlarge --model $here/final-3/model --out $here/start-4 --vit $here/vit-3
 irg train recipes/mini/11-look.yaml
-irg bench mini --model $here/look/model --referee $here/referee-2 --modes always direct redraw --out $here/bench-3
-step $here/irg-mini/weights.safetensors irg model convert $here/look/model $here/irg-mini --dtype bfloat16  # what is bundled
+
+# ---- version 4: a reader that is read, crowded prompts, and reflections on its own mistakes of planning and of drawing
+irg data mini --out $here/pictures-3 --rows 8000 --seed 201 --tags compound stacking counting
+irg data mini --out $here/repairs-3 --rows 8000 --repairs 1.0 --seed 202 --tags compound stacking counting
+drafts="irg data drafts --judge $here/judge-2 --rows-per-shard 300 --batch 50 --num-timesteps 8"
+cp src/irg/assets/mini/irg.json $here/look/model/
+$drafts --model $here/look/model --out $here/drafts-4 --rows 1200 --seed 407 --tags compound
+$drafts --model $here/look/model --out $here/drafts-4b --rows 600 --seed 408 --tags compound counting position
+step $here/start-5/weights.safetensors python -m irg.learning.enlarge --model $here/look/model --out $here/start-5 --vit $here/vit-3 \
+  --pictures 6000
+irg train recipes/mini/12-read.yaml
+irg train recipes/mini/13-together.yaml
+irg data mini --out $here/pictures-4 --rows 16000 --seed 203 --tags compound
+irg data mini --out $here/repairs-4 --rows 8000 --repairs 1.0 --seed 204 --tags compound color_attr two_object
+irg data mini --out $here/repairs-5 --rows 8000 --repairs 1.0 --misplanned 0.7 --seed 205 \
+  --tags compound stacking color_attr counting position two_object
+irg train recipes/mini/14-longer.yaml
+cp src/irg/assets/mini/irg.json $here/longer/model/
+for n in 1 2; do
+  $drafts --model $here/longer/model --out $here/plans-$n --rows 5100 --seed 50$n --painter world --flawed-copies 2 --tags compound stacking
+done
+$drafts --model $here/longer/model --out $here/drafts-5 --rows 900 --seed 503 --flawed-copies 2 --tags compound
+$drafts --model $here/longer/model --out $here/drafts-5b --rows 900 --seed 504 --flawed-copies 2 --tags compound
+irg train recipes/mini/15-own-mistakes.yaml
+cp src/irg/assets/mini/irg.json $here/own-mistakes/model/
+irg bench mini --model $here/own-mistakes/model --referee $here/referee-2 --modes always direct redraw --out $here/bench-4
+step $here/irg-mini/weights.safetensors irg model convert $here/own-mistakes/model $here/irg-mini --dtype bfloat16  # what is bundled
