@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/irg generate "a photo of a brown dining table and a white suitcase" --seed 8925 --out demo-out --overwrite
+	$(BIN)/irg generate "a photo of a stop sign and a vase" --seed 7363 --num-timesteps 3 --out demo-out --overwrite
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """A model between two: the weighted mean of the weights of two runs of one line of training.
 
 ``python -m irg.learning.averaging --models EARLIER LATER --share 0.35 --out DIR``. A short last run can give one skill
-and take another; where it began from the other's result, their weights may be mixed, and the mean often has most of both
-(Wortsman et al. 2022, arXiv 2203.05482; towards the earlier of two: arXiv 2109.01903).
+and take another; where it began from the other's result, their weights may be mixed, and the mean often has most of
+both (Wortsman et al. 2022, arXiv 2203.05482; towards the earlier of two: arXiv 2109.01903).
 """
 
 import shutil
