@@ -82,7 +82,7 @@ done
 $drafts --model $here/longer/model --out $here/drafts-5 --rows 900 --seed 503 --flawed-copies 2 --tags compound
 $drafts --model $here/longer/model --out $here/drafts-5b --rows 900 --seed 504 --flawed-copies 2 --tags compound
 irg train recipes/mini/15-own-mistakes.yaml
-step $here/final-4/weights.safetensors python -m irg.learning.averaging --models $here/longer/model $here/own-mistakes/model \
+step $here/final-4/irg.json python -m irg.learning.averaging --models $here/longer/model $here/own-mistakes/model \
   --share 0.35 --out $here/final-4
 irg bench mini --model $here/final-4 --referee $here/referee-2 --modes always direct redraw --out $here/bench-4
 step $here/irg-mini/weights.safetensors irg model convert $here/final-4 $here/irg-mini --dtype bfloat16  # what is bundled

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from irg.learning.averaging import Averaging, average
+from irg.learning.mini import PROFILE
 from irg.model.autoencoder import build_autoencoder
 from irg.model.checkpoint import load_model, new_model, save_model
 from irg.model.config import tiny
+from irg.model.profile import read_profile
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def two(tmp_path: Path) -> tuple[str, str]:
     for seed in (0, 1):
         folder = tmp_path / str(seed)
         save_model(folder, config, new_model(config, seed), build_autoencoder(config.autoencoder))
-        (folder / "irg.json").write_text(str(seed))
+        replace(PROFILE, name=str(seed)).save(folder)
     return str(tmp_path / "0"), str(tmp_path / "1")
 
 
@@ -28,11 +30,12 @@ def test_weights_lie_between(two: tuple[str, str], tmp_path: Path) -> None:
     assert any(not torch.equal(first[name], second[name]) for name in first)
     for name, weight in mean.items():
         torch.testing.assert_close(weight, 0.75 * first[name] + 0.25 * second[name])
-    assert (tmp_path / "mean" / "irg.json").read_text() == "0"
+    profile = read_profile(tmp_path / "mean")
+    assert profile is not None and profile.name == "0"
 
 
 def test_nothing_is_overwritten_and_unlike_models_are_refused(two: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds a model already"):
+    with pytest.raises(ValueError, match="is not empty: choose another folder"):
         average(Averaging(two, two[1]))
     config = replace(tiny(), decoder=replace(tiny().decoder, num_hidden_layers=tiny().decoder.num_hidden_layers + 1))
     save_model(tmp_path / "2", config, new_model(config, 0), build_autoencoder(config.autoencoder))

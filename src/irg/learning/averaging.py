@@ -5,15 +5,15 @@ and take another; where it began from the other's result, their weights may be m
 both (Wortsman et al. 2022, arXiv 2203.05482; towards the earlier of two: arXiv 2109.01903).
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from irg.model.checkpoint import load_model, save_model
-
-_BESIDE = ("tokenizer.json", "irg.json")
+from irg.learning.export import write_model
+from irg.model.checkpoint import load_model
+from irg.model.profile import read_profile
+from irg.reasoning.prompts import BAGEL_PROFILE
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Averaging:
 
 
 def average(options: Averaging) -> None:
-    """Write the mean of both models, in float32; the autoencoder, the tokenizer and the settings are the first one's.
+    """Write the mean of both models, in float32 and the first one's layout; all that is no weight is the first one's.
 
     Raises:
-        ValueError: a folder is no model, the two differ in configuration, or ``out`` holds a model.
+        ValueError: a folder is no model, the two differ in configuration, or ``out`` is not empty.
     """
     first, second = (Path(folder) for folder in options.models)
     out = Path(options.out)
-    if (out / "config.json").exists():
-        raise ValueError(f"{out} holds a model already: choose another folder")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: choose another folder")
     one, other = (load_model(folder, dtype=torch.float32) for folder in (first, second))
     if one.config != other.config:
         raise ValueError(f"{first} and {second} are not of one configuration")
@@ -49,10 +49,7 @@ def average(options: Averaging) -> None:
         for name, weight in weights.items():
             if weight.is_floating_point():
                 weight.lerp_(later[name], options.share)
-    save_model(out, one.config, one.model, one.autoencoder)
-    for name in _BESIDE:
-        if (first / name).is_file():
-            shutil.copyfile(first / name, out / name)
+    write_model(out, first, one, weights, read_profile(first) or BAGEL_PROFILE, torch.float32)
 
 
 if __name__ == "__main__":
