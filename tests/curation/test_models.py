@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,12 +115,24 @@ def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
     found = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
     assert 4 <= len(found) <= 6
     for row in found:
+        assert row["source"] == "plan:mini"
         planned = world.parse_layout(row["thinking"])
         picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         assert np.array_equal(picture, world.render(planned, 128, world.load_sprites("builtin")))
         request = world.Request.from_json(json.loads(row["request"]))
         flawed = bool(world.find_flaws(request, world.see(planned, 128), size=128))
         assert flawed == ("nothing is wrong" not in row["reflection"])
+
+
+def test_the_world_can_not_paint_what_is_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def talk(pipe: Any, config: Any, prompts: list[str], seeds: list[int]) -> list[Any]:
+        return [SimpleNamespace(thinking="A cat, softly lit.", image=Image.new("RGB", (128, 128))) for _ in prompts]
+
+    monkeypatch.setattr(drafts, "draw", talk)
+    options = drafts.Drafts("mini", "mini-judge", str(tmp_path / "d"), rows=2, sprites="builtin", painter="world")
+    with pytest.raises(ValueError, match="mini plans no layouts that the mini world could paint"):
+        drafts.build(options)
+    assert not any((tmp_path / "d").iterdir())
 
 
 def test_an_unknown_model_or_judge_is_named(tmp_path: Path) -> None:

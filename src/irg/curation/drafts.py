@@ -115,7 +115,7 @@ def _record(row: Row, size: int, seen: list[world.Seen], options: Drafts) -> Tra
         row["reflection"],
         row["improved"],
         request=row["request"],
-        source=f"draft:{Path(options.model).name}",
+        source=f"{'plan' if options.painter == 'world' else 'draft'}:{Path(options.model).name}",
         license="Apache-2.0",
         seed=row["seed"],
     )
@@ -125,7 +125,8 @@ def build(options: Drafts) -> int:
     """Make all shards that are not there yet; returns the rows made.
 
     Raises:
-        ValueError: there is no such model or judge, or the sprites are missing.
+        ValueError: there is no such model or judge, the sprites are missing, or the world is to paint what is no
+            layout.
     """
     pipe = IRGPipeline.from_pretrained(options.model)
     judge = load_detector(options.judge)
@@ -136,7 +137,11 @@ def build(options: Drafts) -> int:
             continue
         aside = Path(options.out) / f".shard-{shard:05d}"
         most = options.rows_per_shard * options.flawed_copies  # all of a shard's rows go into one file
-        made += write_shards(draft_rows(options, shard, pipe, judge), aside, most)
+        found = write_shards(draft_rows(options, shard, pipe, judge), aside, most)
+        if not found:
+            aside.rmdir()
+            raise ValueError(f"{options.model} plans no layouts that the mini world could paint; painter must be model")
+        made += found
         (aside / "part-00000.parquet").replace(final)
         aside.rmdir()
     return made

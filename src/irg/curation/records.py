@@ -22,7 +22,7 @@ _FIELDS = (
     ("reflection", pa.string()),  # T2; null in rows of one turn, as is
     ("improved", PICTURE),  # I2
     ("request", pa.string()),  # what the prompt asks for, as JSON in GenEval's metadata form; null if not known
-    ("source", pa.string()),  # where the prompt is from: a file, a data set, "rendered", "draft:<model>", ...
+    ("source", pa.string()),  # where the prompt is from: a file, a data set, "rendered", "draft:" or "plan:<model>"
     ("license", pa.string()),  # of the prompt
     ("seed", pa.int64()),
     ("cost", pa.float64()),  # of all endpoints' answers, in the recipe's currency
