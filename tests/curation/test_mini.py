@@ -52,6 +52,18 @@ def test_a_misplanned_row_thinks_what_it_shows_and_ends_right():
     assert wrong >= 6
 
 
+def test_a_slipped_row_plans_and_draws_what_misses_a_relation_and_ends_right():
+    for seed in range(6):
+        row = mini.record(np.random.default_rng(seed), data(slips=1.0, tags=("position",)), repair=True)
+        request, planned = world.Request.from_json(json.loads(row.request)), world.parse_layout(row.thinking)
+        seen = world.see(planned, 128)
+        assert {flaw.kind for flaw in world.find_flaws(request, seen, 128)} == {"wrong_place"}
+        sections = world.parse_reflection(row.reflection)
+        assert " is not " in sections.faults
+        assert all(f"{thing.name} at {thing.place}" in sections.seen for thing in planned.things)
+        assert world.satisfied(request, world.see(world.parse_layout(sections.final_prompt), 128))
+
+
 def test_a_picture_row_shows_the_layout_that_its_thinking_states():
     row = mini.record(np.random.default_rng(5), data(), repair=False)
     scene = world.parse_layout(row.thinking)
@@ -72,7 +84,7 @@ def test_mistakes_are_named_before_anything_is_written():
         data(tags=("countng",))
     with pytest.raises(ValueError, match="tags: core has no requests of the form 'stacking'"):
         data(vocab="core", tags=("stacking",))
-    for name in ("repairs", "misplanned"):
+    for name in ("repairs", "misplanned", "slips"):
         with pytest.raises(ValueError, match=f"{name} must be between 0 and 1, got 3"):
             data(**{name: 3.0})
 

@@ -95,6 +95,40 @@ def test_one_mistake_is_one_flaw_of_its_kind(seed: int, kind: str) -> None:
         assert not mw.satisfied(request, mw.see(flawed))
 
 
+@settings(max_examples=80, deadline=None)
+@given(SEEDS, st.sampled_from(["position", "compound", "stacking"]))
+def test_a_slip_moves_one_thing_just_so_far_that_a_relation_fails(seed: int, tag: str) -> None:
+    rng = np.random.default_rng(seed)
+    request, scene = mw.sample_pair(rng, {tag: 1.0}, "geneval")
+    slipped = mw.slip(request, scene, rng)
+    assert slipped.background == scene.background
+    before, after = set(scene.things) - set(slipped.things), set(slipped.things) - set(scene.things)
+    if all(entry.position is None for entry in request.include):
+        assert slipped == scene
+    elif before:
+        (old,), (new,) = before, after
+        assert (old.name, old.color, old.size) == (new.name, new.color, new.size)
+        flaws = mw.find_flaws(request, mw.see(slipped, 1024), 1024)
+        assert {flaw.kind for flaw in flaws} == {"wrong_place"}
+
+
+def test_slips_are_nearer_misses_than_other_mistakes_of_place() -> None:
+    rng = np.random.default_rng(4)
+    moved: dict[str, list[int]] = {"slip": [], "corrupt": []}
+    for _ in range(60):
+        request, scene = mw.sample_pair(rng, {"position": 1.0}, "geneval")
+        wrong = {
+            "slip": mw.slip(request, scene, rng),
+            "corrupt": mw.corrupt(request, scene, rng, kinds=["wrong_place"])[0],
+        }
+        for name, shown in wrong.items():
+            for old in set(scene.things) - set(shown.things):
+                (new,) = set(shown.things) - set(scene.things)
+                moved[name].append(max(abs(old.col - new.col), abs(old.row - new.row)))
+    assert len(moved["slip"]) > 50
+    assert np.mean(moved["slip"]) < np.mean(moved["corrupt"]) - 1
+
+
 @settings(max_examples=150, deadline=None)
 @given(SEEDS, st.booleans())
 def test_corrected_scenes_are_right_and_keep_what_was(seed: int, with_plan: bool) -> None:

@@ -28,6 +28,7 @@ class MiniData:
     rows: int = 40_000
     repairs: float = 0.0  # share of rows that are repairs of corrupted renderings
     misplanned: float = 0.0  # share of the corrupted ones whose T1 already has the mistakes
+    slips: float = 0.0  # share of repairs that are right but for a relation that T1 narrowly misses
     seed: int = 0
     size: int = 128
     processes: int = 1
@@ -41,6 +42,7 @@ class MiniData:
     def __post_init__(self) -> None:
         check_share("repairs", self.repairs)
         check_share("misplanned", self.misplanned)
+        check_share("slips", self.slips)
         check_tags(self.tags, self.vocab)
 
 
@@ -61,7 +63,9 @@ def record(rng: np.random.Generator, data: MiniData, repair: bool) -> Trajectory
 def _made(row: Row, data: MiniData) -> TrajectoryRecord:
     look: dict[str, Any] = {"size": data.size, "sprites": data.sprites}
     if row["turns"] == 2:
-        row |= draft(row, MiniDrafts("miniworld", misplanned=data.misplanned, vocab=data.vocab, **look))
+        row |= draft(
+            row, MiniDrafts("miniworld", misplanned=data.misplanned, slips=data.slips, vocab=data.vocab, **look)
+        )
         row |= reflect(row, MiniReflections("miniworld", **look))
     else:
         row["thinking"] = think(row, MiniThinking("miniworld", data.sprites))["thought"]

@@ -163,18 +163,20 @@ class ModelDrafts:
 @dataclass(frozen=True)
 class MiniDrafts:
     """Drafts of the mini world: the right scene, spoiled in ``flawed`` of all rows; of these, ``misplanned`` were
-    already thought wrong: T1 says what was drawn, not what was asked for."""
+    already thought wrong: T1 says what was drawn, not what was asked for. ``slips`` of all rows are instead drawn just
+    as T1 plans, which narrowly misses a relation that was asked for."""
 
     kind: Literal["miniworld"]
     flawed: float = 0.8
     misplanned: float = 0.0
+    slips: float = 0.0
     softened: float = 0.3
     size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"
     vocab: Literal["core", "geneval", "full"] = "geneval"
 
     def __post_init__(self) -> None:
-        for name in ("flawed", "misplanned", "softened"):
+        for name in ("flawed", "misplanned", "slips", "softened"):
             check_share(name, getattr(self, name))
 
 

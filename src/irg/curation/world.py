@@ -106,8 +106,11 @@ def draft(row: Row, config: MiniDrafts) -> Row:
     request, rng = _request(row), _rng(row, 2)
     sprites = world.load_sprites(config.sprites)
     intended = _intended(row, request)
+    slipped = config.slips > 0 and rng.random() < config.slips
+    if slipped:
+        intended = world.slip(request, intended, rng)
     drawn, planned = intended, list[world.Flaw]()
-    if rng.random() < config.flawed:
+    if not slipped and rng.random() < config.flawed:
         drawn, planned = world.corrupt(request, intended, rng, vocab=drawable(config.vocab, sprites))
     pixels = world.render(drawn, config.size, sprites)
     quality = next((flaw.detail for flaw in planned if flaw.kind == "poor_quality"), None)

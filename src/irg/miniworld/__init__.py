@@ -3,7 +3,7 @@
 from irg.miniworld.backgrounds import BACKGROUNDS
 from irg.miniworld.captions import STYLES, caption, parse_prompt, training_caption
 from irg.miniworld.classes import COLORS, GRID, SIZES, ObjectClass, classes, is_class, object_class
-from irg.miniworld.corrupt import corrupt
+from irg.miniworld.corrupt import corrupt, slip
 from irg.miniworld.flaws import KINDS, Flaw, find_flaws
 from irg.miniworld.heldout import held_out, in_geneval
 from irg.miniworld.layout import sample_pair, sample_scene
@@ -89,6 +89,7 @@ __all__ = [
     "sample_texts",
     "satisfied",
     "see",
+    "slip",
     "snap",
     "split_words",
     "think",

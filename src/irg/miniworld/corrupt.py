@@ -12,8 +12,8 @@ from irg.miniworld.geometry import STACKED
 from irg.miniworld.layout import MARGIN, prompt_rank
 from irg.miniworld.meaning import Request
 from irg.miniworld.render import SPOILINGS
-from irg.miniworld.rules import see
-from irg.miniworld.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells
+from irg.miniworld.rules import HOLDS_ABOVE, see
+from irg.miniworld.scene import CONVERSE, Scene, Thing, free_cells, in_order, may_overlap, pick_cell, related_cells
 from irg.miniworld.vocabularies import Vocabulary, find_vocabulary
 
 _KIND_CHANCES = {
@@ -55,6 +55,55 @@ def corrupt(
             _MISTAKES[kind](request, things, names, rng)
     flawed = Scene(scene.background, in_order(things, prompt_rank(request)))
     return flawed, find_flaws(request, see(flawed), quality=quality)
+
+
+def slip(request: Request, scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with one thing put just beyond where it would stand in the asked relation, as a model's own plans do.
+
+    What is moved is a thing that is asked to stand somewhere or, as often, what it is to stand to. A request without
+    relations gives the scene itself, and so does one where every place near by is right or taken.
+    """
+    asked = [entry for entry in request.include if entry.position is not None]
+    if not asked:
+        return scene
+    entry = asked[int(rng.integers(len(asked)))]
+    assert entry.position is not None
+    relation, target = entry.position[0], request.include[entry.position[1]].name
+    moved, fixed = entry.name, target
+    if rng.random() < 0.5:
+        relation, moved, fixed = CONVERSE[relation], target, entry.name
+    things = list(scene.things)
+    index = _any_index([i for i, thing in enumerate(things) if thing.name == moved], rng)
+    marks = [thing for thing in things if thing.name == fixed]
+    if index is None or not marks:
+        return scene
+    thing = things[index]
+    apart = [
+        other.box for i, other in enumerate(things) if i != index and not (may_overlap(relation) and other in marks)
+    ]
+    cells = free_cells(thing.name, thing.size, apart)
+    for mark in marks:
+        cells &= ~related_cells(thing.name, thing.size, relation, mark.box, HOLDS_ABOVE)
+    place = _near(cells, thing, rng)
+    if place is None:
+        return scene
+    things[index] = Thing(thing.name, thing.color, *place, thing.size)
+    return Scene(scene.background, in_order(things, prompt_rank(request)))
+
+
+def _any_index(indices: list[int], rng: np.random.Generator) -> int | None:
+    return indices[int(rng.integers(len(indices)))] if indices else None
+
+
+def _near(cells: np.ndarray, thing: Thing, rng: np.random.Generator) -> tuple[int, int] | None:
+    """A random true cell, none of them more than a cell further away than the nearest; None if none is true."""
+    rows, cols = np.nonzero(cells)
+    if not len(rows):
+        return None
+    distance = np.maximum(abs(rows - thing.row), abs(cols - thing.col))
+    near = np.nonzero(distance <= distance.min() + 1)[0]
+    choice = int(near[rng.integers(len(near))])
+    return int(cols[choice]), int(rows[choice])
 
 
 def _random_kinds(request: Request, rng: np.random.Generator) -> list[str]:
