@@ -64,6 +64,26 @@ def test_a_slipped_row_plans_and_draws_what_misses_a_relation_and_ends_right():
         assert world.satisfied(request, world.see(world.parse_layout(sections.final_prompt), 128))
 
 
+def test_a_wrong_plan_is_replanned_and_a_right_one_that_was_drawn_wrong_is_kept():
+    replanned = kept = 0
+    for seed in range(24):
+        row = mini.record(np.random.default_rng(seed), data(replan=True, slips=0.5, tags=("position",)), repair=True)
+        request, planned = world.Request.from_json(json.loads(row.request)), world.parse_layout(row.thinking)
+        sections = world.parse_reflection(row.reflection)
+        final = world.parse_layout(sections.final_prompt)
+        assert world.satisfied(request, world.see(final, 128))
+        assert final.background == planned.background
+        assert png(world.render(final, 128, world.load_sprites("builtin"))) == row.improved
+        if world.find_flaws(request, world.see(planned, 128), 128):
+            replanned += 1
+            assert sections.improvements.startswith("a new plan.")
+            assert sections.steps == f"keep 0 things, fix 0, add {len(final.things)}, remove {len(planned.things)}."
+        else:
+            kept += 1
+            assert "a new plan" not in row.reflection
+    assert replanned >= 6 and kept >= 6
+
+
 def test_a_picture_row_shows_the_layout_that_its_thinking_states():
     row = mini.record(np.random.default_rng(5), data(), repair=False)
     scene = world.parse_layout(row.thinking)

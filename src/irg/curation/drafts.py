@@ -46,6 +46,9 @@ class Drafts:
     """Who paints what the model planned. The world's pictures need no judge, since what they show is known; plans that
     are no layout are passed over."""
 
+    replan: bool = False
+    """Answer a wrong plan by a new one, not by what keeps the rest in place."""
+
     def __post_init__(self) -> None:
         check_tags(self.tags, self.vocab)
         if self.flawed_copies < 1:
@@ -106,7 +109,7 @@ def _painted(rows: list[Row], size: int, sprites: str) -> Iterator[tuple[Row, in
 
 def _record(row: Row, size: int, seen: list[world.Seen], options: Drafts) -> TrajectoryRecord:
     look: dict[str, Any] = {"size": size, "sprites": options.sprites}
-    row |= reflect(row, MiniReflections("miniworld", options.judge, **look), seen)
+    row |= reflect(row, MiniReflections("miniworld", options.judge, options.replan, **look), seen)
     row |= target(row, MiniTargets("miniworld", **look))
     return TrajectoryRecord(
         row["prompt"],

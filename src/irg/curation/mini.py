@@ -29,6 +29,7 @@ class MiniData:
     repairs: float = 0.0  # share of rows that are repairs of corrupted renderings
     misplanned: float = 0.0  # share of the corrupted ones whose T1 already has the mistakes
     slips: float = 0.0  # share of repairs that are right but for a relation that T1 narrowly misses
+    replan: bool = False  # answer a wrong T1 by a new plan, not by what keeps the rest in place
     seed: int = 0
     size: int = 128
     processes: int = 1
@@ -66,7 +67,7 @@ def _made(row: Row, data: MiniData) -> TrajectoryRecord:
         row |= draft(
             row, MiniDrafts("miniworld", misplanned=data.misplanned, slips=data.slips, vocab=data.vocab, **look)
         )
-        row |= reflect(row, MiniReflections("miniworld", **look))
+        row |= reflect(row, MiniReflections("miniworld", replan=data.replan, **look))
     else:
         row["thinking"] = think(row, MiniThinking("miniworld", data.sprites))["thought"]
     row |= target(row, MiniTargets("miniworld", **look))

@@ -195,10 +195,12 @@ class EndpointReflections:
 
 @dataclass(frozen=True)
 class MiniReflections:
-    """T2 by the oracle, which sees with a ``detector`` (a folder; ``mini-judge`` is bundled) or knows the truth."""
+    """T2 by the oracle, which sees with a ``detector`` (a folder; ``mini-judge`` is bundled) or knows the truth. With
+    ``replan`` a T1 that is itself wrong is answered by a new plan; without, what was right in it stays in place."""
 
     kind: Literal["miniworld"]
     detector: str | None = None
+    replan: bool = False
     size: int = 128
     sprites: Literal["fluent", "builtin"] = "fluent"
 

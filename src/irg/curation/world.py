@@ -157,8 +157,9 @@ def reflect(row: Row, config: MiniReflections, seen: list[world.Seen] | None = N
     except ValueError:  # a model's own thinking need not be a layout
         intended = None
     flaws = world.find_flaws(request, seen, size=config.size, quality=quality, threshold=SURE)
-    corrected = world.correct(request, seen, intended, _rng(row, 3), size=config.size, threshold=SURE)
-    reflection = world.reflect(request, flaws, corrected, seen, config.size)
+    anew = world.replan(request, intended, _rng(row, 4), config.size) if config.replan and flaws else None
+    corrected = anew or world.correct(request, seen, intended, _rng(row, 3), size=config.size, threshold=SURE)
+    reflection = world.reflect(request, flaws, corrected, seen, config.size, anew=anew is not None)
     return made(row, BY | {"detector": config.detector}, reflection=reflection)
 
 

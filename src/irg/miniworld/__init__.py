@@ -20,7 +20,7 @@ from irg.miniworld.oracle import (
 )
 from irg.miniworld.questions import FORMS, Question, ask
 from irg.miniworld.render import SPOILINGS, contact_sheet, degrade, render
-from irg.miniworld.repair import correct
+from irg.miniworld.repair import correct, replan
 from irg.miniworld.request import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, make_request, sample_request
 from irg.miniworld.rules import Seen, relation_strength, satisfied, see
 from irg.miniworld.scene import Scene, Thing, boxes, snap
@@ -83,6 +83,7 @@ __all__ = [
     "reflect",
     "relation_strength",
     "render",
+    "replan",
     "sample_pair",
     "sample_request",
     "sample_scene",

@@ -38,6 +38,7 @@ FULL_PHRASES = ("Unknown: drawn as",)
 """Those that only prompts with unknown nouns need."""
 
 _SHOWN = "in the picture: "
+_ANEW = "a new plan"
 _MENDING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
 
 
@@ -179,12 +180,21 @@ def _by_reach(faulty: list[tuple[Thing, Flaw]], after: list[Thing]) -> list[tupl
 
 
 def reflect(
-    request: Request, flaws: Sequence[Flaw], corrected: Scene, seen: Sequence[Seen] | None = None, size: int = 96
+    request: Request,
+    flaws: Sequence[Flaw],
+    corrected: Scene,
+    seen: Sequence[Seen] | None = None,
+    size: int = 96,
+    anew: bool = False,
 ) -> str:
-    """T2: what is wrong with the picture, what to change, in which steps, and the corrected layout."""
-    edits = find_edits(flaws, corrected, seen, size)
+    """T2: what is wrong with the picture, what to change, in which steps, and the corrected layout.
+
+    With `anew` the corrected layout is a new plan, which keeps nothing of the picture.
+    """
+    edits = _replaced(flaws, corrected, seen, size) if anew else find_edits(flaws, corrected, seen, size)
     mending = [_MENDING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
-    improvements = [words for edit in edits if (words := _tell_edit(edit))] + mending
+    improvements = [_ANEW] if anew else [words for edit in edits if (words := _tell_edit(edit))]
+    improvements += mending
     counts = Counter(edit.action for edit in edits)
     shown = "" if seen is None else f"{_SHOWN}{_tell_seen(request, seen, size)}. "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
@@ -193,6 +203,16 @@ def reflect(
         f"Improvements: {'; '.join(improvements) or 'none'}. Steps: {steps}. "
         f"Final prompt: {think(request, corrected)} </think>"
     )
+
+
+def _replaced(flaws: Sequence[Flaw], corrected: Scene, seen: Sequence[Seen] | None, size: int) -> list[Edit]:
+    """All that is seen goes (without `seen`: all that flaws speak of), all of the corrected scene comes."""
+    if seen is None:
+        going = list(dict.fromkeys(flaw.thing for flaw in flaws if flaw.thing is not None))
+    else:
+        going = [snap(item.name, item.color, item.box, size) for item in seen if is_class(item.name)]
+    coming = [Edit("add", None, thing) for thing in corrected.things]
+    return [*(Edit("remove", thing, None) for thing in going), *coming]
 
 
 def _tell_seen(request: Request, seen: Sequence[Seen], size: int) -> str:

@@ -54,6 +54,21 @@ def correct(
     return Scene(background, in_order(things, prompt_rank(request)))
 
 
+def replan(request: Request, intended: Scene | None, rng: np.random.Generator, size: int = 96) -> Scene | None:
+    """A new scene in place of a plan that is itself wrong, on its background; None where there is nothing to replan:
+    no plan, a right one, or a request whose things find no room.
+
+    What was planned right and drawn wrong is for `correct`, which keeps the plan.
+    """
+    if intended is None or not find_flaws(request, see(intended, size), size):
+        return None
+    try:
+        things = sample_things(request, rng)
+    except ValueError:
+        return None
+    return Scene(request.background or intended.background, in_order(things, prompt_rank(request)))
+
+
 def _anew(request: Request, intended: Scene | None, rng: np.random.Generator, size: int) -> tuple[Thing, ...]:
     """A right arrangement that does not look at the picture: the intended one, or else a random one."""
     if intended is not None and not find_flaws(request, see(intended, size), size):
