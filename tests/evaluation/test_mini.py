@@ -55,6 +55,19 @@ def test_the_independent_redraw_is_taken_only_where_the_reflection_finds_a_flaw(
     assert best.right == (True, True, True, False) and best.drawn == (2, 1, 2, 1)
 
 
+def test_of_two_pictures_that_is_taken_which_its_own_reflection_accepts() -> None:
+    again = [
+        line("a", [True, True], [True]),  # accepted, the first was not
+        line("b", [False, True], [True]),  # both accepted: the first
+        line("c", [False, True], [False]),  # neither: the first
+        line("d", [True, True], [True], tag="position"),  # the first was accepted, wrongly
+    ]
+    results = {"always": ALWAYS, "again": again}
+    best = by_name(results)["best of 2, picked by its reflections"]
+    assert best.right == (True, True, True, False) and best.drawn == (2, 2, 2, 2)
+    assert "best of 2, picked by its reflections, minus the first picture: +16.7 points" in table(results)
+
+
 def test_the_interval_holds_the_share_and_shrinks_with_the_sample() -> None:
     def row(n: int) -> Any:
         return rows({"think": [line(f"p{i}", [i % 2 == 0]) for i in range(n)]})[0]

@@ -52,6 +52,7 @@ WAYS: dict[str, Way] = {
     "irg": Way({"mode": "irg"}),
     "always": Way(_ALWAYS),
     "redraw": Way({"mode": "think"}, apart=500_009),  # an independent second try
+    "again": Way(_ALWAYS, apart=500_009),  # the same pictures as redraw's, and looked at
     "blind": Way(_ALWAYS | {"look": "none"}),
     "vit-only": Way(_ALWAYS | {"look": "vit"}),
     "vae-only": Way(_ALWAYS | {"look": "vae"}),
@@ -80,8 +81,9 @@ class Evaluation:
     images: int = 1
     """Pictures a prompt."""
     modes: tuple[str, ...] = ("direct", "think", "irg")
-    """Ways of reasoning: direct, think, irg, always, redraw, blind, vit-only, vae-only, no-text-guidance,
-    no-image-guidance, shuffled (after always), told, rendered (right pictures by the world itself)."""
+    """Ways of reasoning: direct, think, irg, always, redraw, again (redraw, and looked at), blind, vit-only,
+    vae-only, no-text-guidance, no-image-guidance, shuffled (after always), told, rendered (right pictures by the world
+    itself)."""
     rounds: int = 1
     seed: int = 0
     batch: int = 16
