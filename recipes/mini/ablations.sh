@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What each part of the training is worth: runs of equal length from one start that has only learned to draw, and the same
-# prompts for each. On from what `build.sh` leaves; about 40 minutes on two CPU cores; resumes like it.
+# What each part of the training is worth: runs of equal length from one start that plans and draws but never reflected, and
+# the same prompts for each. On from what `build.sh` leaves; about 40 minutes on two CPU cores; resumes like it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=build/mini

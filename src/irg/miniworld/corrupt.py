@@ -58,7 +58,7 @@ def corrupt(
 
 
 def slip(request: Request, scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with one thing put just beyond where it would stand in the asked relation, as a model's own plans do.
+    """A right scene with one thing put just beyond where it would stand as asked, as a model's own plans do.
 
     What is moved is a thing that is asked to stand somewhere or, as often, what it is to stand to. A request without
     relations gives the scene itself, and so does one where every place near by is right or taken.
@@ -73,10 +73,9 @@ def slip(request: Request, scene: Scene, rng: np.random.Generator) -> Scene:
     if rng.random() < 0.5:
         relation, moved, fixed = CONVERSE[relation], target, entry.name
     things = list(scene.things)
-    index = _any_index([i for i, thing in enumerate(things) if thing.name == moved], rng)
+    movable = [i for i, thing in enumerate(things) if thing.name == moved]
+    index = movable[int(rng.integers(len(movable)))]
     marks = [thing for thing in things if thing.name == fixed]
-    if index is None or not marks:
-        return scene
     thing = things[index]
     apart = [
         other.box for i, other in enumerate(things) if i != index and not (may_overlap(relation) and other in marks)
@@ -89,10 +88,6 @@ def slip(request: Request, scene: Scene, rng: np.random.Generator) -> Scene:
         return scene
     things[index] = Thing(thing.name, thing.color, *place, thing.size)
     return Scene(scene.background, in_order(things, prompt_rank(request)))
-
-
-def _any_index(indices: list[int], rng: np.random.Generator) -> int | None:
-    return indices[int(rng.integers(len(indices)))] if indices else None
 
 
 def _near(cells: np.ndarray, thing: Thing, rng: np.random.Generator) -> tuple[int, int] | None:

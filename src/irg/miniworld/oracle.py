@@ -191,11 +191,13 @@ def reflect(
 
     With `anew` the corrected layout is a new plan, which keeps nothing of the picture.
     """
-    edits = _replaced(flaws, corrected, seen, size) if anew else find_edits(flaws, corrected, seen, size)
+    edits = find_edits(flaws, corrected, seen, size)
     mending = [_MENDING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
-    improvements = [_ANEW] if anew else [words for edit in edits if (words := _tell_edit(edit))]
-    improvements += mending
+    changes = [_ANEW] if anew else [words for edit in edits if (words := _tell_edit(edit))]
+    improvements = changes + mending
     counts = Counter(edit.action for edit in edits)
+    if anew:
+        counts = Counter(add=len(corrected.things), remove=sum(edit.before is not None for edit in edits))
     shown = "" if seen is None else f"{_SHOWN}{_tell_seen(request, seen, size)}. "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
     return (
@@ -203,16 +205,6 @@ def reflect(
         f"Improvements: {'; '.join(improvements) or 'none'}. Steps: {steps}. "
         f"Final prompt: {think(request, corrected)} </think>"
     )
-
-
-def _replaced(flaws: Sequence[Flaw], corrected: Scene, seen: Sequence[Seen] | None, size: int) -> list[Edit]:
-    """All that is seen goes (without `seen`: all that flaws speak of), all of the corrected scene comes."""
-    if seen is None:
-        going = list(dict.fromkeys(flaw.thing for flaw in flaws if flaw.thing is not None))
-    else:
-        going = [snap(item.name, item.color, item.box, size) for item in seen if is_class(item.name)]
-    coming = [Edit("add", None, thing) for thing in corrected.things]
-    return [*(Edit("remove", thing, None) for thing in going), *coming]
 
 
 def _tell_seen(request: Request, seen: Sequence[Seen], size: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from irg.miniworld.classes import sizes_down_from
 from irg.miniworld.flaws import Slot, find_flaws, match
-from irg.miniworld.layout import MARGIN, pick_background, prompt_rank, sample_things
+from irg.miniworld.layout import MARGIN, pick_background, prompt_rank, sample_scene, sample_things
 from irg.miniworld.meaning import Include, Request
 from irg.miniworld.rules import Seen, holds, satisfied, see
 from irg.miniworld.scene import (
@@ -63,10 +64,10 @@ def replan(request: Request, intended: Scene | None, rng: np.random.Generator, s
     if intended is None or not find_flaws(request, see(intended, size), size):
         return None
     try:
-        things = sample_things(request, rng)
-    except ValueError:
+        scene = sample_scene(request, rng)
+    except ValueError:  # no room for it all
         return None
-    return Scene(request.background or intended.background, in_order(things, prompt_rank(request)))
+    return scene if request.background else replace(scene, background=intended.background)
 
 
 def _anew(request: Request, intended: Scene | None, rng: np.random.Generator, size: int) -> tuple[Thing, ...]:
