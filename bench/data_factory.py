@@ -64,7 +64,7 @@ def watched(words: list[str]) -> dict[str, Any]:
     """Run ``irg data ...``; CPU and wall seconds, and peak memory in MB."""
     begun, cpu = time.monotonic(), dict[int, float]()
     samples, first = [(0.0, 0)], 0
-    code = "import sys; from irg.cli import main; sys.exit(main())"
+    code = "import sys; from irg.cli.main import main; sys.exit(main())"
     process = subprocess.Popen([sys.executable, "-c", code, "data", *words], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         with contextlib.suppress(OSError):  # a process may end while we look

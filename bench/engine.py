@@ -29,12 +29,12 @@ from irg.engine.ops import Drawn, Operation, Program, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone
 from irg.engine.settings import IMPROVING, DrawSettings
-from irg.model.autoencoder import Autoencoder, CompactConfig, build_autoencoder
-from irg.model.checkpoint import load_model, new_model
-from irg.model.config import DecoderConfig, ModelConfig, VitConfig, tiny
-from irg.model.profile import read_profile
-from irg.model.tokenizer import SPECIAL_NAMES, TextTokenizer
-from irg.model.unified import UnifiedModel
+from irg.model.network.autoencoder import Autoencoder, CompactConfig, build_autoencoder
+from irg.model.network.config import DecoderConfig, ModelConfig, VitConfig, tiny
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.checkpoint import load_model, new_model
+from irg.model.weights.profile import read_profile
+from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
 from irg.reasoning.pipeline import model_folder
 from irg.reasoning.programs import Job, irg
 from irg.reasoning.prompts import BAGEL_PROFILE

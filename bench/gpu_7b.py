@@ -24,13 +24,13 @@ from torch import nn
 from engine import replayed, word_tokenizer
 from irg.engine.scheduler import Engine, EngineEvent
 from irg.engine.settings import IMPROVING, DrawSettings
-from irg.model.autoencoder import Autoencoder, build_autoencoder
-from irg.model.config import ModelConfig
-from irg.model.initialise import CONFIGS, narrower
-from irg.model.offload import offload_layers
-from irg.model.placement import device_of
-from irg.model.quantise import QuantisedLinear, make_room, require_torchao, set_weight
-from irg.model.unified import UnifiedModel
+from irg.model.network.autoencoder import Autoencoder, build_autoencoder
+from irg.model.network.config import ModelConfig
+from irg.model.network.unified import UnifiedModel
+from irg.model.placement.devices import device_of
+from irg.model.placement.offload import offload_layers
+from irg.model.weights.initialise import CONFIGS, narrower
+from irg.model.weights.quantise import QuantisedLinear, make_room, require_torchao, set_weight
 from irg.reasoning.memory import kind_of
 from irg.reasoning.programs import PROGRAMS, Job
 from irg.reasoning.settings import Mode, Settings

@@ -21,8 +21,8 @@ from engine import Case, Ids, Options, build_case, replayed
 from irg.engine.ops import Drawn, Operation, Program, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone
-from irg.model.offload import offload_layers
-from irg.model.quantise import quantise
+from irg.model.placement.offload import offload_layers
+from irg.model.weights.quantise import quantise
 from irg.reasoning.programs import irg
 
 Rung = Literal["float32", "bf16", "int8", "int4", "offload"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from irg import miniworld as world
+from irg_mini import world
 
 
 def samples(count: int, seed: int, **options: object) -> Iterator[tuple[world.Request, world.Scene]]:

@@ -11,10 +11,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from irg.learning.modes import EncodedPicture, EncodedTrajectory, write
-from irg.model.attention import PackedAttention
-from irg.model.inputs import StreamOrder
-from irg.model.shared_context import SharedContextAttention
+from irg.learning.data.modes import EncodedPicture, EncodedTrajectory, write
+from irg.model.network.attention import PackedAttention
+from irg.model.network.inputs import StreamOrder
+from irg.model.network.shared_context import SharedContextAttention
 from irg.sequence import Grammar, Layout, SpecialTokens, lay_out
 from irg.sequence.parts import noised_copies
 

@@ -27,10 +27,10 @@ from PIL import Image
 from torch import Tensor
 
 from irg.engine.settings import DrawSettings
-from irg.model.autoencoder import Autoencoder, to_uint8
-from irg.model.inputs import StreamOrder, TokenBatch, token_batch
-from irg.model.tokenizer import TextTokenizer
-from irg.model.unified import UnifiedModel
+from irg.model.network.autoencoder import Autoencoder, to_uint8
+from irg.model.network.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.programs import Job
 from irg.sequence.images import patchify, to_image, unpatchify
 from irg.sequence.layout import cells_of, lay_out

@@ -23,14 +23,14 @@ import tyro
 from torch import Tensor
 
 from engine import machine, mid
-from irg.learning.modes import MODES, EncodedPicture, EncodedTrajectory, Mode, write
+from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, Mode, write
+from irg.learning.data.packing import assemble
 from irg.learning.objective import flow_targets, losses, total
-from irg.learning.packing import assemble
-from irg.model.checkpoint import new_model
-from irg.model.config import ModelConfig, tiny
-from irg.model.decoder import rotate
-from irg.model.shared_context import SharedContextAttention
-from irg.model.unified import UnifiedModel
+from irg.model.network.config import ModelConfig, tiny
+from irg.model.network.decoder import rotate
+from irg.model.network.shared_context import SharedContextAttention
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.checkpoint import new_model
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
 

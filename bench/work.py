@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from irg.engine.cache import Context
 from irg.engine.runner import Branches, Extended, Runner
-from irg.model.autoencoder import Autoencoder
-from irg.model.quantise import QuantisedLinear
-from irg.model.unified import UnifiedModel
+from irg.model.network.autoencoder import Autoencoder
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.quantise import QuantisedLinear
 from irg.sequence.layout import extent
 from irg.sequence.parts import Latents, Part, Patches
 

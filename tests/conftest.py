@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # the command line's tests want to start quickly
-    from irg.model.checkpoint import LoadedModel
-    from irg.model.tokenizer import TextTokenizer
+    from irg.model.weights.checkpoint import LoadedModel
+    from irg.model.weights.tokenizer import TextTokenizer
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"  # where a checkout may have the shared data beside it
 
@@ -61,10 +61,10 @@ def _shared_folder(request: pytest.FixtureRequest, option: str, name: str, proof
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> "TextTokenizer":
-    """One token per byte, then the four special ones: :func:`irg.model.config.tiny` with 260 words."""
+    """One token per byte, then the four special ones: :func:`irg.model.network.config.tiny` with 260 words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from irg.model.tokenizer import SPECIAL_NAMES, TextTokenizer
+    from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
@@ -79,9 +79,9 @@ def tiny_loaded() -> "LoadedModel":
     """A whole model with random weights that runs in milliseconds. Tests must leave its weights as they are."""
     import torch
 
-    from irg.model.autoencoder import CompactConfig, build_autoencoder
-    from irg.model.checkpoint import LoadedModel, new_model
-    from irg.model.config import tiny
+    from irg.model.network.autoencoder import CompactConfig, build_autoencoder
+    from irg.model.network.config import tiny
+    from irg.model.weights.checkpoint import LoadedModel, new_model
 
     thin = CompactConfig(12, (8, 16), (1, 1), (4, 8, 16), (1, 1, 1))
     config = replace(tiny(vocab_size=260), autoencoder=thin)

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from irg import __version__, cli
-from irg.commands import generate
-from irg.commands.output import slug
+from irg import __version__
+from irg.cli import generate
+from irg.cli import main as cli
+from irg.cli.output import slug
 from irg.engine.settings import DrawSettings
 from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
-from irg.reasoning.metadata import read_png_settings
 from irg.reasoning.settings import Settings
-from irg.reasoning.trajectory import Trajectory, Turn
+from irg.results.metadata import read_png_settings
+from irg.results.trajectory import Trajectory, Turn
 
 T1 = "<think> Scene: meadow. </think>"
 T2 = "<think> Analysis: it is green. Improvements: recolor. Steps: fix 1. Final prompt: red. </think>"
@@ -353,8 +354,8 @@ SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from tests_cli import FakePipeline
-from irg import cli
-from irg.commands import generate
+from irg.cli import main as cli
+from irg.cli import generate
 pipeline = FakePipeline()
 def events(prompts, seeds, settings):
     yield from pipeline._request(0, prompts[0], seeds[0], settings)
@@ -381,7 +382,7 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
 def test_help_and_mistakes_do_not_wait_for_torch(words: list[str]) -> None:
     code = f"""
 import sys
-from irg.cli import main
+from irg.cli.main import main
 try: main({words!r})
 except SystemExit: pass
 sys.exit("torch" in sys.modules)
@@ -394,7 +395,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from irg.cli import main; sys.exit(main(['--help']))"],
+        [sys.executable, "-c", "import sys; from irg.cli.main import main; sys.exit(main(['--help']))"],
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,

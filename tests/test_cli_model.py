@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from irg import cli
-from irg.model.manifest import read_entries
+from irg.cli import main as cli
+from irg.model.weights.manifest import read_entries
 
 ERRORS = {
     "no folder": (["info", "nowhere"], "unknown model 'nowhere'"),

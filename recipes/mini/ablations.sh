@@ -7,7 +7,7 @@ here=build/mini
 out=$here/ablations
 step() { [ -e "$1" ] || { echo "== $1"; shift; "$@"; }; }
 
-step $here/start-a/weights.safetensors python -m irg.learning.enlarge --model $here/larger/model --out $here/start-a --vit $here/vit-3 \
+step $here/start-a/weights.safetensors python -m irg_mini.start.enlarge --model $here/larger/model --out $here/start-a --vit $here/vit-3 \
   --pictures 6000
 
 run() {  # name, and how the run differs from ablations.yaml

@@ -9,15 +9,15 @@ mkdir -p "$here"
 step() { [ -e "$1" ] || { echo "== $1"; shift; "$@"; }; }
 
 irg data sprites
-step $here/ae/ae.safetensors python -m irg.learning.autoencoding --out $here/ae --minutes 15
-step $here/vit-1/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit-1 --minutes 8 --batch 64 --autoencoder $here/ae
-step $here/vit/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit --minutes 13 --batch 64 --pool 6000 \
+step $here/ae/ae.safetensors python -m irg_mini.perception.autoencoder --out $here/ae --minutes 15
+step $here/vit-1/model.safetensors python -m irg_mini.perception.vit --out $here/vit-1 --minutes 8 --batch 64 --autoencoder $here/ae
+step $here/vit/model.safetensors python -m irg_mini.perception.vit --out $here/vit --minutes 13 --batch 64 --pool 6000 \
   --seed 5 --softened-share 0.5 --init $here/vit-1/model.safetensors --autoencoder $here/ae
-step $here/judge/model.safetensors python -m irg.learning.detection --out $here/judge --variant judge --seed 1 \
+step $here/judge/model.safetensors python -m irg_mini.perception.detector --out $here/judge --variant judge --seed 1 \
   --minutes 15 --autoencoder $here/ae
 irg data mini --vocab core --size 96 --out $here/pictures --rows 40000 --seed 1
 irg data mini --vocab core --size 96 --out $here/repairs --rows 10000 --repairs 1.0 --seed 2
-step $here/start/weights.safetensors python -m irg.learning.mini --autoencoder $here/ae --vit $here/vit --out $here/start
+step $here/start/weights.safetensors python -m irg_mini.start.base_model --autoencoder $here/ae --vit $here/vit --out $here/start
 irg train recipes/mini/1-draw.yaml
 irg train recipes/mini/2-all-modes.yaml
 irg train recipes/mini/3-draw-more.yaml
@@ -32,18 +32,18 @@ irg train recipes/mini/7-finish.yaml
 # ---- version 2: larger pictures, more nouns, reflections that say what they see
 for detector in "judge 11" "referee 29"; do
   set -- $detector
-  step $here/$1-2/model.safetensors python -m irg.learning.detection --out $here/$1-2 --variant $1 --seed $2 --minutes 13 \
+  step $here/$1-2/model.safetensors python -m irg_mini.perception.detector --out $here/$1-2 --variant $1 --seed $2 --minutes 13 \
     --vocab geneval --autoencoder $here/ae
 done
-step $here/vit-2/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit-2 --minutes 20 --batch 64 --seed 22 \
+step $here/vit-2/model.safetensors python -m irg_mini.perception.vit --out $here/vit-2 --minutes 20 --batch 64 --seed 22 \
   --vocab geneval --init $here/vit/model.safetensors --autoencoder $here/ae --muon-lr 0.012 --low-precision
 irg data mini --out $here/pictures-2 --rows 40000 --seed 101
 irg data mini --out $here/repairs-2 --rows 12000 --repairs 1.0 --seed 102
-step $here/start-2/weights.safetensors python -m irg.learning.enlarge --model $here/final-2/model --out $here/start-2 \
+step $here/start-2/weights.safetensors python -m irg_mini.start.enlarge --model $here/final-2/model --out $here/start-2 \
   --size 128 --vocab geneval --words 2048
 cp src/irg/assets/mini/irg.json $here/start-2/  # the settings that were measured to suit it; every run passes them on
 irg train recipes/mini/8-larger.yaml
-step $here/start-3/weights.safetensors python -m irg.learning.enlarge --model $here/larger/model --out $here/start-3 --vit $here/vit-2
+step $here/start-3/weights.safetensors python -m irg_mini.start.enlarge --model $here/larger/model --out $here/start-3 --vit $here/vit-2
 irg train recipes/mini/9-all-modes.yaml
 irg data drafts --model $here/modes-2/model --judge $here/judge-2 --out $here/drafts-2 --rows 1600 --rows-per-shard 400 --seed 107 \
   --batch 50 --num-timesteps 11 --flawed-copies 2
@@ -51,12 +51,12 @@ irg data mini --out $here/few-repairs-2 --rows 2000 --repairs 1.0 --seed 102
 irg train recipes/mini/10-finish.yaml
 
 # ---- version 3: a reader that was trained far longer, and reflections that have to look
-step $here/vit-3/model.safetensors python -m irg.learning.vit_pretraining --out $here/vit-3 --minutes 36 --batch 64 --seed 33 \
+step $here/vit-3/model.safetensors python -m irg_mini.perception.vit --out $here/vit-3 --minutes 36 --batch 64 --seed 33 \
   --pool 12000 --refresh 6 --vocab geneval --init $here/vit-2/model.safetensors --autoencoder $here/ae --low-precision --threads 2 \
   --muon-lr 0.05 --adam-lr 0.003
 irg data drafts --model $here/final-3/model --judge $here/judge-2 --out $here/drafts-3 --rows 1400 --rows-per-shard 350 --seed 307 \
   --batch 50 --num-timesteps 8 --flawed-copies 2
-step $here/start-4/weights.safetensors python -m irg.learning.enlarge --model $here/final-3/model --out $here/start-4 --vit $here/vit-3
+step $here/start-4/weights.safetensors python -m irg_mini.start.enlarge --model $here/final-3/model --out $here/start-4 --vit $here/vit-3
 irg train recipes/mini/11-look.yaml
 
 # ---- version 4: a reader that is read, crowded prompts, and reflections on its own mistakes of planning and of drawing
@@ -66,7 +66,7 @@ drafts="irg data drafts --judge $here/judge-2 --rows-per-shard 300 --batch 50 --
 cp src/irg/assets/mini/irg.json $here/look/model/
 $drafts --model $here/look/model --out $here/drafts-4 --rows 1200 --seed 407 --tags compound
 $drafts --model $here/look/model --out $here/drafts-4b --rows 600 --seed 408 --tags compound counting position
-step $here/start-5/weights.safetensors python -m irg.learning.enlarge --model $here/look/model --out $here/start-5 --vit $here/vit-3 \
+step $here/start-5/weights.safetensors python -m irg_mini.start.enlarge --model $here/look/model --out $here/start-5 --vit $here/vit-3 \
   --pictures 6000
 irg train recipes/mini/12-read.yaml
 irg train recipes/mini/13-together.yaml

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from irg.engine.settings import DrawSettings
     from irg.reasoning.pipeline import IRGPipeline
-    from irg.reasoning.reflection import Reflection
     from irg.reasoning.settings import Settings
-    from irg.reasoning.trajectory import Trajectory, Turn
+    from irg.results.reflection import Reflection
+    from irg.results.trajectory import Trajectory, Turn
 
 __version__ = "0.1.0"
 
@@ -20,10 +20,10 @@ __all__ = ["DrawSettings", "IRGPipeline", "Reflection", "Settings", "Trajectory"
 _HOMES = {
     "DrawSettings": "irg.engine.settings",
     "IRGPipeline": "irg.reasoning.pipeline",
-    "Reflection": "irg.reasoning.reflection",
+    "Reflection": "irg.results.reflection",
     "Settings": "irg.reasoning.settings",
-    "Trajectory": "irg.reasoning.trajectory",
-    "Turn": "irg.reasoning.trajectory",
+    "Trajectory": "irg.results.trajectory",
+    "Turn": "irg.results.trajectory",
 }
 
 

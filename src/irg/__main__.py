@@ -2,6 +2,6 @@
 
 import sys
 
-from irg.cli import main
+from irg.cli.main import main
 
 sys.exit(main())

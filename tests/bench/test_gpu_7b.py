@@ -10,10 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu_7b import GpuOptions, main, random_networks
-from irg.model.checkpoint import LoadedModel
-from irg.model.config import bagel_7b, tiny
-from irg.model.initialise import narrower
-from irg.model.unified import UnifiedModel
+from irg.model.network.config import bagel_7b, tiny
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.initialise import narrower
 from irg.sequence.parts import Latents, Patches, Text
 from work import Counted, CountingRunner, NetworkWork
 

@@ -19,7 +19,7 @@ from irg.curation import store
 from irg.curation.build import Layout, build, spent, state_of
 from irg.curation.finished import Gate, records
 from irg.curation.recipe import DataRecipe
-from irg.reasoning.reflection import Reflection
+from irg.results.reflection import Reflection
 
 
 def make(plan: DataRecipe, **options: Any) -> Layout:

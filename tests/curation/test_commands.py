@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from irg import cli
-from irg.commands import factory
+from irg.cli import data_build as factory
+from irg.cli import main as cli
 
 RECIPE = """
 out: {out}

@@ -18,7 +18,7 @@ from irg.curation.export import export, push
 from irg.curation.recipe import DataRecipe
 from irg.curation.records import TrajectoryRecord
 from irg.curation.view import sample, sample_of_shards
-from irg.learning.data import read_rows
+from irg.learning.data.in_memory import read_rows
 from irg.recipes import build as read
 
 WORLD = {"kind": "miniworld", "sprites": "builtin"}

@@ -91,7 +91,14 @@ def kill_while_building(file: str, server: FaultyServer, answers: Path, calls: i
     kills = 0
     while True:
         process = subprocess.Popen(
-            [sys.executable, "-c", "import sys; from irg.cli import main; sys.exit(main())", "data", "build", file],
+            [
+                sys.executable,
+                "-c",
+                "import sys; from irg.cli.main import main; sys.exit(main())",
+                "data",
+                "build",
+                file,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )

@@ -13,9 +13,9 @@ import teachers
 from faulty_server import FaultyServer
 from teachers import recipe_dict, reply
 
-from irg.curation import local_vllm
 from irg.curation.build import Layout, build, state_of
-from irg.curation.local_vllm import processor_config, question
+from irg.curation.ray import vllm as local_vllm
+from irg.curation.ray.vllm import processor_config, question
 from irg.curation.recipe import DataRecipe, Vllm
 from irg.endpoints import Endpoint, image_part
 from irg.recipes import build as read

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from irg import miniworld as world
-from irg.curation import mini
 from irg.curation.records import TrajectoryRecord, png, write_shards
-from irg.learning.data import read_rows
+from irg.learning.data.in_memory import read_rows
+from irg_mini import world
+from irg_mini.data import rows as mini
 
 
 def data(out="", **options) -> mini.MiniData:

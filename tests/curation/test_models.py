@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from irg import miniworld as world
-from irg.curation import drafts, models
+from irg.curation import models
 from irg.curation.build import Layout, build
 from irg.curation.finished import records
 from irg.curation.recipe import DataRecipe, DiffusersTargets
 from irg.curation.stages import Workbench
-from irg.learning.data import read_rows
+from irg.learning.data.in_memory import read_rows
 from irg.recipes import build as read
+from irg_mini import world
+from irg_mini.data import drafts
 
 QUICK = {"num_timesteps": 3, "max_think_tokens": 60}
 WORLD = {"kind": "miniworld", "sprites": "builtin", "detector": "mini-judge"}

@@ -12,7 +12,7 @@ from teachers import recipe_dict, reply
 
 from irg.curation.build import Layout, build
 from irg.curation.export import export
-from irg.curation.ray_workers import StageWorker, bare
+from irg.curation.ray.workers import StageWorker, bare
 from irg.curation.recipe import DataRecipe
 from irg.recipes import build as read
 

@@ -13,8 +13,8 @@ from irg import promptsets
 from irg.curation import decontaminate, sources
 from irg.curation.build import Layout, build
 from irg.curation.decontaminate import Decontaminator, Neighbours, normalised, template_key
+from irg.curation.filter import Sieve, in_script
 from irg.curation.recipe import DataRecipe, Sift
-from irg.curation.sift import Sieve, in_script
 from irg.recipes import build as read
 
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from irg import miniworld as world
 from irg.curation.recipe import MiniDrafts, MiniJudge, MiniReflections, MiniTargets
-from irg.curation.world import ask, draft, drawable, judge, preserved, reflect, target, verdict
+from irg_mini import world
+from irg_mini.data.stages import ask, draft, drawable, judge, preserved, reflect, target, verdict
 
 REQUEST = world.make_request([world.Include("apple", 2, "red"), world.Include("cup")])
 

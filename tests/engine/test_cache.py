@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irg.engine.cache import Context, KVCache
-from irg.model.config import tiny
+from irg.model.network.config import tiny
 
 CONFIG = tiny().decoder
 

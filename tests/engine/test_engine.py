@@ -19,10 +19,10 @@ from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
 from irg.engine.settings import IMPROVING, DrawSettings
 from irg.engine.task import Drawing
-from irg.model.attention import PackedAttention
-from irg.model.checkpoint import LoadedModel
-from irg.model.inputs import StreamOrder, token_batch
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.attention import PackedAttention
+from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.programs import PROGRAMS, Job, Step
 from irg.reasoning.settings import Settings
 from irg.sequence import Gap, Latents, Part, Patches, Target, Text, lay_out

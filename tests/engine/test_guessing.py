@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.engine import guessing
+from irg.engine import drafting as guessing
 from irg.engine.cache import Context, KVCache
-from irg.engine.guessing import Guesser, next_limit
+from irg.engine.drafting import Guesser, next_limit
 from irg.engine.ops import Draw, Program, Say, Write
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine
 from irg.engine.settings import DrawSettings
-from irg.model.checkpoint import LoadedModel
-from irg.model.config import DecoderConfig
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.config import DecoderConfig
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.tokenizer import TextTokenizer
 
 BOS, EOS = 256, 257
 

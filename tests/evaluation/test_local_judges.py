@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from irg.evaluation.benchmarks import Ask
+from irg.evaluation.benchmarks.benchmark import Ask
+from irg.evaluation.image_folders import Picture
 from irg.evaluation.judges import geneval_detector as gd
 from irg.evaluation.judges import hf
 from irg.evaluation.judges.base import Job
 from irg.evaluation.judges.ocr import OCRJudge
-from irg.evaluation.layouts import Picture
 from irg.promptsets import BenchPrompt
 
 CAT_PROMPT = BenchPrompt("0", "a red cat", "colors", {"include": [{"class": "cat", "count": 1, "color": "red"}]})

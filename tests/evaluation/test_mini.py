@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from irg import miniworld as world
-from irg.evaluation.mini import TAGS, Evaluation, evaluate, geneval_requests, held_out_requests
-from irg.evaluation.mini_table import difference, rows, stop_at, table
+from irg_mini import world
+from irg_mini.measure.benchmark import TAGS, Evaluation, evaluate, geneval_requests, held_out_requests
+from irg_mini.measure.table import difference, rows, stop_at, table
 
 
 def line(prompt: str, right: list[bool], done: list[bool] = [], tag: str = "counting") -> dict[str, Any]:  # noqa: B006

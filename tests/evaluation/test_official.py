@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from irg import promptsets
-from irg.evaluation import genai_bench, geneval, oneig, tiif, wise
+from irg.evaluation.benchmarks import genai_bench, geneval, oneig, tiif, wise
 
 pytestmark = pytest.mark.shared
 PICTURES = 277  # of a model, each length, in TIIF's testmini

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from irg import promptsets
-from irg.evaluation.layouts import LAYOUTS
+from irg.evaluation.image_folders import LAYOUTS
 from irg.evaluation.results import Result
 from irg.evaluation.scored import Request, score
 

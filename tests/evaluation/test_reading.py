@@ -5,8 +5,8 @@ from PIL import Image
 
 from irg.engine.ops import Look, Say
 from irg.engine.scheduler import Engine
-from irg.evaluation.reading import Reading, cases, kinds_of, measure, table
 from irg.reasoning.pipeline import IRGPipeline
+from irg_mini.measure.reading import Reading, cases, kinds_of, measure, table
 
 
 def test_kinds() -> None:

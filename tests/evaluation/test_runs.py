@@ -13,12 +13,12 @@ from rich.console import Console
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine
 from irg.evaluation import runs
-from irg.evaluation.layouts import LAYOUTS, Picture
-from irg.model.profile import Profile
+from irg.evaluation.image_folders import LAYOUTS, Picture
+from irg.model.weights.profile import Profile
 from irg.promptsets import BenchPrompt
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.settings import with_options
-from irg.reasoning.trajectory import Trajectory, Turn
+from irg.results.trajectory import Trajectory, Turn
 
 QUIET = Console(file=io.StringIO())
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irg.evaluation import genai_bench, geneval, oneig, statistics, tiif, wise
-from irg.evaluation.text_distance import cheapest_pairs, levenshtein, normalised
+from irg.evaluation import statistics
+from irg.evaluation.benchmarks import genai_bench, geneval, oneig, tiif, wise
+from irg.evaluation.benchmarks.text_distance import cheapest_pairs, levenshtein, normalised
 
 # ------------------------------------------------------------------------------------------------ GenEval
 

@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from irg import miniworld as world
 from irg import promptsets
 from irg.evaluation import table
-from irg.evaluation.benchmarks import BENCHMARKS, Ask, Options
+from irg.evaluation.benchmarks.benchmark import BENCHMARKS, Ask, Options
+from irg.evaluation.image_folders import LAYOUTS, Picture
 from irg.evaluation.judges.base import Answer, Job
 from irg.evaluation.judges.file import FileJudge
 from irg.evaluation.judges.make import JudgeOptions, make_judges
-from irg.evaluation.judges.mini import MiniJudge
-from irg.evaluation.layouts import LAYOUTS, Picture
 from irg.evaluation.results import Result
 from irg.evaluation.scored import Request, score
+from irg_mini import world
+from irg_mini.measure.judge import MiniJudge
 
 QUIET = Console(file=io.StringIO())
 CAT = {"boxes": {"cat": [[0, 0, 9, 9, 0.9]]}, "colors": {}}
@@ -328,7 +328,7 @@ def run(geneval_prompts, geneval_json, tmp_path):
     """A run of two turns: the cat is repaired, the dogs are damaged, the bus stays."""
     from irg.evaluation import runs
     from irg.reasoning.settings import Settings
-    from irg.reasoning.trajectory import Trajectory, Turn
+    from irg.results.trajectory import Trajectory, Turn
 
     facts = {"covered_by": None, "covered": 3, "model": "m", "model_fingerprint": "", "model_name": "m", "seed": 0}
     info = runs.plan(geneval_prompts, geneval_prompts.prompts, 1, mode="irg", settings=Settings().to_dict(), **facts)

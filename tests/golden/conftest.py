@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from irg.model.checkpoint import LoadedModel, load_model
+from irg.model.weights.checkpoint import LoadedModel, load_model
 
 from .fixture import Case
 

@@ -29,8 +29,8 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from irg.model.config import ModelConfig
-from irg.model.unified import UnifiedModel
+from irg.model.network.config import ModelConfig
+from irg.model.network.unified import UnifiedModel
 from irg.sequence.images import patchify
 from irg.sequence.parts import Latents, Patches, Target, Text
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from irg.model.config import ModelConfig
+from irg.model.network.config import ModelConfig
 from irg.sequence.layout import IGNORE, UND, Kind, Layout, visibility
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
 

@@ -9,7 +9,7 @@ import torch
 from irg.engine.ops import Look, Program, Say, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine
-from irg.model.checkpoint import LoadedModel
+from irg.model.weights.checkpoint import LoadedModel
 
 from . import fixture
 from .fixture import Case, close, equal, picture, sub_cases

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from irg.model.checkpoint import LoadedModel
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Part, drop_conditions
 

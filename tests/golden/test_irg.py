@@ -10,8 +10,8 @@ import pytest
 from irg.engine.ops import Draw, Drawn, Look, Program, Say, Write
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine
-from irg.model.autoencoder import to_uint8
-from irg.model.checkpoint import LoadedModel
+from irg.model.network.autoencoder import to_uint8
+from irg.model.weights.checkpoint import LoadedModel
 from irg.reasoning.programs import Job, Step, irg
 from irg.reasoning.settings import Settings
 from irg.sequence.parts import Latents

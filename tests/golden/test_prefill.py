@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from irg.engine.runner import Runner
-from irg.model.checkpoint import LoadedModel
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.parts import Text
 
 from .fixture import (

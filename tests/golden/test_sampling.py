@@ -12,8 +12,8 @@ from irg.engine.flow import euler_step, time_grid
 from irg.engine.guidance import guide, scales_at
 from irg.engine.ops import Draw, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Runner
-from irg.model.autoencoder import to_uint8
-from irg.model.checkpoint import LoadedModel
+from irg.model.network.autoencoder import to_uint8
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import unpatchify
 
 from .fixture import Case, close, close_uint8, latent_grid, picture, sub_cases

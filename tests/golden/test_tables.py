@@ -9,8 +9,8 @@ import torch
 
 from irg.engine.flow import euler_step, time_grid
 from irg.engine.guidance import scales_at
-from irg.model.checkpoint import LoadedModel
-from irg.model.embeddings import TimeEmbedder
+from irg.model.network.embeddings import TimeEmbedder
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import ResizeRule, patchify, unpatchify
 from irg.sequence.layout import SplitMode, cells_of, visibility_of
 

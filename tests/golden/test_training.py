@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from irg.learning.objective import FlowTargets, Losses, flow_targets, losses, total
-from irg.model.attention import PackedAttention
-from irg.model.checkpoint import LoadedModel
-from irg.model.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.network.attention import PackedAttention
+from irg.model.network.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import patchify
 from irg.sequence.layout import IGNORE, Kind, Layout, lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target
@@ -85,7 +85,7 @@ def packed(i: Case, loaded: LoadedModel, device: torch.device) -> Packed:
 
 def config_shift(i: Case) -> float:
     """The noise schedule's shift, from config.json beside the case."""
-    from irg.model.config_files import read_json
+    from irg.model.weights.config_files import read_json
 
     return read_json(i.path.parent / "config.json")["bagel_config"]["timestep_shift"]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from irg.model.autoencoder import from_uint8, to_uint8
-from irg.model.checkpoint import LoadedModel
+from irg.model.network.autoencoder import from_uint8, to_uint8
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import to_tensor
 
 from .fixture import Case, close, close_uint8, equal, picture, sub_cases

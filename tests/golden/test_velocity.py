@@ -8,7 +8,7 @@ import torch
 from irg.engine.guidance import guide
 from irg.engine.ops import Draw, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Runner
-from irg.model.checkpoint import LoadedModel
+from irg.model.weights.checkpoint import LoadedModel
 
 from .fixture import Case, close, equal, picture, sub_cases
 from .runs import Watched, check_contexts, draw_settings, grid_of, restore_all

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from irg.model.checkpoint import LoadedModel, load_model
-from irg.model.embeddings import sincos_rows
+from irg.model.network.embeddings import sincos_rows
+from irg.model.weights.checkpoint import LoadedModel, load_model
 from irg.sequence.layout import cells_of
 
 from .fixture import Case, close, equal, numbered, patches_of, picture

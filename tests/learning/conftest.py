@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from irg.curation.records import TrajectoryRecord, png, write_shards
-from irg.learning.data import TrajectoryData
+from irg.learning.data.in_memory import TrajectoryData
 from irg.learning.recipe import Mixture, Optimizer, TrainRecipe
-from irg.model.checkpoint import LoadedModel, save_model
-from irg.model.profile import Profile
-from irg.model.tokenizer import TextTokenizer
+from irg.model.weights.checkpoint import LoadedModel, save_model
+from irg.model.weights.profile import Profile
+from irg.model.weights.tokenizer import TextTokenizer
 
 STAGE_1 = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
 PROFILE = Profile("tiny", system_prompt="sys", how_to_think="how?", how_to_improve="better?")

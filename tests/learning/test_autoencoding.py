@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from irg.learning.autoencoding import (
+from irg.learning.optim import MuonAdamW
+from irg.model.network.autoencoder import CompactConfig
+from irg_mini.perception.autoencoder import (
     Autoencoding,
     AutoencodingConfig,
     load_compact,
@@ -15,8 +17,6 @@ from irg.learning.autoencoding import (
     softener,
     train,
 )
-from irg.learning.optim import MuonAdamW
-from irg.model.autoencoder import CompactConfig
 
 TINY = CompactConfig(
     z_channels=4, encoder_widths=(8, 16), encoder_depths=(1, 1), decoder_widths=(8, 8, 16), decoder_depths=(1, 1, 1)

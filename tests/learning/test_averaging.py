@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from irg.learning.averaging import Averaging, average
-from irg.learning.mini import PROFILE
-from irg.model.autoencoder import build_autoencoder
-from irg.model.checkpoint import load_model, new_model, save_model
-from irg.model.config import tiny
-from irg.model.profile import read_profile
+from irg.model.network.autoencoder import build_autoencoder
+from irg.model.network.config import tiny
+from irg.model.weights.checkpoint import load_model, new_model, save_model
+from irg.model.weights.profile import read_profile
+from irg_mini.start.base_model import PROFILE
 
 
 @pytest.fixture

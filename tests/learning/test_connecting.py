@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irg.learning.connecting import fit_connector, set_linear
-from irg.learning.mini import train_tokenizer
-from irg.learning.scenery import Pool
-from irg.miniworld.sprites import load_sprites
-from irg.model.checkpoint import new_model
-from irg.model.config import ModelConfig, tiny
-from irg.model.embeddings import Connector
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.config import ModelConfig, tiny
+from irg.model.network.embeddings import Connector
+from irg.model.weights.checkpoint import new_model
+from irg.model.weights.tokenizer import TextTokenizer
+from irg_mini.perception.labelled_images import Pool
+from irg_mini.start.base_model import train_tokenizer
+from irg_mini.start.connector import fit_connector, set_linear
+from irg_mini.world.sprites import load_sprites
 
 
 def test_two_layers_with_gelu_hold_a_linear_map() -> None:

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from irg.learning.enlarge import Enlargement, carried_over, enlarge, stretched_places
-from irg.learning.mini import PROFILE, train_tokenizer
-from irg.model.autoencoder import build_autoencoder
-from irg.model.checkpoint import load_model, new_model, save_model
-from irg.model.config import tiny
-from irg.model.embeddings import sincos_rows
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.autoencoder import build_autoencoder
+from irg.model.network.config import tiny
+from irg.model.network.embeddings import sincos_rows
+from irg.model.weights.checkpoint import load_model, new_model, save_model
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
+from irg_mini.start.base_model import PROFILE, train_tokenizer
+from irg_mini.start.enlarge import Enlargement, carried_over, enlarge, stretched_places
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from irg.curation.records import write_shards
 from irg.learning import checkpoints
 from irg.learning.checkpoints import latest
-from irg.learning.guard import Watch
+from irg.learning.data.rows import BadRow, Rejections
+from irg.learning.gradient_guard import Watch
 from irg.learning.recipe import Guard, Lora, Mixture, Optimizer, Parallel, TrainRecipe
-from irg.learning.rows import BadRow, Rejections
 from irg.learning.trackers import JsonLines
 from irg.learning.trainer import Trainer, train
-from irg.model.adapter_files import read_adapter
-from irg.model.checkpoint import load_model
+from irg.model.weights.adapter_files import read_adapter
+from irg.model.weights.checkpoint import load_model
 from irg.reasoning.pipeline import IRGPipeline
 
 from .conftest import records

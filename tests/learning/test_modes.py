@@ -2,7 +2,7 @@
 
 import pytest
 
-from irg.learning.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, hide_plan, write
+from irg.learning.data.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, hide_plan, write
 from irg.sequence import Latents, Part, Patches, Target, Text
 
 SYSTEM, PROMPT, T1, T2, HOW_THINK, HOW_IMPROVE = ((n,) for n in range(6))

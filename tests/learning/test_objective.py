@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from irg.learning.objective import FlowTargets, Losses, flow_targets, losses, shift_time, total
-from irg.model.attention import PackedAttention
-from irg.model.checkpoint import LoadedModel
-from irg.model.inputs import StreamOrder, token_batch
+from irg.model.network.attention import PackedAttention
+from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence import Latents, Target, Text, lay_out
 
 

@@ -7,7 +7,7 @@ from torch.optim import AdamW
 
 from irg.learning.optim import Muon, belongs, build_optimizers, from_saved, orthogonalised, rate, update_average
 from irg.learning.recipe import Optimizer
-from irg.model.checkpoint import LoadedModel
+from irg.model.weights.checkpoint import LoadedModel
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 32), (32, 128)])

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from irg.curation.records import TrajectoryRecord, write_shards
-from irg.learning.data import TrajectoryData
+from irg.learning.data.in_memory import TrajectoryData
 from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe
 from irg.learning.trainer import train
-from irg.model.autoencoder import from_uint8
-from irg.model.checkpoint import LoadedModel, load_model, new_model, save_model
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.autoencoder import from_uint8
+from irg.model.weights.checkpoint import LoadedModel, load_model, new_model, save_model
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 
 from .conftest import PROFILE, picture

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
-from irg.learning.data import TrajectoryData
-from irg.learning.modes import MODES
-from irg.learning.packing import Pack, Packer
+from irg.learning.data.in_memory import TrajectoryData
+from irg.learning.data.modes import MODES
+from irg.learning.data.packing import Pack, Packer
+from irg.learning.data.rows import read_rows
 from irg.learning.recipe import Dropout, Mixture
-from irg.learning.rows import read_rows
-from irg.model.checkpoint import LoadedModel
-from irg.model.tokenizer import TextTokenizer
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.tokenizer import TextTokenizer
 
 from .conftest import PROFILE, picture
 
@@ -172,7 +172,7 @@ def test_rows_are_read_as_they_were_written(data: TrajectoryData, words: Callabl
 
 
 def test_latents_are_those_of_the_autoencoder(data: TrajectoryData, tiny_loaded: LoadedModel) -> None:
-    from irg.model.autoencoder import from_uint8
+    from irg.model.network.autoencoder import from_uint8
     from irg.sequence.images import patchify
 
     with torch.no_grad():

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from irg.learning import detection, vit_pretraining
-from irg.learning.detection import Detection, DetectionConfig, agreement, calibrated
-from irg.learning.pacing import Pace
-from irg.learning.scenery import Pool, Shift, Sight, Softening, color_of, sample_sight
-from irg.learning.vit_pretraining import CENTRE_HEADS, NOTHING, VitPretraining, VitPretrainingConfig, heads
-from irg.miniworld.classes import COLORS, classes
-from irg.miniworld.detector import Detector
-from irg.miniworld.scene import Scene, Thing
-from irg.miniworld.sprites import Sprites, load_sprites
-from irg.model.config import VitConfig
+from irg.model.network.config import VitConfig
+from irg_mini.perception import detector as detection
+from irg_mini.perception import vit as vit_pretraining
+from irg_mini.perception.detector import Detection, DetectionConfig, agreement, calibrated
+from irg_mini.perception.labelled_images import Pool, Shift, Sight, Softening, color_of, sample_sight
+from irg_mini.perception.schedule import Pace
+from irg_mini.perception.vit import CENTRE_HEADS, NOTHING, VitPretraining, VitPretrainingConfig, heads
+from irg_mini.world.classes import COLORS, classes
+from irg_mini.world.detector import Detector
+from irg_mini.world.scene import Scene, Thing
+from irg_mini.world.sprites import Sprites, load_sprites
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from irg import recipes
-from irg.cli import main
+from irg.cli.main import main
 from irg.learning.costs import forward_flops, step_flops, work_of
+from irg.learning.dry_run import make_plan, report
 from irg.learning.objective import cross_entropy
-from irg.learning.plan import make_plan, report
 from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel, TrainRecipe
 from irg.learning.trainer import train
-from irg.model.attention import PackedAttention
-from irg.model.checkpoint import LoadedModel
-from irg.model.config import bagel_7b, tiny
-from irg.model.inputs import StreamOrder, token_batch
+from irg.model.network.attention import PackedAttention
+from irg.model.network.config import bagel_7b, tiny
+from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Patches, Text
 

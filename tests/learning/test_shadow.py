@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from irg.learning.low_precision import Shadow
 from irg.learning.recipe import Mixture, Optimizer, Parallel, TrainRecipe
-from irg.learning.shadow import Shadow
 from irg.learning.trainer import Trainer, train
-from irg.model.checkpoint import LoadedModel
-from irg.model.shared_context import SharedContextAttention
+from irg.model.network.shared_context import SharedContextAttention
+from irg.model.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
-from irg.learning.filling import fullest
-from irg.learning.modes import MODES
-from irg.learning.packing import Pack
+from irg.learning.data.modes import MODES
+from irg.learning.data.packing import Pack
+from irg.learning.data.packs import encode
+from irg.learning.data.row_source import Cursor, dealt_anew, trajectory_shelves
+from irg.learning.data.rows import BadRow, Rejections, conversation, pixels_of
+from irg.learning.data.stream import Address, Lane, Sample, StreamPacks, fitting
+from irg.learning.data.subset_sum import fullest
 from irg.learning.recipe import Dropout, Mixture, TrainRecipe
-from irg.learning.rows import BadRow, Rejections, conversation, pixels_of
-from irg.learning.shelves import Cursor, dealt_anew, trajectory_shelves
-from irg.learning.sources import encode
-from irg.learning.stream import Address, Lane, Sample, StreamPacks, fitting
-from irg.model.checkpoint import LoadedModel
-from irg.model.config import tiny
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.config import tiny
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.tokenizer import TextTokenizer
 
 from .conftest import PROFILE, picture, records
 
@@ -143,8 +143,8 @@ def test_the_mixture(stream: Make) -> None:
 
 
 def test_pictures_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel) -> None:
-    from irg.learning.rows import pixels_of
-    from irg.model.autoencoder import from_uint8
+    from irg.learning.data.rows import pixels_of
+    from irg.model.network.autoencoder import from_uint8
     from irg.sequence.images import patchify
 
     mixture = Mixture(improving_full=1.0, mandatory=("improving_full",))

@@ -16,7 +16,7 @@ from torch import Tensor
 from irg.learning.checkpoints import checkpoints, latest
 from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe
 from irg.learning.trainer import PARTS, Trainer, train
-from irg.model.checkpoint import load_model
+from irg.model.weights.checkpoint import load_model
 from irg.reasoning.pipeline import IRGPipeline
 
 Make = Callable[..., TrainRecipe]

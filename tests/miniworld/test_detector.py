@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from irg.miniworld.classes import COLORS
-from irg.miniworld.detector import Detector, DetectorConfig, Maps, decode_maps, overlap, without_doubles
-from irg.miniworld.rules import Seen
+from irg_mini.world.classes import COLORS
+from irg_mini.world.detector import Detector, DetectorConfig, Maps, decode_maps, overlap, without_doubles
+from irg_mini.world.rules import Seen
 
 CONFIG = DetectorConfig(
     names=("apple", "dog"), size=32, patch=4, fine_width=4, fine_depth=1, coarse_width=8, coarse_depth=1

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import irg.miniworld as mw
-from irg.miniworld import kit
-from irg.miniworld.classes import COLORLESS_CLASSES, can_carry, regular_plural
-from irg.miniworld.drawing import draw_sprites
-from irg.miniworld.spelling import mend, spellings
-from irg.miniworld.sprites import SPRITE_PX
-from irg.miniworld.unknown import listed_words, nearest_noun
+import irg_mini.world as mw
+from irg_mini.world import kit
+from irg_mini.world.classes import COLORLESS_CLASSES, can_carry, regular_plural
+from irg_mini.world.drawing import draw_sprites
+from irg_mini.world.spelling import mend, spellings
+from irg_mini.world.sprites import SPRITE_PX
+from irg_mini.world.unknown import listed_words, nearest_noun
 
 GENEVAL_EXTRA = [
     *("fire hydrant", "parking meter", "bench", "baseball glove", "surfboard", "dining table", "tv remote"),

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import irg.miniworld as mw
-from irg.miniworld import sprites as sprites_module
-from irg.miniworld.backgrounds import background_pixels
-from irg.miniworld.render import tint
+import irg_mini.world as mw
+from irg_mini.world import sprites as sprites_module
+from irg_mini.world.backgrounds import background_pixels
+from irg_mini.world.render import tint
 
 BUILTIN = mw.load_sprites("builtin")
 TYPICAL = {

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import irg.miniworld as mw
-from irg.miniworld.heldout import is_held_out, meaning_key, write_digests
-from irg.miniworld.spelling import split_prompt
+import irg_mini.world as mw
+from irg_mini.world.heldout import is_held_out, meaning_key, write_digests
+from irg_mini.world.spelling import split_prompt
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import irg.miniworld as mw
+import irg_mini.world as mw
 
 SEEDS = st.integers(0, 2**32 - 1)
 SCENE = mw.Scene(

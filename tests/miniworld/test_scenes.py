@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import irg.miniworld as mw
-from irg.miniworld.scene import crowding, related_cells
+import irg_mini.world as mw
+from irg_mini.world.scene import crowding, related_cells
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import irg.miniworld as mw
-from irg.miniworld.geometry import behind_strength, on_strength
-from irg.miniworld.rules import holds, placed
-from irg.miniworld.scene import CONVERSE, painting_order, related_cells
+import irg_mini.world as mw
+from irg_mini.world.geometry import behind_strength, on_strength
+from irg_mini.world.rules import holds, placed
+from irg_mini.world.scene import CONVERSE, painting_order, related_cells
 
 SEEDS = st.integers(0, 2**32 - 1)
 COUCH = (20.0, 50.0, 80.0, 90.0)

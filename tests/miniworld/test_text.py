@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import irg.miniworld as mw
+import irg_mini.world as mw
 
 SHARED = Path(os.environ.get("IRG_SHARED", Path(__file__).parents[3] / "shared"))
 GENEVAL = SHARED / "benchmarks" / "geneval"

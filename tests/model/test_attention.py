@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.model.attention import PackedAttention, dense_attention, to_bias
-from irg.model.inputs import StreamOrder
+from irg.model.network.attention import PackedAttention, dense_attention, to_bias
+from irg.model.network.inputs import StreamOrder
 from irg.sequence import Grammar, Latents, Layout, Part, Patches, SpecialTokens, Target, Text, lay_out, visibility
 
 H, K, E = 4, 2, 8  # query heads, key-value heads, head size

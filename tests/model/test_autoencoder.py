@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from irg.model.autoencoder import (
+from irg.model.network.autoencoder import (
     Autoencoder,
     CompactAutoencoder,
     CompactConfig,

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from irg.model.autoencoder import CompactConfig, FluxAutoencoder, FluxConfig, build_autoencoder
-from irg.model.checkpoint import load_model, new_model, read_config, save_model
-from irg.model.config import DecoderConfig, ModelConfig, VitConfig, bagel_7b, mini, tiny
-from irg.model.config_files import special_ids, to_sections
-from irg.model.manifest import read_header
-from irg.model.unified import UnifiedModel
+from irg.model.network.autoencoder import CompactConfig, FluxAutoencoder, FluxConfig, build_autoencoder
+from irg.model.network.config import DecoderConfig, ModelConfig, VitConfig, bagel_7b, mini, tiny
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.checkpoint import load_model, new_model, read_config, save_model
+from irg.model.weights.config_files import special_ids, to_sections
+from irg.model.weights.manifest import read_header
 
 SMALL_AE = CompactConfig(
     z_channels=4, encoder_widths=(8, 16), encoder_depths=(1, 1), decoder_widths=(8, 8, 16), decoder_depths=(1, 1, 1)
@@ -135,7 +135,7 @@ def test_failed_save_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     loaded = load_model(folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    monkeypatch.setattr("irg.model.checkpoint.save_file", full)
+    monkeypatch.setattr("irg.model.weights.checkpoint.save_file", full)
     with pytest.raises(ValueError, match="disk full"):
         save_model(folder, loaded.config, loaded.model, loaded.autoencoder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
@@ -271,7 +271,7 @@ def test_keys_and_shapes_are_named_before_anything_is_read(folder: Path, monkeyp
             del tensors[key]
 
     edit_weights(folder, spoil)
-    monkeypatch.setattr("irg.model.manifest.TensorReader.read", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr("irg.model.weights.manifest.TensorReader.read", lambda *_: pytest.fail("a tensor was read"))
     message = refused(folder, "does not fit the configuration")
     for part in (
         "missing: ",
@@ -522,7 +522,7 @@ def test_absurd_sizes_cost_no_memory(
 @pytest.mark.parametrize("section", ["llm_config", "vit_config"])
 def test_many_layers_are_not_even_built_empty(folder: Path, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_config(folder, lambda s: s[section].update(num_hidden_layers=999))
-    monkeypatch.setattr("irg.model.checkpoint.UnifiedModel", lambda _: pytest.fail("built"))
+    monkeypatch.setattr("irg.model.weights.checkpoint.UnifiedModel", lambda _: pytest.fail("built"))
     refused(folder, rf"num_hidden_layers is 999, the file has {2 if section == 'llm_config' else 1}")
 
 
@@ -541,7 +541,7 @@ def test_a_truncated_shard_is_named(folder: Path) -> None:
 
 def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
     """Between the check of the header and the reading of the data."""
-    from irg.model.manifest import TensorReader
+    from irg.model.weights.manifest import TensorReader
 
     entry = read_header(folder / "weights.safetensors")[HEAD]
     (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[: entry.start + 5])
@@ -551,7 +551,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
 
 def test_tensors_larger_than_a_piece_are_converted_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {key: value.double() for key, value in load_model(folder).model.state_dict().items()}
-    monkeypatch.setattr("irg.model.manifest.PIECE_BYTES", 100)
+    monkeypatch.setattr("irg.model.weights.manifest.PIECE_BYTES", 100)
     got = load_model(folder, dtype=torch.float64).model.state_dict()
     assert all(torch.equal(got[key], wanted[key]) for key in wanted)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from irg.model.checkpoint import LoadedModel, check_folder, load_model, save_model
-from irg.model.config import bagel_7b, mini, tiny
-from irg.model.config_files import bagel_sections, is_bagel_layout, read_config
-from irg.model.convert import Conversion, convert
-from irg.model.initialise import narrower, write_folder
-from irg.model.shards import Planned, write_weights
+from irg.model.network.config import bagel_7b, mini, tiny
+from irg.model.weights.checkpoint import LoadedModel, check_folder, load_model, save_model
+from irg.model.weights.config_files import bagel_sections, is_bagel_layout, read_config
+from irg.model.weights.convert import Conversion, convert
+from irg.model.weights.initialise import narrower, write_folder
+from irg.model.weights.shards import Planned, write_weights
 
 PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
 PROJECTION = "language_model.model.layers.1.self_attn.q_proj"
@@ -236,7 +236,9 @@ def test_adapters_that_do_not_fit_are_refused(
 
 def test_a_failed_conversion_leaves_nothing(ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
-    monkeypatch.setattr("irg.model.convert._write_configs", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "irg.model.weights.convert._write_configs", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         convert(ours, tmp_path / "out", Conversion())
     assert sorted(path.name for path in tmp_path.iterdir()) == before

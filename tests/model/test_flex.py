@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.learning.modes import MODES, EncodedPicture, EncodedTrajectory, write
-from irg.model.attention import PackedAttention
-from irg.model.flex import FlexAttention
-from irg.model.inputs import StreamOrder
+from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, write
+from irg.model.network.attention import PackedAttention
+from irg.model.network.flex_attention import FlexAttention
+from irg.model.network.inputs import StreamOrder
 from irg.sequence.layout import Layout, lay_out, visibility
 from irg.sequence.parts import noised_copies
 from irg.sequence.special import Grammar, SpecialTokens

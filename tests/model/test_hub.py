@@ -16,8 +16,8 @@ import pytest
 from hub_server import hub_server
 from huggingface_hub import constants
 
-from irg.model.checkpoint import LoadedModel, load_model, save_model
-from irg.model.hub import is_repo_id, needed, snapshot
+from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
+from irg.model.weights.hub import is_repo_id, needed, snapshot
 from irg.reasoning.pipeline import model_folder
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -182,8 +182,8 @@ def test_a_hub_that_is_down_leaves_the_cache(hub: FakeHub) -> None:
 
 _DOWNLOAD = """
 import sys
-from irg.model.checkpoint import load_model
-from irg.model.hub import snapshot
+from irg.model.weights.checkpoint import load_model
+from irg.model.weights.hub import snapshot
 folder = snapshot(sys.argv[1], say=print)
 load_model(folder)
 print(sorted(path.name for path in folder.iterdir()))

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from irg.model.adapter_files import AdapterConfig, merge_adapter, read_adapter, save_adapter
-from irg.model.attention import PackedAttention
-from irg.model.checkpoint import LoadedModel
-from irg.model.inputs import StreamOrder, token_batch
-from irg.model.lora import LoraLinear, add_adapters
-from irg.model.unified import UnifiedModel
+from irg.model.network.attention import PackedAttention
+from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.network.lora import LoraLinear, add_adapters
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.adapter_files import AdapterConfig, merge_adapter, read_adapter, save_adapter
+from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Text
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from irg.engine.runner import Runner
-from irg.model import quantise
-from irg.model.checkpoint import LoadedModel, new_model
-from irg.model.config import ModelConfig, tiny
-from irg.model.offload import LayerOffload, offload_layers, streamed_layers
-from irg.model.unified import UnifiedModel
+from irg.model.network.config import ModelConfig, tiny
+from irg.model.network.unified import UnifiedModel
+from irg.model.placement.offload import LayerOffload, offload_layers, streamed_layers
+from irg.model.weights import quantise
+from irg.model.weights.checkpoint import LoadedModel, new_model
 from irg.sequence.parts import Text
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from irg.engine.runner import Runner
-from irg.model.checkpoint import LoadedModel, load_model, save_model
-from irg.model.placement import device_of, follow_layers, layer_devices
+from irg.model.placement.devices import device_of, follow_layers, layer_devices
+from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
 from irg.sequence.parts import Latents, Patches, Text
 
 ONE, TWO = torch.device("cuda:0"), torch.device("cuda:1")

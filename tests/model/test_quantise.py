@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from irg.model import quantise
-from irg.model.checkpoint import LoadedModel, check_folder, load_model, save_model
-from irg.model.config import tiny
-from irg.model.convert import Conversion, convert
-from irg.model.quantise import QuantisedLinear, group_of, quantised_weight, stored_kind, widened
+from irg.model.network.config import tiny
+from irg.model.weights import quantise
+from irg.model.weights.checkpoint import LoadedModel, check_folder, load_model, save_model
+from irg.model.weights.convert import Conversion, convert
+from irg.model.weights.quantise import QuantisedLinear, group_of, quantised_weight, stored_kind, widened
 
 pytest.importorskip("torchao")
 
@@ -142,8 +142,8 @@ def test_a_quantised_file_that_does_not_fit_is_refused(tmp_path: Path, tiny_load
 def test_layers_too_narrow_for_int4_stay(tmp_path: Path) -> None:
     config = tiny()
     decoder = dataclasses.replace(config.decoder, intermediate_size=48)
-    from irg.model.autoencoder import build_autoencoder
-    from irg.model.checkpoint import new_model
+    from irg.model.network.autoencoder import build_autoencoder
+    from irg.model.weights.checkpoint import new_model
 
     config = dataclasses.replace(config, decoder=decoder)
     save_model(tmp_path / "a", config, new_model(config, 0), build_autoencoder(config.autoencoder))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.learning.modes import MODES, EncodedPicture, EncodedTrajectory, write
-from irg.model.attention import PackedAttention
-from irg.model.inputs import StreamOrder
-from irg.model.shared_context import SharedContextAttention
+from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, write
+from irg.model.network.attention import PackedAttention
+from irg.model.network.inputs import StreamOrder
+from irg.model.network.shared_context import SharedContextAttention
 from irg.sequence import Grammar, Latents, Layout, Patches, SpecialTokens, Target, Text, lay_out
 from irg.sequence.parts import Part, noised_copies
 

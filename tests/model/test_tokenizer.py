@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from irg.model.config_files import special_ids
-from irg.model.tokenizer import SPECIAL_NAMES, TextTokenizer
+from irg.model.weights.config_files import special_ids
+from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCAB = {letter: i for i, letter in enumerate(LETTERS)} | {"he": 256, "ll": 257, "hell": 258, "Ġa": 259}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.model.attention import PackedAttention
-from irg.model.checkpoint import new_model
-from irg.model.config import ModelConfig, tiny
-from irg.model.inputs import StreamOrder, token_batch
-from irg.model.unified import UnifiedModel
+from irg.model.network.attention import PackedAttention
+from irg.model.network.config import ModelConfig, tiny
+from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.checkpoint import new_model
 from irg.sequence import Kind, Latents, Part, Patches, Target, Text, lay_out
 
 

@@ -12,10 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from irg.engine.runner import Runner
-from irg.model.autoencoder import build_autoencoder
-from irg.model.config import tiny
-from irg.model.placement import device_of, follow_layers
-from irg.model.unified import UnifiedModel
+from irg.model.network.autoencoder import build_autoencoder
+from irg.model.network.config import tiny
+from irg.model.network.unified import UnifiedModel
+from irg.model.placement.devices import device_of, follow_layers
 from irg.sequence.parts import Latents, Patches, Text
 
 

@@ -12,12 +12,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irg.engine.runner import Runner
-from irg.model.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model, save_model
-from irg.model.config import bagel_7b
-from irg.model.convert import Conversion, convert
-from irg.model.initialise import write_folder
-from irg.model.placement import layer_devices
-from irg.model.quantise import QuantisedLinear
+from irg.model.network.config import bagel_7b
+from irg.model.placement.devices import layer_devices
+from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model, save_model
+from irg.model.weights.convert import Conversion, convert
+from irg.model.weights.initialise import write_folder
+from irg.model.weights.quantise import QuantisedLinear
 from irg.reasoning import memory
 from irg.reasoning.describe import describe, in_lines
 from irg.reasoning.memory import (
@@ -210,14 +210,14 @@ def test_as_many_requests_run_together_as_fit(checked: CheckedFolder) -> None:
 
 
 def test_without_torchao_auto_says_what_would_help(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("irg.model.quantise.available", lambda: False)
+    monkeypatch.setattr("irg.model.weights.quantise.available", lambda: False)
     choice = choose(checked, "auto", [GPU], free=24 * GB)
     assert choice.rung == "offload" and "int8 needs pip install 'irg[quant]'" in choice.reason
 
 
 def test_offload_keeps_as_many_layers_as_fit(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its own choice; asked for by name it keeps none."""
-    monkeypatch.setattr("irg.model.quantise.available", lambda: False)
+    monkeypatch.setattr("irg.model.weights.quantise.available", lambda: False)
     choices = [choose(checked, "auto", [GPU], free=free * GB) for free in (8, 12, 20, 34)]
     kept = [choice.resident for choice in choices]
     assert kept[0] == 0 and kept == sorted(kept) and 0 < kept[2] < kept[3] <= 26

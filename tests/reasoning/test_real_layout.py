@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from irg.model.checkpoint import LoadedModel
-from irg.model.config import ModelConfig, bagel_7b
-from irg.model.initialise import narrower, write_folder
-from irg.model.manifest import read_header
+from irg.model.network.config import ModelConfig, bagel_7b
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.initialise import narrower, write_folder
+from irg.model.weights.manifest import read_header
 from irg.reasoning.pipeline import IRGPipeline
 from irg.sequence.images import ResizeRule
 

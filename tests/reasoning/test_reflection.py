@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irg.reasoning.reflection import Reflection, is_done, sections, without_tags
+from irg.results.reflection import Reflection, is_done, sections, without_tags
 
 MINI = (
     "<think> Analysis: the apple at (3,7) is green, not red; one apple is missing. Improvements: recolor the apple at "

@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from irg.reasoning.report import render, render_index
 from irg.reasoning.settings import Settings
-from irg.reasoning.trajectory import Trajectory, Turn
+from irg.results.report import render, render_index
+from irg.results.trajectory import Trajectory, Turn
 
 HOSTILE = '<script>alert(1)</script> "quoted" <img src=x onerror=alert(2)> & \' `'
 T2 = (

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from irg import __version__
-from irg.reasoning import trajectory as module
-from irg.reasoning.metadata import read_png_settings
 from irg.reasoning.settings import Settings
-from irg.reasoning.trajectory import Trajectory, Turn
+from irg.results import trajectory as module
+from irg.results.metadata import read_png_settings
+from irg.results.trajectory import Trajectory, Turn
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 16), mode: str = "RGB") -> Image.Image:

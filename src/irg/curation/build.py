@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from irg.curation import sift as sifting
+from irg.curation import filter as sifting
 from irg.curation import sources
 from irg.curation.plan import folders, row_stages
 from irg.curation.recipe import DataRecipe
@@ -276,7 +276,7 @@ async def _build(
         if go_on and recipe.engine == "files":
             await run_files(layout, bench, told)
     if go_on and recipe.engine == "ray":
-        from irg.curation.on_ray import run_ray
+        from irg.curation.ray.run import run_ray
 
         run_ray(layout, told)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from irg.curation.decontaminate import normalised
 from irg.curation.records import SCHEMA, content_digest
-from irg.reasoning.reflection import Reflection
+from irg.results.reflection import Reflection
 
 MOST_TOLD = 20
 _NEEDED = ("prompt", "thinking", "image", "reflection", "improved")

@@ -13,8 +13,8 @@ from irg.curation.plan import phash
 from irg.curation.recipe import Keep
 from irg.curation.records import TrajectoryRecord
 from irg.curation.store import Row
-from irg.reasoning.reflection import is_done
 from irg.recipes import choose
+from irg.results.reflection import is_done
 
 _OPERATORS = {
     ">=": operator.ge,

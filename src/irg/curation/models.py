@@ -13,8 +13,8 @@ from irg.curation.records import png
 from irg.curation.stages import Outcome, Stage, Workbench, made, rejected
 from irg.curation.store import Row
 from irg.curation.vlm import EndpointJudging, instruction
-from irg.curation.world import BUNDLED_DETECTOR, _request, load_detector, see_all, verdict
 from irg.endpoints import Endpoint, EndpointError
+from irg_mini.data.stages import BUNDLED_DETECTOR, _request, load_detector, see_all, verdict
 
 _TRIES = 7919  # between the seeds of a row's tries
 

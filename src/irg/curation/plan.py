@@ -29,8 +29,8 @@ from irg.curation.vlm import (
     EndpointThinkingStage,
     judge_columns,
 )
-from irg.curation.world import WorldStage
 from irg.recipes import choose
+from irg_mini.data.stages import WorldStage
 
 
 class Hashing(Stage):

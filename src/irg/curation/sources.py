@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from irg import miniworld as world
 from irg.curation import taxonomy
 from irg.curation.recipe import DataRecipe, FileSource, HubSource, MiniSource, Source, TaxonomySource, content
 from irg.curation.stages import Workbench, made
 from irg.curation.store import Row, digest
-from irg.curation.world import ask, drawable
 from irg.reasoning.settings import check_prompt
+from irg_mini import world
+from irg_mini.data.stages import ask, drawable
 
 
 @dataclass(frozen=True)

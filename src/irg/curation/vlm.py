@@ -11,7 +11,7 @@ from irg.curation.recipe import EndpointJudge, EndpointReflections, EndpointTarg
 from irg.curation.stages import Outcome, Stage, Workbench, each, made
 from irg.curation.store import Row, digest
 from irg.endpoints import Answer, Client, Endpoint, image_part
-from irg.reasoning.reflection import Reflection, sections, without_tags
+from irg.results.reflection import Reflection, sections, without_tags
 
 SAMPLING = (
     "temperature",

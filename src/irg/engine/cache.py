@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irg.model.config import DecoderConfig
+from irg.model.network.config import DecoderConfig
 
 GROWTH = 2048
 

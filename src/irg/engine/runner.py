@@ -12,9 +12,9 @@ from torch import Tensor
 
 from irg.engine.attention import Block, CachedAttention
 from irg.engine.cache import Context, KVCache
-from irg.model.autoencoder import Autoencoder
-from irg.model.inputs import StreamOrder, TokenBatch, token_batch
-from irg.model.unified import UnifiedModel
+from irg.model.network.autoencoder import Autoencoder
+from irg.model.network.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.network.unified import UnifiedModel
 from irg.sequence.images import patchify
 from irg.sequence.layout import cells_of, lay_out, visibility
 from irg.sequence.parts import Latents, Part, Patches

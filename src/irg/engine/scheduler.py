@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irg.engine.drafting import SPANS, Guesser, next_limit
 from irg.engine.flow import time_grid
-from irg.engine.guessing import SPANS, Guesser, next_limit
 from irg.engine.guidance import guide
 from irg.engine.ops import Draw, Drawn, Forget, Look, Operation, Program, Said, Say, Write, Written
 from irg.engine.runner import Branches, Runner
 from irg.engine.task import Drawing, Task, Writing
-from irg.model.autoencoder import to_uint8
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.autoencoder import to_uint8
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.sequence.images import patchify, to_image, unpatchify
 from irg.sequence.parts import Latents, Part, Patches, Text
 
@@ -76,7 +76,7 @@ class Engine:
         self, runner: Runner, tokenizer: TextTokenizer | None = None, forms: Sequence[str] = (), guess: bool = True
     ) -> None:
         """``forms``: example texts of the kind that the model writes. ``guess``: several tokens a forward, where they
-        can be guessed (:mod:`irg.engine.guessing`); it changes no text."""
+        can be guessed (:mod:`irg.engine.drafting`); it changes no text."""
         self.runner, self.tokenizer = runner, tokenizer
         special = runner.grammar.special
         known = [(special.bos, *self._ids(text), special.eos) for text in forms]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from irg.engine.cache import Context, KVCache
-from irg.engine.guessing import MOST
+from irg.engine.drafting import MOST
 from irg.engine.guidance import scales_at
 from irg.engine.ops import Draw, Operation, Program, Write
 from irg.sequence.layout import extent

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from irg.evaluation.benchmarks import BENCHMARKS
+from irg.evaluation.benchmarks.benchmark import BENCHMARKS
 from irg.evaluation.results import Result
 from irg.evaluation.runs import read_record, write_whole
 from irg.evaluation.scoring import Judged
 from irg.evaluation.table import headline, html_table, tables
-from irg.reasoning.reflection import without_tags
-from irg.reasoning.report import page
+from irg.results.reflection import without_tags
+from irg.results.report import page
 
 CHANGES = ("repaired", "damaged", "right", "wrong", "mixed", "not judged")
 _SHORT_LINE = 160  # characters

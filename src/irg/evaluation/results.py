@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from irg import __version__
-from irg.evaluation import rubrics
-from irg.evaluation.benchmarks import Benchmark, Grade, Graded
+from irg.evaluation.benchmarks import rubrics
+from irg.evaluation.benchmarks.benchmark import Benchmark, Grade, Graded
 from irg.evaluation.runs import versions, write_whole
 from irg.evaluation.scoring import Judged
 from irg.evaluation.statistics import Changes, Share, changes, interval

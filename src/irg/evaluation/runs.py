@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from irg import __version__
-from irg.evaluation.layouts import LAYOUTS, Layout, safe_name
+from irg.evaluation.image_folders import LAYOUTS, Layout, safe_name
 from irg.promptsets import BenchPrompt, PromptSet
 from irg.reasoning.settings import Mode
-from irg.reasoning.trajectory import Trajectory
+from irg.results.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from irg.reasoning.pipeline import IRGPipeline

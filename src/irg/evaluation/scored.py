@@ -9,12 +9,12 @@ import numpy as np
 from rich.console import Console
 
 from irg import promptsets
-from irg.evaluation import oneig, wise
 from irg.evaluation.bench_report import entries, write_report
-from irg.evaluation.benchmarks import BENCHMARKS, Benchmark, Options
-from irg.evaluation.geneval import COUNTING_SCORE_ABOVE
+from irg.evaluation.benchmarks import oneig, wise
+from irg.evaluation.benchmarks.benchmark import BENCHMARKS, Benchmark, Options
+from irg.evaluation.benchmarks.geneval import COUNTING_SCORE_ABOVE
+from irg.evaluation.image_folders import safe_name
 from irg.evaluation.judges.base import Judge
-from irg.evaluation.layouts import safe_name
 from irg.evaluation.results import Result, rubrics_hash, turn_changes, turn_score
 from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, read_record, seconds_a_request, trajectory_file, turns_of
 from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder, spent

@@ -17,9 +17,9 @@ from typing import Any
 
 from rich.console import Console
 
-from irg.evaluation.benchmarks import Ask, Benchmark, Grade, Options
+from irg.evaluation.benchmarks.benchmark import Ask, Benchmark, Grade, Options
+from irg.evaluation.image_folders import Picture
 from irg.evaluation.judges.base import PASSING, Answer, Job, Judge
-from irg.evaluation.layouts import Picture
 from irg.evaluation.runs import lock, progress
 from irg.promptsets import BenchPrompt
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from irg.evaluation.benchmarks import BENCHMARKS
-from irg.evaluation.geneval import COUNTING_SCORE_ABOVE
+from irg.evaluation.benchmarks.benchmark import BENCHMARKS
+from irg.evaluation.benchmarks.geneval import COUNTING_SCORE_ABOVE
 from irg.evaluation.paper import REPORTED
 from irg.evaluation.results import Result, TurnScore
 from irg.evaluation.statistics import Share
-from irg.reasoning.report import page
+from irg.results.report import page
 
 _SHORT = {
     "single_object": "single",

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from irg.learning.export import write_model
-from irg.model.checkpoint import load_model
-from irg.model.profile import read_profile
+from irg.model.weights.checkpoint import load_model
+from irg.model.weights.profile import read_profile
 from irg.reasoning.prompts import BAGEL_PROFILE
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from irg.learning.recipe import TrainRecipe
-from irg.model.autoencoder import FluxConfig
-from irg.model.config import ModelConfig
+from irg.model.network.autoencoder import FluxConfig
+from irg.model.network.config import ModelConfig
 from irg.sequence.layout import IGNORE, Kind, Layout, SplitMode
 
 LOGITS_AT_ONCE = 1 << 26

@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from irg.model.adapter_files import AdapterConfig, merge_adapter
-from irg.model.checkpoint import LoadedModel, load_model, save_model
-from irg.model.config_files import is_bagel_layout
-from irg.model.profile import Profile
-from irg.model.unified import UnifiedModel
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.adapter_files import AdapterConfig, merge_adapter
+from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
+from irg.model.weights.config_files import is_bagel_layout
+from irg.model.weights.profile import Profile
 
 WEIGHTS = "ema.safetensors"
 

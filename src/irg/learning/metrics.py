@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from irg.learning.modes import MODES
+from irg.learning.data.modes import MODES
+from irg.learning.data.packing import Pack
 from irg.learning.objective import Losses
-from irg.learning.packing import Pack
 from irg.learning.parallel import Ranks
 
 _KINDS = ("ce", "ce_n", "mse", "mse_n")

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from irg.engine.flow import shift_time
 from irg.learning.costs import LOGITS_AT_ONCE
-from irg.model.decoder import Attend
-from irg.model.inputs import TokenBatch
-from irg.model.unified import UnifiedModel
+from irg.model.network.decoder import Attend
+from irg.model.network.inputs import TokenBatch
+from irg.model.network.unified import UnifiedModel
 
 
 @dataclass

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from irg.learning.recipe import Parallel
-from irg.model.unified import UnifiedModel
+from irg.model.network.unified import UnifiedModel
 
 
 @dataclass

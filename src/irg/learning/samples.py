@@ -3,9 +3,9 @@
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine
 from irg.learning.recipe import Samples
-from irg.model.checkpoint import LoadedModel
-from irg.model.profile import Profile
-from irg.model.tokenizer import TextTokenizer
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.profile import Profile
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGOutput, IRGPipeline
 
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from irg.learning import parallel
 from irg.learning.recipe import Images, TrainRecipe
-from irg.model.adapter_files import AdapterConfig
-from irg.model.checkpoint import LoadedModel, load_model
-from irg.model.config import ModelConfig
-from irg.model.lora import add_adapters, target_layers
-from irg.model.unified import UnifiedModel
+from irg.model.network.config import ModelConfig
+from irg.model.network.lora import add_adapters, target_layers
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.adapter_files import AdapterConfig
+from irg.model.weights.checkpoint import LoadedModel, load_model
 
 NF4_BLOCK = 64
 PARTS = ("vit_model", "connector", "und", "gen", "embed_tokens")

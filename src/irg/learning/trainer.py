@@ -24,23 +24,23 @@ from torch import Tensor, nn
 from irg.learning import parallel
 from irg.learning.checkpoints import Writer, latest, read_about, read_names, read_tensors
 from irg.learning.costs import peak_flops, step_flops
-from irg.learning.drift import check_lanes, check_recipe, same_rows
+from irg.learning.data.modes import write
+from irg.learning.data.packing import Pack, assemble
+from irg.learning.data.packs import build_packs, encode
 from irg.learning.export import merged, write_model
-from irg.learning.guard import Watch, out_of_memory
+from irg.learning.gradient_guard import Watch, out_of_memory
+from irg.learning.low_precision import Shadow
 from irg.learning.metrics import Metrics, memory_gb
-from irg.learning.modes import write
 from irg.learning.objective import Losses, flow_targets, losses, total
 from irg.learning.optim import belongs, build_optimizers, from_saved, rate, to_saved, update_average
-from irg.learning.packing import Pack, assemble
 from irg.learning.recipe import TrainRecipe
+from irg.learning.resume_check import check_lanes, check_recipe, same_rows
 from irg.learning.samples import draw
 from irg.learning.setup import PARTS, adapter_of, build, trained, training_config
-from irg.learning.shadow import Shadow
-from irg.learning.sources import build_packs, encode
 from irg.learning.trackers import Trackers
-from irg.model.adapter_files import save_adapter
-from irg.model.profile import Profile, read_profile
-from irg.model.tokenizer import TextTokenizer
+from irg.model.weights.adapter_files import save_adapter
+from irg.model.weights.profile import Profile, read_profile
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.settings import Settings, with_options
 from irg.sequence.layout import lay_out

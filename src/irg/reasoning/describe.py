@@ -4,14 +4,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from irg.model import quantise as quantising
-from irg.model.autoencoder import FluxConfig
-from irg.model.checkpoint import CheckedFolder, check_folder
-from irg.model.config import ModelConfig
-from irg.model.config_files import is_bagel_layout
-from irg.model.manifest import TensorEntry, in_words
-from irg.model.shards import DTYPE_NAMES
-from irg.model.tokenizer import MERGES, TOKENIZER, VOCAB, TextTokenizer
+from irg.model.network.autoencoder import FluxConfig
+from irg.model.network.config import ModelConfig
+from irg.model.weights import quantise as quantising
+from irg.model.weights.checkpoint import CheckedFolder, check_folder
+from irg.model.weights.config_files import is_bagel_layout
+from irg.model.weights.manifest import TensorEntry, in_words
+from irg.model.weights.shards import DTYPE_NAMES
+from irg.model.weights.tokenizer import MERGES, TOKENIZER, VOCAB, TextTokenizer
 from irg.reasoning.memory import Estimate, Load, Rung, estimate
 
 RUNGS: tuple[Rung, ...] = ("bf16", "int8", "int4", "offload")

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from irg.reasoning.trajectory import Trajectory
+from irg.results.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from typing import Literal, get_args
 import torch
 
 from irg.engine.cache import grown
-from irg.model import quantise as quantising
-from irg.model.autoencoder import FluxConfig
-from irg.model.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model
-from irg.model.config import ModelConfig
-from irg.model.manifest import in_words
-from irg.model.offload import LayerOffload, offload_layers
-from irg.model.placement import device_of, follow_layers, layer_devices
+from irg.model.network.autoencoder import FluxConfig
+from irg.model.network.config import ModelConfig
+from irg.model.placement.devices import device_of, follow_layers, layer_devices
+from irg.model.placement.offload import LayerOffload, offload_layers
+from irg.model.weights import quantise as quantising
+from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model
+from irg.model.weights.manifest import in_words
 
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]
 Rung = Literal["float32", "bf16", "int8", "int4", "offload"]

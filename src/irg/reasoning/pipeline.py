@@ -17,19 +17,19 @@ from PIL import Image
 from irg.engine.ops import Drawn, Program, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
-from irg.model.config import ModelConfig
-from irg.model.config_files import read_config
-from irg.model.hub import is_repo_id, snapshot
-from irg.model.manifest import PICKLES
-from irg.model.profile import Profile, read_profile
-from irg.model.tokenizer import TextTokenizer
+from irg.model.network.config import ModelConfig
+from irg.model.weights.config_files import read_config
+from irg.model.weights.hub import is_repo_id, snapshot
+from irg.model.weights.manifest import PICKLES
+from irg.model.weights.profile import Profile, read_profile
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
 from irg.reasoning.memory import Choice, Load, Memory, load_on_rung, parse_devices
 from irg.reasoning.programs import PROGRAMS, Job, Step, retold
 from irg.reasoning.prompts import BAGEL_PROFILE
-from irg.reasoning.reflection import is_done
 from irg.reasoning.settings import Settings, check_prompt, check_seed, with_options
-from irg.reasoning.trajectory import Trajectory, Turn
+from irg.results.reflection import is_done
+from irg.results.trajectory import Trajectory, Turn
 
 _log = logging.getLogger("irg")
 BUNDLED = Path(__file__).parents[1] / "assets"

@@ -1,6 +1,6 @@
 """The texts that wrap a user's prompt, for models that do not bring their own (``irg.json``)."""
 
-from irg.model.profile import Profile
+from irg.model.weights.profile import Profile
 
 SYSTEM_PROMPT = (
     "You make pictures in turns of thinking and drawing. First think inside <think> </think>: settle what the picture "

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from irg.evaluation.benchmarks import Ask
-from irg.evaluation.layouts import Picture
+from irg.evaluation.benchmarks.benchmark import Ask
+from irg.evaluation.image_folders import Picture
 from irg.promptsets import BenchPrompt
 
 Failure = Literal["refused", "outage", "bad_answer", "budget", "unreadable"]

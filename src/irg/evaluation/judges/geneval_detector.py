@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from irg.evaluation.geneval import COLORS
+from irg.evaluation.benchmarks.geneval import COLORS
 from irg.evaluation.judges.base import Answer, Job, pixels_or_failure
 from irg.promptsets import BenchPrompt
 

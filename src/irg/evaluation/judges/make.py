@@ -81,7 +81,7 @@ def _make(spec: str, options: JudgeOptions) -> Judge:
 
 
 def _mini(folder: str) -> Judge:
-    from irg.evaluation.judges.mini import MiniJudge
+    from irg_mini.measure.judge import MiniJudge
 
     return MiniJudge(Path(folder) if folder else None)
 

@@ -1,0 +1,136 @@
+"""``irg bench run NAME --model M``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from irg import promptsets
+from irg.cli.arguments import parse
+from irg.cli.generate import Memory, Weights
+from irg.reasoning.settings import Mode, Settings, read_options, with_options
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Settings that are left out are the model's own."""
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """geneval, wise, tiif, genai-bench or oneig."""
+    model: str = "mini"
+    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
+    weights: Weights = "ema"
+    """Which ones to take where a model has the averaged (ema) and the plain (model) ones."""
+    memory: Memory = "auto"
+    """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
+    device: str | None = None
+    """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
+    mode: Mode = "irg"
+    """direct: draw at once; think: think first; irg: then look, reflect and draw again."""
+    out: str | None = None
+    """The run's folder (default: irg-bench/NAME-MODEL-MODE)."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    prompts: str | None = None
+    """Prompts that are here already: a file, or a folder laid out like the official one."""
+    variant: str | None = None
+    """Another prompt set of the benchmark, such as rewritten (GenEval, WISE) or full (TIIF)."""
+    offline: bool = False
+    """Fetch nothing."""
+    limit: int | None = None
+    """So many prompts only, evenly from all categories."""
+    samples: int | None = None
+    """Pictures a prompt (default: the protocol's: 4 for GenEval and OneIG, else 1)."""
+    covered_by: str | None = None
+    """Leave out prompts that this judge's vocabulary does not cover (default: mini for irg-mini); all: none."""
+    seed: int = 0
+    """Of the run; every picture has its own seed, made of this, the prompt's id and its number."""
+    rounds: int | None = None
+    """For irg: how many times at most to look and draw again."""
+    batch_size: int | None = None
+    """Pictures that are drawn together (default: 16, or as many as memory has room for)."""
+    set: tuple[str, ...] = ()
+    """More settings, each name=value (cfg_text_scale=4, improve_num_timesteps=30, stop_when_done=true)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        ValueError: an argument, the prompts, the model or a setting is not acceptable.
+        FileExistsError: the run's folder is taken.
+    """
+    what = "Draw a benchmark's prompts into a folder that irg bench score reads; can be interrupted, and resumed."
+    options = parse(RunOptions, argv, "irg bench run", what)
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    changes: dict[str, Any] = {"mode": options.mode, **read_options(options.set, "--set")}
+    if options.rounds is not None:
+        changes["rounds"] = options.rounds
+    with_options(Settings(), changes)  # a bad value shows before anything is loaded
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    prompt_set = promptsets.load(
+        options.name, options.prompts, variant=options.variant, offline=options.offline, say=console.print
+    )
+
+    from irg.evaluation import runs
+    from irg.reasoning.pipeline import IRGPipeline, model_folder
+
+    folder = model_folder(options.model, options.weights, console.print)
+    covered_by, covered = _covered(options, folder, prompt_set)
+    chosen = runs.pick(covered, options.limit)
+    if len(chosen) < len(prompt_set):
+        console.print(f"{len(covered)} of {len(prompt_set)} prompts are covered, {len(chosen)} are drawn.")
+    pipe = IRGPipeline.from_pretrained(
+        options.model, options.device, memory=options.memory, weights=options.weights, say=console.print
+    )
+    settings = with_options(pipe.defaults, changes)
+    info = runs.plan(
+        prompt_set,
+        chosen,
+        options.samples,
+        covered_by=covered_by,
+        covered=len(covered),
+        model=str(options.model),
+        model_fingerprint=runs.fingerprint(folder),
+        model_name=runs.safe_name(str(options.model)),
+        weights=options.weights,
+        precision=pipe.choice.precision if pipe.choice else "",
+        mode=options.mode,
+        settings=settings.to_dict(),
+        seed=options.seed,
+    )
+    out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, options.mode)
+    runs.begin(out, info, options.resume)
+    try:
+        drawn = runs.draw(out, info, chosen, pipe, options.batch_size or pipe.together(16), console)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; what is finished is in {out}. Go on with --resume.")
+        raise
+    console.print(f"{drawn} pictures drawn, {len(chosen) * info.samples} are in {out}")
+    print(out)
+    return 0
+
+
+def _covered(
+    options: RunOptions, folder: Path, prompt_set: promptsets.PromptSet
+) -> tuple[str | None, tuple[promptsets.BenchPrompt, ...]]:
+    """Which judge's vocabulary the prompts are chosen by, and the prompts that it covers."""
+    from irg.model.weights.profile import read_profile
+
+    name = options.covered_by
+    if name is None:
+        profile = read_profile(folder)
+        name = "mini" if profile is not None and profile.name.startswith("irg-mini") else "all"
+    if name == "all" or prompt_set.name != "geneval":
+        return None, prompt_set.prompts
+    from irg.evaluation.judges import JudgeOptions, make_judges
+
+    (judge,) = make_judges([name], JudgeOptions())
+    covered = tuple(prompt for prompt in prompt_set.prompts if judge.covers(prompt))
+    if not covered:
+        raise ValueError(f"none of the prompts is covered by the judge {name!r}")
+    return judge.label, covered

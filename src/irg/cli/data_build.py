@@ -1,0 +1,305 @@
+"""``irg data build`` and what goes with it: status, stats, sample, validate, export, push."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irg.cli.arguments import parse
+
+if TYPE_CHECKING:
+    from irg.curation.build import Layout
+    from irg.curation.recipe import DataRecipe
+
+_BUILD = """usage: irg data build RECIPE.yaml [--estimate] [--redo] [--field value ...]
+
+Build, or go on building, the trajectories that a recipe asks for (docs/data.md). Fields of the recipe can be set from
+the command line; nested ones are named with dots:
+
+  irg data build recipes/data/mini.yaml --out build/data --processes 2 --engine ray
+
+  --estimate   make and sift the prompts (unless that is paid), then tell what is left and what it would cost
+  --redo       go ahead although changed settings mean that rows which cost money are made again"""
+
+_EXPORT = """usage: irg data export RECIPE.yaml|FOLDER [--field value ...]
+
+Write the finished rows that pass the thresholds as shards, with a dataset card and a datasheet:
+
+  irg data export build/irgl --export.keep.following 7 --export.conversation '[improving_full]'"""
+
+
+def build(argv: Sequence[str]) -> int:
+    """``irg data build``."""
+    words, flags = _flags(argv, "--estimate", "--redo")
+    if not words or words[0] in ("-h", "--help"):
+        print(_BUILD)
+        return 0 if words else 2
+    recipe = _recipe(words[0], words[1:])
+    if "--estimate" in flags:
+        from irg.curation.build import Layout
+        from irg.curation.build import build as prepare
+
+        if not any(getattr(source, "endpoint", None) for source in recipe.prompts.sources):
+            prepare(recipe, only_prompts=True)  # costs nothing, and only then the rows can be counted
+        _show(Layout.of(recipe), estimate=True)
+        return 0
+    _run(recipe, "--redo" in flags)
+    return 0
+
+
+LINE_EVERY_S = 60.0
+
+
+class _Lines:
+    """Progress where there is no terminal (a log file, a batch system): a line now and then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.begun, self.last = say, time.monotonic(), time.monotonic()
+        self.done: dict[str, int] = {}
+        self.before = 0  # rows that were there when this build began
+
+    def told(self, stage: str, made: int, totals: dict[str, int], note: str) -> None:
+        self.done[stage] = self.done.get(stage, 0) + made
+        now = time.monotonic()
+        if now - self.last < LINE_EVERY_S:
+            return
+        self.last = now
+        counts = [f"{name} {self.done.get(name, 0):,}/{total:,}" for name, total in totals.items()]
+        made_now = sum(self.done.get(name, 0) for name in totals) - self.before
+        left = sum(totals.values()) - self.before - made_now
+        eta = f"; about {(now - self.begun) / made_now * left / 60:.0f} min left" if made_now > 0 else ""
+        self.say(", ".join(counts or [f"{stage} {self.done[stage]:,}"]) + (f"; {note.strip()}" if note else "") + eta)
+
+
+def _run(recipe: "DataRecipe", redo: bool) -> None:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from irg.curation import build as building
+
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description:>14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bars: dict[str, Any] = {}
+        refused: dict[str, int] = {}
+        paid: dict[str, float] = {}
+        lines = _Lines(lambda line: console.print(line, soft_wrap=True))
+
+        def told(stage: str, made: int, rejected: int, cost: float) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=totals.get(stage), note="")
+            refused[stage] = refused.get(stage, 0) + rejected
+            paid[stage] = paid.get(stage, 0.0) + cost
+            note = (f"{refused[stage]:,} rejected " if refused[stage] else "") + (
+                f"cost {paid[stage]:.2f}" if paid[stage] else ""
+            )
+            progress.update(bars[stage], advance=made, note=note)
+            if not console.is_terminal:
+                cost = sum(paid.values())
+                lines.told(stage, made, totals, f"cost {cost:.2f}" if cost else "")
+
+        totals: dict[str, int] = {}
+
+        def begin(layout: building.Layout) -> None:
+            states = building.state_of(layout)
+            for state in states:
+                totals[state.name] = state.made + state.rejected + state.waiting
+                bars[state.name] = progress.add_task(
+                    state.name, total=totals[state.name], completed=state.made + state.rejected, note=""
+                )
+                refused[state.name], paid[state.name] = state.rejected, state.cost
+            lines.done = {state.name: state.made + state.rejected for state in states}
+            lines.before, lines.begun = sum(lines.done.values()), time.monotonic()
+            _tell_cost(console, recipe, building.spent(layout), states)
+
+        building.build(recipe, redo=redo, told=told, say=lambda line: console.print(line, soft_wrap=True), begin=begin)
+    layout = building.Layout.of(recipe)
+    _show(layout)
+
+
+def _tell_cost(console: Any, recipe: "DataRecipe", spent: float, states: Sequence[Any]) -> None:
+    """What is still to be paid, before it is."""
+    to_pay = sum(state.to_pay or 0.0 for state in states)
+    if not to_pay and not spent:
+        return
+    cap = "no budget is set" if recipe.budget is None else f"the budget is {recipe.budget:g}"
+    told = f"cost so far {spent:.2f}; what is left will cost about {to_pay:.2f}; {cap}"
+    if recipe.budget is not None and spent + to_pay > recipe.budget:
+        told += ": the build will stop there"
+    console.print(told, soft_wrap=True)
+
+
+def status(argv: Sequence[str]) -> int:
+    """``irg data status``."""
+    _show(_layout(argv, "status"), estimate=True)
+    return 0
+
+
+def stats(argv: Sequence[str]) -> int:
+    """``irg data stats``."""
+    from rich.console import Console
+
+    from irg.curation.statistics import tables
+
+    console = Console(highlight=False, width=None)
+    for table in tables(_layout(argv, "stats")):
+        console.print(table)
+    return 0
+
+
+def _show(layout: "Layout", estimate: bool = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from irg.curation.build import spent, state_of
+
+    table = Table(title=str(layout.out), title_justify="left")
+    heads = ("stage", "made", "rejected", "to do", "cost", "work s", *(("still to pay",) if estimate else ()))
+    for head in heads:
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    states = state_of(layout)
+    for state in states:
+        cells = [state.name, f"{state.made:,}", f"{state.rejected:,}", f"{state.waiting:,}", f"{state.cost:.4f}"]
+        cells.append(f"{state.seconds:,.1f}")
+        if estimate:
+            cells.append("" if state.to_pay is None else f"{'' if state.known else '~'}{state.to_pay:.2f}")
+        table.add_row(*cells)
+    console = Console(highlight=False)
+    console.print(table)
+    for state in states:
+        for reason, count in sorted(state.reasons.items()):
+            console.print(f"{state.name}: {count:,} rejected: {reason}")
+    finished = sum(len(layout.accepted(block)) for block in layout.blocks())
+    cost = spent(layout)
+    console.print(f"{finished:,} rows finished" + (f"; all answers so far cost {cost:.4f}" if cost else ""))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    rows: int = 24
+    seed: int = 0
+    out: str | None = None
+    """The page (default: sample.html in the folder)."""
+
+
+def sample(argv: Sequence[str]) -> int:
+    """``irg data sample``."""
+    from irg.curation import view
+
+    where, rest = _first(argv, "sample", "RECIPE.yaml|FOLDER [--rows N] [--seed N] [--out FILE]")
+    options = parse(_Sample, rest, "irg data sample", "Random rows with all their parts and scores as an HTML page.")
+    folder = Path(where)
+    if folder.is_dir() and not (folder / "recipe.yaml").exists():
+        page = Path(options.out or folder / "sample.html")
+        count = view.sample_of_shards(folder, options.rows, options.seed, page)
+    else:
+        layout = _layout([where], "sample")
+        page = Path(options.out or layout.out / "sample.html")
+        count = view.sample(layout, options.rows, options.seed, page)
+    print(f"{count} rows in {page}")
+    return 0
+
+
+def validate(argv: Sequence[str]) -> int:
+    """``irg data validate``."""
+    from irg.curation.check import MOST_TOLD
+    from irg.curation.check import validate as check
+
+    where, rest = _first(argv, "validate", "FOLDER")
+    if rest:
+        raise ValueError(f"validate takes one folder, got {rest[0]!r} too")
+    found = check(Path(where))
+    turns = ", ".join(f"{count:,} of {n} turn{'s' * (n > 1)}" for n, count in sorted(found.turns.items()))
+    sizes = ", ".join(f"{w}x{h}: {n:,}" for (w, h), n in found.sizes.most_common(4))
+    print(f"{found.rows:,} rows in {found.files} files ({turns}); pictures {sizes}")
+    for problem in found.problems[:MOST_TOLD]:
+        print(problem)
+    if found.problems:
+        raise ValueError(f"{where}: {len(found.problems):,} problems (the first {MOST_TOLD} stand above)")
+    print("all of them can be trained on")
+    return 0
+
+
+def export(argv: Sequence[str]) -> int:
+    """``irg data export``."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_EXPORT)
+        return 0 if argv else 2
+    from irg.curation.export import export as write
+
+    out, summary = write(_layout(argv, "export", overrides=True))
+    for reason, count in summary.dropped.most_common():
+        print(f"left out: {count:,}: {reason}")
+    told = ", ".join(
+        f"{count:,} {split} rows in {summary.shards[split]} files" for split, count in summary.kept.items()
+    )
+    print(f"{told} ({summary.bytes / 1e6:.1f} MB) in {out}")
+    return 0
+
+
+def push(argv: Sequence[str]) -> int:
+    """``irg data push``."""
+    from irg.curation.export import push as upload
+
+    words, flags = _flags(argv, "--public")
+    if len(words) != 2:
+        raise ValueError("usage: irg data push EXPORT-FOLDER OWNER/NAME [--public] (the token is $HF_TOKEN)")
+    print(upload(Path(words[0]), words[1], private="--public" not in flags))
+    return 0
+
+
+# ---- reading the command line
+
+
+def _first(argv: Sequence[str], command: str, usage: str) -> tuple[str, list[str]]:
+    if not argv or argv[0].startswith("-"):
+        if argv and argv[0] in ("-h", "--help"):
+            print(f"usage: irg data {command} {usage}")
+            raise SystemExit(0)
+        raise ValueError(f"usage: irg data {command} {usage}")
+    return argv[0], list(argv[1:])
+
+
+def _flags(argv: Sequence[str], *flags: str) -> tuple[list[str], set[str]]:
+    return [word for word in argv if word not in flags], {word for word in argv if word in flags}
+
+
+def _recipe(path: str, overrides: Sequence[str]) -> "DataRecipe":
+    if path.startswith("-"):
+        raise ValueError(f"the recipe's file comes first, got {path!r}")
+    from irg import recipes
+    from irg.curation.recipe import DataRecipe
+
+    return recipes.load(DataRecipe, path, overrides)
+
+
+def _layout(argv: Sequence[str], command: str, overrides: bool = False) -> "Layout":
+    """The layout of a recipe, or of the build in a folder."""
+    where, rest = _first(argv, command, f"RECIPE.yaml|FOLDER{' [--field value ...]' if overrides else ''}")
+    if rest and not overrides:
+        raise ValueError(f"{command} takes one recipe or folder, got {rest[0]!r} too")
+    from dataclasses import replace
+
+    from irg.curation.build import Layout
+
+    path = Path(where)
+    if path.is_dir():
+        if not (path / "recipe.yaml").exists():
+            raise ValueError(f"{path}: no build here (no recipe.yaml)")
+        return Layout.of(replace(_recipe(str(path / "recipe.yaml"), rest), out=str(path)))  # it may have been moved
+    return Layout.of(_recipe(where, rest))

@@ -1,0 +1,186 @@
+"""``irg model ...``: look into model folders, convert them, make random ones."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from irg.cli.arguments import parse, picture_size
+from irg.cli.groups import dispatch
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Weights = Literal["ema", "model"]
+
+
+@dataclass(frozen=True)
+class _Info:
+    path: Positional[str]
+    """A model folder, a bundled model, or a hub id that is in the cache."""
+    size: str | None = None
+    """WIDTHxHEIGHT to estimate memory for; several with commas between. Default: 512, 768 and 1024 where they fit."""
+    weights: Weights = "ema"
+    """Which ones, where a folder has the averaged (ema) and the plain (model) ones."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def _info(argv: Sequence[str]) -> int:
+    options = parse(_Info, argv, "irg model info", "What a model folder holds; reads headers and JSON only.")
+    from irg.reasoning.describe import describe, in_lines
+
+    sizes = [picture_size(word) for word in options.size.split(",")] if options.size else []
+    facts = describe(_folder(options.path), sizes, options.weights)
+    print(json.dumps(facts.to_dict(), indent=1) if options.json else in_lines(facts))
+    return 0
+
+
+@dataclass(frozen=True)
+class _Convert:
+    source: Positional[str]
+    """A model folder, a bundled model, or a hub id that is in the cache."""
+    out: Positional[str]
+    """The folder to make."""
+    layout: Literal["irg", "bagel"] | None = None
+    """Of the new folder; default: as the source has it."""
+    dtype: Dtype | None = None
+    """Of all weights; default: each tensor keeps its own."""
+    quantise: Literal["int8", "int4"] | None = None
+    """Make the decoder's linear layers int8 or int4 (needs pip install 'irg[quant]')."""
+    lora: str | None = None
+    """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
+    shard_size: str | None = None
+    """Split the weights into files of at most this, such as 5GB or 500MB; default: one file."""
+    weights: Weights = "ema"
+    """Which ones, where the source has the averaged (ema) and the plain (model) ones."""
+    overwrite: bool = False
+    """Replace a model folder that is there."""
+
+
+def _convert(argv: Sequence[str]) -> int:
+    what = "Write a model folder anew: layout, dtype, shards, quantisation, a merged adapter."
+    options = parse(_Convert, argv, "irg model convert", what)
+    source, shard_bytes = _folder(options.source), _bytes(options.shard_size)
+    import torch
+
+    from irg.model.weights.convert import Conversion, convert
+
+    conversion = Conversion(
+        options.layout,
+        None if options.dtype is None else getattr(torch, options.dtype),
+        options.quantise,
+        None if options.lora is None else Path(options.lora),
+        shard_bytes,
+        options.weights,
+    )
+    with _progress("Writing") as (started, wrote):
+        convert(source, Path(options.out), conversion, options.overwrite, started, wrote)
+    print(f"Written to {options.out}")
+    return 0
+
+
+@dataclass(frozen=True)
+class _Init:
+    out: Positional[str]
+    """The folder to make."""
+    config: Literal["bagel_7b", "mini", "tiny"] = "tiny"
+    """Sizes of the network."""
+    random: bool = False
+    """Random weights. Without it they are zeros in files with holes, which take no disk space: enough for info."""
+    narrow: int = 1
+    """Divide every width and the vocabulary by this, such as 8 or 16."""
+    seed: int = 0
+    """The same seed and configuration give the same files."""
+    dtype: Dtype = "bfloat16"
+    """Of the weights; the autoencoder's are float32."""
+    layout: Literal["irg", "bagel"] = "bagel"
+    """Of the folder."""
+    shard_size: str | None = None
+    """Split the weights into files of at most this, such as 5GB; default: one file."""
+    overwrite: bool = False
+    """Replace a model folder that is there."""
+
+
+def _init(argv: Sequence[str]) -> int:
+    what = "Make a model folder with random weights, for tests and benchmarks: it thinks and draws noise."
+    options = parse(_Init, argv, "irg model init", what)
+    shard_bytes = _bytes(options.shard_size)
+    if not 1 <= options.narrow <= 1024:
+        raise ValueError(f"--narrow must be from 1 to 1024, got {options.narrow}")
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
+    import torch
+
+    from irg.model.weights.convert import made_aside
+    from irg.model.weights.initialise import CONFIGS, narrower, write_folder
+
+    config, seed = narrower(CONFIGS[options.config](), options.narrow), options.seed if options.random else None
+    dtype = getattr(torch, options.dtype)
+    with made_aside(Path(options.out), options.overwrite) as folder, _progress("Writing") as (started, wrote):
+        write_folder(folder, config, options.layout, seed, dtype, shard_bytes, started, wrote)
+    print(f"Written to {options.out}")
+    return 0
+
+
+_COMMANDS = {
+    "info": (_info, "what a model folder holds, and the memory it needs"),
+    "convert": (_convert, "another layout, dtype, shards; quantise; merge an adapter"),
+    "init": (_init, "a folder with random weights, for tests and benchmarks"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        ValueError: an argument is wrong, or a folder is missing or damaged.
+        OSError: the result can't be written.
+    """
+    return dispatch("irg model", _COMMANDS, argv)
+
+
+def _folder(name: str) -> Path:
+    """A local folder by path, bundled name, or hub id that is in the cache: nothing is downloaded here."""
+    from irg.model.weights.hub import cached, is_repo_id
+    from irg.reasoning.pipeline import model_folder
+
+    path = Path(name).expanduser()
+    if not path.exists() and is_repo_id(name) and not path.parent.is_dir():
+        return cached(name, otherwise=f"hub model {name!r} is not in the cache")
+    return model_folder(name)
+
+
+def _bytes(text: str | None) -> int | None:
+    """``5GB`` -> 5 000 000 000."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) *([KMG])B", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * {"K": 1e3, "M": 1e6, "G": 1e9}[match[2].upper()]) if match else 0
+    if size < 1000:
+        raise ValueError(f"--shard-size must be a size such as 5GB or 500MB, got {text!r}")
+    return size
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """A bar of bytes on standard error: (set the total, advance)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task(what, total=None)
+
+    def started(total: int) -> None:
+        progress.update(task, total=total)
+        progress.start()
+
+    try:
+        yield started, lambda size: progress.advance(task, size)
+    finally:
+        if progress.live.is_started:
+            progress.stop()

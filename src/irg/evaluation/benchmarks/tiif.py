@@ -1,0 +1,115 @@
+"""TIIF-Bench: a judge's yes/no lines, accuracy per attribute, the nine groups, and the text extra (GNED, recall)."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from irg.evaluation.benchmarks.text_distance import pair_words
+
+LENGTHS = ("short", "long")
+_REASONING = ("comparison", "differentiation", "negation", "numeracy")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Basic/Attribute": ("shape+color", "shape+texture", "color+texture", "texture+color"),
+    "Basic/Relation": ("2d_spatial_relation", "3d_spatial_relation", "action+2d", "action+3d"),
+    "Basic/Reasoning": _REASONING,
+    "Advanced/Attribute+Relation": (
+        *("action+color", "action+texture", "color+2d", "color+3d"),
+        *("shape+2d", "shape+3d", "texture+2d", "texture+3d"),
+    ),
+    "Advanced/Attribute+Reasoning": tuple(f"{kind}+{look}" for kind in _REASONING for look in ("color", "texture")),
+    "Advanced/Relation+Reasoning": tuple(f"{kind}+{place}" for kind in _REASONING for place in ("2d", "3d")),
+    "Advanced/Text": ("text",),
+    "Advanced/Style": ("style",),
+    "RealWorld/Complex": ("real_world",),
+}
+ATTRIBUTES = tuple(attribute for members in GROUPS.values() for attribute in members)
+GROUP_OF = {attribute: group for group, members in GROUPS.items() for attribute in members}
+RECALL_WITHIN = 0.3
+_TEXT = re.compile(r"the text ['\"](.*)['\"] in the image")
+_ANSWER = re.compile(r"^(yes|no)\b", re.IGNORECASE)
+
+
+def parse(text: str) -> list[str]:
+    """The judge's answers, ``yes`` or ``no``: of each line that starts with one of the words."""
+    found = (_ANSWER.match(line.strip()) for line in text.split("\n"))
+    return [match[1].lower() for match in found if match]
+
+
+def right(answers: Sequence[str], truth: Sequence[str]) -> list[bool]:
+    """Per question whether the answer is the right one; upper and lower case are the same.
+
+    Raises:
+        ValueError: there are more or fewer answers than questions.
+    """
+    if len(answers) != len(truth):
+        raise ValueError(f"{len(truth)} questions, but {len(answers)} answers")
+    return [given.lower() == wanted.lower() for given, wanted in zip(answers, truth, strict=True)]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Right answers of all questions of an attribute in one length."""
+
+    correct: int
+    questions: int
+
+    @property
+    def share(self) -> float:
+        """To four decimals, as the official script writes it before anything is averaged."""
+        return round(self.correct / self.questions, 4)
+
+
+def accuracies(verdicts: Iterable[tuple[str, Sequence[bool]]]) -> dict[str, Accuracy]:
+    """Pooled per attribute, from (attribute, right per question) of every picture of one length."""
+    pooled: dict[str, Accuracy] = {}
+    for attribute, values in verdicts:
+        before = pooled.get(attribute, Accuracy(0, 0))
+        pooled[attribute] = Accuracy(before.correct + sum(values), before.questions + len(values))
+    return {attribute: accuracy for attribute, accuracy in pooled.items() if accuracy.questions}
+
+
+def summarise(shares: Mapping[str, float]) -> dict[str, float]:
+    """The groups and averages of one length from accuracy per attribute.
+
+    A group is the mean of those of its attributes that are there, and is left out when none is. ``Overall`` is the
+    mean of the groups; ``Basic/Avg`` and ``Advanced/Avg`` are means over the attributes, not over the groups.
+    """
+    unknown = sorted(set(shares) - set(ATTRIBUTES))
+    if unknown:
+        raise ValueError(f"unknown TIIF attribute {unknown[0]!r}; there are {', '.join(ATTRIBUTES)}")
+    scores: dict[str, float] = {}
+    for group, members in GROUPS.items():
+        if values := [shares[attribute] for attribute in members if attribute in shares]:
+            scores[group] = float(np.mean(values))
+    overall = float(np.mean(list(scores.values()))) if scores else None
+    for part in ("Basic", "Advanced"):
+        own = [shares[one] for one in ATTRIBUTES if one in shares and GROUP_OF[one].startswith(part)]
+        if own:
+            scores[f"{part}/Avg"] = float(np.mean(own))
+    return scores if overall is None else scores | {"Overall": overall}
+
+
+def wanted_texts(questions: Sequence[str]) -> list[str]:
+    """The texts that a picture of the attribute ``text`` should show, from its questions."""
+    found = (_TEXT.search(question) for question in questions)
+    return [match[1] for match in found if match]
+
+
+def text_match(wanted: Sequence[str], seen: Sequence[str]) -> tuple[float, float]:
+    """(GNED, recall) of texts read in a picture against those it should show.
+
+    Both sides are split into lower-case words and paired so that the sum of normalised edit distances is least. GNED
+    is that sum, a word without partner counting 1, over the longer list's length: 0 is perfect. Recall is the share
+    of wanted words whose partner is within 0.3.
+
+    Raises:
+        ValueError: no word is wanted.
+    """
+    words, read = ([word for text in texts for word in text.lower().split()] for texts in (wanted, seen))
+    if not words:
+        raise ValueError("no text is wanted in this picture")
+    distances = pair_words(words, read)
+    found = sum(distance <= RECALL_WITHIN for distance in distances[: len(words)])
+    return float(np.mean(distances)), found / len(words)

@@ -1,0 +1,265 @@
+"""``irg train --dry-run``: what a recipe would do, need and cost, and what is wrong with it, before a GPU is rented.
+
+Nothing is trained and no weight is read: the model is built without memory, the rows are read for a few packs.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Tokenizer, models
+
+from irg.learning.costs import Work, memory_bytes, step_flops, work_of
+from irg.learning.data.in_memory import grids_of
+from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, write
+from irg.learning.data.packs import attention_of
+from irg.learning.data.rows import Rejections
+from irg.learning.data.stream import StreamPacks
+from irg.learning.recipe import TrainRecipe
+from irg.learning.resume_check import differences, told
+from irg.learning.setup import adapter_of, freeze, quantize, trained, training_config
+from irg.learning.trackers import check as check_trackers
+from irg.model.network.config import ModelConfig, bagel_7b, mini, tiny
+from irg.model.network.lora import add_adapters
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.config_files import read_config
+from irg.model.weights.manifest import compare, find_weights, read_entries
+from irg.model.weights.profile import Profile, read_profile
+from irg.model.weights.tokenizer import TextTokenizer
+from irg.reasoning.prompts import BAGEL_PROFILE
+from irg.reasoning.settings import Settings, with_options
+from irg.sequence.layout import lay_out
+
+T = TypeVar("T")
+CONFIGS: dict[str, Callable[[], ModelConfig]] = {"bagel_7b": bagel_7b, "mini": mini, "tiny": tiny}
+TRIED = 8  # packs that are made to see how they come out
+NOMINAL = {"prompt": 60, "thinking": 300, "reflection": 500}  # tokens, where there are no rows to look at
+ASSUMED_MFU, ASSUMED_PEAK = 0.4, 989e12  # for hours: 40 % of an H100
+
+
+class GuessingTokenizer(TextTokenizer):
+    """For a model known by its sizes alone: a token for every four letters."""
+
+    def __init__(self) -> None:
+        super().__init__(Tokenizer(models.BPE()))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """As many zeros as the text may have tokens."""
+        return (0,) * (len(text) // 4 + 1)
+
+
+@dataclass
+class Plan:
+    """What a dry run found out. ``problems`` are mistakes; ``notes`` are not."""
+
+    recipe: TrainRecipe
+    gpus: int
+    parameters: int = 0
+    trained: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    samples_per_pack: dict[str, float] = field(default_factory=dict)
+    tokens_per_pack: float = 0.0
+    longest: int = 0
+    rejected: int = 0
+    flops: float = 0.0  # of a step, all GPUs
+    memory: dict[str, float] = field(default_factory=dict)  # bytes a GPU
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lanes(self) -> int:
+        """Packs a step."""
+        return self.gpus * self.recipe.parallel.accumulate
+
+    def attempt(self, action: Callable[[], T]) -> T | None:
+        """The result of an action, or a problem."""
+        try:
+            return action()
+        except ValueError as error:
+            self.problems.append(" ".join(str(error).split()))
+            return None
+
+
+def make_plan(recipe: TrainRecipe, gpus: int | None = None) -> Plan:
+    """Look a recipe over. ``gpus``: how many it is meant for; default 1 on a CPU or with adapters, else 8."""
+    plan = Plan(recipe, gpus or (1 if recipe.device == "cpu" or recipe.lora.rank else 8))
+    folder = Path(recipe.model)
+    known = CONFIGS.get(recipe.model) if not folder.exists() else None
+    config = known() if known else plan.attempt(lambda: read_config(folder))
+    _check_settings(plan)
+    if config is None:
+        return plan
+    if known:
+        plan.notes.append(f"{recipe.model} is known by its sizes alone: no weights checked, tokens guessed")
+    _model(plan, config, None if known else folder)
+    reading = plan.attempt(lambda: training_config(config, recipe.images))
+    if reading is None:
+        return plan
+    tokenizer = (
+        GuessingTokenizer() if known else plan.attempt(lambda: TextTokenizer.from_file(folder / "tokenizer.json"))
+    )
+    profile: Profile | None = None if known else plan.attempt(lambda: read_profile(folder))
+    work = _packs(plan, reading, tokenizer, profile or BAGEL_PROFILE) if tokenizer is not None else None
+    work = work or _nominal(plan, reading)
+    adapters = bool(recipe.lora.rank)
+    plan.flops = plan.lanes * step_flops(reading, work, recipe.frozen, adapters)
+    shards = 1 if adapters or plan.gpus == 1 else max(1, plan.gpus // recipe.parallel.replicas)
+    plan.memory = memory_bytes(reading, work, plan.parameters, plan.trained, shards, recipe)
+    return plan
+
+
+def _check_settings(plan: Plan) -> None:
+    recipe = plan.recipe
+    if recipe.optimizer.warmup > recipe.steps:
+        plan.problems.append(f"optimizer.warmup {recipe.optimizer.warmup} is longer than the run: {recipe.steps} steps")
+    sharded = plan.gpus > 1 or (recipe.parallel.precision == "bfloat16" and recipe.device != "cpu")
+    if recipe.optimizer.kind == "muon" and sharded:
+        plan.problems.append("optimizer.kind muon needs whole matrices: use adamw on several GPUs or in bfloat16")
+    if plan.gpus % recipe.parallel.replicas:
+        plan.problems.append(f"parallel.replicas {recipe.parallel.replicas} does not divide {plan.gpus} GPUs")
+    plan.attempt(lambda: attention_of(recipe, torch.device(recipe.device)))
+    if changed := plan.attempt(lambda: differences(recipe, Path(recipe.out))):
+        plan.problems.append(told(Path(recipe.out), changed))
+    plan.attempt(lambda: check_trackers(recipe.trackers))
+    plan.attempt(lambda: with_options(Settings(), dict(recipe.samples.settings)))
+
+
+def _model(plan: Plan, config: ModelConfig, folder: Path | None) -> None:
+    """Count weights, and hold the files' headers against the configuration."""
+    recipe = plan.recipe
+    with torch.device("meta"):
+        model = UnifiedModel(config)
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    if folder is not None:
+        tables = [name for name in shapes if name.endswith("pos_embed.pos_embed")]
+        conv = "vit_model.vision_model.embeddings.patch_embedding.weight"
+        v = config.vit
+        reshaped = {conv: (v.hidden_size, v.num_channels, v.patch_size, v.patch_size)}
+        optional = [*tables, "language_model.lm_head.weight"] if config.decoder.tie_word_embeddings else tables
+
+        def headers() -> None:
+            path = find_weights(folder, ["weights", "ema", "model"])
+            compare(read_entries(path), shapes, path, optional=optional, reshaped=reshaped)
+
+        plan.attempt(headers)
+    plan.parameters = sum(p.numel() for p in model.parameters())
+    if (adapter := adapter_of(recipe)) is not None:
+        plan.attempt(lambda: add_adapters(model, adapter, 0))
+        if recipe.lora.base == "nf4":
+            plan.attempt(lambda: quantize(UnifiedModel(tiny()), adapter))
+    plan.attempt(lambda: freeze(model, recipe.frozen))
+    plan.trained = sum(p.numel() for p in (plan.attempt(lambda: trained(model)) or {}).values())
+
+
+def _packs(plan: Plan, config: ModelConfig, tokenizer: TextTokenizer, profile: Profile) -> Work | None:
+    """Make a few packs; the mean of their sizes."""
+    recipe = replace(plan.recipe, stream=True, validate_every=0)
+    rejections = Counted(Path("not written"))
+
+    def packs() -> StreamPacks:
+        lanes = plan.lanes if plan.recipe.stream else 1  # rows in memory are drawn, not shared out
+        return StreamPacks(recipe, config, tokenizer, profile, rejections, lanes, ahead=False)
+
+    source = plan.attempt(packs)
+    if source is None:
+        return None
+    plan.rows = {name: shelf.rows for name, shelf in source.shelves.items()}
+    if plan.recipe.validate_every and plan.rows.get("one-turn", 0) <= recipe.validation_rows:
+        plan.problems.append(f"validation_rows {recipe.validation_rows} leaves no one-turn row to train on")
+    made = plan.attempt(lambda: [source.pack(step) for step in range(TRIED)])
+    plan.rejected = rejections.count
+    plan.problems += [f"rows are rejected, such as {rejections.first}"] if rejections.first else []
+    if made is None:
+        return None
+    counts = Counter[str]()
+    for pack in made:
+        counts.update(pack.modes)
+    plan.samples_per_pack = {mode: counts[mode] / TRIED for mode in MODES if counts[mode]}
+    plan.tokens_per_pack = sum(pack.tokens for pack in made) / TRIED
+    plan.longest = max(pack.longest for pack in made)
+    total = sum((pack.work for pack in made if pack.work), Work())
+    return Work(*(value // TRIED for value in vars(total).values()))
+
+
+class Counted(Rejections):
+    """Counts broken rows and keeps the first."""
+
+    first: str = ""
+    listed = ""
+
+    def add(self, row: Any) -> None:
+        """Count a row."""
+        self.count += 1
+        self.first = self.first or str(row)
+
+
+def _nominal(plan: Plan, config: ModelConfig) -> Work:
+    """The sizes of a full pack of the mixture's samples, by nominal lengths and the largest square pictures."""
+    recipe, side = plan.recipe, config.vae_resize.max_size
+    plan.notes.append(
+        f"no packs could be made: they are guessed, pictures of {side} x {side} pixels, "
+        + ", ".join(f"{name} {n} tokens" for name, n in NOMINAL.items())
+    )
+    texts = {name: (0,) * n for name, n in NOMINAL.items()}
+    picture = EncodedPicture(None, *grids_of(side, side, config))
+    one = EncodedTrajectory(system=(0,) * 90, prompt=texts["prompt"], thinking=texts["thinking"], image=picture)
+    two = replace(one, reflection=texts["reflection"], improved=picture)
+    total, tokens = Work(), 0.0
+    weights = {mode: weight for mode, weight in recipe.mixture.weights().items() if weight}
+    share, shares = Counter[str](), sum(weights.values())
+    for mode in MODES:
+        if mode in weights:
+            layout = lay_out(write(mode, two if mode.startswith("improving") else one), config.grammar)
+            share[mode] = len(layout)
+            n = 1000 * weights[mode] / shares
+            tokens += n * len(layout)
+            total += Work(*(round(n * value) for value in vars(work_of([layout])).values()))
+    scale = recipe.tokens_per_pack / tokens
+    plan.samples_per_pack = {mode: 1000 * scale * weights[mode] / shares for mode in share}
+    plan.tokens_per_pack, plan.longest = recipe.tokens_per_pack, max(share.values())
+    if not plan.rows and plan.longest > min(recipe.max_tokens_per_sample, recipe.tokens_per_pack):
+        plan.problems.append(f"samples of {plan.longest} tokens are more than max_tokens_per_sample or tokens_per_pack")
+    return Work(*(round(value * scale) for value in vars(total).values()))
+
+
+def report(plan: Plan) -> str:
+    """The plan, to be read."""
+    import yaml
+
+    recipe = plan.recipe
+    seconds = plan.flops / plan.gpus / (ASSUMED_MFU * ASSUMED_PEAK)
+    total = sum(plan.memory.values())
+    resolved = _plain(asdict(recipe))
+    lines = ["# recipe, resolved", yaml.safe_dump(resolved, sort_keys=False, width=120).rstrip(), "", "# plan"]
+    lines += [
+        f"GPUs: {plan.gpus}, packs a step: {plan.lanes}",
+        f"parameters: {plan.parameters:,}, trained: {plan.trained:,} ({plan.trained / max(1, plan.parameters):.2%})",
+    ]
+    if plan.rows:
+        lines.append(f"rows: {', '.join(f'{n:,} {name}' for name, n in plan.rows.items())}")
+    if plan.samples_per_pack:
+        fill = plan.tokens_per_pack / recipe.tokens_per_pack
+        lines.append(f"tokens per pack: {plan.tokens_per_pack:,.0f} of {recipe.tokens_per_pack:,} ({fill:.1%} full)")
+        lines.append(f"longest sample: {plan.longest:,} tokens")
+        lines += [f"samples per step, {mode}: {n * plan.lanes:.1f}" for mode, n in plan.samples_per_pack.items()]
+    if plan.memory:
+        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in plan.memory.items() if size > 5e7)
+        lines.append(f"memory per GPU, estimated: {total / 1e9:.1f} GB ({parts})")
+        lines.append(f"floating-point operations per step: {plan.flops:.3e}")
+    if plan.memory and recipe.device != "cpu":
+        hours = seconds * recipe.steps * plan.gpus / 3600
+        lines.append(
+            f"at an assumed {ASSUMED_MFU:.0%} of an H100's bfloat16 peak: {seconds:.1f} s a step, {hours:,.0f} GPU "
+            f"hours for {recipe.steps:,} steps (reading pictures not counted)"
+        )
+    lines += [f"note: {note}" for note in plan.notes] + [f"PROBLEM: {problem}" for problem in plan.problems]
+    return "\n".join([*lines, "no problems found" if not plan.problems else ""]).rstrip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""The network as modules and pure functions of tensors: no files, no devices."""

@@ -1,0 +1,74 @@
+"""The attend() seam for training packs on a GPU: flex attention, its mask read off the grammar's rule.
+
+No mask is ever built: the kernel asks the rule, and whole tiles that nobody may see are passed over. Queries and keys
+stay in stream order; who a token is (sample, block, mode, place in reading order) travels beside it.
+
+Legend: T tokens in stream order; H query heads; K key-value heads; E head size.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from irg.model.network.inputs import StreamOrder
+from irg.sequence.layout import Layout, may_attend
+
+
+class FlexAttention:
+    """Joint attention over a training pack, as :class:`irg.model.network.attention.PackedAttention` computes it.
+
+    On CUDA the kernel and the tile plan are compiled. Elsewhere the uncompiled reference runs, which holds all scores:
+    it is there for tests.
+    """
+
+    def __init__(self, layouts: Sequence[Layout], order: StreamOrder, device: torch.device | str = "cpu") -> None:
+        lens = [len(layout) for layout in layouts]
+        facts_4T = np.stack(
+            [
+                np.repeat(np.arange(len(lens)), lens),
+                np.concatenate([layout.splits_T for layout in layouts]),
+                np.concatenate([np.asarray(layout.split_modes, np.int64)[layout.splits_T] for layout in layouts]),
+                np.arange(sum(lens)),
+            ]
+        )[:, np.concatenate([order.und_T, order.gen_T])]
+        self.facts_4T = torch.from_numpy(facts_4T.astype(np.int32)).to(device)
+        self._mask: BlockMask | None = None
+
+    def to(self, device: torch.device | str) -> "FlexAttention":
+        """The same plan on another device."""
+        moved = copy(self)
+        moved.facts_4T, moved._mask = self.facts_4T.to(device), None
+        return moved
+
+    @property
+    def mask(self) -> BlockMask:
+        """Which tiles are seen whole, in part, or not at all; made once per pack."""
+        if self._mask is None:
+            sample_T, split_T, mode_T, order_T = self.facts_4T.unbind()
+
+            def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Any:
+                one = split_T[q], mode_T[q], order_T[q]
+                return (sample_T[q] == sample_T[k]) & may_attend(one, (split_T[k], mode_T[k], order_T[k]))
+
+            tokens, cuda = self.facts_4T.shape[1], self.facts_4T.is_cuda
+            device = str(self.facts_4T.device)
+            self._mask = create_block_mask(visible, None, None, tokens, tokens, device=device, _compile=cuda)
+        return self._mask
+
+    def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_THE, k_TKE, v_TKE))
+        grouped = q_THE.shape[1] != k_TKE.shape[1]
+        attend = _compiled() if q_THE.is_cuda else flex_attention
+        out: Any = attend(q, k, v, block_mask=self.mask, enable_gqa=grouped)
+        return out[0].transpose(0, 1)
+
+
+@lru_cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=True)

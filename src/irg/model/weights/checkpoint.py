@@ -1,0 +1,312 @@
+"""Model folders in and out: configuration, unified model and autoencoder.
+
+Reads the irg layout (written here too) and BAGEL's; see :mod:`irg.model.weights.config_files` for the configuration and
+:mod:`irg.model.weights.manifest` for weight files. Loading builds the model on the meta device, compares every key and shape
+with the files' headers, and only then maps or reads tensors, straight into the wanted dtype and device.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from irg.model.network.autoencoder import Autoencoder, build_autoencoder
+from irg.model.network.config import ModelConfig
+from irg.model.network.embeddings import PositionTable
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.config_files import CONFIG, read_config, to_sections
+from irg.model.weights.manifest import TensorEntry, TensorReader, compare, find_weights, read_entries
+from irg.model.weights.quantise import PARTS as QUANTISED_PARTS
+from irg.model.weights.quantise import (
+    Kind,
+    QuantisedLinear,
+    make_room,
+    prepare_for,
+    require_torchao,
+    set_weight,
+    stored_kind,
+)
+
+__all__ = ["LoadedModel", "load_model", "new_model", "read_config", "save_model"]
+
+M = TypeVar("M", bound=nn.Module)
+
+WEIGHTS, AUTOENCODER = "weights", "ae"
+_HEAD = "language_model.lm_head.weight"
+PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
+
+
+@dataclass
+class LoadedModel:
+    """What a model folder holds."""
+
+    config: ModelConfig
+    model: UnifiedModel
+    autoencoder: Autoencoder
+
+
+def load_model(
+    folder: "Path | str | CheckedFolder",
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str | Callable[[str], torch.device] = "cpu",
+    prefer: Literal["ema", "model"] = "ema",
+    autoencoder_file: Path | str | None = None,
+    quantise: Kind | None = None,
+) -> LoadedModel:
+    """Load a model folder; both networks are in eval mode.
+
+    Nothing is read before every key and shape has been compared. Host memory peaks at the weights' own size in the
+    target dtype plus one tensor; weights that keep their dtype on the CPU are mapped, not read.
+
+    Args:
+        folder: or one that has been checked already; its networks are then filled, so it serves once.
+        dtype: of all weights; None keeps each tensor's stored one. What a folder has quantised stays quantised.
+        device: of all weights, or a function that gives it for the name of a module of the unified model (the
+            autoencoder is asked for as ``""``).
+        prefer: which weights to take where a folder has the averaged (``ema``) and the plain (``model``) ones.
+        autoencoder_file: a safetensors file to read the autoencoder from, instead of the folder's ``ae.safetensors``.
+        quantise: make the decoder's linear layers int8 or int4, each as soon as it is read.
+
+    Raises:
+        ValueError: a file is missing, damaged, or does not fit the configuration. One line that names the file.
+    """
+    checked = folder if isinstance(folder, CheckedFolder) else check_folder(folder, prefer, autoencoder_file)
+    stored = stored_kind(checked.entries)
+    if quantise is not None and stored not in (None, quantise):
+        raise ValueError(f"{checked.weights_file} is quantised to {stored}, so it can't be loaded as {quantise}")
+    model, autoencoder = checked.model, checked.autoencoder
+    where = device if callable(device) else (lambda _: torch.device(device))
+    if quantise is not None and stored is None:
+        require_torchao()
+        make_room(model, quantise, where)
+    _fill(model, checked.entries, dtype, where)
+    _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))
+    return LoadedModel(checked.config, model.eval(), autoencoder.eval())
+
+
+@dataclass(frozen=True)
+class CheckedFolder:
+    """A model folder whose every key and shape fits its configuration; the networks are on the meta device."""
+
+    config: ModelConfig
+    model: UnifiedModel
+    autoencoder: Autoencoder
+    weights_file: Path
+    autoencoder_file: Path
+    entries: dict[str, TensorEntry]
+    autoencoder_entries: dict[str, TensorEntry]
+
+
+def check_folder(
+    folder: Path | str, prefer: Literal["ema", "model"] = "ema", autoencoder_file: Path | str | None = None
+) -> CheckedFolder:
+    """Hold a folder's files against its configuration, by their headers alone (arguments: :func:`load_model`).
+
+    Raises:
+        ValueError: a file is missing, damaged, or does not fit the configuration.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    ae_path = find_weights(folder, [AUTOENCODER]) if autoencoder_file is None else Path(autoencoder_file)
+    path = find_weights(folder, weight_names(prefer))
+    entries, ae_entries = read_entries(path), read_entries(ae_path)
+    if config.decoder.tie_word_embeddings and _HEAD in entries:
+        # A head of its own wins, as in the reference, which unties every model it loads.
+        config = replace(config, decoder=replace(config.decoder, tie_word_embeddings=False))
+    _check_size(config, entries, path)
+    model = _on_meta(lambda: UnifiedModel(config), folder)
+    autoencoder = _on_meta(lambda: build_autoencoder(config.autoencoder), folder)
+    exact = prepare_for(model, entries)
+    vit = config.vit
+    conv = {PATCH_EMBEDDING: (vit.hidden_size, vit.num_channels, vit.patch_size, vit.patch_size)}
+    tables = [f"{name}.pos_embed" for name in _tables(model)]
+    compare(entries, expected(model), path, optional=tables, reshaped=conv, exact=exact)
+    compare(ae_entries, expected(autoencoder), ae_path)
+    return CheckedFolder(config, model, autoencoder, path, ae_path, entries, ae_entries)
+
+
+def weight_names(prefer: Literal["ema", "model"]) -> list[str]:
+    """Names of weight files, best first: ours, then BAGEL's averaged and plain ones in the wanted order.
+
+    Raises:
+        ValueError: ``prefer`` is neither.
+    """
+    if prefer not in ("ema", "model"):
+        raise ValueError(f"weights must be ema or model, got {prefer!r}")
+    return [WEIGHTS, prefer, "model" if prefer == "ema" else "ema"]
+
+
+def save_model(
+    folder: Path | str,
+    config: ModelConfig,
+    model: UnifiedModel,
+    autoencoder: Autoencoder,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model folder in the irg layout; ``dtype`` None keeps the weights' own.
+
+    Every file is written aside and renamed, the configuration last: a crash leaves no half-written file under a name
+    that is read. Other files of the folder stay.
+
+    Raises:
+        ValueError: the folder can't be written, or ``config`` is not the model's.
+    """
+    if config != model.config or config.autoencoder != getattr(autoencoder, "config", None):
+        raise ValueError("the configuration to save is not that of the model and autoencoder")
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, module in ((WEIGHTS, model), (AUTOENCODER, autoencoder)):
+            with _written_aside(folder / f"{name}.safetensors") as path:
+                save_file(_state(module, dtype), path, metadata={"format": "pt"})
+        with _written_aside(folder / CONFIG) as path:
+            path.write_text(json.dumps(to_sections(config), indent=1) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder}: can't write the model: {error}") from None
+
+
+@torch.no_grad()
+def new_model(config: ModelConfig, seed: int) -> UnifiedModel:
+    """A model with random weights that keep activations near unit size, for tests and benchmarks.
+
+    Unlike a start for training, every output depends on every weight (no zeros but the biases). The global random state
+    is left as it was.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        model = UnifiedModel(config)
+    out_scale = 1 / math.sqrt(2 * config.decoder.num_hidden_layers)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        else:
+            last = any(part in name for part in ("o_proj", "down_proj"))
+            parameter.normal_(0.0, (out_scale if last else 1.0) / math.sqrt(parameter.shape[1]), generator=generator)
+    for table in _tables(model).values():
+        table.reset_parameters()
+    return model.eval()
+
+
+# --------------------------------------------------------------------------------------------------------- the details
+
+
+def _check_size(config: ModelConfig, entries: Mapping[str, TensorEntry], path: Path) -> None:
+    """A configuration of many more layers than the file has is refused before even an empty network is built."""
+    for whose, prefix, layers in (
+        ("", "language_model.model.layers.", config.decoder.num_hidden_layers),
+        ("the ViT's ", "vit_model.vision_model.encoder.layers.", config.vit.num_hidden_layers),
+    ):
+        stored = len({key.removeprefix(prefix).split(".", 1)[0] for key in entries if key.startswith(prefix)})
+        if layers > 2 * stored + 2:
+            raise ValueError(
+                f"{path} does not fit the configuration: {whose}num_hidden_layers is {layers}, the file has {stored}"
+            )
+
+
+def _on_meta(make: Callable[[], M], folder: Path) -> M:
+    """Build a network without memory. Sizes too absurd even for that are the configuration's fault."""
+    try:
+        with torch.device("meta"), _NoInitialisation():
+            return make()
+    except (RuntimeError, ArithmeticError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{folder}: no network can be built from the configuration: {reason}") from None
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips ``torch.nn.init``: on the meta device it does nothing, slowly."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _tables(model: UnifiedModel) -> dict[str, PositionTable]:
+    """The frozen position tables: a formula, so training checkpoints may leave them out."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PositionTable)}
+
+
+def expected(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a network's checkpoint. A tied head is stored once, as the embedding."""
+    tied = isinstance(module, UnifiedModel) and module.config.decoder.tie_word_embeddings
+    return {key: tuple(value.shape) for key, value in module.state_dict().items() if not (tied and key == _HEAD)}
+
+
+def _fill(
+    network: nn.Module,
+    entries: Mapping[str, TensorEntry],
+    dtype: torch.dtype | None,
+    where: Callable[[str], torch.device],
+) -> None:
+    """Put a checkpoint's tensors into a network on the meta device, module by module."""
+    reader, copying = TensorReader(), TensorReader(map_files=False)
+    for name, module in network.named_modules():
+        if isinstance(module, QuantisedLinear) and (entry := entries.get(f"{name}.weight")) is not None:
+            # read, not mapped: the file's pages would count beside the quantised weights
+            set_weight(module, copying.read(entry, dtype, where(name)))
+        own: list[tuple[str, Tensor | None]] = [*module._parameters.items(), *module._buffers.items()]
+        for leaf, placeholder in own:
+            key = f"{name}.{leaf}" if name else leaf
+            if placeholder is None or key not in entries:
+                continue  # a tied head, or a position table that is a formula
+            tensor = reader.read(entries[key], _target_dtype(key, entries[key], dtype), where(name))
+            if key == PATCH_EMBEDDING and tensor.ndim == 4:  # conv form [C, RGB, row, column]
+                tensor = tensor.permute(0, 2, 3, 1).flatten(1).contiguous()
+            if isinstance(placeholder, nn.Parameter):
+                module._parameters[leaf] = nn.Parameter(tensor, requires_grad=placeholder.requires_grad)
+            else:
+                module._buffers[leaf] = tensor
+    if isinstance(network, UnifiedModel):
+        _complete(network, dtype, where(""))
+    assert not any(t.is_meta for t in (*network.parameters(), *network.buffers()))
+
+
+def _target_dtype(key: str, entry: TensorEntry, dtype: torch.dtype | None) -> torch.dtype | None:
+    """Quantised numbers keep their dtypes; everything else takes the wanted one."""
+    return entry.dtype if key.rpartition(".")[2] in QUANTISED_PARTS else dtype
+
+
+def _complete(model: UnifiedModel, dtype: torch.dtype | None, device: torch.device) -> None:
+    """What a checkpoint need not hold: a tied head, and the position tables."""
+    if model.config.decoder.tie_word_embeddings:
+        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+    for table in _tables(model).values():
+        if table.pos_embed.is_meta:
+            empty = torch.empty(table.pos_embed.shape, dtype=dtype or model.dtype, device=device)
+            table.pos_embed = nn.Parameter(empty, requires_grad=False)
+            table.reset_parameters()
+
+
+def _state(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """A network's tensors as a file holds them."""
+    tensors = module.state_dict()
+
+    def stored(key: str) -> Tensor:
+        kept = key.rpartition(".")[2] in QUANTISED_PARTS
+        return tensors[key].detach().to(dtype=None if kept else dtype).contiguous()
+
+    return {key: stored(key) for key in expected(module)}
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place if the block succeeds, and is removed if not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

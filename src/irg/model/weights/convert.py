@@ -1,0 +1,252 @@
+"""One model folder into another: layout, dtype, shards, quantisation, a merged adapter. Tensor by tensor.
+
+What is not asked for stays: without a dtype, an adapter or quantisation every tensor keeps its bits, and configuration
+files are copied as they are. Going from BAGEL's layout to ours keeps its configuration files inside ``config.json``
+(``bagel_files``), so that the way back gives them back too.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from irg.model.network.config import ModelConfig
+from irg.model.weights import quantise as quantising
+from irg.model.weights.adapter_files import Adapter, read_adapter
+from irg.model.weights.checkpoint import AUTOENCODER, WEIGHTS, CheckedFolder, check_folder
+from irg.model.weights.config_files import (
+    CONFIG,
+    LLM_CONFIG,
+    VIT_CONFIG,
+    bagel_sections,
+    is_bagel_layout,
+    read_config,
+    read_json,
+    to_sections,
+)
+from irg.model.weights.manifest import PICKLES, TensorEntry, TensorReader
+from irg.model.weights.shards import Planned, write_weights
+
+Layout = Literal["irg", "bagel"]
+ORIGINAL = "bagel_files"  # in config.json: BAGEL's configuration files, as text
+_CONFIGS = (CONFIG, LLM_CONFIG, VIT_CONFIG)
+_KEPT = (".json", ".txt", ".md", "")  # tokenizer, irg.json, model card, licence
+MAX_KEPT_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What to change; None keeps what the folder has."""
+
+    layout: Layout | None = None
+    dtype: torch.dtype | None = None
+    quantise: quantising.Kind | None = None
+    lora: Path | None = None
+    shard_bytes: int | None = None
+    prefer: Literal["ema", "model"] = "ema"
+
+
+def convert(
+    source: Path,
+    out: Path,
+    conversion: Conversion,
+    overwrite: bool = False,
+    started: Callable[[int], None] = lambda _: None,
+    wrote: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write ``source`` anew as ``out``, which appears when it is complete.
+
+    Args:
+        started, wrote: progress: all bytes to write, then the bytes of each tensor.
+
+    Raises:
+        ValueError: the source is damaged, the conversion does not go with it, or ``out`` is there already.
+        OSError: ``out`` can't be written.
+    """
+    checked = check_folder(source, conversion.prefer)
+    if (stored := quantising.stored_kind(checked.entries)) is not None:
+        if conversion.lora is not None:
+            raise ValueError(f"{checked.weights_file} is quantised: merge the adapter into the full weights first")
+        if conversion.quantise not in (None, stored):
+            raise ValueError(f"{checked.weights_file} is quantised to {stored} already: start from the full weights")
+    if conversion.quantise is not None:
+        quantising.require_torchao()
+    adapter = None if conversion.lora is None else read_adapter(conversion.lora, checked.entries)
+    to_bagel = is_bagel_layout(source) if conversion.layout is None else conversion.layout == "bagel"
+    weights = list(_weights(checked, conversion, adapter))
+    autoencoder = [_copied(k, e, conversion.dtype) for k, e in checked.autoencoder_entries.items()]
+    with made_aside(out, overwrite) as folder:
+        started(sum(tensor.nbytes for tensor in (*weights, *autoencoder)))
+        name = conversion.prefer if to_bagel else WEIGHTS
+        write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=conversion.quantise is not None)
+        write_weights(folder, AUTOENCODER, autoencoder, None, wrote)
+        _write_configs(source, folder, to_bagel)
+        for path in sorted(source.iterdir()):
+            if _is_kept(path):
+                shutil.copyfile(path, folder / path.name)
+
+
+@contextmanager
+def made_aside(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that takes its place if the block succeeds, and is removed if not.
+
+    Raises:
+        ValueError: ``out`` is there and not empty, and may not be replaced; or it is no model folder.
+    """
+    out = out.absolute()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not overwrite:
+            raise ValueError(f"{out} is there already: give another folder, or --overwrite")
+        if out.is_symlink() or not out.is_dir() or not _is_model(out):
+            raise ValueError(f"{out} is not a model folder, so it is not replaced")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        old = out.with_name(f".{out.name}.{os.getpid()}.old")
+        if out.exists():
+            out.rename(old)
+        try:
+            temporary.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether all of a folder may go when a model replaces it: a config.json alone does not make it a model's."""
+    if (folder / LLM_CONFIG).is_file():
+        return True
+    try:
+        return "llm_config" in read_json(folder / CONFIG)
+    except ValueError:
+        return False
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapter | None) -> Iterator[Planned]:
+    quantised: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+    if conversion.quantise is not None:
+        for name, module in checked.model.named_modules():
+            if quantising.wanted(name, module):
+                assert isinstance(module, torch.nn.Linear)
+                shapes = quantising.part_shapes(module.in_features, module.out_features, conversion.quantise)
+                quantised |= {name: shapes} if shapes else {}
+    for key, entry in checked.entries.items():
+        module = key.removesuffix(".weight")
+        adapted = adapter if adapter is not None and module in adapter.pairs and key != module else None
+        if key == module or module not in quantised:
+            yield _copied(key, entry, conversion.dtype, adapted, module)
+        else:
+            assert conversion.quantise is not None
+            yield from _quantised(module, entry, quantised[module], conversion.quantise, adapted)
+
+
+def _copied(
+    key: str, entry: TensorEntry, dtype: torch.dtype | None, adapter: Adapter | None = None, module: str = ""
+) -> Planned:
+    """A tensor as it is, in another dtype (quantised numbers keep theirs), or with its adapter merged."""
+    if dtype is None or key.rpartition(".")[2] in quantising.PARTS:
+        dtype = entry.dtype
+    wanted = dtype
+
+    def make() -> Tensor:
+        reader = TensorReader(map_files=False)
+        if adapter is None:
+            tensor = reader.read(entry, wanted)
+        else:
+            tensor = adapter.merged(module, reader.read(entry, torch.float32)).to(wanted)
+        if wanted == torch.float16 != entry.dtype and not tensor.isfinite().all():
+            raise ValueError(f"{key} has numbers that float16 can't hold: convert to bfloat16 or float32 instead")
+        return tensor
+
+    return Planned(key, entry.shape, wanted, make)
+
+
+def _quantised(
+    module: str,
+    entry: TensorEntry,
+    shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    kind: quantising.Kind,
+    adapter: Adapter | None,
+) -> Iterator[Planned]:
+    """A weight's quantised parts. It is quantised when the first is asked for, and forgotten with the last."""
+    made: dict[str, Tensor] = {}
+
+    def make(part: str) -> Tensor:
+        if not made:
+            weight = TensorReader(map_files=False).read(entry)
+            if adapter is not None:
+                weight = adapter.merged(module, weight.to(torch.float32))
+            made.update(quantising.quantised_weight(weight, kind))
+        return made.pop(part)
+
+    for part, (shape, dtype) in shapes.items():
+        yield Planned(f"{module}.{part}", shape, dtype, lambda part=part: make(part))  # type: ignore[misc]
+
+
+# ----------------------------------------------------------------------------------------------------- other files
+
+
+def _write_configs(source: Path, folder: Path, to_bagel: bool) -> None:
+    """Configuration files of the layout: copied if it is the source's, else translated."""
+    if to_bagel == is_bagel_layout(source):
+        for name in _CONFIGS:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        return
+    config = read_config(source)
+    if not to_bagel:
+        originals = {n: (source / n).read_text(encoding="utf-8") for n in _CONFIGS if (source / n).is_file()}
+        _write_json(folder / CONFIG, to_sections(config) | {ORIGINAL: originals})
+        return
+    originals = read_json(source / CONFIG).get(ORIGINAL, {})
+    if isinstance(originals, dict) and _restored(originals, folder, config):
+        return
+    for name, sections in bagel_sections(config).items():
+        _write_json(folder / name, sections)
+
+
+def _restored(originals: Mapping[str, Any], folder: Path, config: ModelConfig) -> bool:
+    """Write BAGEL's own files back, if they still say what the configuration says."""
+    for name in _CONFIGS:
+        if isinstance(originals.get(name), str):
+            (folder / name).write_text(originals[name], encoding="utf-8")
+    try:
+        if is_bagel_layout(folder) and read_config(folder) == config:
+            return True
+    except ValueError:
+        pass
+    for name in _CONFIGS:
+        (folder / name).unlink(missing_ok=True)
+    return False
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file that is neither configuration nor weights goes along."""
+    return (
+        path.is_file()
+        and path.name not in _CONFIGS
+        and not path.name.startswith(".")
+        and not path.name.endswith(".safetensors.index.json")
+        and path.suffix in _KEPT
+        and path.suffix not in PICKLES
+        and path.stat().st_size <= MAX_KEPT_BYTES
+    )

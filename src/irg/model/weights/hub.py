@@ -1,0 +1,155 @@
+"""Model folders on the Hugging Face hub: which files are needed, how big they are, and the library's own download.
+
+Resuming, progress bars, the cache and ``HF_HUB_OFFLINE`` are ``huggingface_hub``'s. What is added: only the needed
+files are fetched (one set of weights of several), and the size is told before the first byte.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from irg.model.weights.checkpoint import AUTOENCODER, weight_names
+from irg.model.weights.manifest import in_words, read_index
+
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+SMALL = ("*.json", "merges.txt")  # configurations, tokenizer, indexes, irg.json
+MAX_SMALL_BYTES = 1 << 26
+_INDEX = ".safetensors.index.json"
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a model's name reads like a hub id: ``owner/name``."""
+    return REPO_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
+
+
+def snapshot(
+    repo: str,
+    prefer: Literal["ema", "model"] = "ema",
+    say: Callable[[str], None] = lambda _: None,
+    revision: str | None = None,
+) -> Path:
+    """The local folder of a hub model; what is not in the cache yet is downloaded.
+
+    Args:
+        prefer: which weights to take where a repository has the averaged (``ema``) and the plain (``model``) ones.
+        say: gets one line with what is fetched, from where, how big, before the download starts.
+
+    Raises:
+        ValueError: there is no such repository, it may not be read, it is no model of ours, or the hub can't be reached
+            (or may not be: ``HF_HUB_OFFLINE=1``) and the cache does not have it whole.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return cached(repo, revision, f"HF_HUB_OFFLINE is set, and the cache does not have {repo}")
+    try:
+        return _download(repo, prefer, say, revision)
+    except HFValidationError as error:
+        raise ValueError(f"{repo!r} is no hub model: {_first_line(error)}") from None
+    except GatedRepoError as error:
+        raise ValueError(
+            f"hub model {repo!r} is gated: accept its terms on {constants.ENDPOINT}/{repo}, then hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"hub model {repo!r} is not on {constants.ENDPOINT}, or is private (then hf auth login)"
+        ) from error
+    except HfHubHTTPError as error:
+        if _status(error) >= 500:  # the hub is down
+            return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
+        raise ValueError(f"hub model {repo!r}: {_first_line(error)}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # no answer; which of many errors that is depends on the library's HTTP client
+        return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
+
+
+def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], None], revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+    def shards(index: str) -> list[str]:
+        return _shards(Path(huggingface_hub.hf_hub_download(repo, index, revision=info.sha)))
+
+    files = needed(repo, sizes, shards, prefer)
+    missing = [name for name in files if not _is_cached(repo, name, info.sha)]
+    if missing:
+        size = in_words(sum(sizes[name] for name in missing))
+        files_told = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+        say(
+            f"Downloading {size} ({files_told}) of {repo} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "
+            f"once; if interrupted, it goes on where it was"
+        )
+    # by the name of the revision, not by its hash: only then does the cache know offline which snapshot it means
+    return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=files))
+
+
+def needed(
+    repo: str, sizes: Mapping[str, int], shards: Callable[[str], Iterable[str]], prefer: Literal["ema", "model"]
+) -> list[str]:
+    """Files of a repository that loading needs: all small ones, the autoencoder, and one set of weights.
+
+    Args:
+        sizes: the repository's files and their bytes.
+        shards: the files that a shard index names; only asked of an index whose weights are taken.
+
+    Raises:
+        ValueError: the repository has no such weights.
+    """
+    files = [name for name in sizes if _is_small(name, sizes)]
+    for names in ([AUTOENCODER], weight_names(prefer)):
+        found = next((one for name in names for one in (f"{name}.safetensors", name + _INDEX) if one in sizes), None)
+        if found is None:
+            pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+            advice = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
+            raise ValueError(f"hub model {repo!r} has no {names[0]}.safetensors or {names[-1]}.safetensors{advice}")
+        files += [found, *(shards(found) if found.endswith(_INDEX) else ())]
+    lost = [name for name in files if name not in sizes]
+    if lost:
+        raise ValueError(f"hub model {repo!r}: its index names {lost[0]!r}, which is not in the repository")
+    return list(dict.fromkeys(files))
+
+
+def _is_small(name: str, sizes: Mapping[str, int]) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in SMALL) and sizes[name] <= MAX_SMALL_BYTES
+
+
+def _shards(index: Path) -> list[str]:
+    return list(dict.fromkeys(read_index(index).values()))
+
+
+def _is_cached(repo: str, name: str, revision: str | None) -> bool:
+    import huggingface_hub
+
+    return isinstance(huggingface_hub.try_to_load_from_cache(repo, name, revision=revision), str)
+
+
+def cached(repo: str, revision: str | None = None, otherwise: str = "it is not in the cache") -> Path:
+    """The snapshot in the cache. It may lack what loading does not need; if it lacks more, loading names the file.
+
+    Raises:
+        ValueError: there is none; the message begins with ``otherwise``.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
+    except Exception as error:
+        partial = getattr(error, "snapshot_path", None)
+        if partial is not None and Path(partial).is_dir():
+            return Path(partial)
+        raise ValueError(f"{otherwise}; once online: hf download {repo}") from error
+
+
+def _status(error: BaseException) -> int:
+    return int(getattr(getattr(error, "response", None), "status_code", None) or 0)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

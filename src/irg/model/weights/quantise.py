@@ -1,0 +1,260 @@
+"""Weight-only quantisation of the decoder's linear layers, applied to a built model from outside.
+
+Quantised are the seven projections of both experts in every decoder layer: 13.05 of BAGEL's 14.6 B parameters. Left in
+their own dtype are the embedding and the language head (a lookup, and the logits of a 152k vocabulary, whose small
+differences decide a token), all norms and biases (tiny), the picture heads, time embedder and connector (what every
+latent or patch passes once; tiny too), the ViT and the autoencoder (0.5 B parameters together, whose errors are seen
+in every picture).
+
+The numbers come from torchao's affine quantisation: int8 is symmetric with one float32 scale per output row, int4 has
+one bfloat16 scale and one zero point per group of input values. Running them needs no torchao: a layer widens its
+weight to the activations' dtype and calls the ordinary matrix product. That is the right trade for drawing (thousands
+of tokens a call, where torchao's int4 kernels for few tokens lose), keeps one file format for all devices, and costs
+some speed when decoding text.
+
+Legend: N tokens; O outputs; I inputs; S groups of an output row.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irg.model.weights.manifest import TensorEntry
+
+Kind = Literal["int8", "int4"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+GROUPS = (128, 64, 32)  # input values that share an int4 scale: the largest that divides a layer's inputs
+PIECE_CPU, PIECE_GPU = 1 << 18, 1 << 24  # numbers of a weight that are quantised at a time
+LAYERS = "language_model.model.layers."
+PARTS = ("qdata", "scale", "zero")
+
+
+class QuantisedLinear(nn.Module):
+    """A linear layer with an int8 or int4 weight.
+
+    Buffers: ``qdata`` int8 [O, I] or uint8 [O, I / 2] (the even input in the high half of a byte), ``scale`` float32
+    [O, 1] or bfloat16 [O, S], ``zero`` uint8 [O, S] (int4 only).
+    """
+
+    qdata: Tensor
+    scale: Tensor
+    zero: Tensor | None
+
+    def __init__(self, qdata: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("qdata", qdata)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @property
+    def kind(self) -> Kind:
+        return "int8" if self.zero is None else "int4"
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The weight [O, I] that the numbers stand for."""
+        return widened(self.qdata, self.scale, self.zero, dtype)
+
+    def forward(self, x_NI: Tensor) -> Tensor:
+        if self.zero is None:  # scaling the result is cheaper than scaling the weight
+            y_NO = F.linear(x_NI, self.qdata.to(x_NI.dtype)) * self.scale[:, 0].to(x_NI.dtype)
+            return y_NO if self.bias is None else y_NO + self.bias.to(x_NI.dtype)
+        return F.linear(x_NI, self.weight_in(x_NI.dtype), None if self.bias is None else self.bias.to(x_NI.dtype))
+
+
+def widened(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Quantised numbers as a plain weight [O, I]."""
+    if zero is None:
+        return qdata.to(dtype) * scale.to(dtype)
+    outputs, groups = scale.shape
+    weight_OSI = torch.stack([qdata >> 4, qdata & 15], dim=-1).view(outputs, groups, -1).to(dtype)
+    return weight_OSI.sub_(zero[..., None].to(dtype)).mul_(scale[..., None].to(dtype)).view(outputs, -1)
+
+
+def quantised_weight(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
+    """``qdata``, ``scale`` and for int4 ``zero`` of a weight (shapes and dtypes: :class:`QuantisedLinear`).
+
+    Raises:
+        ValueError: torchao is missing, or no group size divides the inputs.
+    """
+    pieces = [parts for _, parts in _pieces(weight_OI, kind)]
+    return {part: torch.cat([piece[part] for piece in pieces]) for part in pieces[0]}
+
+
+def _pieces(weight_OI: Tensor, kind: Kind) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """A weight's quantised parts some rows at a time (torchao works in float32, several copies at once)."""
+    numbers = PIECE_CPU if weight_OI.device.type == "cpu" else PIECE_GPU
+    start = 0
+    for rows_OI in weight_OI.split(max(1, numbers // weight_OI.shape[1])):
+        yield start, _quantised_rows(rows_OI, kind)
+        start += len(rows_OI)
+
+
+def _quantised_rows(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
+    ops = _torchao()
+    rows, inputs = weight_OI.shape
+    if kind == "int8":
+        block = (1, inputs)
+        scale, zero = ops.choose_qparams_affine(
+            weight_OI, ops.MappingType.SYMMETRIC, block, torch.int8, scale_dtype=torch.float32, eps=1e-12
+        )
+        qdata = ops.quantize_affine(weight_OI, block, scale, zero, torch.int8)
+        return {"qdata": qdata, "scale": scale.view(rows, 1)}
+    group = group_of(inputs)
+    if group is None:
+        raise ValueError(f"int4 needs a multiple of {GROUPS[-1]} inputs, this layer has {inputs}")
+    block = (1, group)
+    scale, zero = ops.choose_qparams_affine(
+        weight_OI,
+        ops.MappingType.ASYMMETRIC,
+        block,
+        torch.uint8,
+        quant_min=0,
+        quant_max=15,
+        eps=1e-12,
+        scale_dtype=torch.bfloat16,
+        zero_point_dtype=torch.uint8,
+    )
+    levels = ops.quantize_affine(weight_OI, block, scale, zero, torch.uint8, quant_min=0, quant_max=15)
+    packed = (levels[:, ::2] << 4) | levels[:, 1::2]
+    return {"qdata": packed, "scale": scale.view(rows, -1), "zero": zero.view(rows, -1)}
+
+
+def group_of(inputs: int) -> int | None:
+    """Input values that share an int4 scale, or None if none of :data:`GROUPS` divides them."""
+    return next((group for group in GROUPS if inputs % group == 0), None)
+
+
+def wanted(name: str, module: nn.Module) -> bool:
+    """Whether a module of the unified model is one that quantisation is for."""
+    return name.startswith(LAYERS) and isinstance(module, nn.Linear)
+
+
+def part_shapes(inputs: int, outputs: int, kind: Kind) -> dict[str, tuple[tuple[int, ...], torch.dtype]] | None:
+    """Shape and dtype of a quantised weight's parts; None where ``kind`` can't hold it (too few inputs for int4)."""
+    if kind == "int8":
+        return {"qdata": ((outputs, inputs), torch.int8), "scale": ((outputs, 1), torch.float32)}
+    group = group_of(inputs)
+    if group is None:
+        return None
+    sides = (outputs, inputs // group)
+    return {
+        "qdata": ((outputs, inputs // 2), torch.uint8),
+        "scale": (sides, torch.bfloat16),
+        "zero": (sides, torch.uint8),
+    }
+
+
+def make_room(model: nn.Module, kind: Kind, where: Callable[[str], torch.device]) -> None:
+    """Replace the linear layers that quantisation is for by quantised ones with memory of their own but no values.
+
+    All rooms are made before the first weight is read: what is made and dropped on the way can't lie between them.
+    A layer that ``kind`` can't hold stays.
+
+    Args:
+        where: device of a module, by its name.
+    """
+    for name, module in list(model.named_modules()):
+        if wanted(name, module):
+            assert isinstance(module, nn.Linear)
+            _replace(model, name, module, kind, where(name))
+
+
+def set_weight(layer: QuantisedLinear, weight_OI: Tensor) -> None:
+    """Quantise a weight into a layer's room.
+
+    Raises:
+        ValueError: torchao is missing.
+    """
+    for start, parts in _pieces(weight_OI, layer.kind):
+        for part, tensor in parts.items():
+            getattr(layer, part)[start : start + len(tensor)].copy_(tensor)
+
+
+def quantise(model: nn.Module, kind: Kind) -> None:
+    """Quantise a unified model's decoder in place, layer by layer.
+
+    Raises:
+        ValueError: torchao is missing.
+    """
+    for name, module in list(model.named_modules()):
+        if wanted(name, module):
+            assert isinstance(module, nn.Linear)
+            layer = _replace(model, name, module, kind, module.weight.device)
+            if layer is not None:
+                set_weight(layer, module.weight.detach())
+
+
+def _replace(
+    model: nn.Module, name: str, linear: nn.Linear, kind: Kind, device: torch.device
+) -> QuantisedLinear | None:
+    """Put an empty quantised layer in a linear one's place, if ``kind`` can hold it."""
+    shapes = part_shapes(linear.in_features, linear.out_features, kind)
+    if shapes is None:
+        return None
+    parts = {part: torch.empty(shape, dtype=dtype, device=device) for part, (shape, dtype) in shapes.items()}
+    parent, _, child = name.rpartition(".")
+    layer = QuantisedLinear(parts["qdata"], parts["scale"], parts.get("zero"), linear.bias)
+    setattr(model.get_submodule(parent), child, layer)
+    return layer
+
+
+# -------------------------------------------------------------------------------------------------- quantised folders
+
+
+def stored_kind(entries: Mapping[str, TensorEntry]) -> Kind | None:
+    """What a folder's weights are quantised to, by their keys; None if they are not."""
+    qdata = next((entry for key, entry in entries.items() if key.endswith(".qdata")), None)
+    return None if qdata is None else ("int8" if qdata.dtype == torch.int8 else "int4")
+
+
+def prepare_for(model: nn.Module, entries: Mapping[str, TensorEntry]) -> dict[str, torch.dtype]:
+    """Give a network on the meta device the quantised layers that a checkpoint holds.
+
+    Returns:
+        The keys that must be stored in a dtype of their own, and which.
+    """
+    kind, exact = stored_kind(entries), dict[str, torch.dtype]()
+    for name, module in list(model.named_modules()):
+        if kind is not None and wanted(name, module) and f"{name}.qdata" in entries:
+            assert isinstance(module, nn.Linear)
+            if _replace(model, name, module, kind, torch.device("meta")) is not None:
+                shapes = part_shapes(module.in_features, module.out_features, kind) or {}
+                exact |= {f"{name}.{part}": dtype for part, (_, dtype) in shapes.items()}
+    return exact
+
+
+def available() -> bool:
+    """Whether torchao is there (it is not imported)."""
+    return importlib.util.find_spec("torchao") is not None
+
+
+def require_torchao() -> None:
+    """Import torchao, so that a missing one shows before anything is read.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    _torchao()
+
+
+def _torchao() -> Any:
+    """torchao's affine primitives. Its import tells of every optional kernel that it can't load: not our users' worry.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        from torchao.quantization import quant_primitives
+    except ImportError as error:
+        raise ValueError(f"int8 and int4 need torchao: pip install 'irg[quant]' ({error})") from error
+    finally:
+        logging.disable(previous)
+    return quant_primitives

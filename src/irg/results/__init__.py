@@ -1,0 +1,1 @@
+"""What comes out of a request: trajectories, image metadata, HTML reports."""

@@ -1,0 +1,1 @@
+"""Training rows of the mini world."""

@@ -1,0 +1,156 @@
+"""``irg data drafts``: the model draws, a detector looks, the oracle says what is wrong and draws it right.
+
+Rows made this way teach reflection on the mistakes that the model really makes. With ``painter="world"`` the world
+paints what the model planned: mistakes of its plans alone, cheaply, in pictures that leave no doubt what they show. The
+same functions as in the factory make them; shards that exist are kept, so it resumes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from irg.curation.models import draw
+from irg.curation.recipe import MiniReflections, MiniTargets, ModelDrafts
+from irg.curation.records import TrajectoryRecord, png, write_shards
+from irg.curation.store import Row
+from irg.reasoning.pipeline import IRGPipeline
+from irg_mini import world
+from irg_mini.data.stages import SURE, ask, check_tags, drawable, load_detector, reflect, see_all, target
+from irg_mini.world.detector import Detector
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Which model draws, who judges, how many rows."""
+
+    model: str
+    judge: str
+    out: str
+    rows: int = 3000
+    seed: int = 0
+    batch: int = 32
+    num_timesteps: int = 13
+    rows_per_shard: int = 512
+    sprites: Literal["fluent", "builtin"] = "fluent"
+    vocab: Literal["core", "geneval", "full"] = "geneval"
+    tags: tuple[str, ...] = ()
+    """As in ``irg data mini``: forms of requests to keep to."""
+    flawed_copies: int = 1
+    """How often a row whose draft has a flaw is written: most drafts of a good model have none, and a reader that sees
+    few flaws learns to say that there are none."""
+    painter: Literal["model", "world"] = "model"
+    """Who paints what the model planned. The world's pictures need no judge, since what they show is known; plans that
+    are no layout are passed over."""
+
+    replan: bool = False
+    """Answer a wrong plan by a new one, not by what keeps the rest in place."""
+
+    def __post_init__(self) -> None:
+        check_tags(self.tags, self.vocab)
+        if self.flawed_copies < 1:
+            raise ValueError(f"flawed_copies must be at least 1, got {self.flawed_copies}")
+
+
+def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) -> Iterator[TrajectoryRecord]:
+    """The rows of one shard."""
+    rng = np.random.default_rng([options.seed, shard, 77])
+    vocab = drawable(options.vocab, world.load_sprites(options.sprites))
+    left = min(options.rows_per_shard, options.rows - shard * options.rows_per_shard)
+    while left > 0:
+        count = min(options.batch, left)
+        left -= count
+        rows: list[Row] = []
+        for _ in range(count):
+            request, prompt = ask(rng, vocab, dict.fromkeys(options.tags, 1.0))
+            seed = int(rng.integers(2**31))
+            rows.append(
+                {"id": "", "prompt": prompt, "request": json.dumps(request.to_json()), "turns": 2, "seed": seed}
+            )
+        temperature = float(rng.choice([0.3, 0.7]))
+        for row, size, seen in _drafted(rows, options, temperature, pipe, judge):
+            record = _record(row, size, seen, options)
+            request = world.Request.from_json(json.loads(row["request"]))
+            right = not world.find_flaws(request, seen, size=size, threshold=SURE)
+            yield from [record] * (1 if right else options.flawed_copies)
+
+
+def _drafted(
+    rows: list[Row], options: Drafts, temperature: float, pipe: IRGPipeline, judge: Detector
+) -> Iterator[tuple[Row, int, list[world.Seen]]]:
+    """Rows with the model's thinking and the painter's picture, its side in pixels, and what is to be seen in it."""
+    changed: dict[str, Any] = {"num_timesteps": options.num_timesteps}
+    if options.painter == "world":
+        changed = {"num_timesteps": 2, "cfg_text_scale": 1.0}  # the model's picture is not looked at
+    config = ModelDrafts("model", options.model, temperature, changed, len(rows))
+    drawn = draw(pipe, config, [row["prompt"] for row in rows], [row["seed"] for row in rows])
+    for row, trajectory in zip(rows, drawn, strict=True):
+        row["thinking"] = trajectory.thinking or "none"
+    if options.painter == "world":
+        yield from _painted(rows, drawn[0].image.width, options.sprites)
+        return
+    pictures = [png(np.asarray(trajectory.image.convert("RGB"))) for trajectory in drawn]
+    for row, trajectory, picture, seen in zip(rows, drawn, pictures, see_all(judge, pictures), strict=True):
+        yield row | {"image": picture}, trajectory.image.width, seen
+
+
+def _painted(rows: list[Row], size: int, sprites: str) -> Iterator[tuple[Row, int, list[world.Seen]]]:
+    icons = world.load_sprites(sprites)
+    for row in rows:
+        try:
+            scene = world.parse_layout(row["thinking"])
+        except ValueError:  # not every thought is a layout
+            continue
+        yield row | {"image": png(world.render(scene, size, icons))}, size, world.see(scene, size)
+
+
+def _record(row: Row, size: int, seen: list[world.Seen], options: Drafts) -> TrajectoryRecord:
+    look: dict[str, Any] = {"size": size, "sprites": options.sprites}
+    row |= reflect(row, MiniReflections("miniworld", options.judge, options.replan, **look), seen)
+    row |= target(row, MiniTargets("miniworld", **look))
+    return TrajectoryRecord(
+        row["prompt"],
+        row["thinking"],
+        row["image"],
+        row["reflection"],
+        row["improved"],
+        request=row["request"],
+        source=f"{'plan' if options.painter == 'world' else 'draft'}:{Path(options.model).name}",
+        license="Apache-2.0",
+        seed=row["seed"],
+    )
+
+
+def build(options: Drafts) -> int:
+    """Make all shards that are not there yet; returns the rows made.
+
+    Raises:
+        ValueError: there is no such model or judge, the sprites are missing, or the world is to paint what is no
+            layout.
+    """
+    pipe = IRGPipeline.from_pretrained(options.model)
+    judge = load_detector(options.judge)
+    made = 0
+    for shard in range(-(-options.rows // options.rows_per_shard)):
+        final = Path(options.out) / f"part-{shard:05d}.parquet"
+        if final.exists():
+            continue
+        aside = Path(options.out) / f".shard-{shard:05d}"
+        most = options.rows_per_shard * options.flawed_copies  # all of a shard's rows go into one file
+        found = write_shards(draft_rows(options, shard, pipe, judge), aside, most)
+        if not found:
+            aside.rmdir()
+            raise ValueError(f"{options.model} plans no layouts that the mini world could paint; painter must be model")
+        made += found
+        (aside / "part-00000.parquet").replace(final)
+        aside.rmdir()
+    return made
+
+
+if __name__ == "__main__":
+    import tyro
+
+    print(f"{build(tyro.cli(Drafts))} rows built")

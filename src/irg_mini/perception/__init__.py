@@ -1,0 +1,1 @@
+"""Training of what looks at images: autoencoder, ViT, detectors."""

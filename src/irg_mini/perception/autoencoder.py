@@ -1,0 +1,355 @@
+"""Training of the compact autoencoder on rendered scenes.
+
+No adversary and no perceptual network: the loss is the distance of pixels, of their differences (edges) and of
+coarser versions of the picture. Decoding noised latents on a share of the samples makes the latent space smooth, so
+that the small errors of a generator stay small in the picture. Everything random in a step is drawn from the seed and
+the step's number, so a resumed run repeats the uninterrupted one exactly.
+
+Run: ``python -m irg_mini.perception.autoencoder --out DIR --minutes 12``
+
+Legend: B pictures; H, W pixels; h, w latent cells; z latent channels; M pictures in the pool.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from irg.learning.optim import MuonAdamW
+from irg.model.network.autoencoder import Autoencoder, CompactAutoencoder, CompactConfig
+from irg_mini.perception.schedule import Pace
+
+
+@dataclass(frozen=True)
+class AutoencodingConfig:
+    """How a compact autoencoder is trained."""
+
+    out: Path = Path("runs/autoencoder")
+    """Folder for ae.safetensors, config.json, log.jsonl and the state that a resume needs."""
+    model: CompactConfig = field(default_factory=CompactConfig)
+    steps: int = 2000
+    """Length of the schedule; ignored when minutes are given."""
+    minutes: float | None = None
+    """Wall-clock budget: the schedule's length is fixed after a few timed steps."""
+    batch: int = 16
+    muon_lr: float = 0.015
+    adam_lr: float = 2e-3
+    warmup: int = 30
+    cooldown: float = 0.5
+    """Last share of the schedule in which the rate falls linearly to zero."""
+    edge_weight: float = 1.0
+    scale_weight: float = 0.5
+    noisy_share: float = 0.5
+    """Share of the samples whose latents get noise before they are decoded."""
+    noise: float = 0.15
+    """Largest spread of that noise, in units of a latent channel's own spread."""
+    latent_penalty: float = 1e-4
+    pool: int = 20000
+    held_out: int = 256
+    size: int = 96
+    seed: int = 0
+    threads: int = 1
+    save_every: int = 200
+    init: Path | None = None
+    """Weights to start from (a file written by an earlier run)."""
+    vocab: str = "core"
+    """The vocabulary of the pictures: core, geneval or full."""
+    decoder_only: bool = False
+    """Leave the encoder, and so the latents' statistics, as they are: models that draw in them need no change."""
+    low_precision: bool = False
+    """Convolutions in bfloat16: twice as fast on CPUs that have units for it, far slower on others."""
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size % CompactAutoencoder.downsample:
+            raise ValueError(f"size {self.size} must be a multiple of {CompactAutoencoder.downsample}")
+        if self.pool < self.batch or self.batch < 1:
+            raise ValueError(f"a pool of {self.pool} pictures cannot fill a batch of {self.batch}")
+        if self.decoder_only and self.init is None:
+            raise ValueError("decoder_only needs the weights of a trained autoencoder (init)")
+        if not 0 <= self.cooldown <= 1 or not 0 <= self.noisy_share <= 1:
+            raise ValueError("cooldown and noisy_share are shares between 0 and 1")
+
+
+# ------------------------------------------------------------------------------------------------------------- loss
+
+
+def reconstruction_loss(y_B3HW: Tensor, x_B3HW: Tensor, edge_weight: float, scale_weight: float) -> dict[str, Tensor]:
+    """Pixel, edge and coarse-scale L1 between reconstruction ``y`` and picture ``x``, and their weighted total."""
+    error_B3HW = y_B3HW - x_B3HW
+    # Differences of the error are the error of the differences: one subtraction serves both pictures.
+    edge = error_B3HW.diff(dim=2).abs().mean() + error_B3HW.diff(dim=3).abs().mean()
+    coarse = F.avg_pool2d(error_B3HW, 2)
+    coarser = F.avg_pool2d(coarse, 2)
+    scales = coarse.abs().mean() + coarser.abs().mean()
+    pixel = error_B3HW.abs().mean()
+    return {
+        "pixel": pixel,
+        "edge": edge,
+        "scales": scales,
+        "total": pixel + edge_weight * edge + scale_weight * scales,
+    }
+
+
+def noised(mean_Bzhw: Tensor, config: AutoencodingConfig, generator: torch.Generator) -> Tensor:
+    """Raw latents, some with noise in proportion to their channel's spread, so that growing them is no way out."""
+    spread_z = mean_Bzhw.detach().std(dim=(0, 2, 3), keepdim=True)
+    batch = mean_Bzhw.shape[0]
+    chosen_B = torch.rand(batch, generator=generator) < config.noisy_share
+    level_B = torch.rand(batch, generator=generator) * config.noise * chosen_B
+    return mean_Bzhw + level_B.view(-1, 1, 1, 1) * spread_z * torch.randn(mean_Bzhw.shape, generator=generator)
+
+
+# ---------------------------------------------------------------------------------------------------------- trainer
+
+
+class Autoencoding:
+    """One training run: model, optimiser and step counter, with exact save and resume."""
+
+    def __init__(self, config: AutoencodingConfig) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.model = CompactAutoencoder(config.model)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.init is not None:
+            self.model.load_state_dict(load_file(config.init))
+        self.model.encoder.requires_grad_(not config.decoder_only)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = MuonAdamW(self.trained, muon_lr=config.muon_lr, adam_lr=config.adam_lr)
+        self.pace = Pace(config.steps, config.minutes, config.warmup, config.cooldown)
+        self.step = 0
+
+    def train_step(self, pool_MHW3: np.ndarray) -> dict[str, float]:
+        """One update on pictures drawn from the pool (uint8)."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.step])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        x_B3HW = batch_of(pool_MHW3, rng, config.batch)
+        factor = self.pace.factor(self.step)
+        self.optimizer.scale_rates(factor)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.low_precision):
+            with torch.set_grad_enabled(not config.decoder_only):
+                mean_Bzhw = self.model.moments(x_B3HW).chunk(2, dim=1)[0].float()
+            y_B3HW = self.model.decoder(noised(mean_Bzhw, config, generator)).float()
+        losses = reconstruction_loss(y_B3HW, x_B3HW, config.edge_weight, config.scale_weight)
+        loss = losses["total"] + config.latent_penalty * mean_Bzhw.square().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        numbers = {name: float(value.detach()) for name, value in losses.items()}
+        return numbers | {"grad_norm": float(norm), "rate": factor}
+
+    def save(self) -> None:
+        """Write weights, configuration and the optimiser's state to the output folder."""
+        out = self.config.out
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(weights_of(self.model), out / "ae.safetensors")
+        description = {"kind": "compact", "model": asdict(self.config.model), "training": _plain(asdict(self.config))}
+        (out / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+        moments = {
+            f"{i}.{key}": value.contiguous()
+            for i, state in self.optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        save_file(moments, out / "state.safetensors")
+        state = {"step": self.step, "steps": self.pace.steps, "fixed": self.pace.fixed}
+        (out / "state.json").write_text(json.dumps(state) + "\n")
+
+    def load(self) -> bool:
+        """Take up a run saved in the output folder; False when there is none."""
+        out = self.config.out
+        if not (out / "state.json").exists():
+            return False
+        self.model.load_state_dict(load_file(out / "ae.safetensors"))
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {}
+        for name, value in load_file(out / "state.safetensors").items():
+            index, key = name.split(".", 1)
+            optimizer["state"].setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(optimizer)
+        state = json.loads((out / "state.json").read_text())
+        self.step, self.pace.steps, self.pace.fixed = state["step"], state["steps"], state["fixed"]
+        return True
+
+    def run(self, pool_MHW3: np.ndarray, held_MHW3: np.ndarray, log: Callable[[dict[str, Any]], None]) -> None:
+        """Train to the end of the schedule, then measure the latents' statistics and the quality."""
+        self.pace.start(self.step)
+        while not self.pace.done(self.step):
+            losses = self.train_step(pool_MHW3)
+            if self.step % 50 == 0:
+                log({"step": self.step, "steps": self.pace.steps, "seconds": self.pace.seconds} | losses)
+            if self.step % self.config.save_every == 0:
+                self.save()
+                log({"step": self.step, "psnr": psnr(self.model, held_MHW3[:64])})
+        if not self.config.decoder_only:
+            set_latent_statistics(self.model, pool_MHW3[:2048])
+        self.save()
+        log({"step": self.step} | evaluate(self.model, held_MHW3))
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return str(tree) if isinstance(tree, Path) else tree
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """A module's state as plain contiguous tensors, ready for safetensors."""
+    return {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+
+
+def batch_of(pool_MHW3: np.ndarray, rng: np.random.Generator, size: int) -> Tensor:
+    """Random pictures of the pool, half of them mirrored: float32 [B, 3, H, W] in [-1, 1], channels last in memory."""
+    pictures_BHW3 = pool_MHW3[rng.integers(len(pool_MHW3), size=size)]
+    flip_B = rng.random(size) < 0.5
+    pictures_BHW3[flip_B] = pictures_BHW3[flip_B, :, ::-1]
+    return to_batch(pictures_BHW3)
+
+
+def to_batch(pictures_BHW3: np.ndarray) -> Tensor:
+    """uint8 pictures as float32 [B, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(pictures_BHW3).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+# ------------------------------------------------------------------------------------------------------- evaluation
+
+
+@torch.no_grad()
+def set_latent_statistics(model: CompactAutoencoder, pictures_MHW3: np.ndarray) -> None:
+    """Set the buffers that standardise latents, per channel, from pictures."""
+    means = [model.moments(to_batch(part)).chunk(2, dim=1)[0] for part in _parts(pictures_MHW3)]
+    latents_Mzhw = torch.cat(means)
+    model.latent_mean.copy_(latents_Mzhw.mean(dim=(0, 2, 3)))
+    model.latent_std.copy_(latents_Mzhw.std(dim=(0, 2, 3)).clamp_min(1e-6))
+
+
+@torch.no_grad()
+def psnr(model: CompactAutoencoder, pictures_MHW3: np.ndarray, noise: float = 0.0, seed: int = 0) -> float:
+    """Mean PSNR in dB over pictures; ``noise`` (in units of each latent channel's spread) is added to the latents."""
+    generator = torch.Generator().manual_seed(seed)
+    ratios = []
+    for part in _parts(pictures_MHW3):
+        x_B3HW = to_batch(part)
+        z_Bzhw = model.moments(x_B3HW).chunk(2, dim=1)[0]
+        if noise:
+            spread_z = z_Bzhw.std(dim=(0, 2, 3), keepdim=True)
+            z_Bzhw = z_Bzhw + noise * spread_z * torch.randn(z_Bzhw.shape, generator=generator)
+        y_B3HW = model.decoder(z_Bzhw).clamp(-1, 1)
+        squares_B = ((y_B3HW - x_B3HW) / 2).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
+        ratios.append(-10 * torch.log10(squares_B))
+    return round(float(torch.cat(ratios).mean()), 3)
+
+
+def evaluate(model: CompactAutoencoder, held_MHW3: np.ndarray) -> dict[str, float]:
+    """PSNR on held-out pictures, clean and with noised latents, and the time to decode one picture."""
+    results = {f"psnr_noise_{level}": psnr(model, held_MHW3, level) for level in (0.0, 0.05, 0.1, 0.2)}
+    side = held_MHW3.shape[1] // model.downsample
+    z_1zhw = torch.zeros(1, model.z_channels, side, side)
+    with torch.no_grad():
+        model.decode(z_1zhw)
+        start = time.perf_counter()
+        for _ in range(20):
+            model.decode(z_1zhw)
+    return results | {"decode_ms": round((time.perf_counter() - start) / 20 * 1000, 2)}
+
+
+def _parts(pictures_MHW3: np.ndarray, size: int = 64) -> list[np.ndarray]:
+    return [pictures_MHW3[i : i + size] for i in range(0, len(pictures_MHW3), size)]
+
+
+def load_compact(folder: Path | str) -> CompactAutoencoder:
+    """The autoencoder that a training run left in a folder; ValueError if there is none."""
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / "config.json").read_text())
+        model = CompactAutoencoder(CompactConfig(**description["model"]))
+        model.load_state_dict(load_file(folder / "ae.safetensors"))
+    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"no compact autoencoder in {folder}: {error}") from None
+    return model.eval()
+
+
+def softener(folder: Path | str, noise: float = 0.35, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """:func:`through` an autoencoder's folder."""
+    return through(load_compact(folder), noise, seed)
+
+
+def through(
+    model: Autoencoder | CompactAutoencoder, noise: float = 0.35, seed: int = 0
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives pictures the look of decoded latents: uint8 [B, H, W, 3] in and out.
+
+    Each picture's latents get noise of a spread drawn from 0 to ``noise``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def soften(pictures_BHW3: np.ndarray) -> np.ndarray:
+        parts = []
+        for part_BHW3 in _parts(pictures_BHW3):
+            z_Bzhw = model.encode(to_batch(part_BHW3))
+            level_B = torch.rand(len(z_Bzhw), generator=generator) * noise
+            z_Bzhw = z_Bzhw + level_B.view(-1, 1, 1, 1) * torch.randn(z_Bzhw.shape, generator=generator)
+            parts.append(((model.decode(z_Bzhw).clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1))
+        return torch.cat(parts).numpy()
+
+    return soften
+
+
+# ------------------------------------------------------------------------------------------------------------- main
+
+
+def render_pool(count: int, size: int, seed: int, spoiled_share: float = 0.1, vocab: str = "core") -> np.ndarray:
+    """Rendered random scenes of the mini world, a share of them spoiled: uint8 [count, size, size, 3]."""
+    from irg_mini.perception.labelled_images import random_scene
+    from irg_mini.world.render import degrade, render
+
+    pool_MHW3 = np.empty((count, size, size, 3), dtype=np.uint8)
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        pool_MHW3[i] = render(random_scene(rng, vocab), size, rng=rng)
+        if rng.random() < spoiled_share:
+            pool_MHW3[i] = degrade(pool_MHW3[i], rng)
+    return pool_MHW3
+
+
+def train(config: AutoencodingConfig, pool_MHW3: np.ndarray, held_MHW3: np.ndarray) -> CompactAutoencoder:
+    """Train, or finish, the run that a configuration describes; its files go to ``config.out``."""
+    torch.set_num_threads(config.threads)
+    run = Autoencoding(config)
+    resumed = config.resume and run.load()
+    config.out.mkdir(parents=True, exist_ok=True)
+    with (config.out / "log.jsonl").open("a" if resumed else "w") as file:
+
+        def log(record: dict[str, Any]) -> None:
+            if not all(math.isfinite(value) for value in record.values()):
+                raise FloatingPointError(f"training diverged: {record}")
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+        run.run(pool_MHW3, held_MHW3, log)
+    return run.model
+
+
+def main(config: AutoencodingConfig) -> None:
+    """Render the pool, then train."""
+    pool_MHW3 = render_pool(config.pool, config.size, seed=config.seed + 1, vocab=config.vocab)
+    held_MHW3 = render_pool(config.held_out, config.size, config.seed + 2, spoiled_share=0.0, vocab=config.vocab)
+    train(config, pool_MHW3, held_MHW3)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(AutoencodingConfig))
