@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from irg import __version__
 from irg.cli import generate
 from irg.cli import main as cli
 from irg.cli.output import slug
@@ -24,6 +23,7 @@ from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingD
 from irg.reasoning.settings import Settings
 from irg.results.metadata import read_png_settings
 from irg.results.trajectory import Trajectory, Turn
+from irg.version import __version__
 
 T1 = "<think> Scene: meadow. </think>"
 T2 = "<think> Analysis: it is green. Improvements: recolor. Steps: fix 1. Final prompt: red. </think>"

@@ -6,14 +6,14 @@ The names below are loaded when they are first used, so that ``import irg`` and 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from irg.version import __version__
+
 if TYPE_CHECKING:
     from irg.engine.settings import DrawSettings
     from irg.reasoning.pipeline import IRGPipeline
     from irg.reasoning.settings import Settings
     from irg.results.reflection import Reflection
     from irg.results.trajectory import Trajectory, Turn
-
-__version__ = "0.1.0"
 
 __all__ = ["DrawSettings", "IRGPipeline", "Reflection", "Settings", "Trajectory", "Turn", "__version__"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irg import __version__
 from irg.reasoning.settings import Settings
 from irg.results import trajectory as module
 from irg.results.metadata import read_png_settings
 from irg.results.trajectory import Trajectory, Turn
+from irg.version import __version__
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 16), mode: str = "RGB") -> Image.Image:

@@ -2,16 +2,7 @@
 
 from collections.abc import Sequence
 
-from irg.cli.arguments import parse
 from irg.cli.groups import dispatch
-
-
-def _mini(argv: Sequence[str]) -> int:
-    from irg_mini.measure.benchmark import Evaluation, evaluate
-
-    what = "Held-out prompts of the mini world in GenEval's six forms, judged by a detector; resumes."
-    print(evaluate(parse(Evaluation, argv, "irg bench mini", what)))
-    return 0
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -36,7 +27,6 @@ _COMMANDS = {
     "run": (_run, "draw a benchmark's prompts: geneval, wise, tiif, genai-bench, oneig"),
     "score": (_score, "let judges score a run, or any folder of pictures"),
     "table": (_table, "scores and the paper's side by side, as Markdown, CSV or HTML"),
-    "mini": (_mini, "held-out prompts of the mini world, judged by a detector"),
 }
 
 

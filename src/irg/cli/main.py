@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from irg import __version__
 from irg.recipes import choose
+from irg.version import __version__
 
 # name -> (module with a main(argv), what it does); a module is imported only when its command is called
 COMMANDS = {

@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from irg import __version__
 from irg.curation.recipe import DataRecipe
+from irg.version import __version__
 
 if TYPE_CHECKING:
     from irg.curation.export import Summary

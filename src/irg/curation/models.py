@@ -14,7 +14,8 @@ from irg.curation.stages import Outcome, Stage, Workbench, made, rejected
 from irg.curation.store import Row
 from irg.curation.vlm import EndpointJudging, instruction
 from irg.endpoints import Endpoint, EndpointError
-from irg_mini.data.stages import BUNDLED_DETECTOR, _request, load_detector, see_all, verdict
+from irg_mini.data.stages import BUNDLED_DETECTOR, _request, see_all, verdict
+from irg_mini.world.detector import Detector
 
 _TRIES = 7919  # between the seeds of a row's tries
 
@@ -92,7 +93,7 @@ class ModelPainting(Stage):
         self._grade: Callable[[Row, list[bytes]], Awaitable[list[tuple[float, float]]]]
         if isinstance(judge, MiniJudge):
             self._grade, folder = self._by_detector, judge.detector or BUNDLED_DETECTOR
-            self.detector = bench.kept(f"detector {folder}", lambda: load_detector(folder))
+            self.detector = bench.kept(f"detector {folder}", lambda: Detector.load(folder))
         else:
             judging = EndpointJudging(judge)
             await judging.open(bench)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from irg import __version__
 from irg.evaluation.benchmarks import rubrics
 from irg.evaluation.benchmarks.benchmark import Benchmark, Grade, Graded
 from irg.evaluation.runs import versions, write_whole
 from irg.evaluation.scoring import Judged
 from irg.evaluation.statistics import Changes, Share, changes, interval
+from irg.version import __version__
 
 SCHEMA = 1
 RESULT_FILE = "result.json"

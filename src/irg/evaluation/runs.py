@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from irg import __version__
 from irg.evaluation.image_folders import LAYOUTS, Layout, safe_name
 from irg.promptsets import BenchPrompt, PromptSet
 from irg.reasoning.settings import Mode
 from irg.results.trajectory import Trajectory
+from irg.version import __version__
 
 if TYPE_CHECKING:
     from irg.reasoning.pipeline import IRGPipeline

@@ -16,9 +16,9 @@ from typing import Any
 
 from PIL import Image
 
-from irg import __version__
 from irg.results.metadata import png_info
 from irg.results.report import render
+from irg.version import __version__
 
 SCHEMA_VERSION = 1
 JSON_NAME, REPORT_NAME = "trajectory.json", "report.html"

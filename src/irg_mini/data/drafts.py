@@ -19,7 +19,7 @@ from irg.curation.records import TrajectoryRecord, png, write_shards
 from irg.curation.store import Row
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini import world
-from irg_mini.data.stages import SURE, ask, check_tags, drawable, load_detector, reflect, see_all, target
+from irg_mini.data.stages import SURE, ask, check_tags, drawable, reflect, see_all, target
 from irg_mini.world.detector import Detector
 
 
@@ -132,7 +132,7 @@ def build(options: Drafts) -> int:
             layout.
     """
     pipe = IRGPipeline.from_pretrained(options.model)
-    judge = load_detector(options.judge)
+    judge = Detector.load(options.judge)
     made = 0
     for shard in range(-(-options.rows // options.rows_per_shard)):
         final = Path(options.out) / f"part-{shard:05d}.parquet"

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from irg.curation.records import png
 from irg.curation.stages import Outcome, Stage, Workbench, made, rejected
 from irg.curation.store import Row
 from irg_mini import world
+from irg_mini.world.detector import Detector
 
 # A thing in a colour not its own is the hardest to draw, so it is drawn most.
 TAG_WEIGHTS = {
@@ -250,7 +250,7 @@ class WorldStage(Stage):
         self.bench = bench
         folder = getattr(self.config, "detector", None)
         if folder is not None:
-            self.detector = bench.kept(f"detector {folder}", lambda: load_detector(folder))
+            self.detector = bench.kept(f"detector {folder}", lambda: Detector.load(folder))
         world.load_sprites(self.config.sprites)  # say now if they are missing
 
     async def make(self, rows: list[Row]) -> list[Outcome]:
@@ -282,16 +282,3 @@ def see_all(detector: Any, pictures: list[bytes]) -> list[list[world.Seen]]:
         seen: list[list[world.Seen]] = detector.detect(np.stack(pixels), threshold=SURE)
         return seen
     return [detector.detect(p[None], threshold=SURE)[0] for p in pixels]
-
-
-def load_detector(folder: str) -> Any:
-    """A detector from its folder, or the bundled ``mini-judge`` by name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    from irg.reasoning.pipeline import BUNDLED
-    from irg_mini.world.detector import Detector
-
-    bundled = folder == BUNDLED_DETECTOR and not Path(folder).is_dir()
-    return Detector.load(BUNDLED / folder if bundled else folder)

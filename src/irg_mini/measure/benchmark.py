@@ -19,7 +19,7 @@ from PIL import Image
 from rich.progress import track
 
 from irg import promptsets
-from irg.reasoning.pipeline import BUNDLED, IRGPipeline
+from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.settings import Settings, read_options, with_options
 from irg.results.reflection import is_done
 from irg.results.trajectory import Trajectory, Turn
@@ -100,16 +100,6 @@ class Evaluation:
             raise ValueError("prompts: say how many held-out ones; 0 means all of GenEval's")
 
 
-def load_referee(name: str) -> Detector:
-    """A detector from its folder, or a bundled one by name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    bundled = not Path(name).is_dir() and (BUNDLED / name).is_dir()
-    return Detector.load(BUNDLED / name if bundled else name)
-
-
 def held_out_requests(
     count: int, seed: int, vocab: str | Sequence[str] = "core", tags: Sequence[str] = TAGS
 ) -> list[world.Request]:
@@ -148,7 +138,7 @@ class MiniRun:
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation, self.folder = evaluation, Path(evaluation.out)
-        self.referee = load_referee(evaluation.referee)
+        self.referee = Detector.load(evaluation.referee)
         names = self.referee.config.names
         if evaluation.prompt_set == "geneval":
             self.requests = geneval_requests(evaluation.prompts, evaluation.geneval, names)
@@ -163,7 +153,7 @@ class MiniRun:
     @cached_property
     def judge(self) -> Detector:
         """Who looks for the oracle."""
-        return load_referee(JUDGE)
+        return Detector.load(JUDGE)
 
     def settings(self, way: Way) -> Settings:
         """The model's own, the way's, and what was asked for."""

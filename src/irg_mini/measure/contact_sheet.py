@@ -1,6 +1,7 @@
 """A contact sheet: what a model draws for a fixed list of prompts, not picked by anyone.
 
-``python -m irg_mini.measure.contact_sheet --model DIR --out sheet.png``: first pictures above, improved ones below them.
+``python -m irg_mini.measure.contact_sheet --model DIR --out sheet.png``: first images above,
+improved ones below them.
 """
 
 from dataclasses import dataclass

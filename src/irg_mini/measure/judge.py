@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from irg import __version__
+from irg.evaluation.judges import JudgeOptions
 from irg.evaluation.judges.base import Answer, Job, pixels_or_failure
 from irg.promptsets import BenchPrompt
-from irg_mini.world.detector import Detector
+from irg.version import __version__
+from irg_mini.world.detector import BUNDLED, Detector
 
-BUNDLED = Path(__file__).parents[2] / "assets" / "mini-referee"
+DEFAULT = BUNDLED / "mini-referee"
 LOWEST = 0.05
 """Boxes less sure than this are not even written down; GenEval's rules begin at 0.3."""
 _COLORLESS = "none"
@@ -24,7 +25,7 @@ class MiniJudge:
     kinds = frozenset({"detect"})
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or BUNDLED
+        self.folder = folder or DEFAULT
         self.label = "mini detector" if folder is None else f"mini detector ({folder.name})"
         self._detector = Detector.load(self.folder)
         self._names = frozenset(self._detector.config.names)
@@ -49,3 +50,8 @@ class MiniJudge:
                 boxes.setdefault(seen.name, []).append([*(round(v, 2) for v in seen.box), round(seen.score, 4)])
                 colors.setdefault(seen.name, []).append(seen.color or _COLORLESS)
             yield job, Answer({"boxes": boxes, "colors": colors})
+
+
+def make(rest: str, options: JudgeOptions) -> MiniJudge:
+    """The mini world's own detector (GenEval); mini:FOLDER for another one."""
+    return MiniJudge(Path(rest) if rest else None)

@@ -1,6 +1,7 @@
 """How well a model reads pictures of the mini world, and with which eye.
 
-``python -m irg_mini.measure.reading --model DIR``: true texts about rendered pictures are scored token by token. *Plan*:
+``python -m irg_mini.measure.reading --model DIR``: true texts about rendered pictures are scored token by token.
+*Plan*:
 the layout of a right picture, told from it. *Seen*: what a reflection says is in a picture, which may be flawed, with
 and without the plan in sight. A text that is no surer with a picture than without means that this eye is not used.
 """

@@ -1,7 +1,7 @@
 """The starting point of irg-mini: its tokenizer, and a model folder with fresh weights around the trained eyes.
 
-``python -m irg_mini.start.base_model --autoencoder DIR --vit DIR --out DIR`` puts a folder together that ``irg train`` starts
-from.
+``python -m irg_mini.start.base_model --autoencoder DIR --vit DIR --out DIR`` puts a folder together that
+``irg train`` starts from.
 """
 
 import re

@@ -27,6 +27,10 @@ PEAKS = 32
 """Peaks looked at in one picture; a scene has far fewer things."""
 
 
+BUNDLED = Path(__file__).parents[1] / "assets"
+"""Bundled detectors: ``mini-judge`` labels training rows, ``mini-referee`` measures and takes no part in training."""
+
+
 @dataclass(frozen=True)
 class DetectorConfig:
     """A detector's architecture and vocabulary.
@@ -170,8 +174,13 @@ class Detector(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str) -> Detector:
-        """The detector that ``save`` wrote, ready to detect; ValueError if the folder does not hold one."""
-        folder = Path(folder)
+        """The detector that ``save`` wrote to a folder, or a bundled one by name, ready to detect.
+
+        Raises:
+            ValueError: there is none.
+        """
+        bundled = BUNDLED / str(folder)
+        folder = bundled if not Path(folder).is_dir() and bundled.is_dir() else Path(folder)
         try:
             data = json.loads((folder / "config.json").read_text())
             unknown = set(data) - {field.name for field in fields(DetectorConfig)}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from irg import registry
 from irg.evaluation.judges.base import Judge
 from irg.recipes import choose
 
@@ -41,7 +42,6 @@ class JudgeOptions:
 
 
 _KINDS = {
-    "mini": "mini                 the mini world's own detector (GenEval)",
     "geneval": "geneval[:FOLDER]     Mask2Former and CLIP of the Hugging Face hub, or in FOLDER (GenEval)",
     "openai": "openai:MODEL         any OpenAI-compatible endpoint (--url)",
     "hf": "hf:MODEL             a vision-language model of the hub, or a folder",
@@ -58,18 +58,28 @@ def make_judges(specs: Sequence[str], options: JudgeOptions) -> list[Judge]:
         ValueError: there is no such judge, or something that it needs is missing.
     """
     if not specs:
-        raise ValueError("a judge is needed: --judge with one or several of\n  " + "\n  ".join(_KINDS.values()))
+        raise ValueError("a judge is needed: --judge with one or several of\n  " + "\n  ".join(_told()))
     return [_make(spec, options) for spec in specs]
+
+
+def _told() -> list[str]:
+    """A line for each judge there is, plug-ins last."""
+    plugged = [name for name in registry.names(registry.JUDGES) if name not in _KINDS]
+    return [*_KINDS.values(), *(f"{name:20} {registry.summary(registry.JUDGES, name)}" for name in plugged)]
 
 
 def _make(spec: str, options: JudgeOptions) -> Judge:
     name, _, rest = spec.partition(":")
+    plugged = registry.names(registry.JUDGES)
+    if name in plugged and name not in _KINDS:
+        judge: Judge = registry.load(registry.JUDGES, name)(rest, options)
+        return judge
     if name not in _KINDS:
-        raise ValueError(f"no judge {name!r}{choose(name, _KINDS)}; there are {', '.join(_KINDS)}")
+        known = [*_KINDS, *plugged]
+        raise ValueError(f"no judge {name!r}{choose(name, known)}; there are {', '.join(known)}")
     if name in ("openai", "hf", "vqascore", "file") and not rest:
         raise ValueError(f"the judge {name} needs more: {_KINDS[name].split()[0]}")
     makers: dict[str, Callable[[], Judge]] = {
-        "mini": lambda: _mini(rest),
         "geneval": lambda: _geneval(rest, options),
         "openai": lambda: _openai(rest, options),
         "hf": lambda: _hf(rest, options),
@@ -78,12 +88,6 @@ def _make(spec: str, options: JudgeOptions) -> Judge:
         "file": lambda: _file(rest),
     }
     return makers[name]()
-
-
-def _mini(folder: str) -> Judge:
-    from irg_mini.measure.judge import MiniJudge
-
-    return MiniJudge(Path(folder) if folder else None)
 
 
 def _geneval(folder: str, options: JudgeOptions) -> Judge:

@@ -7,12 +7,12 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from irg import __version__
 from irg.endpoints import Client, Endpoint, EndpointError, image_part
 from irg.evaluation.judges.base import Answer, Failure, Job
 from irg.evaluation.judges.make import JudgeOptions
 from irg.promptsets import BenchPrompt
 from irg.promptsets.fetch import default_cache
+from irg.version import __version__
 
 _TOP = 20  # alternatives asked for at the first token
 _GIVE_UP_AFTER = 5  # failures of the endpoint itself in a row, beyond those already in flight

@@ -1,8 +1,8 @@
 """Model folders in and out: configuration, unified model and autoencoder.
 
-Reads the irg layout (written here too) and BAGEL's; see :mod:`irg.model.weights.config_files` for the configuration and
-:mod:`irg.model.weights.manifest` for weight files. Loading builds the model on the meta device, compares every key and shape
-with the files' headers, and only then maps or reads tensors, straight into the wanted dtype and device.
+Reads the irg layout (written here too) and BAGEL's; see :mod:`irg.model.weights.config_files` for the configuration
+and :mod:`irg.model.weights.manifest` for weight files. Loading builds the model on the meta device, compares every
+key and shape with the files' headers, and only then maps or reads tensors, straight into the wanted dtype and device.
 """
 
 import json

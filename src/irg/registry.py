@@ -1,0 +1,53 @@
+"""Plug-ins by name: entry points of installed packages (``importlib.metadata``), loaded when they are asked for.
+
+``docs/plugins.md`` tells what each group takes and shows one that works. The laboratory ``irg_mini`` comes in the same
+way.
+"""
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from irg.recipes import choose
+
+COMMANDS = "irg.commands"
+"""Subcommands. The name is ``GROUP.NAME`` (``bench.mini``), the object is ``main(argv) -> exit code``; the first line
+of its docstring is what ``irg GROUP --help`` says."""
+JUDGES = "irg.judges"
+"""Judges of ``--judge NAME[:REST]``. The object is ``make(rest, options) -> Judge``
+(:mod:`irg.evaluation.judges.base`)."""
+
+
+@cache
+def _found(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
+
+
+def names(group: str) -> tuple[str, ...]:
+    """Names of a group's plug-ins, sorted; none of them is imported."""
+    return tuple(_found(group))
+
+
+def load(group: str, name: str) -> Any:
+    """The object behind a name.
+
+    Raises:
+        ValueError: nothing of that name is installed, or its package can't be imported (the message says why).
+    """
+    points = _found(group)
+    if name not in points:
+        raise ValueError(
+            f"no plug-in {name!r} in {group}{choose(name, points)}; there are {', '.join(points) or 'none'}"
+        )
+    try:
+        return points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"plug-in {name!r} of {group} ({points[name].value}) can't be loaded: {error}") from error
+
+
+def summary(group: str, name: str) -> str:
+    """The first line of a plug-in's docstring, or why it can't be loaded."""
+    try:
+        return (load(group, name).__doc__ or "").strip().partition("\n")[0].rstrip(".")
+    except ValueError as error:
+        return str(error)

@@ -1,0 +1,54 @@
+"""The laboratory's commands: ``irg bench mini``, ``irg data mini | drafts | sprites``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from irg.cli.arguments import parse
+
+
+def bench_mini(argv: Sequence[str]) -> int:
+    """Held-out prompts of the mini world, judged by a detector; resumes."""
+    from irg_mini.measure.benchmark import Evaluation, evaluate
+
+    what = "Held-out prompts of the mini world in GenEval's six forms, judged by a detector; resumes."
+    print(evaluate(parse(Evaluation, argv, "irg bench mini", what)))
+    return 0
+
+
+@dataclass(frozen=True)
+class _Sprites:
+    cache_dir: str | None = None
+    """Where they are kept (default: $IRG_CACHE, else ~/.cache/irg)."""
+    archive: str | None = None
+    """The package's tarball, if it is here already; nothing is downloaded then."""
+
+
+def data_sprites(argv: Sequence[str]) -> int:
+    """Get the mini world's icons with npm."""
+    from irg_mini.world.sprites import SpriteFetchError, fetch_sprites
+
+    options = parse(_Sprites, argv, "irg data sprites", "Get the mini world's icons (MIT) with npm, once.")
+    try:
+        print(fetch_sprites(options.cache_dir, options.archive))
+    except SpriteFetchError as error:
+        raise ValueError(str(error)) from error
+    return 0
+
+
+def data_mini(argv: Sequence[str]) -> int:
+    """Write training rows of the mini world."""
+    from irg_mini.data.rows import MiniData, build
+
+    data = parse(MiniData, argv, "irg data mini", "Write training rows of the mini world as parquet shards; resumes.")
+    print(f"{build(data)} rows built in {data.out}")
+    return 0
+
+
+def data_drafts(argv: Sequence[str]) -> int:
+    """Write repair rows from a model's own drafts."""
+    from irg_mini.data.drafts import Drafts, build
+
+    what = "Let a model draw, a detector judge and the ground truth correct: rows of a model's own mistakes; resumes."
+    options = parse(Drafts, argv, "irg data drafts", what)
+    print(f"{build(options)} rows built in {options.out}")
+    return 0
