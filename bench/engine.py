@@ -211,7 +211,7 @@ class Run:
 
 
 class TimedRunner(Runner):
-    """Knows how long it has encoded pictures, which the engine counts as part of its prefill."""
+    """Knows how long it has encoded images, which the engine counts as part of its prefill."""
 
     encoding = 0.0
 
@@ -299,14 +299,14 @@ def _memory(name: str) -> int | None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the two sides' outputs are apart. Latents of later turns are compared after looking at equal pictures."""
+    """How far the two sides' outputs are apart. Latents of later turns are compared after looking at equal images."""
 
     same_thoughts: bool
     latents: float
     grey_levels: int
 
     def holds(self, dtype: str) -> bool:
-        """Whether the sides may be called equal. A rounding may lift a pixel over one grey level's edge."""
+        """Whether the sides may be called equal. A rounding may lift a pixel over one gray level's edge."""
         return self.same_thoughts and (dtype != "float32" or (self.latents <= TOLERANCE and self.grey_levels <= 1))
 
 

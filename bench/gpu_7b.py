@@ -1,6 +1,6 @@
 """Seconds and memory of BAGEL-7B-sized IRG, stage by stage, beside the machine's roofline: ``python bench/gpu_7b.py``.
 
-Random weights of the full size are made on the device itself; pictures are 1024 x 1024 with 50 time points, thoughts
+Random weights of the full size are made on the device itself; images are 1024 x 1024 with 50 time points, thoughts
 are forced to 300 tokens. Modes direct, think and irg run on every rung that fits. The roofline of a stage is the larger
 of counted FLOPs over the matrix rate, and counted bytes over the copy rate, both measured here first (formulas:
 ``work.py``). A rung that fails (no torchao, out of memory) is told and passed over.
@@ -29,8 +29,8 @@ from irg.model.network.config import ModelConfig
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.devices import device_of
 from irg.model.placement.offload import offload_layers
-from irg.model.weights.initialise import CONFIGS, narrower
-from irg.model.weights.quantise import QuantisedLinear, make_room, require_torchao, set_weight
+from irg.model.weights.initialize import CONFIGS, narrower
+from irg.model.weights.quantize import QuantizedLinear, make_room, require_torchao, set_weight
 from irg.reasoning.memory import kind_of
 from irg.reasoning.programs import PROGRAMS, Job
 from irg.reasoning.settings import Mode, Settings
@@ -48,7 +48,7 @@ class GpuOptions:
     narrow: int = 1
     """Divide its widths by this."""
     size: int = 1024
-    """Height and width of the pictures."""
+    """Height and width of the images."""
     num_timesteps: int = 50
     """Points of the time grid."""
     thought_tokens: int = 300
@@ -64,7 +64,7 @@ class GpuOptions:
     device: str = "cuda"
     """cuda, cuda:1 or cpu."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of activations and of what is not quantised."""
+    """Of activations and of what is not quantized."""
     json: Path | None = None
     """Write all numbers to this file."""
 
@@ -85,7 +85,7 @@ class Machine:
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -107,10 +107,10 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
 def _fastest(call: Any, device: torch.device, times: int) -> float:
     best = float("inf")
     for _ in range(times + 2):
-        synchronise(device)
+        synchronize(device)
         started = time.perf_counter()
         call()
-        synchronise(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - started)
     return best
 
@@ -132,17 +132,17 @@ def random_networks(
     if kind is not None:
         make_room(model, kind, where)
     for name, module in model.named_modules():
-        _randomise(module, where(name), dtype)
+        _randomize(module, where(name), dtype)
     for module in autoencoder.modules():
-        _randomise(module, device, dtype)
+        _randomize(module, device, dtype)
     if rung == "offload":
         offload_layers(model, device)
     return model.eval(), autoencoder.eval()
 
 
-def _randomise(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def _randomize(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Weights that keep activations near unit size; norms of one, biases of zero."""
-    if isinstance(module, QuantisedLinear):
+    if isinstance(module, QuantizedLinear):
         packed = 1 if module.zero is None else 2
         outputs, inputs = module.qdata.shape[0], packed * module.qdata.shape[1]
         set_weight(module, torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(0, inputs**-0.5))
@@ -184,7 +184,7 @@ class Stages:
             self._open.pop()
 
     def _settle(self) -> None:
-        synchronise(self.device)
+        synchronize(self.device)
         now = time.perf_counter()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
@@ -273,14 +273,14 @@ def run(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, rung: R
     words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
     thoughts = [tuple(usable[: options.thought_tokens])] * 2
     engine = StagedEngine(runner, tokenizer, (), False)  # every thought is the same: all of it could be guessed
-    synchronise(device)
+    synchronize(device)
     started = time.perf_counter()
     for index in range(options.requests):
         program = PROGRAMS[mode](job_of(options, mode, points, *words))
         engine.add(replayed(program, thoughts), seed=index, index=index)
     for _ in engine.events():
         pass
-    synchronise(device)
+    synchronize(device)
     total = time.perf_counter() - started
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     stages = runner.stages

@@ -1,7 +1,7 @@
 """How far each rung of the memory ladder is from bf16: ``python bench/ladder.py --model mini`` (or ``mid``).
 
-Every rung runs the same IRG requests with the thoughts that bf16 writes, so that pictures can be compared: PSNR of the
-first and of the improved picture, 8 bits a channel. Texts are compared greedily, token by token: at how many places of
+Every rung runs the same IRG requests with the thoughts that bf16 writes, so that images can be compared: PSNR of the
+first and of the improved image, 8 bits a channel. Texts are compared greedily, token by token: at how many places of
 bf16's own thoughts a rung would have chosen the same token, and how many thoughts are the same when it writes alone.
 Offload and two devices change no number by design; offload is run to show it.
 """
@@ -22,7 +22,7 @@ from irg.engine.ops import Drawn, Operation, Program, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone
 from irg.model.placement.offload import offload_layers
-from irg.model.weights.quantise import quantise
+from irg.model.weights.quantize import quantize
 from irg.reasoning.programs import irg
 
 Rung = Literal["float32", "bf16", "int8", "int4", "offload"]
@@ -31,16 +31,16 @@ RUNGS: tuple[Rung, ...] = ("float32", "int8", "int4", "offload")
 
 @dataclass
 class LadderOptions:
-    """Compare each rung's pictures and texts with bf16's."""
+    """Compare each rung's images and texts with bf16's."""
 
     model: str = "mini"
     """mini, mid (random weights, 512 wide, 12 layers), tiny (a test), or a model folder."""
     prompts: int = 4
     """How many requests."""
     num_timesteps: int = 11
-    """Points of the time grid, of both pictures."""
+    """Points of the time grid, of both images."""
     size: int | None = None
-    """Height and width of the pictures; default: the model's own."""
+    """Height and width of the images; default: the model's own."""
     thought_tokens: int = 40
     """At most, of a thought (a trained model ends its own)."""
     rungs: tuple[Rung, ...] = RUNGS
@@ -78,7 +78,7 @@ def case_on(rung: Rung, options: LadderOptions) -> Case:
     if options.size is not None:
         jobs = [replace(job, height=options.size, width=options.size) for job in jobs]
     if rung in ("int8", "int4"):
-        quantise(case.model, rung)  # type: ignore[arg-type]
+        quantize(case.model, rung)  # type: ignore[arg-type]
     if rung == "offload":
         offload_layers(case.model, "cpu")
     return replace(case, jobs=jobs, thoughts=None)
@@ -141,7 +141,7 @@ class _Watching(Engine):
 
 
 def psnr(one: Image.Image, two: Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB of two 8-bit pictures; infinite for equal ones."""
+    """Peak signal-to-noise ratio in dB of two 8-bit images; infinite for equal ones."""
     error = np.square(np.asarray(one, np.float64) - np.asarray(two, np.float64)).mean()
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 

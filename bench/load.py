@@ -41,18 +41,18 @@ def measure(folder: Path, target: Target) -> dict[str, float]:
     import torch
 
     from irg.model.weights.checkpoint import load_model
-    from irg.model.weights.initialise import CONFIGS, write_folder
+    from irg.model.weights.initialize import CONFIGS, write_folder
 
     torch.set_num_threads(1)
     dtype = torch.float32 if target == "float32" else torch.bfloat16
     kind: Any = target if target in ("int8", "int4") else None
     with tempfile.TemporaryDirectory() as small:  # what loading imports and wakes up is not the weights'
         write_folder(Path(small), CONFIGS["tiny"]())
-        load_model(small, dtype, quantise=kind)
+        load_model(small, dtype, quantize=kind)
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     started = time.perf_counter()
-    loaded = load_model(folder, dtype, quantise=kind)
+    loaded = load_model(folder, dtype, quantize=kind)
     seconds = time.perf_counter() - started
     tensors = [t for net in (loaded.model, loaded.autoencoder) for t in net.state_dict().values()]
     for tensor in tensors:
@@ -88,7 +88,7 @@ def main(options: Options) -> int:
     try:
         folder = options.folder or scratch
         if options.folder is None:
-            from irg.model.weights.initialise import CONFIGS, narrower, write_folder
+            from irg.model.weights.initialize import CONFIGS, narrower, write_folder
 
             write_folder(scratch, narrower(CONFIGS["bagel_7b"](), options.narrow))
         print(f"BAGEL-7B at 1/{options.narrow} width, stored in bf16" if options.folder is None else str(folder))

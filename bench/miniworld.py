@@ -1,4 +1,4 @@
-"""How many rows of the mini world one core makes a second: requests, scenes, pictures, texts.
+"""How many rows of the mini world one core makes a second: requests, scenes, images, texts.
 
 Run: ``python bench/miniworld.py [--vocab full] [--size 128]``. Times are the process's own (CPU seconds), after a
 warm-up that is as long as the measurement, so that caches are as full as in a long run.
@@ -40,8 +40,8 @@ def main() -> None:
     warm, pairs = list(samples(args.rows, 2, **options)), list(samples(args.rows, 3, **options))
     for _, scene in warm:
         world.render(scene, args.size)
-    pictures = rate(len(pairs), lambda: [world.render(scene, args.size) for _, scene in pairs])
-    print(f"pictures, {args.size:3} px     {pictures:8.0f} a second")
+    images = rate(len(pairs), lambda: [world.render(scene, args.size) for _, scene in pairs])
+    print(f"images, {args.size:3} px     {images:8.0f} a second")
     rng = np.random.default_rng(4)
 
     def texts() -> None:

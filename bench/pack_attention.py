@@ -1,6 +1,6 @@
-"""Attention over a training pack on a CPU: a dense mask per sample against pictures that share their context's keys.
+"""Attention over a training pack on a CPU: a dense mask per sample against images that share their context's keys.
 
-``python bench/pack_attention.py`` lays out a pack of irg-mini's size (first and second pictures, five noised copies
+``python bench/pack_attention.py`` lays out a pack of irg-mini's size (first and second images, five noised copies
 each), compares the outputs of both, and times forward and backward of one layer, in float32 and bfloat16, alternating.
 """
 
@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from irg.learning.data.modes import EncodedPicture, EncodedTrajectory, write
+from irg.learning.data.modes import EncodedImage, EncodedTrajectory, write
 from irg.model.network.attention import PackedAttention
 from irg.model.network.inputs import StreamOrder
 from irg.model.network.shared_context import SharedContextAttention
@@ -27,21 +27,21 @@ class Options:
     """How much is timed."""
 
     firsts: int = 10
-    """Samples that draw a first picture."""
+    """Samples that draw a first image."""
     seconds: int = 6
     """Samples that look at one and draw a second one."""
     copies: int = 5
     grid: int = 8
-    """Latent tokens on a side of a picture."""
+    """Latent tokens on a side of an image."""
     runs: int = 7
     threads: int = 2
 
 
 def pack(options: Options) -> list[Layout]:
     """Layouts of a pack, with texts of irg-mini's usual lengths."""
-    picture = EncodedPicture(0, (options.grid, options.grid), (8, 8))
+    image = EncodedImage(0, (options.grid, options.grid), (8, 8))
     words = tuple(range(5, 205))
-    row = EncodedTrajectory(words[:4], words[:14], words[:21], picture, words[:80], picture)
+    row = EncodedTrajectory(words[:4], words[:14], words[:21], image, words[:80], image)
     grammar = Grammar(SpecialTokens(0, 1, 2, 3), latent_side=options.grid, patch_side=8)
     samples = [write("initial_full", row)] * options.firsts + [write("improving_full", row)] * options.seconds
     return [lay_out(noised_copies(sample, options.copies), grammar) for sample in samples]

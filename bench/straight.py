@@ -7,11 +7,11 @@ is everything around the network:
 * guidance contexts, and the context a text is decoded on, are deep copies;
 * a decoded text goes ids -> string -> ids and is prefilled again on the context it was not decoded on;
 * the image-free context is prefilled from the start, beside the main one;
-* a denoising step runs its guidance contexts one after the other, each concatenating context and picture in each layer;
-* one request at a time, one picture at a time through the autoencoder.
+* a denoising step runs its guidance contexts one after the other, each concatenating context and image in each layer;
+* one request at a time, one image at a time through the autoencoder.
 
 Legend: T new tokens in stream order; L tokens of a context; H query heads; K key-value heads; E head size; N tokens of
-a picture; D values per token.
+an image; D values per token.
 """
 
 import copy
@@ -41,7 +41,7 @@ Ids = tuple[int, ...]
 
 @dataclass
 class Result:
-    """What a request gave: the thoughts' ids, and latents and picture of every turn."""
+    """What a request gave: the thoughts' ids, and latents and image of every turn."""
 
     thoughts: list[Ids] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
@@ -89,11 +89,11 @@ class Straight:
     def run(
         self, job: Job, seed: int, forced: Sequence[Ids] | None = None, shown: Sequence[Image.Image] | None = None
     ) -> Result:
-        """Prompt, thought, picture, then ``rounds`` times: look, reflect, better picture.
+        """Prompt, thought, image, then ``rounds`` times: look, reflect, better image.
 
         Args:
             forced: the thoughts' ids, taken instead of the model's likeliest tokens.
-            shown: pictures that are looked at instead of the ones drawn (to compare later turns strictly).
+            shown: images that are looked at instead of the ones drawn (to compare later turns strictly).
 
         Raises:
             ValueError: the job wants sampled thoughts; this takes the likeliest tokens.
@@ -184,7 +184,7 @@ class Straight:
             ids.append(token)
         return tuple(ids)
 
-    # ---- pictures
+    # ---- images
 
     def _look(self, main: Context, image: Image.Image, job: Job, generator: torch.Generator) -> None:
         """Through the autoencoder, then through the ViT: two prefills."""
@@ -235,7 +235,7 @@ class Straight:
         text_free: Context,
         image_free: Context | None,
     ) -> Tensor:
-        """All denoising steps of one picture; every context has its own forward in every step."""
+        """All denoising steps of one image; every context has its own forward in every step."""
         batches = [(c, self._target(c, grid)) if c is not None else None for c in (main, text_free, image_free)]
         times = torch.linspace(1, 0, settings.num_timesteps)
         times = settings.timestep_shift * times / (1 + (settings.timestep_shift - 1) * times)
@@ -263,7 +263,7 @@ class Straight:
         return batch.to(self.model.device)
 
     def _velocity(self, target: tuple[Context, TokenBatch] | None, x_ND: Tensor, times_N: Tensor) -> Tensor:
-        assert target is not None, "this picture is guided by a context that was not built"
+        assert target is not None, "this image is guided by a context that was not built"
         context, batch = target
         batch.latents_GD, batch.times_G = x_ND, times_N
         _, hidden_NC = self.model(batch, _Attention(context, keep=False))
@@ -285,7 +285,7 @@ def _combine(
     image_scale: float,
     settings: DrawSettings,
 ) -> Tensor:
-    """Guidance of one picture, [N, D], as the golden fixtures' README has it."""
+    """Guidance of one image, [N, D], as the golden fixtures' README has it."""
 
     def renormed(v: Tensor, by_token: bool) -> Tensor:
         norms = [x.norm(dim=-1, keepdim=True) if by_token else x.norm() for x in (main, v)]

@@ -23,7 +23,7 @@ import tyro
 from torch import Tensor
 
 from engine import machine, mid
-from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, Mode, write
+from irg.learning.data.modes import MODES, EncodedImage, EncodedTrajectory, Mode, write
 from irg.learning.data.packing import assemble
 from irg.learning.objective import flow_targets, losses, total
 from irg.model.network.config import ModelConfig, tiny
@@ -73,13 +73,13 @@ def build_case(options: Options) -> Case:
     patches: dict[int, Tensor] = {}
     latents: dict[int, Tensor] = {}
 
-    def picture() -> EncodedPicture:
+    def image() -> EncodedImage:
         grid = tuple(int(n) for n in rng.integers(side // 2, side + 1, 2))
         seen = tuple(int(n) for n in rng.integers(patch_side // 2, patch_side + 1, 2))
         key = len(latents)
         latents[key] = torch.randn(grid[0] * grid[1], config.latent_values, generator=generator)
         patches[key] = torch.randn(seen[0] * seen[1], config.vit.patch_values, generator=generator)
-        return EncodedPicture(key, grid, seen)  # type: ignore[arg-type]
+        return EncodedImage(key, grid, seen)  # type: ignore[arg-type]
 
     def words(low: int, high: int) -> tuple[int, ...]:
         return tuple(rng.integers(4, config.decoder.vocab_size - 4, int(rng.integers(low, high))).tolist())
@@ -88,9 +88,9 @@ def build_case(options: Options) -> Case:
     used = misses = 0
     while misses < 8:
         mode: Mode = MODES[int(rng.choice(6, p=np.array([0.5, 0.5, 1, 0.5, 0.5, 1]) / 4))]
-        one = EncodedTrajectory(words(20, 21), words(5, 30), words(10, 100), picture(), how_to_think=words(8, 9))
+        one = EncodedTrajectory(words(20, 21), words(5, 30), words(10, 100), image(), how_to_think=words(8, 9))
         two = EncodedTrajectory(
-            *(one.system, one.prompt, one.thinking, one.image, words(10, 120), picture()), how_to_improve=words(8, 9)
+            *(one.system, one.prompt, one.thinking, one.image, words(10, 120), image()), how_to_improve=words(8, 9)
         )
         parts = write(mode, two if mode.startswith("improving") else one)
         n = len(lay_out(parts, config.grammar))

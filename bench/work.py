@@ -20,7 +20,7 @@ from irg.engine.cache import Context
 from irg.engine.runner import Branches, Extended, Runner
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.quantise import QuantisedLinear
+from irg.model.weights.quantize import QuantizedLinear
 from irg.sequence.layout import extent
 from irg.sequence.parts import Latents, Part, Patches
 
@@ -53,7 +53,7 @@ def linear_size(modules: Iterator[nn.Module]) -> Size:
         if isinstance(module, nn.Linear):
             products += module.weight.numel()
             size += module.weight.nbytes
-        elif isinstance(module, QuantisedLinear):
+        elif isinstance(module, QuantizedLinear):
             packed = 1 if module.zero is None else 2
             products += packed * module.qdata.numel()
             size += sum(buffer.nbytes for buffer in module.buffers())
@@ -92,14 +92,14 @@ class NetworkWork:
         return Work(2 * part.products * tokens, part.bytes)
 
     def read_patches(self, lens: Sequence[int]) -> Work:
-        """The ViT over pictures of ``lens`` patches."""
+        """The ViT over images of ``lens`` patches."""
         vit = self.config.vit
         attention = sum(4 * vit.hidden_size * n * n for n in lens) * vit.num_hidden_layers
         return self.linear(self.vit, sum(lens)) + Work(attention, 0) if lens else Work()
 
 
 def autoencoder_work(autoencoder: Autoencoder, z_channels: int, height: int, width: int, decode: bool) -> Work:
-    """One picture through the autoencoder: FLOPs by PyTorch's own counter on the meta device; bytes are the weights."""
+    """One image through the autoencoder: FLOPs by PyTorch's own counter on the meta device; bytes are the weights."""
     parameter = next(autoencoder.parameters())
     half = autoencoder.decoder if decode else autoencoder.encoder
     assert isinstance(half, nn.Module)
@@ -129,7 +129,7 @@ class CountingRunner(Runner):
         super().__init__(*args, **options)
         self.counted = Counted()
         self.work = NetworkWork(self.model)
-        self._pictures: dict[Any, Work] = {}
+        self._images: dict[Any, Work] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -163,22 +163,22 @@ class CountingRunner(Runner):
         return _CountedBranches(self, blocks)
 
     def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
-        self._count_pictures(len(pixels_B3HW), pixels_B3HW.shape[2], pixels_B3HW.shape[3], decode=False)
+        self._count_images(len(pixels_B3HW), pixels_B3HW.shape[2], pixels_B3HW.shape[3], decode=False)
         with self.stage("vae"):
             return super().read_latents(pixels_B3HW, eps)
 
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
         down = self.autoencoder.downsample
-        self._count_pictures(len(latents_BChw), latents_BChw.shape[2] * down, latents_BChw.shape[3] * down, decode=True)
+        self._count_images(len(latents_BChw), latents_BChw.shape[2] * down, latents_BChw.shape[3] * down, decode=True)
         with self.stage("vae"):
             return super().decode_latents(latents_BChw)
 
-    def _count_pictures(self, count: int, height: int, width: int, decode: bool) -> None:
+    def _count_images(self, count: int, height: int, width: int, decode: bool) -> None:
         key = (height, width, decode)
-        if key not in self._pictures:
+        if key not in self._images:
             channels = self.config.autoencoder.z_channels
-            self._pictures[key] = autoencoder_work(self.autoencoder, channels, height, width, decode)
-        one = self._pictures[key]
+            self._images[key] = autoencoder_work(self.autoencoder, channels, height, width, decode)
+        one = self._images[key]
         self.counted.add("vae", Work(count * one.flops, one.bytes))
 
 

@@ -27,7 +27,7 @@ def call(*words: object) -> int:
 
 
 def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two direct pictures of irg-mini with few steps, judged by the bundled detector."""
+    """Two direct images of irg-mini with few steps, judged by the bundled detector."""
     run = tmp_path / "run"
     words = ("run", "geneval", "--mode", "direct", "--samples", 1, "--prompts", prompts, "--out", run)
     assert call(*words, "--set", "num_timesteps=3") == 0
@@ -37,7 +37,7 @@ def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys:
     assert not (run / "images/00002").exists()
     assert call(*words) == 2 and "--resume" in capsys.readouterr().err
     assert call(*words, "--set", "num_timesteps=3", "--resume") == 0
-    assert "0 pictures drawn, 2 are in" in capsys.readouterr().err
+    assert "0 images drawn, 2 are in" in capsys.readouterr().err
     assert call(*words, "--resume") == 2 and "settings was" in capsys.readouterr().err
 
     assert call("score", "geneval", "--images", run, "--judge", "mini", "--prompts", prompts) == 0
@@ -61,11 +61,11 @@ def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys:
         (("run", "geneval", "--batch-size", "0"), "--batch-size"),
         (("run", "geneval", "--prompts", "{prompts}", "--limit", "0"), "--limit"),
         (("run", "geneval", "--prompts", "{prompts}", "--model", "none-such"), "unknown model"),
-        (("score", "geneval"), "give the benchmark and its pictures"),
+        (("score", "geneval"), "give the benchmark and its images"),
         (("score", "geneval", "--images", "{empty}", "--prompts", "{prompts}"), "a judge is needed"),
         (
             ("score", "geneval", "--images", "{empty}", "--judge", "mini", "--prompts", "{prompts}"),
-            "no picture is where",
+            "no image is where",
         ),
         (("score", "wise", "--images", "{empty}", "--judge", "mini", "--rubric", "{prompts}"), "holds no {prompt}"),
         (("table",), "name the runs"),

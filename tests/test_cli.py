@@ -94,7 +94,7 @@ def test_one_prompt_and_nothing_else(fake: FakePipeline, tmp_path: Path, capsys:
     assert files_in(folder) == ONE
     out = capsys.readouterr().out
     assert "Thinking: <think> Scene: meadow. </think>" in out and "Reflection: <think> Analysis: it is green." in out
-    assert "First picture" in out and "Improved picture" in out and f"Written to {folder.relative_to(tmp_path)}" in out
+    assert "First image" in out and "Improved image" in out and f"Written to {folder.relative_to(tmp_path)}" in out
     assert Trajectory.load(folder).seed == 0 and fake.calls[0]["settings"] == fake.defaults
     assert cli.main(["generate", "a photo of three red apples left of a bus"]) == 0
     assert files_in(folder.with_name(f"{folder.name}-2")) == ONE
@@ -340,9 +340,9 @@ def test_train_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ("A photo of 3 cats!", "a-photo-of-3-cats"),
         ("../../etc/passwd", "etc-passwd"),
-        ("🐕", "picture"),
+        ("🐕", "image"),
         ("Ein großer Bär", "ein-großer-bär"),
-        ("x" * 500, "picture"),
+        ("x" * 500, "image"),
         ("one " * 60, "one-one-one-one-one-one-one-one-one-one-one-one"),
     ],
 )

@@ -93,6 +93,6 @@ def test_files_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_help_does_not_load_torch() -> None:
-    code = "import sys; from irg import cli; cli.main(['model', '--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from irg.cli.main import main; main(['model', '--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "convert" in done.stdout

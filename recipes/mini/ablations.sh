@@ -8,7 +8,7 @@ out=$here/ablations
 step() { [ -e "$1" ] || { echo "== $1"; shift; "$@"; }; }
 
 step $here/start-a/weights.safetensors python -m irg_mini.start.enlarge --model $here/larger/model --out $here/start-a --vit $here/vit-3 \
-  --pictures 6000
+  --images 6000
 
 run() {  # name, and how the run differs from ablations.yaml
   local name=$1
@@ -18,7 +18,7 @@ run() {  # name, and how the run differs from ablations.yaml
 }
 full="--mixture.initial_thinking_understanding 0 --mixture.initial_thinking_generation 0 --mixture.improving_thinking_generation 0"
 run one-stage
-run no-own-drafts --data "[$here/pictures-2, $here/repairs-2]"
+run no-own-drafts --data "[$here/images-2, $here/repairs-2]"
 run full-modes-only $full
 run direct-only $full --mixture.initial_full 0 --mixture.improving_full 0 --mixture.direct 1.0
 run first-stage --steps 80 --optimizer.cooldown 40

@@ -15,21 +15,21 @@ step $here/vit/model.safetensors python -m irg_mini.perception.vit --out $here/v
   --seed 5 --softened-share 0.5 --init $here/vit-1/model.safetensors --autoencoder $here/ae
 step $here/judge/model.safetensors python -m irg_mini.perception.detector --out $here/judge --variant judge --seed 1 \
   --minutes 15 --autoencoder $here/ae
-irg data mini --vocab core --size 96 --out $here/pictures --rows 40000 --seed 1
+irg data mini --vocab core --size 96 --out $here/images --rows 40000 --seed 1
 irg data mini --vocab core --size 96 --out $here/repairs --rows 10000 --repairs 1.0 --seed 2
 step $here/start/weights.safetensors python -m irg_mini.start.base_model --autoencoder $here/ae --vit $here/vit --out $here/start
 irg train recipes/mini/1-draw.yaml
 irg train recipes/mini/2-all-modes.yaml
 irg train recipes/mini/3-draw-more.yaml
 irg train recipes/mini/4-finish.yaml
-irg train recipes/mini/5-colours.yaml
-irg data drafts --vocab core --model $here/colours/model --judge $here/judge --out $here/drafts --rows 2560 --seed 7 --batch 64 \
+irg train recipes/mini/5-colors.yaml
+irg data drafts --vocab core --model $here/colors/model --judge $here/judge --out $here/drafts --rows 2560 --seed 7 --batch 64 \
   --num-timesteps 15 --flawed-copies 2
 irg data mini --vocab core --size 96 --out $here/few-repairs --rows 2000 --repairs 1.0 --seed 62
 irg train recipes/mini/6-own-drafts.yaml
 irg train recipes/mini/7-finish.yaml
 
-# ---- version 2: larger pictures, more nouns, reflections that say what they see
+# ---- version 2: larger images, more nouns, reflections that say what they see
 for detector in "judge 11" "referee 29"; do
   set -- $detector
   step $here/$1-2/model.safetensors python -m irg_mini.perception.detector --out $here/$1-2 --variant $1 --seed $2 --minutes 13 \
@@ -37,7 +37,7 @@ for detector in "judge 11" "referee 29"; do
 done
 step $here/vit-2/model.safetensors python -m irg_mini.perception.vit --out $here/vit-2 --minutes 20 --batch 64 --seed 22 \
   --vocab geneval --init $here/vit/model.safetensors --autoencoder $here/ae --muon-lr 0.012 --low-precision
-irg data mini --out $here/pictures-2 --rows 40000 --seed 101
+irg data mini --out $here/images-2 --rows 40000 --seed 101
 irg data mini --out $here/repairs-2 --rows 12000 --repairs 1.0 --seed 102
 step $here/start-2/weights.safetensors python -m irg_mini.start.enlarge --model $here/final-2/model --out $here/start-2 \
   --size 128 --vocab geneval --words 2048
@@ -60,17 +60,17 @@ step $here/start-4/weights.safetensors python -m irg_mini.start.enlarge --model 
 irg train recipes/mini/11-look.yaml
 
 # ---- version 4: a reader that is read, crowded prompts, and reflections on its own mistakes of planning and of drawing
-irg data mini --out $here/pictures-3 --rows 8000 --seed 201 --tags compound stacking counting
+irg data mini --out $here/images-3 --rows 8000 --seed 201 --tags compound stacking counting
 irg data mini --out $here/repairs-3 --rows 8000 --repairs 1.0 --seed 202 --tags compound stacking counting
 drafts="irg data drafts --judge $here/judge-2 --rows-per-shard 300 --batch 50 --num-timesteps 8"
 cp src/irg/assets/mini/irg.json $here/look/model/
 $drafts --model $here/look/model --out $here/drafts-4 --rows 1200 --seed 407 --tags compound
 $drafts --model $here/look/model --out $here/drafts-4b --rows 600 --seed 408 --tags compound counting position
 step $here/start-5/weights.safetensors python -m irg_mini.start.enlarge --model $here/look/model --out $here/start-5 --vit $here/vit-3 \
-  --pictures 6000
+  --images 6000
 irg train recipes/mini/12-read.yaml
 irg train recipes/mini/13-together.yaml
-irg data mini --out $here/pictures-4 --rows 16000 --seed 203 --tags compound
+irg data mini --out $here/images-4 --rows 16000 --seed 203 --tags compound
 irg data mini --out $here/repairs-4 --rows 8000 --repairs 1.0 --seed 204 --tags compound color_attr two_object
 irg data mini --out $here/repairs-5 --rows 8000 --repairs 1.0 --misplanned 0.7 --seed 205 \
   --tags compound stacking color_attr counting position two_object

@@ -13,7 +13,7 @@ from gpu_7b import GpuOptions, main, random_networks
 from irg.model.network.config import bagel_7b, tiny
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.checkpoint import LoadedModel
-from irg.model.weights.initialise import narrower
+from irg.model.weights.initialize import narrower
 from irg.sequence.parts import Latents, Patches, Text
 from work import Counted, CountingRunner, NetworkWork
 
@@ -36,7 +36,7 @@ def test_every_line_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert irg["work"]["denoise"]["flops"] > 2 * think["work"]["denoise"]["flops"] > direct["work"]["denoise"]["flops"]
 
 
-def test_quantised_rungs_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quantized_rungs_run(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchao")
     options = GpuOptions(**SMALL, num_timesteps=3, thought_tokens=3, modes=("think",), rungs=("int8", "int4"))
     assert main(options) == 0
@@ -51,7 +51,7 @@ def test_without_a_gpu_there_is_advice(capsys: pytest.CaptureFixture[str], monke
 
 
 def test_counted_flops_are_pytorchs(tiny_loaded: LoadedModel) -> None:
-    """Prefill of text and pictures, decoding, two guidance branches, the autoencoder both ways: within 1 %."""
+    """Prefill of text and images, decoding, two guidance branches, the autoencoder both ways: within 1 %."""
     runner = CountingRunner(tiny_loaded.model, tiny_loaded.autoencoder)
     config = runner.config
     context, other = runner.cache.new(), runner.cache.new()

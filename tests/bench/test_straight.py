@@ -23,7 +23,7 @@ def longer(case: Case) -> Case:
 
 
 def guided_first(case: Case) -> Case:
-    """Image guidance of the first picture too, which has no picture to leave out."""
+    """Image guidance of the first image too, which has no image to leave out."""
     initial = replace(case.jobs[0].settings.initial, cfg_img_scale=1.5, cfg_renorm_type="channel")
     return replace(case, jobs=[replace(job, settings=replace(job.settings, initial=initial)) for job in case.jobs])
 

@@ -55,7 +55,7 @@ def test_every_stage_does_its_part(tmp_path: Path) -> None:
             scores["target_following"] + scores["target_quality"] - scores["draft_following"] - scores["draft_quality"]
         )
         assert (scores["gain_1"] + scores["gain_2"]) / 2 == pytest.approx(gain)
-        assert row.cost >= 0.1 + 0.5 + 0.2  # a reflection, a picture, two judgements
+        assert row.cost >= 0.1 + 0.5 + 0.2  # a reflection, an image, two judgements
     for row in rows:
         if row.improved is None:
             assert row.thinking.startswith("<think> First a plan for") and row.scores["vlm_gain_1"] is None
@@ -77,7 +77,7 @@ def test_the_edit_is_told_what_to_change_and_shown_the_draft(tmp_path: Path) -> 
     assert all("clouds. keep the rest; change it. The result: " in body["prompt"] for body in edits)
 
 
-def test_the_papers_way_compares_two_pictures(tmp_path: Path) -> None:
+def test_the_papers_way_compares_two_images(tmp_path: Path) -> None:
     with FaultyServer(reply) as server:
         plan = recipe(server.url, tmp_path / "out", 4)
         endpoint = plan.target.endpoint

@@ -124,16 +124,16 @@ def test_an_export_is_replaced_whole_and_nothing_else_is(built: Layout, tmp_path
     assert len(ids(out / "train")) > 10
 
 
-def test_pictures_that_must_not_be_in_it_are_left_out(built: Layout, tmp_path: Path) -> None:
+def test_images_that_must_not_be_in_it_are_left_out(built: Layout, tmp_path: Path) -> None:
     out, _ = exported(built, tmp_path / "set")
     (tmp_path / "unwanted").mkdir()
     row = next(row for row in read_rows([out / "train" / "00000.parquet"]) if row.improved)
     (tmp_path / "unwanted" / "x.png").write_bytes(row.improved)
     keep = type(built.recipe.export.keep)(like=str(tmp_path / "unwanted"), distance=0)
     _, summary = exported(built, tmp_path / "clean", keep=keep)
-    assert summary.dropped["looks like an unwanted picture"] >= 1
+    assert summary.dropped["looks like an unwanted image"] >= 1
     assert row.improved not in {row.improved for row in read_rows(sorted((tmp_path / "clean").rglob("*.parquet")))}
-    with pytest.raises(ValueError, match="no folder with pictures"):
+    with pytest.raises(ValueError, match="no folder with images"):
         exported(built, tmp_path / "none", keep=type(keep)(like=str(tmp_path / "nowhere")))
 
 

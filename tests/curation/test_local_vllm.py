@@ -24,7 +24,7 @@ STAGES = ("reflect", "judge-vlm")
 
 
 def recipe(url: str, out: Path, engine: str, **more: Any) -> DataRecipe:
-    """Two turns only; the pictures come from the server whoever writes the words."""
+    """Two turns only; the images come from the server whoever writes the words."""
     told = recipe_dict(url, out, engine=engine, think=None, rows_per_block=6)
     told["prompts"]["sources"][0] |= {"repairs": 1.0, "rows": 12}
     for one in (told["reflect"], told["judges"][0]):

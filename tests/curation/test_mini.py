@@ -32,11 +32,11 @@ def test_a_repair_row_ends_in_a_scene_that_satisfies_its_request():
         assert Image.open(io.BytesIO(row.image)).size == (128, 128)
         mended += not sections.nothing_wrong
         assert sections.analysis.startswith("in the picture: ")
-    assert 15 <= mended < 40  # some pictures have nothing to mend, most have
+    assert 15 <= mended < 40  # some images have nothing to mend, most have
 
 
 def test_a_misplanned_row_thinks_what_it_shows_and_ends_right():
-    """The same drafts as without, but thought so from the start; a plan of a picture that is only blurred is right."""
+    """The same drafts as without, but thought so from the start; a plan of an image that is only blurred is right."""
     wrong = 0
     for seed in range(12):
         plain, row = (
@@ -84,7 +84,7 @@ def test_a_wrong_plan_is_replanned_and_a_right_one_that_was_drawn_wrong_is_kept(
     assert replanned >= 6 and kept >= 6
 
 
-def test_a_picture_row_shows_the_layout_that_its_thinking_states():
+def test_an_image_row_shows_the_layout_that_its_thinking_states():
     row = mini.record(np.random.default_rng(5), data(), repair=False)
     scene = world.parse_layout(row.thinking)
     assert png(world.render(scene, 128, world.load_sprites("builtin"))) == row.image
@@ -121,11 +121,11 @@ def test_shards_resume_and_do_not_depend_on_how_often_they_were_interrupted(tmp_
     assert len(list(read_rows(sorted((tmp_path / "a").glob("*.parquet"))))) == 10
 
 
-def test_pictures_are_structs_that_dataset_viewers_show(tmp_path):
-    picture = png(np.zeros((4, 4, 3), np.uint8))
-    assert write_shards([TrajectoryRecord("p", "t", picture)], tmp_path, 10) == 1
+def test_images_are_structs_that_dataset_viewers_show(tmp_path):
+    image = png(np.zeros((4, 4, 3), np.uint8))
+    assert write_shards([TrajectoryRecord("p", "t", image)], tmp_path, 10) == 1
     row = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()[0]
-    assert row["image"] == {"bytes": picture, "path": None} and row["improved"] is None
+    assert row["image"] == {"bytes": image, "path": None} and row["improved"] is None
     assert row["id"] == row["digest"][:32]
 
 

@@ -118,8 +118,8 @@ def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
     for row in found:
         assert row["source"] == "plan:mini"
         planned = world.parse_layout(row["thinking"])
-        picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
-        assert np.array_equal(picture, world.render(planned, 128, world.load_sprites("builtin")))
+        image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        assert np.array_equal(image, world.render(planned, 128, world.load_sprites("builtin")))
         request = world.Request.from_json(json.loads(row["request"]))
         flawed = bool(world.find_flaws(request, world.see(planned, 128), size=128))
         assert flawed == ("nothing is wrong" not in row["reflection"])
@@ -143,7 +143,7 @@ def test_an_unknown_model_or_judge_is_named(tmp_path: Path) -> None:
         drafts.build(drafts.Drafts("mini", "judge-x", str(tmp_path)))
 
 
-def test_a_diffusers_pipeline_gets_prompt_picture_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diffusers_pipeline_gets_prompt_image_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
     from PIL import Image

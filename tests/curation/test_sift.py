@@ -12,7 +12,7 @@ pytest.importorskip("datasketch")
 from irg import promptsets
 from irg.curation import decontaminate, sources
 from irg.curation.build import Layout, build
-from irg.curation.decontaminate import Decontaminator, Neighbours, normalised, template_key
+from irg.curation.decontaminate import Decontaminator, Neighbors, normalized, template_key
 from irg.curation.filter import Sieve, in_script
 from irg.curation.recipe import DataRecipe, Sift
 from irg.recipes import build as read
@@ -49,12 +49,12 @@ def test_and_filled_otherwise(one: str, other: str) -> None:
 
 @given(st.text(max_size=80))
 def test_any_text_can_be_compared(text: str) -> None:
-    assert normalised(normalised(text)) == normalised(text)
+    assert normalized(normalized(text)) == normalized(text)
     assert isinstance(template_key(text), str) and decontaminate.grams(text)
 
 
-def test_neighbours_are_found_by_what_they_share() -> None:
-    near = Neighbours()
+def test_neighbors_are_found_by_what_they_share() -> None:
+    near = Neighbors()
     near.add("a", "A lighthouse on a rocky island in a thunderstorm, oil painting")
     near.add("b", "Seven red balloons above the roofs of an old town")
     index, overlap = near.nearest("a lighthouse on a rocky island in a thunderstorm; an oil painting", 0.7) or (9, 0)

@@ -32,7 +32,7 @@ def test_following_falls_with_the_flaws(things: str, following: float) -> None:
     assert verdict(REQUEST, scene(things), None, 96) == (following, 10.0)
 
 
-def test_a_spoiled_picture_has_less_quality() -> None:
+def test_a_spoiled_image_has_less_quality() -> None:
     assert verdict(REQUEST, scene(RIGHT), "blurred", 96) == (10.0, 4.0)
 
 

@@ -165,7 +165,7 @@ def test_an_empty_answer_is_asked_for_again() -> None:
         assert chat(server, None)[0].text == "7" and len(server.log) == 2
 
 
-def test_pictures_are_drawn_and_edited(tmp_path: Path) -> None:
+def test_images_are_drawn_and_edited(tmp_path: Path) -> None:
     def reply(path: str, body: dict[str, Any]) -> Image.Image:
         width, height = map(int, body["size"].split("x"))
         return Image.new("RGB", (width, height), "red" if path == "images/generations" else "blue")
@@ -184,8 +184,8 @@ def test_pictures_are_drawn_and_edited(tmp_path: Path) -> None:
         assert server.bodies[0]["response_format"] == "b64_json" and server.bodies[1]["seed"] == "3"
 
 
-@pytest.mark.parametrize(("wrong", "told"), [("size", "is 7x7 instead of 8x8"), ("bytes", "is no picture")])
-def test_a_wrong_picture_is_a_bad_answer(tmp_path: Path, wrong: str, told: str) -> None:
+@pytest.mark.parametrize(("wrong", "told"), [("size", "is 7x7 instead of 8x8"), ("bytes", "is no image")])
+def test_a_wrong_image_is_a_bad_answer(tmp_path: Path, wrong: str, told: str) -> None:
     async def run(server: FaultyServer) -> Any:
         async with Client(endpoint(server), tmp_path) as client:
             return await client.draw("x", size=(8, 8))
@@ -291,7 +291,7 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Client(Endpoint("http://x/v1", "m", api_key_env="SOME_KEY"), None)
 
 
-def test_pictures_in_messages_say_what_they_are() -> None:
+def test_images_in_messages_say_what_they_are() -> None:
     assert image_part(png(Image.new("RGB", (2, 2))))["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
     assert image_part(b"\xff\xd8..")["image_url"]["url"].startswith("data:image/jpeg;base64,")
 

@@ -33,7 +33,7 @@ SHORT = DrawSettings(num_timesteps=4, cfg_text_scale=3.0)
 
 
 class SteadyRunner(Runner):
-    """Decodes to two grey levels, so that rounding errors of the last bit do not become other pixels to look at."""
+    """Decodes to two gray levels, so that rounding errors of the last bit do not become other pixels to look at."""
 
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
         return torch.sign(super().decode_latents(latents_BChw)) * 0.5
@@ -71,7 +71,7 @@ parts = st.one_of(
 
 
 def filled(sequence: Sequence[Part], runner: Runner, seed: int) -> list[Part]:
-    """The parts with random content; a target's is a noised picture, as tokens, and its time."""
+    """The parts with random content; a target's is a noised image, as tokens, and its time."""
     config, out = runner.config, []
     for i, part in enumerate(sequence):
         key = 100 * seed + i
@@ -178,7 +178,7 @@ def test_packed_training_is_incremental_inference(
 
 
 def test_a_whole_trajectory_packed_and_incrementally(runner: Runner) -> None:
-    """The IRG sequence, with three noised copies of both pictures drawn."""
+    """The IRG sequence, with three noised copies of both images drawn."""
     sequence = [
         *(Text((5, 6)), Text((7,)), Text((8, 9, 10)), Target((2, 3))),
         *(Latents((2, 3)), Patches((2, 2)), Text((11, 12)), Target((2, 3))),
@@ -223,9 +223,9 @@ def same(got: list[Step], wanted: list[Step]) -> None:
         if b.thinking is not None:
             assert a.thinking is not None
             assert (a.thinking.ids, a.thinking.text) == (b.thinking.ids, b.thinking.text)
-        assert a.picture is not None and b.picture is not None
-        assert torch.allclose(a.picture.latents, b.picture.latents, atol=1e-5)
-        assert np.array_equal(np.asarray(a.picture.image), np.asarray(b.picture.image))
+        assert a.image is not None and b.image is not None
+        assert torch.allclose(a.image.latents, b.image.latents, atol=1e-5)
+        assert np.array_equal(np.asarray(a.image.image), np.asarray(b.image.image))
 
 
 @pytest.mark.parametrize("patience", [0, 2, scheduler.PATIENCE])
@@ -260,7 +260,7 @@ def test_seeds(fresh: Callable[[], Engine]) -> None:
     a, b, c = fresh().run([(PROGRAMS["think"](job), seed) for seed in (1, 2, 1)])
     same(a, c)
     assert a[0].thinking.ids != b[0].thinking.ids
-    assert not torch.allclose(a[0].picture.latents, b[0].picture.latents, atol=0.1)
+    assert not torch.allclose(a[0].image.latents, b[0].image.latents, atol=0.1)
 
 
 def test_rows_are_used_again(fresh: Callable[[], Engine], alone: list[list[Step]]) -> None:
@@ -279,7 +279,7 @@ def test_rows_are_used_again(fresh: Callable[[], Engine], alone: list[list[Step]
 
 
 def drawings(engine: Engine, program: Program, seed: int = 0) -> Iterator[tuple[Any, Drawing]]:
-    """Run a program; (task, drawing) after the first step of every picture."""
+    """Run a program; (task, drawing) after the first step of every image."""
     task = engine.add(program, seed)
     while engine.tasks:
         if any(isinstance(event, StepDone) and event.step == 1 for event in engine.turn()):
@@ -288,7 +288,7 @@ def drawings(engine: Engine, program: Program, seed: int = 0) -> Iterator[tuple[
 
 
 def test_branches_are_the_reduced_sequence(fresh: Callable[[], Engine], tiny_loaded: LoadedModel) -> None:
-    """Main and both guidance contexts of every picture hold what a prefill of their parts holds."""
+    """Main and both guidance contexts of every image hold what a prefill of their parts holds."""
     engine, seen = fresh(), 0
     job = replace(JOBS[0][1], settings=replace(JOBS[0][1].settings, rounds=3))
     for task, drawing in drawings(engine, PROGRAMS["irg"](job)):
@@ -377,7 +377,7 @@ def test_a_velocity_changes_no_context(runner: Runner) -> None:
 
 
 def test_forks_may_be_extended_together(runner: Runner) -> None:
-    """Two forks of one context in one forward, as two branches of a picture that go on from the same place."""
+    """Two forks of one context in one forward, as two branches of an image that go on from the same place."""
     parent = runner.cache.new()
     runner.extend([(parent, [Text((1, 2, 3))])])
     forks = [runner.cache.fork(parent) for _ in range(2)]
@@ -404,8 +404,8 @@ def test_both_branches_may_lack_the_same(fresh: Callable[[], Engine]) -> None:
     assert isinstance(drawn, Drawn) and engine.runner.cache.rows_in_use == 0
 
 
-def test_pictures_in_a_row_are_planned_anew(fresh: Callable[[], Engine]) -> None:
-    """A picture after another of the same size is drawn on the context as it is then."""
+def test_images_in_a_row_are_planned_anew(fresh: Callable[[], Engine]) -> None:
+    """An image after another of the same size is drawn on the context as it is then."""
     start = noise(3, 4, 48)
 
     def program(first: bool) -> Program:
@@ -469,7 +469,7 @@ def test_what_is_written_is_as_if_it_had_been_said(fresh: Callable[[], Engine]) 
 
 
 def test_what_is_forgotten_leaves_no_trace(fresh: Callable[[], Engine]) -> None:
-    """As if it had never been said: handles, positions, keys, a picture's guidance branch, what is written next."""
+    """As if it had never been said: handles, positions, keys, an image's guidance branch, what is written next."""
     shown = Image.new("RGB", (32, 32), (90, 20, 160))
 
     def program(detour: bool) -> Program:
@@ -492,7 +492,7 @@ def test_what_is_forgotten_leaves_no_trace(fresh: Callable[[], Engine]) -> None:
 
 
 def test_with_recall_of_the_prompt_a_reflection_sees_no_plan(fresh: Callable[[], Engine]) -> None:
-    """Two plans, one picture shown each time: the same reflections; and other ones where the plan is in sight."""
+    """Two plans, one image shown each time: the same reflections; and other ones where the plan is in sight."""
     shown = Image.new("RGB", (48, 32), (200, 120, 10))
 
     def reflections(recall: str) -> list[tuple[int, ...]]:
@@ -510,7 +510,7 @@ def test_with_recall_of_the_prompt_a_reflection_sees_no_plan(fresh: Callable[[],
 
 
 def scripted(program: Program, plan: tuple[int, ...], shown: Image.Image) -> Program:
-    """A program whose first thought is ``plan``, and which is shown one picture whatever it drew."""
+    """A program whose first thought is ``plan``, and which is shown one image whatever it drew."""
     value, thoughts = None, 0
     while True:
         try:
@@ -605,7 +605,7 @@ def test_ways_to_look(fresh: Callable[[], Engine], vae: bool, vit: bool, tokens:
 
 
 def contexts_at(interval: tuple[float, float], shift: float, points: int, text: float = 3.0) -> list[int]:
-    """How many contexts every step of a picture needs."""
+    """How many contexts every step of an image needs."""
     from irg.engine.flow import time_grid
 
     s = DrawSettings(points, shift, text, 2.0, interval)

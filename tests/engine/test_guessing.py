@@ -101,7 +101,7 @@ def test_tokens_are_taken_back() -> None:
 
 
 def program(prompt: str, temperature: float, tokens: int) -> Program:
-    """Two thoughts with a picture between them: what is left in the cache shows in all that follows."""
+    """Two thoughts with an image between them: what is left in the cache shows in all that follows."""
     yield Say(prompt)
     first = yield Write(tokens, temperature)
     drawn = yield Draw(32, 32, DrawSettings(num_timesteps=3, cfg_text_scale=2.0), without_text=first.handles)
@@ -116,7 +116,7 @@ def results(engine: Engine, temperature: float) -> list[Any]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_texts_and_pictures_are_the_same(
+def test_texts_and_images_are_the_same(
     tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer, temperature: float
 ) -> None:
     """Forms that are the model's own texts (right guesses), their halves, and noise (wrong ones)."""

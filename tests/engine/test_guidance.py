@@ -1,4 +1,4 @@
-"""Guidance against the formulas written out picture by picture."""
+"""Guidance against the formulas written out image by image."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def velocities(seed: int, tokens: int = G) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def plain(m: Tensor, u: Tensor, w: Tensor, text: float, image: float, kind: str, least: float) -> Tensor:
-    """One picture, as golden/README.md words it."""
+    """One image, as golden/README.md words it."""
 
     def factor(main: Tensor, guided: Tensor, whole: bool) -> Tensor:
         norm = (lambda x: x.norm()) if whole else (lambda x: x.norm(dim=-1, keepdim=True))
@@ -44,28 +44,28 @@ def test_formulas(kind: str, scales: tuple[float, float], least: float) -> None:
     assert torch.allclose(guide(m, u, w, *scales, kind, least), plain(m, u, w, *scales, kind, least), atol=1e-6)
 
 
-def test_pictures_of_all_settings_in_one_call() -> None:
+def test_images_of_all_settings_in_one_call() -> None:
     settings = list(itertools.product((4.0, 1.0), (2.0, 1.0), RENORM_TYPES, (0.0, 0.7)))
-    pictures = [velocities(seed, tokens=2 + seed % 3) for seed in range(len(settings))]
-    sizes = torch.tensor([len(p[0]) for p in pictures])
+    images = [velocities(seed, tokens=2 + seed % 3) for seed in range(len(settings))]
+    sizes = torch.tensor([len(p[0]) for p in images])
 
     def spread(values: list[float]) -> Tensor:
         return torch.tensor(values).repeat_interleave(sizes)
 
     text, image, kinds, least = (list(column) for column in zip(*settings, strict=True))
     together = guide(
-        *(torch.cat(v) for v in zip(*pictures, strict=True)),
+        *(torch.cat(v) for v in zip(*images, strict=True)),
         spread(text),
         spread(image),
         spread([renorm_code(k) for k in kinds]),
         spread(least),
         groups=torch.arange(len(settings)).repeat_interleave(sizes),
     )
-    alone = [plain(*p, *s) for p, s in zip(pictures, settings, strict=True)]
+    alone = [plain(*p, *s) for p, s in zip(images, settings, strict=True)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-6)
 
 
-def test_two_pictures_may_be_one_group() -> None:
+def test_two_images_may_be_one_group() -> None:
     m, u, w = velocities(1)
     groups = torch.tensor([0, 0, 0, 1, 1, 1])
     as_one = guide(m, u, w, 4.0, 2.0, "global", groups=torch.zeros(G, dtype=torch.int64))

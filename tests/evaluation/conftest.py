@@ -1,4 +1,4 @@
-"""Small prompt sets, pictures and judges that several tests of this room share."""
+"""Small prompt sets, images and judges that several tests of this room share."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence

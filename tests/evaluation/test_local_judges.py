@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from irg.evaluation.benchmarks.benchmark import Ask
-from irg.evaluation.image_folders import Picture
+from irg.evaluation.image_folders import ImageFile
 from irg.evaluation.judges import geneval_detector as gd
 from irg.evaluation.judges import hf
 from irg.evaluation.judges.base import Job
@@ -24,7 +24,7 @@ CAT_PROMPT = BenchPrompt("0", "a red cat", "colors", {"include": [{"class": "cat
 def job(folder: Path, ask: Ask, prompt: BenchPrompt = CAT_PROMPT, color: str = "red") -> Job:
     path = folder / f"{color}.png"
     Image.new("RGB", (32, 24), color).save(path)
-    return Job(prompt, 0, 1, Picture(path), ask)
+    return Job(prompt, 0, 1, ImageFile(path), ask)
 
 
 # ---------------------------------------------------------------------------------- GenEval's detector
@@ -37,23 +37,23 @@ def mask(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def good_detector(image: Image.Image) -> list[gd.Found]:
-    """Sees a stop sign in the test picture, a cat in small ones, nothing in an empty one."""
+    """Sees a stop sign in the test image, a cat in small ones, nothing in an empty one."""
     if image.size == (512, 512):
         plain = len(set(image.get_flattened_data() if hasattr(image, "get_flattened_data") else image.getdata())) == 1
         return [] if plain else [("stop sign", 0.99, mask(512, 512, (156, 90, 356, 290)))]
     return [("cat", 0.9, mask(24, 32, (2, 3, 10, 9))), ("cat", 0.4, np.zeros((24, 32), bool))]
 
 
-def good_painter(pictures, name):
+def good_painter(images, name):
     names = {(255, 0, 0): "red", (0, 0, 255): "blue", (0, 128, 0): "green", (255, 255, 0): "yellow"}
-    return [names.get(picture.getpixel((0, 0)), "white") for picture in pictures]
+    return [names.get(image.getpixel((0, 0)), "white") for image in images]
 
 
 def detector(detect=good_detector, paint=good_painter) -> gd.GenEvalDetector:
     return gd.GenEvalDetector(detect, paint, {"detector": "fake"}, frozenset({"cat"}))
 
 
-def test_boxes_and_colours_of_what_is_asked(tmp_path: Path) -> None:
+def test_boxes_and_colors_of_what_is_asked(tmp_path: Path) -> None:
     judge = detector()
     ((_, answer),) = judge.answers([job(tmp_path, Ask("detect", "objects"))])
     assert answer.raw == {"boxes": {"cat": [[2.0, 3.0, 10.0, 9.0, 0.9]]}, "colors": {"cat": ["red"]}}
@@ -72,10 +72,10 @@ def test_an_object_stands_on_grey_cut_to_its_box() -> None:
 @pytest.mark.parametrize(
     ("detect", "paint", "message"),
     [
-        (lambda image: [("person", 0.97, np.ones((512, 512), bool))], good_painter, "'person' in an empty picture"),
+        (lambda image: [("person", 0.97, np.ones((512, 512), bool))], good_painter, "'person' in an empty image"),
         (lambda image: [], good_painter, "does not see a plain stop sign"),
         (lambda image: [("cat", float("nan"), np.ones((512, 512), bool))], good_painter, "not finite"),
-        (good_detector, lambda pictures, name: ["black"] * len(pictures), "colour classifier is broken"),
+        (good_detector, lambda images, name: ["black"] * len(images), "colour classifier is broken"),
     ],
 )
 def test_a_broken_detector_says_so_before_it_judges(tmp_path: Path, detect, paint, message: str) -> None:
@@ -112,13 +112,13 @@ def test_a_detector_that_changes_its_mind_is_broken() -> None:
     def fickle(image: Image.Image) -> list[gd.Found]:
         return [(name, score - 0.05 * next(looks), where) for name, score, where in good_detector(image)]
 
-    with pytest.raises(ValueError, match="different things in the same picture"):
+    with pytest.raises(ValueError, match="different things in the same image"):
         detector(fickle).self_test()
 
 
-def test_clip_colours_take_the_nearest_text() -> None:
+def test_clip_colors_take_the_nearest_text() -> None:
     class Clip(torch.nn.Module):
-        """A picture's feature is its mean colour; a text's that of the colour it names."""
+        """An image's feature is its mean color; a text's that of the color it names."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -135,12 +135,12 @@ def test_clip_colours_take_the_nearest_text() -> None:
         assert [text.split()[-1] for text in texts] == ["car", "car", "object"]
         return torch.tensor([next(i for i, color in enumerate(gd.COLORS) if color in text) for text in texts])
 
-    def transform(picture):
-        return torch.tensor(picture.getpixel((0, 0))) / 255
+    def transform(image):
+        return torch.tensor(image.getpixel((0, 0))) / 255
 
     colors = gd.ClipColors(Clip(), transform, tokenizer, {})
-    pictures = [Image.new("RGB", (4, 4), name) for name in ("blue", "red")]
-    assert colors(pictures, "car") == ["blue", "red"]
+    images = [Image.new("RGB", (4, 4), name) for name in ("blue", "red")]
+    assert colors(images, "car") == ["blue", "red"]
 
 
 def test_mask2former_boxes_with_random_weights(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_mask2former_boxes_with_random_weights(tmp_path: Path) -> None:
     assert found
     for name, score, inside in found:
         assert name in boxes.names and gd.LOWEST < score <= 1 and inside.shape == (40, 50) and inside.any()
-    with pytest.raises(ValueError, match=r"the (detector|colour classifier) is broken"):
+    with pytest.raises(ValueError, match=r"the (detector|color classifier) is broken"):
         gd.GenEvalDetector(boxes, good_painter, {}, boxes.names).self_test()
     with pytest.raises(ValueError, match="can't be loaded as a Mask2Former"):
         gd.Mask2FormerBoxes.load(str(tmp_path / "nothing"), torch.device("cpu"))
@@ -188,7 +188,7 @@ def test_mask2former_boxes_with_random_weights(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaVA with random weights in a folder: 28 px pictures, one token a letter."""
+    """A LLaVA with random weights in a folder: 28 px images, one token a letter."""
     transformers = pytest.importorskip("transformers", reason="needs the extra eval")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -253,13 +253,13 @@ def test_a_local_model_is_asked_and_asked_again(tiny_vlm: Path, tmp_path: Path, 
     assert judge.identity()["fingerprint"] and judge.label == tiny_vlm.name
 
 
-def test_vqascore_of_a_local_model_is_a_probability_that_depends_on_the_picture(tiny_vlm: Path, tmp_path: Path) -> None:
+def test_vqascore_of_a_local_model_is_a_probability_that_depends_on_the_image(tiny_vlm: Path, tmp_path: Path) -> None:
     judge = hf.VQAScoreJudge.load(str(tiny_vlm), "cpu")
     jobs = [job(tmp_path, Ask("yes", "v", "Is it so?"), color=color) for color in ("red", "blue")]
     red, blue = (answer.raw for _, answer in judge.answers(jobs))
     assert 0 < red < 1 and 0 < blue < 1 and red != blue
-    (job(tmp_path, Ask("yes", "v", "?")).picture.path).write_bytes(b"spoiled")
-    ((_, answer),) = judge.answers([Job(CAT_PROMPT, 0, 1, Picture(tmp_path / "red.png"), jobs[0].ask)])
+    (job(tmp_path, Ask("yes", "v", "?")).image.path).write_bytes(b"spoiled")
+    ((_, answer),) = judge.answers([Job(CAT_PROMPT, 0, 1, ImageFile(tmp_path / "red.png"), jobs[0].ask)])
     assert answer.failure == "unreadable"
 
 
@@ -287,9 +287,9 @@ def test_ocr_reads_a_plain_text(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra eval")
     from PIL import ImageDraw
 
-    picture = Image.new("RGB", (320, 96), "white")
-    ImageDraw.Draw(picture).text((20, 20), "OPEN DAY", fill="black", font_size=48)
-    picture.save(tmp_path / "text.png")
-    one = Job(CAT_PROMPT, 0, 1, Picture(tmp_path / "text.png"), Ask("ocr", "text"))
+    image = Image.new("RGB", (320, 96), "white")
+    ImageDraw.Draw(image).text((20, 20), "OPEN DAY", fill="black", font_size=48)
+    image.save(tmp_path / "text.png")
+    one = Job(CAT_PROMPT, 0, 1, ImageFile(tmp_path / "text.png"), Ask("ocr", "text"))
     ((_, answer),) = OCRJudge().answers([one])
     assert answer.raw.split() == ["OPEN", "DAY"]

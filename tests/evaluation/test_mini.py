@@ -29,7 +29,7 @@ def by_name(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def test_one_run_that_always_looks_again_holds_the_shorter_ones() -> None:
     found = by_name({"always": ALWAYS})
-    assert found["first picture (think)"].right == (False, True, True, False)
+    assert found["first image (think)"].right == (False, True, True, False)
     assert found["irg, 1 round, always"].right == (True, False, True, False)
     assert found["irg, 1 round, stops when done"].right == (True, True, True, False)
     assert found["irg, 2 rounds, always"].right == (True, False, False, True)
@@ -43,7 +43,7 @@ def test_overall_is_the_plain_mean_of_the_forms() -> None:
     assert score == {"counting": 1.0, "position": 0.0, "overall": 0.5}
 
 
-def test_repair_and_damage_are_shares_of_wrong_and_of_right_pictures() -> None:
+def test_repair_and_damage_are_shares_of_wrong_and_of_right_images() -> None:
     repair, damage = by_name({"always": ALWAYS})["irg, 1 round, always"].repair_and_damage()
     assert (repair.value, repair.of, damage.value, damage.of) == (0.5, 2, 0.5, 2)
     assert by_name({"think": [line("a", [True])]})["think"].repair_and_damage() is None
@@ -55,7 +55,7 @@ def test_the_independent_redraw_is_taken_only_where_the_reflection_finds_a_flaw(
     assert best.right == (True, True, True, False) and best.drawn == (2, 1, 2, 1)
 
 
-def test_of_two_pictures_that_is_taken_which_its_own_reflection_accepts() -> None:
+def test_of_two_images_that_is_taken_which_its_own_reflection_accepts() -> None:
     again = [
         line("a", [True, True], [True]),  # accepted, the first was not
         line("b", [False, True], [True]),  # both accepted: the first
@@ -65,7 +65,7 @@ def test_of_two_pictures_that_is_taken_which_its_own_reflection_accepts() -> Non
     results = {"always": ALWAYS, "again": again}
     best = by_name(results)["best of 2, picked by its reflections"]
     assert best.right == (True, True, True, False) and best.drawn == (2, 2, 2, 2)
-    assert "best of 2, picked by its reflections, minus the first picture: +16.7 points" in table(results)
+    assert "best of 2, picked by its reflections, minus the first image: +16.7 points" in table(results)
 
 
 def test_the_interval_holds_the_share_and_shrinks_with_the_sample() -> None:
@@ -76,7 +76,7 @@ def test_the_interval_holds_the_share_and_shrinks_with_the_sample() -> None:
     assert few[0] < 0.5 < few[1] and many[1] - many[0] < 0.08 < few[1] - few[0]
 
 
-def test_pictures_of_one_prompt_are_drawn_together() -> None:
+def test_images_of_one_prompt_are_drawn_together() -> None:
     """Ten times the same prompt says no more than once."""
     alone = rows({"think": [line("a", [True]), line("b", [False])]})[0]
     copied = rows({"think": [line("a", [True])] * 10 + [line("b", [False])] * 10})[0]
@@ -94,10 +94,8 @@ def test_differences_are_paired() -> None:
 
 def test_the_table_tells_what_reflections_notice() -> None:
     text = table({"always": ALWAYS})
-    assert (
-        "| first picture (think) |" in text and "irg (1 round, stops) minus its first picture: +25.0 points" not in text
-    )
-    assert "finds a flaw in 50 " in text and "of 2 wrong first pictures" in text
+    assert "| first image (think) |" in text and "irg (1 round, stops) minus its first image: +25.0 points" not in text
+    assert "finds a flaw in 50 " in text and "of 2 wrong first images" in text
 
 
 def test_the_table_tells_what_was_planned_wrong() -> None:
@@ -109,12 +107,12 @@ def test_the_table_tells_what_was_planned_wrong() -> None:
         line("d", [True, True], [True]) | right_plan,
     ]
     text = table({"always": lines})
-    assert "The plan was already wrong in 67 " in text and "of 3 wrong first pictures" in text
+    assert "The plan was already wrong in 67 " in text and "of 3 wrong first images" in text
     assert "reflections end with a right one in 50 " in text and "of 2 wrong plans" in text
     assert "The plan was" not in table({"always": [*lines, line("e", [True, True], [True])]})  # an older run's line
 
 
-def test_right_pictures_by_the_world_show_what_the_referee_misses(tmp_path: Path) -> None:
+def test_right_images_by_the_world_show_what_the_referee_misses(tmp_path: Path) -> None:
     try:
         world.load_sprites("fluent")
     except ValueError as error:

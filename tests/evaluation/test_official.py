@@ -19,7 +19,7 @@ from irg import promptsets
 from irg.evaluation.benchmarks import genai_bench, geneval, oneig, tiif, wise
 
 pytestmark = pytest.mark.shared
-PICTURES = 277  # of a model, each length, in TIIF's testmini
+IMAGES = 277  # of a model, each length, in TIIF's testmini
 
 
 def need(official: Path, place: str) -> Path:
@@ -59,7 +59,7 @@ def test_geneval_summary(official: Path) -> None:
     told = need(official, "geneval/official/synthetic_summary_stdout.txt").read_text()
     if f"Total images: {len(results)}" not in told:
         pytest.skip(f"only {len(results)} lines are there: not what the official sums are of")
-    ours = geneval.summarise((f"{one['index']}", one["tag"], one["correct"]) for one in results)
+    ours = geneval.summarize((f"{one['index']}", one["tag"], one["correct"]) for one in results)
     assert f"Overall score (avg. over tasks): {ours['overall']:.5f}" in told
     assert f"% correct images: {ours['images']:.2%}" in told and f"% correct prompts: {ours['prompts']:.2%}" in told
     for tag in {one["tag"] for one in results}:
@@ -80,7 +80,7 @@ def test_wise_scores(official: Path) -> None:
     files = sorted(need(official, "wise/official").glob("synthetic_*_scores.jsonl"))
     scores = [(one["prompt_id"], wise.wiscore(one)) for file in files for one in lines(file.parent, file.name)]
     counts = {name: sum(wise.category(number) == name.lower() for number, _ in scores) for name in expected["n"]}
-    ours = wise.summarise(scores)
+    ours = wise.summarize(scores)
     whole = [name for name, count in expected["n"].items() if counts[name] == count]
     if not whole:
         pytest.skip("no category is whole")
@@ -134,9 +134,9 @@ def test_tiif_groups(official: Path, tiif_files: list[dict[str, Any]]) -> None:
         expected = json.loads(need(official, f"tiif/official/expected_{judge}.json").read_text())
         for (model, length), values in verdicts.items():
             shares = {name: one.share for name, one in tiif.accuracies(values).items()}
-            # A model with all 277 x 2 pictures must agree. One with fewer may lack them in the published results
+            # A model with all 277 x 2 images must agree. One with fewer may lack them in the published results
             # (then its attributes agree and its groups must) or only here (then there is nothing to compare with).
-            if len(values) >= PICTURES or shares == attributes.get((model, length)):
+            if len(values) >= IMAGES or shares == attributes.get((model, length)):
                 check_groups(shares, expected[model][length], f"{judge}, {model}, {length}")
                 checked += 1
     if not checked:
@@ -144,7 +144,7 @@ def test_tiif_groups(official: Path, tiif_files: list[dict[str, Any]]) -> None:
 
 
 def check_groups(shares: dict[str, float], expected: dict[str, float], where: str) -> None:
-    ours = tiif.summarise(shares)
+    ours = tiif.summarize(shares)
     missing = [one for one in tiif.ATTRIBUTES if one not in shares and one != "real_world"]  # which is not counted
     assert len(missing) == expected.get("n_missing_attributes", 0), where
     for name, value in expected.items():
@@ -193,7 +193,7 @@ def test_genai_bench_means(official: Path) -> None:
     values = scores if isinstance(scores, list) else [scores[key] for key in sorted(scores)]
     if max(own) >= len(values):
         pytest.skip("the scores are not whole")
-    ours = genai_bench.summarise((own[number], value) for number, value in enumerate(values))
+    ours = genai_bench.summarize((own[number], value) for number, value in enumerate(values))
     assert ours["every"] == pytest.approx(expected.pop("plain_mean_of_1600"), abs=1e-12)
     for name, value in expected.items():
         assert ours[name] == pytest.approx(value["mean"], abs=1e-12), name
@@ -216,7 +216,7 @@ def test_oneig_text(official: Path) -> None:
         every += matches
     expected = json.loads(need(official, "oneig/official/synthetic_expected.json").read_text())["text_60_prompts_x4"]
     if sum(match.words for match in every) == expected["sum_gt_words"]:
-        ours = oneig.summarise_text(every)
+        ours = oneig.summarize_text(every)
         assert sum(match.matched for match in every) == expected["sum_match"]
         for name in ("ED", "CR", "WAC"):
             assert ours[name] == pytest.approx(expected[name], abs=1e-12)

@@ -39,7 +39,7 @@ def said(text: str, **more: Any) -> Reply:
 
 
 class Server:
-    """Counts calls a picture (by its grey) and lets ``act(grey, call)`` reply; None hangs longer than anybody waits."""
+    """Counts calls an image (by its gray) and lets ``act(gray, call)`` reply; None hangs longer than anybody waits."""
 
     def __init__(self) -> None:
         self.calls: Counter[int] = Counter()
@@ -71,8 +71,8 @@ class Server:
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
     def answer(self, body: dict[str, Any]) -> Reply | None:
-        picture = body["messages"][0]["content"][1]["image_url"]["url"]
-        grey = Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))).convert("L").getpixel((0, 0))
+        image = body["messages"][0]["content"][1]["image_url"]["url"]
+        grey = Image.open(io.BytesIO(base64.b64decode(image.split(",")[1]))).convert("L").getpixel((0, 0))
         with self._lock:
             self.calls[grey] += 1
             self.bodies.append(body)
@@ -92,7 +92,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def request_(tmp_path: Path) -> Request:
-    """Twelve WISE pictures, the greys 10 to 21."""
+    """Twelve WISE images, the grays 10 to 21."""
     entries = [{"Prompt": f"p{n}", "Explanation": "e", "Category": "c", "prompt_id": n} for n in range(1, 13)]
     (tmp_path / "wise.json").write_text(json.dumps(entries))
     for index, prompt in enumerate(promptsets.load("wise", tmp_path / "wise.json").prompts):
@@ -171,7 +171,7 @@ def test_a_dead_endpoint_is_not_asked_for_ever(server: Server, request_: Request
     assert judge(server, request_)[1].complete
 
 
-def test_the_question_and_the_picture_go_out_as_they_should(server: Server, request_: Request) -> None:
+def test_the_question_and_the_image_go_out_as_they_should(server: Server, request_: Request) -> None:
     judge(server, request_)
     body = next(body for body in server.bodies if '"p3"' in body["messages"][0]["content"][0]["text"])
     assert body["temperature"] == 0 and body["model"] == "m"

@@ -20,7 +20,7 @@ def test_kinds() -> None:
 
 def test_the_cases_differ_in_what_is_seen() -> None:
     pipe = IRGPipeline.from_pretrained("mini")
-    found = list(cases(Reading(pictures=1, sprites="builtin"), pipe))
+    found = list(cases(Reading(images=1, sprites="builtin"), pipe))
     assert len(found) == 8 and len({case.row for case in found}) == 8
     looks = [[op for op in case.ops if isinstance(op, Look)] for case in found]
     assert [(ops[0].vae, ops[0].vit) if ops else None for ops in looks] == [
@@ -49,8 +49,8 @@ def test_a_given_text_is_scored_as_it_is_written() -> None:
 
 
 def test_the_table_has_every_row() -> None:
-    """The bundled model tells a background from its latents, and not without a picture."""
-    results = measure(Reading(pictures=6, sprites="builtin"))
+    """The bundled model tells a background from its latents, and not without an image."""
+    results = measure(Reading(images=6, sprites="builtin"))
     lines = table(results).splitlines()
     assert len(lines) == 2 + 8 and lines[0] == "| | background | size | place | other words |"
     assert results["plan, eyes: both"]["background"][0] < 0.5 < results["plan, eyes: none"]["background"][0]

@@ -13,7 +13,7 @@ from rich.console import Console
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine
 from irg.evaluation import runs
-from irg.evaluation.image_folders import LAYOUTS, Picture
+from irg.evaluation.image_folders import LAYOUTS, ImageFile
 from irg.model.weights.profile import Profile
 from irg.promptsets import BenchPrompt
 from irg.reasoning.pipeline import IRGPipeline
@@ -92,7 +92,7 @@ def test_a_run_is_drawn_resumed_and_the_same_however_it_was_cut(geneval_prompts,
     assert metadata["tag"] == "counting"
     record = json.loads((whole / "trajectories" / "00002" / "1.json").read_text())
     assert record["prompt_id"] == "00002" and len(record["turns"]) == 2 and record["turns"][1]["thinking"] is not None
-    # a picture whose record is missing was in flight when the run was cut: it is drawn again
+    # an image whose record is missing was in flight when the run was cut: it is drawn again
     (cut / "trajectories" / "00002" / "1.json").unlink()
     assert [one.number for one in runs.missing(cut, info, geneval_prompts.prompts)] == [1]
 
@@ -143,18 +143,18 @@ def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
 
 
 def test_samples_must_fit_the_layout(geneval_prompts, pipe):
-    with pytest.raises(ValueError, match="one picture a prompt, got --samples 2"):
+    with pytest.raises(ValueError, match="one image a prompt, got --samples 2"):
         info_of(replace(geneval_prompts, name="wise"), pipe, samples=2)
     with pytest.raises(ValueError, match="1 to 4"):
         info_of(replace(geneval_prompts, name="oneig"), pipe, samples=5)
 
 
-def test_after_an_early_stop_the_last_picture_stands(geneval_prompts, pipe, tmp_path):
+def test_after_an_early_stop_the_last_image_stands(geneval_prompts, pipe, tmp_path):
     info = info_of(geneval_prompts, pipe, samples=1)
     trajectory = Trajectory("x", "irg", 0, "tiny", {}, [Turn("t", flat(7)), Turn("all is right", None)], stopped=True)
     runs.save(tmp_path, info, runs.Sample(geneval_prompts.prompts[0], 0), trajectory)
     for place in ("images", "turns/1", "turns/2"):
-        assert Picture(tmp_path / place / "00000/samples/0000.png").pixels().getpixel((0, 0)) == (7, 7, 7)
+        assert ImageFile(tmp_path / place / "00000/samples/0000.png").pixels().getpixel((0, 0)) == (7, 7, 7)
 
 
 PROMPT = BenchPrompt("x", "a cat", "color+2d", {"length": "short", "line": 3, "number": "012"})
@@ -187,10 +187,10 @@ def test_a_grid_holds_four_and_black_is_missing(tmp_path):
         layout.write(tmp_path, prompt, 1, "m", flat(1, 4))
 
 
-def test_pictures_that_are_none(tmp_path):
+def test_images_that_are_none(tmp_path):
     assert LAYOUTS["wise"].find(tmp_path, BenchPrompt("1", "", ""), 0, "m") is None
     (tmp_path / "1.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="not a readable picture"):
+    with pytest.raises(ValueError, match="not a readable image"):
         LAYOUTS["wise"].find(tmp_path, BenchPrompt("1", "", ""), 0, "m").pixels()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from irg.evaluation import statistics
 from irg.evaluation.benchmarks import genai_bench, geneval, oneig, tiif, wise
-from irg.evaluation.benchmarks.text_distance import cheapest_pairs, levenshtein, normalised
+from irg.evaluation.benchmarks.text_distance import cheapest_pairs, levenshtein, normalized
 
 # ------------------------------------------------------------------------------------------------ GenEval
 
@@ -74,13 +74,13 @@ def test_geneval_verdicts(metadata, boxes, colors, correct, reason):
 def test_geneval_keeps_sixteen_and_takes_the_later_of_equal_scores():
     many = [[i, 0, i + 1, 1, 0.5] for i in range(20)]
     assert geneval.judge(ask({"class": "cat"}), {"cat": many}).kept == {"cat": 16}
-    # the surest box decides the colour; of two equally sure ones the official order takes the later
+    # the surest box decides the color; of two equally sure ones the official order takes the later
     tied = {"cat": [[0, 0, 9, 9, 0.5], [20, 0, 29, 9, 0.5]]}
     assert geneval.judge(ask({"class": "cat", "color": "blue"}), tied, {"cat": ["red", "blue"]}).correct
 
 
-def test_geneval_wants_a_colour_for_each_box():
-    with pytest.raises(ValueError, match="2 boxes, but 1 colours"):
+def test_geneval_wants_a_color_for_each_box():
+    with pytest.raises(ValueError, match="2 boxes, but 1 colors"):
         geneval.judge(ask({"class": "cat", "color": "red"}), {"cat": [LEFT, RIGHT]}, {"cat": ["red"]})
 
 
@@ -92,9 +92,9 @@ def test_geneval_relations_shrink_by_a_tenth_of_both_sizes():
 
 
 def test_geneval_summary_is_the_mean_of_tags():
-    ours = geneval.summarise([("0", "colors", True), ("0", "colors", False), ("1", "counting", False)])
+    ours = geneval.summarize([("0", "colors", True), ("0", "colors", False), ("1", "counting", False)])
     assert ours == {"counting": 0.0, "colors": 0.5, "overall": 0.25, "images": pytest.approx(1 / 3), "prompts": 0.5}
-    assert geneval.summarise([]) == {}
+    assert geneval.summarize([]) == {}
 
 
 # --------------------------------------------------------------------------------------------------- WISE
@@ -142,9 +142,9 @@ def test_wise_scores():
 def test_wise_overall_needs_all_six():
     firsts = {"culture": 1, "time": 401, "space": 568, "biology": 701, "physics": 801, "chemistry": 901}
     scores = [(number, float(name == "culture")) for name, number in firsts.items()]
-    ours = wise.summarise(scores)
+    ours = wise.summarize(scores)
     assert (ours["overall"], ours["overall_plain"]) == (pytest.approx(0.4), pytest.approx(1 / 6))
-    assert "overall" not in wise.summarise(scores[:5])
+    assert "overall" not in wise.summarize(scores[:5])
 
 
 # --------------------------------------------------------------------------------------------- TIIF-Bench
@@ -174,12 +174,12 @@ def test_tiif_groups():
     assert len(tiif.ATTRIBUTES) == 39 and len(set(tiif.ATTRIBUTES)) == 39
     pooled = tiif.accuracies([("text", [True, False]), ("text", [True]), ("style", [])])
     assert {name: one.share for name, one in pooled.items()} == {"text": 0.6667}
-    ours = tiif.summarise({"text": 0.5, "negation": 1.0, "numeracy": 0.5, "real_world": 0.0})
+    ours = tiif.summarize({"text": 0.5, "negation": 1.0, "numeracy": 0.5, "real_world": 0.0})
     assert ours["Basic/Reasoning"] == 0.75 and "Advanced/Style" not in ours
     assert ours["Overall"] == pytest.approx((0.75 + 0.5 + 0.0) / 3)
     assert (ours["Basic/Avg"], ours["Advanced/Avg"]) == (0.75, 0.5)
     with pytest.raises(ValueError, match="unknown TIIF attribute 'colour'"):
-        tiif.summarise({"colour": 1.0})
+        tiif.summarize({"colour": 1.0})
 
 
 def test_tiif_text_match():
@@ -193,7 +193,7 @@ def test_tiif_text_match():
 
 
 def test_genai_bench_all_leaves_out_untagged():
-    ours = genai_bench.summarise([(("basic", "scene"), 0.8), (("advanced",), 0.4), ((), 0.0)])
+    ours = genai_bench.summarize([(("basic", "scene"), 0.8), (("advanced",), 0.4), ((), 0.0)])
     assert ours == {
         "scene": 0.8,
         "basic": 0.8,
@@ -208,7 +208,7 @@ def test_oneig_alignment_zeroes_children_but_not_grandchildren():
     score, fulfilled = oneig.alignment([{"1": "No", "2": "Yes", "3": "Yes"}], depends)
     assert fulfilled == [[False, False, True]] and score == pytest.approx(1 / 3)
     assert oneig.alignment([{"1": "Yes."}, {"1": "Yes"}], {"1": [0]})[0] == 0.5
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         oneig.alignment([], depends)
 
 
@@ -217,10 +217,10 @@ def test_oneig_text():
     assert (match.distance, match.right, match.matched, match.words) == (0, True, 3, 3)
     nothing = oneig.text_match(["Stop"], "No text recognized.")
     assert (nothing.distance, nothing.right, nothing.matched) == (4, False, 0)
-    ours = oneig.summarise_text([match, nothing])
+    ours = oneig.summarize_text([match, nothing])
     assert ours == {"ED": 2.0, "CR": 0.5, "WAC": 0.75, "score": pytest.approx(1 - 2 * 0.5 * 0.25 / 100)}
     far = oneig.TextMatch(300, False, 0, 4)
-    assert oneig.summarise_text([far])["score"] == 0.0
+    assert oneig.summarize_text([far])["score"] == 0.0
 
 
 def test_oneig_style_diversity_overall():
@@ -246,7 +246,7 @@ def test_levenshtein_is_the_textbook_recursion(a, b):
     if len(a) + len(b) <= 10:
         assert levenshtein(a, b) == slow(len(a), len(b))
     assert levenshtein(a, b) == levenshtein(b, a) <= max(len(a), len(b))
-    assert 0 <= normalised(a, b) <= 1
+    assert 0 <= normalized(a, b) <= 1
 
 
 def test_levenshtein_literal():

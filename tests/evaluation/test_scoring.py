@@ -13,7 +13,7 @@ from rich.console import Console
 from irg import promptsets
 from irg.evaluation import table
 from irg.evaluation.benchmarks.benchmark import BENCHMARKS, Ask, Options
-from irg.evaluation.image_folders import LAYOUTS, Picture
+from irg.evaluation.image_folders import LAYOUTS, ImageFile
 from irg.evaluation.judges.base import Answer, Job
 from irg.evaluation.judges.file import FileJudge
 from irg.evaluation.judges.make import JudgeOptions, make_judges
@@ -39,7 +39,7 @@ def flat(value, size=8):
     return Image.new("RGB", (size, size), (value, value, value))
 
 
-def pictures(folder: Path, prompts, layout="geneval", samples=4, first=10) -> Path:
+def images(folder: Path, prompts, layout="geneval", samples=4, first=10) -> Path:
     for index, prompt in enumerate(prompts):
         for sample in range(samples):
             LAYOUTS[layout].write(folder, prompt, sample, "m", flat(first + 20 * index + sample))
@@ -47,13 +47,13 @@ def pictures(folder: Path, prompts, layout="geneval", samples=4, first=10) -> Pa
 
 
 def grey(job) -> int:
-    return job.picture.pixels().getpixel((0, 0))[0]
+    return job.image.pixels().getpixel((0, 0))[0]
 
 
 @pytest.fixture
 def asked(geneval_prompts, geneval_json, tmp_path):
-    """A folder of pictures, one for each prompt and sample, and the request to score it."""
-    folder = pictures(tmp_path / "pictures", geneval_prompts.prompts)
+    """A folder of images, one for each prompt and sample, and the request to score it."""
+    folder = images(tmp_path / "images", geneval_prompts.prompts)
     return Request("geneval", folder, out=tmp_path / "scores", prompts=str(geneval_json))
 
 
@@ -133,7 +133,7 @@ def test_gaps_are_counted_and_shown(asked, fake_judge):
     assert result.turns[0].states == states and result.gaps == {k: 1 for k in states if k != "graded"}
     assert result.turns[0].scores["single_object"] == 0.0  # the missing one is the only one that counts
     text = table.markdown(table.tables([result]))
-    assert "of 12 pictures 1 missing, 1 outage, 1 refused, 1 unreadable" in text and "0.000* [b]" in text
+    assert "of 12 images 1 missing, 1 outage, 1 refused, 1 unreadable" in text and "0.000* [b]" in text
     # an outage is asked again, a refusal only on demand, and as the official scripts do it missing ones are left out
     failures.clear()
     before = len(judge.asked)
@@ -170,12 +170,12 @@ def test_a_judge_for_nothing_is_refused(tmp_path, fake_judge):
     (tmp_path / "OneIG-Bench.csv").write_text("category,id,prompt_en\nText_Rendering,002,a sign\n")
     (tmp_path / "text_content.csv").write_text(",id,prompt_en,text_content\n0,002,a sign,['STOP']\n")
     prompts = promptsets.load("oneig", tmp_path / "OneIG-Bench.csv").prompts
-    folder = pictures(tmp_path / "m", prompts, "oneig", 1)
+    folder = images(tmp_path / "m", prompts, "oneig", 1)
     with pytest.raises(ValueError, match="fake can't answer any of OneIG-Bench"):
         answered("oneig", tmp_path / "OneIG-Bench.csv", folder, [fake_judge(lambda job: Answer({}))], tmp_path)
 
 
-def test_an_empty_folder_says_where_pictures_are_looked_for(asked, fake_judge, tmp_path):
+def test_an_empty_folder_says_where_images_are_looked_for(asked, fake_judge, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty/00000/samples/0000\.png"):
         score(replace(asked, images=tmp_path / "empty"), [fake_judge(lambda job: Answer(""))], QUIET)
@@ -200,7 +200,7 @@ def test_mini_judge_sees_what_the_world_renders(tmp_path):
     Image.fromarray(world.render(scene)).save(tmp_path / "cat.png")
     judge = MiniJudge()
     prompt = promptsets.BenchPrompt("0", "x", "colors", request.to_json())
-    ((_, answer),) = judge.answers([Job(prompt, 0, 1, Picture(tmp_path / "cat.png"), Ask("detect", "objects"))])
+    ((_, answer),) = judge.answers([Job(prompt, 0, 1, ImageFile(tmp_path / "cat.png"), Ask("detect", "objects"))])
     assert max(box[4] for box in answer.raw["boxes"]["cat"]) > 0.3
 
 
@@ -223,7 +223,7 @@ def test_wise_through_a_judge(tmp_path, fake_judge):
     entries = [{"Prompt": "p", "Explanation": "e", "Category": "c", "prompt_id": number} for number in (1, 500)]
     (tmp_path / "wise.json").write_text(json.dumps(entries))
     prompts = promptsets.load("wise", tmp_path / "wise.json").prompts
-    folder = pictures(tmp_path / "pictures", prompts, "wise", 1)
+    folder = images(tmp_path / "images", prompts, "wise", 1)
     text = "**Consistency:** 2\n**Realism:** 1\n**Aesthetic Quality:** 0"
     judge = fake_judge(lambda job: Answer(text), kinds=("chat",))
     result = answered("wise", tmp_path / "wise.json", folder, [judge], tmp_path)
@@ -241,7 +241,7 @@ def test_tiif_through_a_judge(tmp_path, fake_judge):
     (tmp_path / "text_prompts.jsonl").write_text(json.dumps(line))
     (tmp_path / "text_eval_prompts.jsonl").write_text(json.dumps(asked))
     prompts = promptsets.load("tiif", tmp_path / "text_prompts.jsonl").prompts
-    folder = pictures(tmp_path / "m", prompts, "tiif", 1)
+    folder = images(tmp_path / "m", prompts, "tiif", 1)
     (folder / "text/m/long_description/0.png").unlink()
     judge = fake_judge(lambda job: Answer("yes it is\nyes it is"), kinds=("chat",))
     result = answered("tiif", tmp_path / "text_prompts.jsonl", folder, [judge], tmp_path)
@@ -257,7 +257,7 @@ def test_tiif_reads_text_on_demand(tmp_path, fake_judge):
     (tmp_path / "text_prompts.jsonl").write_text(json.dumps(line))
     (tmp_path / "text_eval_prompts.jsonl").write_text(json.dumps(asked))
     prompts = promptsets.load("tiif", tmp_path / "text_prompts.jsonl").prompts
-    folder = pictures(tmp_path / "m", prompts, "tiif", 1)
+    folder = images(tmp_path / "m", prompts, "tiif", 1)
     judges = [
         fake_judge(lambda job: Answer("no"), kinds=("chat",)),
         fake_judge(lambda job: Answer("open"), kinds=("ocr",)),
@@ -282,7 +282,7 @@ def test_genai_bench_from_a_file_of_answers(tmp_path):
     (tmp_path / "genai_image.json").write_text(json.dumps({"00001": {"prompt": "a"}, "00002": {"prompt": "b"}}))
     (tmp_path / "genai_skills.json").write_text(json.dumps({"basic": [1], "advanced": [2]}))
     prompts = promptsets.load("genai_bench", tmp_path / "genai_image.json").prompts
-    folder = pictures(tmp_path / "pictures", prompts, "genai_bench", 1)
+    folder = images(tmp_path / "images", prompts, "genai_bench", 1)
     lines = [{"judge": "CLIP-FlanT5"}, {"prompt": "00001", "kind": "yes", "value": 0.75}]
     answers = tmp_path / "answers.jsonl"
     answers.write_text("\n".join(map(json.dumps, lines)))
@@ -306,7 +306,7 @@ def test_oneig_takes_a_judge_for_each_dimension(tmp_path, fake_judge):
     questions = {"001": {"question": '{"1": "A man?", "2": "Old?"}', "dependency": '{"1": [0], "2": [1]}'}}
     (tmp_path / "Q_D" / "human.json").write_text(json.dumps(questions))
     prompts = promptsets.load("oneig", tmp_path / "OneIG-Bench.csv").prompts
-    folder = pictures(tmp_path / "m", prompts, "oneig", 3)
+    folder = images(tmp_path / "m", prompts, "oneig", 3)
     chat = fake_judge(lambda job: Answer("Yes" if "man" in job.ask.text else "No"), kinds=("chat",), label="vlm")
     reader = fake_judge(lambda job: Answer("STOP"), kinds=("ocr",), label="reader")
     csv = tmp_path / "OneIG-Bench.csv"
@@ -340,7 +340,7 @@ def run(geneval_prompts, geneval_json, tmp_path):
             Turn("better", flat(values[1]), seconds={"drawing": 2.0}, tokens=3),
         ]
         runs.save(folder, info, runs.Sample(prompt, 0), Trajectory(prompt.text, "irg", 0, "m", {}, turns))
-    (folder / "sessions.jsonl").write_text('{"pictures": 1, "seconds": 3.5}\n{"pictures": 2, "seconds": 4.0}\n')
+    (folder / "sessions.jsonl").write_text('{"images": 1, "seconds": 3.5}\n{"images": 2, "seconds": 4.0}\n')
     return Request("geneval", folder, prompts=str(geneval_json))
 
 
@@ -363,8 +363,8 @@ def test_a_run_is_scored_by_turn(run, fake_judge):
     assert len(last.turns) == 1 and last.changes is None
 
 
-def test_the_report_counts_a_missing_picture_as_the_table_does(run, fake_judge):
-    """What was right and is gone is damage, unless missing pictures are skipped; why one is wrong stands below it."""
+def test_the_report_counts_a_missing_image_as_the_table_does(run, fake_judge):
+    """What was right and is gone is damage, unless missing images are skipped; why one is wrong stands below it."""
     (run.images / "turns/2/00000/samples/0000.png").unlink()
     (run.images / "turns/1/00001/samples/0000.png").write_bytes(b"junk")
 
@@ -398,7 +398,7 @@ def test_a_run_remembers_where_its_prompts_were_given(run, fake_judge, monkeypat
 def test_what_a_kill_left_behind_is_passed_over_or_named(run, fake_judge):
     judge = fake_judge(lambda job: Answer(EVERYTHING))
     with (run.images / "sessions.jsonl").open("a") as file:
-        file.write('{"pictures": 4, "sec')
+        file.write('{"images": 4, "sec')
     assert score(run, [judge], QUIET)[1].seconds == 2.5
     record = run.images / "trajectories/00001/0.json"
     record.write_text("{")
@@ -433,7 +433,7 @@ def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
     assert "| IRG (paper) | 0.980 [a] | 0.830 [a] |" in text and "judge: GenEval's Mask2Former (mmdet)" in text
     rows = table.comma_separated(made).splitlines()
     assert any(',"m, irg, improved",overall,1.0,,,,,"judge: one; ' in row for row in rows)
-    assert any(',"m, irg, initial","pictures, 95 %",1.0,1.0,1.0,3,,' in row for row in rows)
+    assert any(',"m, irg, initial","images, 95 %",1.0,1.0,1.0,3,,' in row for row in rows)
     assert '<td title="judge: two' in table.html(made)
     with pytest.raises(ValueError, match=r"has 2 scores .*name one"):
         Result.load(run.images)

@@ -162,7 +162,7 @@ def equal(got: Any, wanted: Any, what: str) -> None:
 
 
 def close_uint8(got: np.ndarray, wanted: Tensor, pixels_3HW: Tensor, what: str) -> None:
-    """Equal grey levels; one level off is forgiven only where the recorded value lies on a truncation edge.
+    """Equal gray levels; one level off is forgiven only where the recorded value lies on a truncation edge.
 
     Args:
         pixels_3HW: the recorded decoder output of which ``wanted`` is the truncation.
@@ -177,8 +177,8 @@ def close_uint8(got: np.ndarray, wanted: Tensor, pixels_3HW: Tensor, what: str) 
 # ---------------------------------------------------------------------------------------------------- building inputs
 
 
-def picture(case: Case, name: str) -> Image.Image:
-    """A recorded uint8 picture [H, W, 3]."""
+def read_image(case: Case, name: str) -> Image.Image:
+    """A recorded uint8 image [H, W, 3]."""
     return Image.fromarray(case[name].numpy())
 
 
@@ -188,7 +188,7 @@ def text(ids: Sequence[int], loss: bool = False) -> Text:
 
 
 def patches_of(config: ModelConfig, image: Image.Image) -> Patches:
-    """A picture to be read by the ViT, resized by the model's rule."""
+    """An image to be read by the ViT, resized by the model's rule."""
     pixels_3HW = config.vit_resize(image)
     patch = config.vit.patch_size
     grid = (pixels_3HW.shape[1] // patch, pixels_3HW.shape[2] // patch)
@@ -196,18 +196,18 @@ def patches_of(config: ModelConfig, image: Image.Image) -> Patches:
 
 
 def latent_grid(config: ModelConfig, height: int, width: int) -> tuple[int, int]:
-    """Latent tokens of a picture of these pixels."""
+    """Latent tokens of an image of these pixels."""
     return height // config.image_stride, width // config.image_stride
 
 
 def latents_of(config: ModelConfig, latent_chw: Tensor, target: bool = False) -> Latents | Target:
-    """An encoded picture [C, h, w], to be read or to be drawn."""
+    """An encoded image [C, h, w], to be read or to be drawn."""
     grid = (latent_chw.shape[1] // config.latent_patch_size, latent_chw.shape[2] // config.latent_patch_size)
     return (Target if target else Latents)(grid, latent_chw)
 
 
 def pad_together(pixels: Sequence[Tensor]) -> Tensor:
-    """Pictures [3, H, W] of several sizes as one batch, zeros (mid grey) at the right and bottom."""
+    """Images [3, H, W] of several sizes as one batch, zeros (mid gray) at the right and bottom."""
     height, width = (max(p.shape[side] for p in pixels) for side in (1, 2))
     batch = torch.zeros(len(pixels), pixels[0].shape[0], height, width)
     for row, p in zip(batch, pixels, strict=True):
@@ -216,7 +216,7 @@ def pad_together(pixels: Sequence[Tensor]) -> Tensor:
 
 
 def crop_apart(latents_BChw: Tensor, grids: Sequence[tuple[int, int]], patch: int) -> list[Tensor]:
-    """The inverse for latents: each picture's own part of a padded batch, by its grid of tokens."""
+    """The inverse for latents: each image's own part of a padded batch, by its grid of tokens."""
     pairs = zip(latents_BChw, grids, strict=True)
     return [latent[:, : rows * patch, : columns * patch] for latent, (rows, columns) in pairs]
 

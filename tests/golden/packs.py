@@ -12,21 +12,21 @@ from irg.model.network.config import ModelConfig
 from irg.sequence.layout import IGNORE, UND, Kind, Layout, visibility
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
 
-from .fixture import Case, close, equal, latent_grid, patches_of, picture, text
+from .fixture import Case, close, equal, latent_grid, patches_of, read_image, text
 
 
-def pictures_of(case: Case, sample: int) -> dict[str, Image.Image]:
-    """A sample's pictures by their role: ``target``, ``cond``."""
+def images_of(case: Case, sample: int) -> dict[str, Image.Image]:
+    """A sample's images by their role: ``target``, ``cond``."""
     found = {}
     for name in case.names:
         role = name.removeprefix(f"image_s{sample}_").removesuffix("_u8")
         if name == f"image_s{sample}_{role}_u8":
-            found[role] = picture(case, name)
+            found[role] = read_image(case, name)
     return found
 
 
 def vae_part(config: ModelConfig, image: Image.Image, target: bool) -> Part:
-    """A picture as a block of latents; its content is the pixels, normalised."""
+    """An image as a block of latents; its content is the pixels, normalized."""
     pixels = config.vae_resize(image)
     return (Target if target else Latents)(latent_grid(config, *pixels.shape[1:]), pixels)
 
@@ -35,13 +35,13 @@ def sample_parts(
     config: ModelConfig,
     plan: Sequence[dict[str, Any]],
     texts: Sequence[Sequence[int]],
-    pictures: dict[str, Image.Image],
+    images: dict[str, Image.Image],
     grids: Sequence[Sequence[int]] | None = None,
 ) -> list[Part]:
-    """A sample by its plan, whose items are texts (taken in order), VAE and ViT pictures.
+    """A sample by its plan, whose items are texts (taken in order), VAE and ViT images.
 
     Args:
-        grids: latent grid of each VAE item, where a plan uses one picture in several roles; else ``loss`` decides
+        grids: latent grid of each VAE item, where a plan uses one image in several roles; else ``loss`` decides
             between target and condition.
     """
     remaining, vae_items = iter(texts), iter(grids or ())
@@ -55,10 +55,10 @@ def sample_parts(
             last = "target" if loss else "cond"
             if grids is not None:
                 grid = tuple(next(vae_items))
-                last = next(role for role in ("cond", "target") if vae_part(config, pictures[role], loss).grid == grid)
-            parts.append(vae_part(config, pictures[last], loss))
+                last = next(role for role in ("cond", "target") if vae_part(config, images[role], loss).grid == grid)
+            parts.append(vae_part(config, images[last], loss))
         else:
-            parts.append(patches_of(config, pictures[last if grids is not None else "cond"]))
+            parts.append(patches_of(config, images[last if grids is not None else "cond"]))
     return parts
 
 
@@ -66,7 +66,7 @@ def training_samples(case: Case, config: ModelConfig) -> list[list[Part]]:
     """All samples of ``i_training``."""
     texts = case.values["texts"]
     return [
-        sample_parts(config, plan, texts[f"sample{i}"], pictures_of(case, i))
+        sample_parts(config, plan, texts[f"sample{i}"], images_of(case, i))
         for i, plan in enumerate(case.values["sequence_plan"])
     ]
 
@@ -130,7 +130,7 @@ def _check_values(recorded: dict[str, Any], prefix: str, layouts: Sequence[Layou
 
 
 def _check_noise_levels(case: Case, prefix: str, parts: Sequence[Part]) -> None:
-    """One normal number per target, minus infinity for a picture that is read."""
+    """One normal number per target, minus infinity for an image that is read."""
     blocks = [part for part in parts if isinstance(part, Latents | Target)]
     pieces = case[f"{prefix}packed_timesteps"].split([part.tokens for part in blocks])
     for part, piece in zip(blocks, pieces, strict=True):

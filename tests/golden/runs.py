@@ -82,7 +82,7 @@ def ids_in(words: str) -> list[tuple[int, ...]]:
 
 
 def grid_of(case: Case, name: str, side: int) -> tuple[int, int]:
-    """Rows and columns of a target picture, from its recorded place in the position table."""
+    """Rows and columns of a target image, from its recorded place in the position table."""
     cells = case[name]
     return int(cells.max()) // side + 1, int((cells % side).max()) + 1
 
@@ -144,15 +144,15 @@ def check_steps(
 
 
 class Watched:
-    """A request on an engine of its own, and what can be seen of it: the pictures it draws and their contexts."""
+    """A request on an engine of its own, and what can be seen of it: the images it draws and their contexts."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.engine = runner, Engine(runner)
         self.drawings: list[Drawing] = []
-        self.latents: list[list[Tensor]] = []  # of every picture, x after every step
+        self.latents: list[list[Tensor]] = []  # of every image, x after every step
 
     def run(self, program: Program) -> Iterator[Drawing]:
-        """Run a program to its end; every picture's drawing is handed out after its first step."""
+        """Run a program to its end; every image's drawing is handed out after its first step."""
         task = self.engine.add(program, seed=0)
         while self.engine.tasks:
             started = False

@@ -12,7 +12,7 @@ from irg.engine.scheduler import Engine
 from irg.model.weights.checkpoint import LoadedModel
 
 from . import fixture
-from .fixture import Case, close, equal, picture, sub_cases
+from .fixture import Case, close, equal, read_image, sub_cases
 from .runs import check_contexts, held, ids_in, restore
 
 
@@ -50,10 +50,10 @@ def test_token_by_token(case: Callable[[str], Case], runner: Runner) -> None:
 
 
 def test_engine_writes_the_same(case: Callable[[str], Case], runner: Runner) -> None:
-    """The whole way of the runs whose context is told in words: text, picture, text, then a text written."""
+    """The whole way of the runs whose context is told in words: text, image, text, then a text written."""
     e = case("e_generate_text")
     told = next(name for name in sub_cases(e, "ctx.k") if f"{name}.image_u8" in e)
-    texts, image = ids_in(e.what(f"{told}.ctx.k")), picture(e, f"{told}.image_u8")
+    texts, image = ids_in(e.what(f"{told}.ctx.k")), read_image(e, f"{told}.image_u8")
     lens = e.integers(f"{told}.in.key_values_lens")
     runs = [n for n in sub_cases(e, "ids") if torch.equal(e[f"{n}.k"][:, : lens[0]], e[f"{told}.ctx.k"])]
     assert told in runs

@@ -1,4 +1,4 @@
-"""Case i_dropout_packing: what is dropped leaves the right gaps, and one picture in three roles."""
+"""Case i_dropout_packing: what is dropped leaves the right gaps, and one image in three roles."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from irg.sequence.layout import lay_out
 from irg.sequence.parts import Part, drop_conditions
 
 from .fixture import Case
-from .packs import check_packing, pictures_of, sample_parts, training_samples
+from .packs import check_packing, images_of, sample_parts, training_samples
 
 
 def dropped(parts: Sequence[Part], numbers: Sequence[float], probability: float) -> list[Part]:
@@ -33,8 +33,8 @@ def test_forced_dropout(case: Callable[[str], Case], loaded: LoadedModel) -> Non
         check_packing(packing, f"{run}.", f"{run}.", [layout], [kept])
 
 
-def test_one_picture_in_three_roles(case: Callable[[str], Case], loaded: LoadedModel) -> None:
-    """Plans of their own: target, VAE and ViT of one picture. Texts are those of the sample whose lengths fit."""
+def test_one_image_in_three_roles(case: Callable[[str], Case], loaded: LoadedModel) -> None:
+    """Plans of their own: target, VAE and ViT of one image. Texts are those of the sample whose lengths fit."""
     i, packing = case("i_training"), case("i_dropout_packing")
     runs = [name.removesuffix(".sequence_plan") for name in packing.values if name.endswith(".sequence_plan")]
     assert runs
@@ -44,7 +44,7 @@ def test_one_picture_in_three_roles(case: Callable[[str], Case], loaded: LoadedM
         first = packing.integers(f"{run}.packed_text_ids")[1:]
         fitting = [t for t in i.values["texts"].values() if [len(ids) for ids in t] == text_lens]
         texts = next(t for t in fitting if t[0] == first[: len(t[0])])
-        pictures = next(p for s in range(len(i.values["texts"])) if "cond" in (p := pictures_of(i, s)))
+        images = next(p for s in range(len(i.values["texts"])) if "cond" in (p := images_of(i, s)))
         grids = packing.values[f"{run}.patchified_vae_latent_shapes"]
-        parts = sample_parts(loaded.config, plan, texts, pictures, grids)
+        parts = sample_parts(loaded.config, plan, texts, images, grids)
         check_packing(packing, f"{run}.", f"{run}.", [lay_out(parts, loaded.config.grammar)], [parts])

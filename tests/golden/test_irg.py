@@ -17,7 +17,7 @@ from irg.reasoning.settings import Settings
 from irg.sequence.parts import Latents
 
 from . import fixture
-from .fixture import Case, close, close_uint8, equal, picture
+from .fixture import Case, close, close_uint8, equal, read_image
 from .runs import Watched, check_contexts, check_steps, draw_settings, held
 
 BRANCHES = ("main", "cfg_text", "cfg_img")
@@ -31,13 +31,13 @@ def cases(case: Callable[[str], Case], case_names: list[str]) -> list[Case]:
 
 
 def draws(h: Case) -> list[dict[str, Any]]:
-    """What is recorded of every picture: settings, KV lengths and target positions of its contexts."""
+    """What is recorded of every image: settings, KV lengths and target positions of its contexts."""
     return [step for step in h.values["steps_in_call_order"] if step["call"] == "generate_image"]
 
 
 @dataclass
 class Replay:
-    """The program ``irg`` with the recorded texts and noises; with ``strict``, it also looks at the recorded picture.
+    """The program ``irg`` with the recorded texts and noises; with ``strict``, it also looks at the recorded image.
 
     Texts are forced token by token: the model's own choices are case e's business.
     """
@@ -64,7 +64,9 @@ class Replay:
                 case Draw():
                     op = replace(op, noise=h[next(noises)])
                 case Look(own):
-                    op = replace(op, image=picture(h, "image1.u8") if self.strict else own, eps=h["context.vae_eps"][0])
+                    op = replace(
+                        op, image=read_image(h, "image1.u8") if self.strict else own, eps=h["context.vae_eps"][0]
+                    )
             try:
                 op = program.send((yield op))
             except StopIteration as stop:
@@ -72,7 +74,7 @@ class Replay:
 
 
 def contexts_of(h: Case, turn: int) -> Iterator[tuple[str, fixture.Context]]:
-    """The recorded contexts of a picture, by branch."""
+    """The recorded contexts of an image, by branch."""
     step = draws(h)[turn]
     for branch in BRANCHES:
         if step["cache_lens"][branch] is not None:
@@ -80,8 +82,8 @@ def contexts_of(h: Case, turn: int) -> Iterator[tuple[str, fixture.Context]]:
             yield branch, fixture.Context(k, v, [step["cache_lens"][branch]], [step["target_position"][branch]])
 
 
-def close_picture(h: Case, name: str, drawn: Drawn, runner: Runner) -> None:
-    """Latents, decoder output and the picture as it is saved."""
+def close_image(h: Case, name: str, drawn: Drawn, runner: Runner) -> None:
+    """Latents, decoder output and the image as it is saved."""
     equal(to_uint8(h[f"{name}.decoded"][0]), h[f"{name}.u8"], f"{name}.u8 of the recorded decoder output")
     close(drawn.latents[None], h[f"{name}.latent_map"], f"{name}.latent_map")
     close(runner.decode_latents(drawn.latents[None]), h[f"{name}.decoded"], f"{name}.decoded")
@@ -89,7 +91,7 @@ def close_picture(h: Case, name: str, drawn: Drawn, runner: Runner) -> None:
 
 
 def test_every_step(cases: list[Case], loaded: LoadedModel) -> None:
-    """Turn 2 is fed the recorded picture, as one grey level may differ in ours."""
+    """Turn 2 is fed the recorded image, as one gray level may differ in ours."""
     for h in cases:
         watched = Watched(Runner(loaded.model, loaded.autoencoder, rows=1, slots=8))
         steps: list[Step] = []
@@ -109,7 +111,7 @@ def test_every_step(cases: list[Case], loaded: LoadedModel) -> None:
                 if isinstance(part, Latents):
                     close(part.content[None], h["context.vae_latent"], "context.vae_latent")
         for name in [name.removesuffix(".k") for name in h.names if name.endswith(".after.k")]:
-            n = h[f"{name}.k"].shape[1]  # a cache after a single prefill: a prefix of what picture 2 is drawn on
+            n = h[f"{name}.k"].shape[1]  # a cache after a single prefill: a prefix of what image 2 is drawn on
             close(keys[:, :n], h[f"{name}.k"], f"{h.name}: {name}.k")
             close(values[:, :n], h[f"{name}.v"], f"{h.name}: {name}.v")
         # main's (length, position) after every part, as the recorded calls list them
@@ -119,19 +121,19 @@ def test_every_step(cases: list[Case], loaded: LoadedModel) -> None:
         for turn, (drawing, latents, step) in enumerate(zip(watched.drawings, watched.latents, steps, strict=True)):
             name = f"image{turn + 1}"
             check_steps(h, name, h[f"{name}.noise"], drawing.times, latents)
-            assert step.picture is not None
-            close_picture(h, name, step.picture, watched.runner)
-        close(loaded.config.vae_resize(picture(h, "image1.u8"))[None], h["context.vae_input"], "vae_input", atol=0)
+            assert step.image is not None
+            close_image(h, name, step.image, watched.runner)
+        close(loaded.config.vae_resize(read_image(h, "image1.u8"))[None], h["context.vae_input"], "vae_input", atol=0)
 
 
 def test_end_to_end(cases: list[Case], loaded: LoadedModel) -> None:
-    """With our own picture 1, all requests together. Where a value of it lies on a truncation edge, a grey level may
-    differ; then a few of picture 2 may."""
+    """With our own image 1, all requests together. Where a value of it lies on a truncation edge, a gray level may
+    differ; then a few of image 2 may."""
     runner = Runner(loaded.model, loaded.autoencoder, rows=1, slots=8)
     results = Engine(runner).run([(Replay(h, strict=False).program(), 0) for h in cases])
     for h, steps in zip(cases, results, strict=True):
-        first, second = (step.picture for step in steps)
-        close_picture(h, "image1", first, runner)
+        first, second = (step.image for step in steps)
+        close_image(h, "image1", first, runner)
         if np.array_equal(np.asarray(first.image), h["image1.u8"]):
             close(second.latents[None], h["image2.latent_map"], "image2.latent_map")
         off = np.abs(np.asarray(second.image).astype(int) - h["image2.u8"].numpy().astype(int))

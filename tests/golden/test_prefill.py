@@ -1,4 +1,4 @@
-"""Cases c and d: texts and pictures put into contexts."""
+"""Cases c and d: texts and images put into contexts."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from .fixture import (
     numbered,
     pad_together,
     patches_of,
-    picture,
+    read_image,
     sub_cases,
 )
 from .runs import check_contexts, extend, ids_in, restore, texts_of
@@ -43,13 +43,13 @@ def test_texts(case: Callable[[str], Case], runner: Runner) -> None:
     assert runner.cache.rows_in_use == sum(len(group) for group in contexts.values())
 
 
-def test_one_picture(case: Callable[[str], Case], loaded: LoadedModel, runner: Runner) -> None:
+def test_one_image(case: Callable[[str], Case], loaded: LoadedModel, runner: Runner) -> None:
     d, config = case("d_image_prefill"), loaded.config
     prefix = runner.cache.new()
     runner.extend([(prefix, [Text(ids_in(d.what("prefix.k"))[0])])])
     check_contexts(runner, [prefix], d.context("prefix"), "prefix")
 
-    image = picture(d, "image_u8")
+    image = read_image(d, "image_u8")
     latent = runner.read_latents(config.vae_resize(image)[None], d["vae.eps"])
     close(latent, d["vae.latent"], "vae.latent")
     latents, patches = latents_of(config, latent[0]), patches_of(config, image)
@@ -66,10 +66,10 @@ def test_one_picture(case: Callable[[str], Case], loaded: LoadedModel, runner: R
     check_contexts(runner, [at_once], d.context("vae_vit_text"), "all in one forward")
 
 
-def test_two_pictures(case: Callable[[str], Case], loaded: LoadedModel, runner: Runner) -> None:
-    """Two samples with a picture each; the prefix is what the recorded caches hold before the pictures."""
+def test_two_images(case: Callable[[str], Case], loaded: LoadedModel, runner: Runner) -> None:
+    """Two samples with an image each; the prefix is what the recorded caches hold before the images."""
     d, config = case("d_image_prefill"), loaded.config
-    images = [picture(d, f"batch.image{i}_u8") for i, _ in enumerate(numbered(d, "batch.image{}_u8"))]
+    images = [read_image(d, f"batch.image{i}_u8") for i, _ in enumerate(numbered(d, "batch.image{}_u8"))]
     lens = d.integers("batch.vae.in.key_values_lens")
     after = d.context("batch.vae")
     contexts = [

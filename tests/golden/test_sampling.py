@@ -16,7 +16,7 @@ from irg.model.network.autoencoder import to_uint8
 from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import unpatchify
 
-from .fixture import Case, close, close_uint8, latent_grid, picture, sub_cases
+from .fixture import Case, close, close_uint8, latent_grid, read_image, sub_cases
 from .runs import Watched, check_contexts, check_steps, draw_settings, restore_all
 
 BRANCHES = {"main": "", "cfg_text": "cfg_text_", "cfg_img": "cfg_img_"}
@@ -37,8 +37,8 @@ def recorded_context(g: Case, run: str, prefix: str) -> str | None:
     return found[0]
 
 
-def pictures(loaded: LoadedModel, settings: dict[str, Any]) -> list[tuple[int, int]]:
-    """Token grids of a run's pictures."""
+def images(loaded: LoadedModel, settings: dict[str, Any]) -> list[tuple[int, int]]:
+    """Token grids of a run's images."""
     return [latent_grid(loaded.config, *size) for size in settings["image_sizes"]]
 
 
@@ -49,7 +49,7 @@ def sample(
     recorded: dict[str, Any],
     noise: Tensor,
 ) -> list[Tensor]:
-    """x after every step. All pictures of the run are one renorm group, as in the reference."""
+    """x after every step. All images of the run are one renorm group, as in the reference."""
     s = draw_settings(recorded)
     times, x, out = time_grid(s.num_timesteps, s.timestep_shift), noise.to(runner.model.device), []
     branches = runner.branches([pair for group in contexts.values() for pair in zip(group, grids, strict=True)])
@@ -75,7 +75,7 @@ def test_runs_on_recorded_contexts(case: Callable[[str], Case], loaded: LoadedMo
         names = {branch: recorded_context(g, run, prefix) for branch, prefix in BRANCHES.items()}
         contexts = {b: restore_all(runner, g.context(name)) for b, name in names.items() if name is not None}
         noise = g[f"{run}.in.packed_init_noises"]
-        latents = sample(runner, contexts, pictures(loaded, recorded), recorded, noise)
+        latents = sample(runner, contexts, images(loaded, recorded), recorded, noise)
         s = draw_settings(recorded)
         check_steps(g, run, noise, time_grid(s.num_timesteps, s.timestep_shift), latents)
         for branch, name in names.items():
@@ -84,7 +84,7 @@ def test_runs_on_recorded_contexts(case: Callable[[str], Case], loaded: LoadedMo
 
 
 def test_runs_of_the_engine(case: Callable[[str], Case], loaded: LoadedModel) -> None:
-    """Runs of one picture as programs. Case f tells the texts of the contexts that both cases use."""
+    """Runs of one image as programs. Case f tells the texts of the contexts that both cases use."""
     g, f = case("g_generate_image"), case("f_velocity")
     if not all(torch.equal(g[f"{name}.{kv}"], f[f"{name}.{kv}"]) for name in BRANCHES for kv in "kv"):
         pytest.skip("case f has other contexts than case g, whose texts are told nowhere")
@@ -97,7 +97,7 @@ def test_runs_of_the_engine(case: Callable[[str], Case], loaded: LoadedModel) ->
         thought: Written = yield Write(len(ids["think1"]), forced=ids["think1"])
         without_text, without_image = asked.handles + thought.handles, ()
         if improving:
-            looked: Said = yield Look(picture(g, "ctx.image_u8"), eps=g["ctx.vae_eps"][0])
+            looked: Said = yield Look(read_image(g, "ctx.image_u8"), eps=g["ctx.vae_eps"][0])
             thought = yield Write(len(ids["think2"]), forced=ids["think2"])
             without_text, without_image = thought.handles, looked.handles
         (size,) = settings["image_sizes"]
@@ -123,7 +123,7 @@ def test_decoded(case: Callable[[str], Case], loaded: LoadedModel) -> None:
     g = case("g_generate_image")
     runner = Runner(loaded.model, loaded.autoencoder)
     for run in sub_cases(g, "latent_map"):
-        ((grid),) = pictures(loaded, g.values[f"{run}.settings"])
+        ((grid),) = images(loaded, g.values[f"{run}.settings"])
         latent = unpatchify(g[f"{run}.latent0"], grid, loaded.config.latent_patch_size)
         close(latent[None], g[f"{run}.latent_map"], f"{run}.latent_map", atol=0)
         if f"{run}.decoded" in g:

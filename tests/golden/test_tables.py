@@ -14,7 +14,7 @@ from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import ResizeRule, patchify, unpatchify
 from irg.sequence.layout import SplitMode, cells_of, visibility_of
 
-from .fixture import Case, close, equal, numbered, picture, sub_cases
+from .fixture import Case, close, equal, numbered, read_image, sub_cases
 
 
 def test_masks(case: Callable[[str], Case]) -> None:
@@ -55,7 +55,7 @@ def test_resize_sizes(case: Callable[[str], Case]) -> None:
 
 def test_resized_pixels(case: Callable[[str], Case], loaded: LoadedModel) -> None:
     k = case("k_tables")
-    image = picture(k, "resize_in_u8")
+    image = read_image(k, "resize_in_u8")
     close(loaded.config.vae_resize(image), k["resize_vae_out"], "resize_vae_out", atol=1e-6)
     close(loaded.config.vit_resize(image), k["resize_vit_out"], "resize_vit_out", atol=1e-6)
 

@@ -8,18 +8,18 @@ from irg.model.network.autoencoder import from_uint8, to_uint8
 from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import to_tensor
 
-from .fixture import Case, close, close_uint8, equal, picture, sub_cases
+from .fixture import Case, close, close_uint8, equal, read_image, sub_cases
 
 
 @torch.no_grad()
-def test_pictures_to_tensors(case: Callable[[str], Case], loaded: LoadedModel) -> None:
+def test_images_to_tensors(case: Callable[[str], Case], loaded: LoadedModel) -> None:
     a = case("a_vae")
     for name in sub_cases(a, "image_u8"):
         wanted = a[f"{name}.x"][0]
         for got in (
             from_uint8(a[f"{name}.image_u8"].numpy()),
-            to_tensor(picture(a, f"{name}.image_u8")),
-            loaded.config.vae_resize(picture(a, f"{name}.image_u8")),
+            to_tensor(read_image(a, f"{name}.image_u8")),
+            loaded.config.vae_resize(read_image(a, f"{name}.image_u8")),
         ):
             close(got, wanted, f"{name}.x", atol=0)
 

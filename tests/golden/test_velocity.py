@@ -10,7 +10,7 @@ from irg.engine.ops import Draw, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Runner
 from irg.model.weights.checkpoint import LoadedModel
 
-from .fixture import Case, close, equal, picture, sub_cases
+from .fixture import Case, close, equal, read_image, sub_cases
 from .runs import Watched, check_contexts, draw_settings, grid_of, restore_all
 from .test_guidance import SETTINGS
 
@@ -58,7 +58,7 @@ def test_contexts_of_a_program(case: Callable[[str], Case], loaded: LoadedModel)
         yield Say(ids["sys"])
         yield Say(ids["prompt"])
         yield Write(len(ids["think1"]), forced=ids["think1"])
-        looked: Said = yield Look(picture(f, "ctx.image_u8"), eps=f["ctx.vae_eps"][0])
+        looked: Said = yield Look(read_image(f, "ctx.image_u8"), eps=f["ctx.vae_eps"][0])
         thought: Written = yield Write(len(ids["think2"]), forced=ids["think2"])
         yield Draw(rows * stride, columns * stride, settings, thought.handles, looked.handles)
 

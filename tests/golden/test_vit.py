@@ -12,16 +12,16 @@ from irg.model.network.embeddings import sincos_rows
 from irg.model.weights.checkpoint import LoadedModel, load_model
 from irg.sequence.layout import cells_of
 
-from .fixture import Case, close, equal, numbered, patches_of, picture
+from .fixture import Case, close, equal, numbered, patches_of, read_image
 
 PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
 
 
-def test_pictures_to_patches(case: Callable[[str], Case], loaded: LoadedModel) -> None:
+def test_images_to_patches(case: Callable[[str], Case], loaded: LoadedModel) -> None:
     b, config = case("b_vit"), loaded.config
     parts = []
     for index, wanted in enumerate(numbered(b, "image{}_x")):
-        image = picture(b, f"image{index}_u8")
+        image = read_image(b, f"image{index}_u8")
         close(config.vit_resize(image), wanted, f"image{index}_x", atol=1e-6)
         parts.append(patches_of(config, image))
     close(torch.cat([part.content for part in parts]), b["patches"], "patches", atol=1e-6)

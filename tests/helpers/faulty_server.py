@@ -21,9 +21,9 @@ Reply = Callable[[str, dict[str, Any]], Any]
 FAULTS = ("429", "500", "truncated", "hang", "drop")
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG", compress_level=1)
+    image.save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
@@ -31,7 +31,7 @@ class FaultyServer:
     """``with FaultyServer(reply) as server:`` serves at ``server.url``.
 
     ``faults(key)`` names the faults that the first tries of a request meet, in order; ``wrong(key)`` says whether its
-    picture is of the wrong kind: "size", "bytes" or "".
+    image is of the wrong kind: "size", "bytes" or "".
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class FaultyServer:
 
 
 def _multipart(content_type: str, data: bytes) -> dict[str, Any]:
-    """The fields of a form; the picture as bytes under "image"."""
+    """The fields of a form; the image as bytes under "image"."""
     from email.parser import BytesParser
 
     message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + data)

@@ -22,7 +22,7 @@ def number(*parts: object) -> int:
 
 
 def words_of(body: dict[str, Any]) -> tuple[str, int]:
-    """The text of the first message and how many pictures come with it."""
+    """The text of the first message and how many images come with it."""
     content = body["messages"][0]["content"]
     if isinstance(content, str):
         return content, 0

@@ -19,18 +19,20 @@ STAGE_1 = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "impr
 PROFILE = Profile("tiny", system_prompt="sys", how_to_think="how?", how_to_improve="better?")
 
 
-def picture(seed: int, height: int = 32, width: int = 32) -> bytes:
-    """A PNG of a few coloured squares."""
-    colours = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
-    return png(colours.repeat(16, axis=0).repeat(16, axis=1))
+def make_image(seed: int, height: int = 32, width: int = 32) -> bytes:
+    """A PNG of a few colored squares."""
+    colors = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    return png(colors.repeat(16, axis=0).repeat(16, axis=1))
 
 
 def records() -> list[TrajectoryRecord]:
-    """Three trajectories of one turn and three of two; the last ones have pictures of another size."""
-    first = [TrajectoryRecord(f"p{i}", f"thought {i}", picture(i)) for i in range(2)]
-    second = [TrajectoryRecord(f"q{i}", f"idea {i}", picture(10 + i), f"fix {i}", picture(20 + i)) for i in range(2)]
-    wide = TrajectoryRecord("wide", "a wide one", picture(5, 32, 48))
-    wider = TrajectoryRecord("wider", "wide", picture(15, 32, 48), "make it so", picture(25, 32, 48))
+    """Three trajectories of one turn and three of two; the last ones have images of another size."""
+    first = [TrajectoryRecord(f"p{i}", f"thought {i}", make_image(i)) for i in range(2)]
+    second = [
+        TrajectoryRecord(f"q{i}", f"idea {i}", make_image(10 + i), f"fix {i}", make_image(20 + i)) for i in range(2)
+    ]
+    wide = TrajectoryRecord("wide", "a wide one", make_image(5, 32, 48))
+    wider = TrajectoryRecord("wider", "wide", make_image(15, 32, 48), "make it so", make_image(25, 32, 48))
     return [*first, *second, wide, wider]
 
 

@@ -1,4 +1,4 @@
-"""The compact autoencoder's training: it learns, resumes exactly, and leaves standardised latents."""
+"""The compact autoencoder's training: it learns, resumes exactly, and leaves standardized latents."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +23,14 @@ TINY = CompactConfig(
 )
 
 
-def pictures(count: int, size: int = 32) -> np.ndarray:
+def images(count: int, size: int = 32) -> np.ndarray:
     """Squares on plain grounds, uint8 [count, size, size, 3]."""
     rng = np.random.default_rng(0)
     pool = np.empty((count, size, size, 3), dtype=np.uint8)
-    for picture in pool:
-        picture[:] = rng.integers(256, size=3)
+    for image in pool:
+        image[:] = rng.integers(256, size=3)
         top, left = rng.integers(size // 2, size=2)
-        picture[top : top + size // 2, left : left + size // 2] = rng.integers(256, size=3)
+        image[top : top + size // 2, left : left + size // 2] = rng.integers(256, size=3)
     return pool
 
 
@@ -40,13 +40,13 @@ def config(tmp_path: Path) -> AutoencodingConfig:
 
 
 def test_the_loss_falls(config: AutoencodingConfig) -> None:
-    run, pool = Autoencoding(replace(config, steps=1000)), pictures(64)
+    run, pool = Autoencoding(replace(config, steps=1000)), images(64)
     losses = [run.train_step(pool)["total"] for _ in range(120)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(config: AutoencodingConfig, tmp_path: Path) -> None:
-    pool = pictures(64)
+    pool = images(64)
     whole = Autoencoding(config)
     first = Autoencoding(replace(config, out=tmp_path / "part"))
     for _ in range(4):
@@ -62,7 +62,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: AutoencodingConfig, t
 
 
 def test_the_end_of_a_run(config: AutoencodingConfig) -> None:
-    pool = pictures(64)
+    pool = images(64)
     model = train(replace(config, steps=6), pool, pool[:16])
     z = model.encode(torch.from_numpy(pool).permute(0, 3, 1, 2).float() / 127.5 - 1)
     assert torch.allclose(z.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-4)
@@ -103,7 +103,7 @@ def test_bad_settings_are_refused() -> None:
 
 def test_a_decoder_can_be_trained_alone(config: AutoencodingConfig, tmp_path: Path) -> None:
     """The latents stay what they were, so that a model which draws in them needs no change."""
-    pool = pictures(64)
+    pool = images(64)
     before = train(config, pool, pool[:8])
     after = train(
         replace(config, out=tmp_path / "sharper", init=config.out / "ae.safetensors", decoder_only=True, steps=20),

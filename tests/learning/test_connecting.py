@@ -11,7 +11,7 @@ from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.embeddings import Connector
 from irg.model.weights.checkpoint import new_model
 from irg.model.weights.tokenizer import TextTokenizer
-from irg_mini.perception.labelled_images import Pool
+from irg_mini.perception.labeled_images import Pool
 from irg_mini.start.base_model import train_tokenizer
 from irg_mini.start.connector import fit_connector, set_linear
 from irg_mini.world.sprites import load_sprites
@@ -53,7 +53,7 @@ class Cells(torch.nn.Module):
 
 
 def test_things_are_told_where_they_are(config: ModelConfig, tokenizer: TextTokenizer) -> None:
-    """Which of 64 patches a thing's centre is in tells which of 144 places it has, up to its neighbours."""
+    """Which of 64 patches a thing's center is in tells which of 144 places it has, up to its neighbors."""
     told, connectors = [], []
     for _ in "ab":
         model = new_model(config, 0)

@@ -1,4 +1,4 @@
-"""A model carried over to larger pictures and more words."""
+"""A model carried over to larger images and more words."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,14 +75,14 @@ def test_a_new_reader_brings_a_connector_that_fits_it(folder: Path, tmp_path: Pa
     (tmp_path / "vit").mkdir()
     save_file(reader, tmp_path / "vit" / "model.safetensors")
     options = Enlargement(
-        str(folder), str(tmp_path / "new"), 64, "core", vit=str(tmp_path / "vit"), pictures=12, sprites="builtin"
+        str(folder), str(tmp_path / "new"), 64, "core", vit=str(tmp_path / "vit"), images=12, sprites="builtin"
     )
     after = load_model(enlarge(options), dtype=torch.float32).model.state_dict()
     assert all(torch.equal(after[f"vit_model.{name}"], weight) for name, weight in reader.items())
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name].float(), after[name])}
     assert changed == {"vit_model", "connector"}
-    with pytest.raises(ValueError, match="pictures must be at least 10, got 3"):
-        Enlargement(str(folder), str(tmp_path / "new"), pictures=3)
+    with pytest.raises(ValueError, match="images must be at least 10, got 3"):
+        Enlargement(str(folder), str(tmp_path / "new"), images=3)
 
 
 def test_sizes_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_other_rows_in_the_same_place(recipe: Make, rows: Path, tmp_path: Path, 
     train(recipe(stream=stream), quiet=True, force=True)
 
 
-def test_force_takes_another_mixture_and_optimiser(recipe: Make) -> None:
+def test_force_takes_another_mixture_and_optimizer(recipe: Make) -> None:
     """Neither samples of modes that are gone nor moments of another kind are taken over."""
     one = {"stream": True, "mixture": Mixture(initial_full=1.0), "optimizer": Optimizer(kind="muon")}
     train(recipe(stop_after=2, **one), quiet=True)

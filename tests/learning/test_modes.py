@@ -2,11 +2,11 @@
 
 import pytest
 
-from irg.learning.data.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, hide_plan, write
+from irg.learning.data.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
 from irg.sequence import Latents, Part, Patches, Target, Text
 
 SYSTEM, PROMPT, T1, T2, HOW_THINK, HOW_IMPROVE = ((n,) for n in range(6))
-I1, I2 = EncodedPicture(1, (2, 2), (3, 3)), EncodedPicture(2, (2, 4), (3, 5))
+I1, I2 = EncodedImage(1, (2, 2), (3, 3)), EncodedImage(2, (2, 4), (3, 5))
 WHOLE = EncodedTrajectory(SYSTEM, PROMPT, T1, I1, T2, I2, HOW_THINK, HOW_IMPROVE)
 FIRST_TURN = EncodedTrajectory(SYSTEM, PROMPT, T1, I1, how_to_think=HOW_THINK)
 
@@ -67,7 +67,7 @@ def test_the_table_is_all() -> None:
     assert IMPROVING == ("improving_thinking_understanding", "improving_thinking_generation", "improving_full")
 
 
-def test_pictures_keep_their_own_grids() -> None:
+def test_images_keep_their_own_grids() -> None:
     parts = write("improving_thinking_understanding", WHOLE)
     assert [part.grid for part in parts if not isinstance(part, Text)] == [(2, 2), (3, 3), (2, 4), (3, 5)]  # type: ignore[union-attr]
 
@@ -80,12 +80,12 @@ def test_without_a_system_prompt() -> None:
 
 @pytest.mark.parametrize("mode", IMPROVING)
 def test_a_first_turn_cannot_be_improved(mode: Mode) -> None:
-    with pytest.raises(ValueError, match=rf"{mode} needs a reflection and an improved picture"):
+    with pytest.raises(ValueError, match=rf"{mode} needs a reflection and an improved image"):
         write(mode, FIRST_TURN)
 
 
 def test_which_modes_a_row_serves() -> None:
-    """A flawed first picture is not offered as something to draw or to describe."""
+    """A flawed first image is not offered as something to draw or to describe."""
     assert FIRST_TURN.modes == (*MODES[:3], "direct", "unconditional")
     assert WHOLE.modes == IMPROVING
 

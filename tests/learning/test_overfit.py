@@ -1,6 +1,6 @@
 """Eight trajectories by heart: losses down to nothing, and the pipeline draws them again from their prompts.
 
-Who knows a picture c from its text knows the velocity at any noised x = (1 - t) c + t noise: it is (x - c) / t. Nothing
+Who knows an image c from its text knows the velocity at any noised x = (1 - t) c + t noise: it is (x - c) / t. Nothing
 is left to chance, so the least possible errors are 0, if the network can carry all of x: it must be as wide as a latent
 token has values (48). The tiny model of the other tests has 32, and would stop at a third of the noise.
 """
@@ -25,19 +25,19 @@ from irg.model.weights.checkpoint import LoadedModel, load_model, new_model, sav
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 
-from .conftest import PROFILE, picture
+from .conftest import PROFILE, make_image
 
 PROMPTS = [3 * letter for letter in "abcdefgh"]
 
 
 @pytest.fixture
 def start(folder: Path) -> LoadedModel:
-    """The tiny model, twice as wide; its (random) autoencoder gives these pictures latents of unit variance."""
+    """The tiny model, twice as wide; its (random) autoencoder gives these images latents of unit variance."""
     loaded = load_model(folder)
     decoder = replace(loaded.config.decoder, hidden_size=64, intermediate_size=128)
     loaded.config = replace(loaded.config, decoder=decoder)
     loaded.model = new_model(loaded.config, seed=0)
-    images = [np.asarray(Image.open(io.BytesIO(picture(i)))) for i in range(8)]
+    images = [np.asarray(Image.open(io.BytesIO(make_image(i)))) for i in range(8)]
     with torch.no_grad():
         z = loaded.autoencoder.encode(torch.stack([from_uint8(image) for image in images]))
         buffers = dict(loaded.autoencoder.named_buffers())
@@ -50,7 +50,7 @@ def start(folder: Path) -> LoadedModel:
 def test_eight_trajectories_by_heart(
     folder: Path, start: LoadedModel, tiny_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
-    rows = [TrajectoryRecord(prompt, "stuvwxyz"[i], picture(i)) for i, prompt in enumerate(PROMPTS)]
+    rows = [TrajectoryRecord(prompt, "stuvwxyz"[i], make_image(i)) for i, prompt in enumerate(PROMPTS)]
     write_shards(rows, tmp_path / "eight")
     recipe = TrainRecipe(
         model=str(folder),
@@ -70,7 +70,7 @@ def test_eight_trajectories_by_heart(
     out = train(recipe, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["ce"] < 0.001
-    assert lines[-1]["mse"] < 0.03 and lines[0]["mse"] > 1.0  # a guess from the noisy picture alone: about 1
+    assert lines[-1]["mse"] < 0.03 and lines[0]["mse"] > 1.0  # a guess from the noisy image alone: about 1
 
     data = TrajectoryData([str(tmp_path / "eight")], tiny_tokenizer, start.config, PROFILE, start.autoencoder)
     wanted = torch.stack([data.latents(i).float().flatten() for i in range(8)])

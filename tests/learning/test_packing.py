@@ -20,7 +20,7 @@ from irg.learning.recipe import Dropout, Mixture
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.tokenizer import TextTokenizer
 
-from .conftest import PROFILE, picture
+from .conftest import PROFILE, make_image
 
 BOS, EOS, START, END = 256, 257, 258, 259
 ALL = Mixture(*[1.0] * 8)
@@ -84,7 +84,7 @@ def test_weights_are_shares(data: TrajectoryData) -> None:
 
 
 def test_a_mode_without_rows(tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
-    write_shards([TrajectoryRecord("p", "t", picture(0))], tmp_path / "one")
+    write_shards([TrajectoryRecord("p", "t", make_image(0))], tmp_path / "one")
     data = TrajectoryData([str(tmp_path / "one")], tiny_tokenizer, tiny_loaded.config, PROFILE, tiny_loaded.autoencoder)
     with pytest.raises(ValueError, match="no trajectory for improving_full; set their weight to 0"):
         packer(data, Mixture(direct=1.0, improving_full=1.0))
@@ -118,17 +118,17 @@ def test_a_sample_token_by_token(data: TrajectoryData, words: Callable[[str], tu
     assert labels == [*reflection, EOS]
     assert pack.loss_rows_L.tolist() == [len(wanted) - 2 - len(reflection) - 2 + i for i in range(len(reflection) + 1)]
     assert pack.clean_GD is not None
-    half = len(pack.clean_GD) // 2  # both pictures have one size
+    half = len(pack.clean_GD) // 2  # both images have one size
     assert pack.target_rows_M.tolist() == list(range(half, 2 * half))
     assert torch.isinf(pack.normal_G[:half]).all() and torch.isfinite(pack.normal_G[half:]).all()
     assert len(pack.normal_G[half:].unique()) == 1
-    first = int(data.first_picture[row])
+    first = int(data.first_image[row])
     assert torch.equal(pack.clean_GD, torch.cat([data.latents(first), data.latents(first + 1)]).float())
     assert torch.equal(pack.batch.patches_PD, data.patches(first))  # type: ignore[arg-type]
 
 
 def test_noised_copies(data: TrajectoryData) -> None:
-    """Copies of a picture: one content, noise levels of their own."""
+    """Copies of an image: one content, noise levels of their own."""
     pack = one(data, "initial_full", noise_copies=3)
     assert pack.clean_GD is not None
     copies = pack.clean_GD.chunk(3)
@@ -138,7 +138,7 @@ def test_noised_copies(data: TrajectoryData) -> None:
 
 
 def test_dropout_leaves_its_gap(data: TrajectoryData) -> None:
-    """Without its VAE form the picture's ViT tokens stand where they stood, and no latents go in."""
+    """Without its VAE form the image's ViT tokens stand where they stood, and no latents go in."""
     mixture = Mixture(improving_thinking_generation=1.0, mandatory=("improving_thinking_generation",))
     kept, dropped = (
         packer(data, mixture, dropout, tokens_per_pack=1).pack(3) for dropout in (NO_DROPOUT, Dropout(vae=0.999))
@@ -183,7 +183,7 @@ def test_latents_are_those_of_the_autoencoder(data: TrajectoryData, tiny_loaded:
 def test_latents_are_kept_between_runs(
     rows: Path, tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer
 ) -> None:
-    """One file per shard, as each shard's pictures are of one size; the second run reads them."""
+    """One file per shard, as each shard's images are of one size; the second run reads them."""
     first, again = (
         TrajectoryData(
             [str(rows)], tiny_tokenizer, tiny_loaded.config, PROFILE, tiny_loaded.autoencoder, tmp_path / "cache"
@@ -205,16 +205,16 @@ def test_latents_are_kept_between_runs(
     ],
 )
 def test_half_a_row_is_an_error(tmp_path: Path, change: dict[str, None], message: str) -> None:
-    good = TrajectoryRecord("p", "t", picture(0), "r", picture(1)).to_row()
+    good = TrajectoryRecord("p", "t", make_image(0), "r", make_image(1)).to_row()
     file = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([good, {**good, **change}], SCHEMA), file)
     with pytest.raises(ValueError, match=rf"rows\.parquet, row 1: .*{message}"):
         list(read_rows([file]))
 
 
-def test_a_broken_picture_is_an_error(tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
-    write_shards([TrajectoryRecord("p", "t", picture(0)[:100])], tmp_path / "bad")
-    with pytest.raises(ValueError, match=r"part-00000\.parquet, row 0: the picture cannot be decoded"):
+def test_a_broken_image_is_an_error(tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
+    write_shards([TrajectoryRecord("p", "t", make_image(0)[:100])], tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"part-00000\.parquet, row 0: the image cannot be decoded"):
         TrajectoryData([str(tmp_path / "bad")], tiny_tokenizer, tiny_loaded.config, PROFILE, tiny_loaded.autoencoder)
 
 

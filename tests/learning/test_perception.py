@@ -1,4 +1,4 @@
-"""What looks at pictures learns to: detectors and picture readers, on the built-in sprites."""
+"""What looks at images learns to: detectors and image readers, on the built-in sprites."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from irg.model.network.config import VitConfig
 from irg_mini.perception import detector as detection
 from irg_mini.perception import vit as vit_pretraining
 from irg_mini.perception.detector import Detection, DetectionConfig, agreement, calibrated
-from irg_mini.perception.labelled_images import Pool, Shift, Sight, Softening, color_of, sample_sight
+from irg_mini.perception.labeled_images import Pool, Shift, Sight, Softening, color_of, sample_sight
 from irg_mini.perception.schedule import Pace
-from irg_mini.perception.vit import CENTRE_HEADS, NOTHING, VitPretraining, VitPretrainingConfig, heads
+from irg_mini.perception.vit import CENTER_HEADS, NOTHING, VitPretraining, VitPretrainingConfig, heads
 from irg_mini.world.classes import COLORS, classes
 from irg_mini.world.detector import Detector
 from irg_mini.world.scene import Scene, Thing
@@ -37,7 +37,7 @@ def still(count: int) -> Shift:
     return Shift(np.ones(count), np.zeros((count, 2)))
 
 
-def test_sights_repeat_and_mush_is_not_labelled(sprites: Sprites) -> None:
+def test_sights_repeat_and_mush_is_not_labeled(sprites: Sprites) -> None:
     fewer = 0
     for i in range(40):
         sight, again = (
@@ -92,10 +92,10 @@ def test_a_detector_learns(pool: Pool, sprites: Sprites, tmp_path: Path) -> None
 
 
 def test_reader_targets() -> None:
-    thing = Thing("dog", "blue", col=3, row=5, size="medium")  # its centre is at (28, 44) px: patch (3, 2) of 12 px
+    thing = Thing("dog", "blue", col=3, row=5, size="medium")  # its center is at (28, 44) px: patch (3, 2) of 12 px
     targets = vit_pretraining.targets_of([sight_of(thing)], still(1), side=8)
     patch = 3 * 8 + 2
-    asked = {head: targets[head][patch].item() for head in CENTRE_HEADS}
+    asked = {head: targets[head][patch].item() for head in CENTER_HEADS}
     dog = list(classes()).index("dog")
     assert asked == {"class": dog, "color": COLORS.index("blue"), "size": 1, "col": 3, "row": 5}
     assert (targets["class"] != heads()["class"] - 1).sum() == 1

@@ -28,7 +28,7 @@ from irg.model.network.config import tiny
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.tokenizer import TextTokenizer
 
-from .conftest import PROFILE, picture, records
+from .conftest import PROFILE, make_image, records
 
 Make = Callable[..., StreamPacks]
 
@@ -68,7 +68,7 @@ def same(a: Pack, b: Pack) -> bool:
 
 
 def test_lanes_share_every_epoch_without_overlap(tmp_path: Path) -> None:
-    many = [TrajectoryRecord(f"p{i}", "t", picture(i, 16, 16)) for i in range(150)]
+    many = [TrajectoryRecord(f"p{i}", "t", make_image(i, 16, 16)) for i in range(150)]
     write_shards(many, tmp_path, rows_per_shard=40)
     (shelf,) = trajectory_shelves(sorted(tmp_path.glob("*.parquet")), seed=3).values()
     assert (shelf.name, shelf.rows) == ("one-turn", 150)
@@ -85,7 +85,9 @@ def test_lanes_share_every_epoch_without_overlap(tmp_path: Path) -> None:
 
 def test_what_is_left_is_dealt_to_another_number_of_lanes(tmp_path: Path) -> None:
     """Half an epoch on three lanes, the rest on two: every row once."""
-    write_shards([TrajectoryRecord(f"p{i}", "t", picture(i, 16, 16)) for i in range(90)], tmp_path, rows_per_shard=90)
+    write_shards(
+        [TrajectoryRecord(f"p{i}", "t", make_image(i, 16, 16)) for i in range(90)], tmp_path, rows_per_shard=90
+    )
     (shelf,) = trajectory_shelves(sorted(tmp_path.glob("*.parquet")), seed=0).values()
     cursors = [Cursor(shelf, lane, 3) for lane in range(3)]
     seen = [cursor.next().values["prompt"] for cursor in cursors for _ in range(11 + cursor.lane)]
@@ -142,7 +144,7 @@ def test_the_mixture(stream: Make) -> None:
     assert 0.65 < drawn / (drawn + sum(c.get("initial_full", 0) for c in counts)) < 0.85
 
 
-def test_pictures_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel) -> None:
+def test_images_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel) -> None:
     from irg.learning.data.rows import pixels_of
     from irg.model.network.autoencoder import from_uint8
     from irg.sequence.images import patchify
@@ -150,7 +152,7 @@ def test_pictures_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedMod
     mixture = Mixture(improving_full=1.0, mandatory=("improving_full",))
     pack = stream(mixture=mixture, dropout=Dropout(vae=0.0), tokens_per_pack=130, noise_copies=2).pack(0)
     assert pack.unread is not None and pack.unread.of_block[:3] == [0, 1, 1]
-    n = pack.unread.pixels[0].shape[1] * pack.unread.pixels[0].shape[2] // 256  # both pictures have one size
+    n = pack.unread.pixels[0].shape[1] * pack.unread.pixels[0].shape[2] // 256  # both images have one size
     encode(pack, tiny_loaded.autoencoder, tiny_loaded.config, torch.Generator())
     assert pack.clean_GD is not None and pack.unread is None
     candidates = []
@@ -174,14 +176,14 @@ def test_a_sample_drawn_from_the_posterior(stream: Make, tiny_loaded: LoadedMode
 
 
 def test_long_samples_find_their_packs(stream: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stage 1 with nothing but pictures of 1024 x 1024: a sample that looks at two of them has room only beside short
+    """Stage 1 with nothing but images of 1024 x 1024: a sample that looks at two of them has room only beside short
     samples of the mandatory modes. None waits for ever, and packs stay full."""
     texts, vit, vae = 600, 4902, 4098
-    pictures = {MODES[0]: (1, 1, 0), MODES[1]: (0, 0, 0), MODES[2]: (0, 0, 1)}  # ViT, VAE read, drawn
-    pictures |= {MODES[3]: (2, 2, 0), MODES[4]: (1, 1, 0), MODES[5]: (1, 1, 1)}
+    images = {MODES[0]: (1, 1, 0), MODES[1]: (0, 0, 0), MODES[2]: (0, 0, 1)}  # ViT, VAE read, drawn
+    images |= {MODES[3]: (2, 2, 0), MODES[4]: (1, 1, 0), MODES[5]: (1, 1, 1)}
 
     def sample(mode: Any, found: Any, lane: int, draw: int) -> Sample:
-        vits, vaes, targets = pictures[mode]
+        vits, vaes, targets = images[mode]
         kept = int((np.random.default_rng([lane, draw]).random(vaes) >= 0.3).sum())
         n = texts + vits * vit + (kept + targets) * vae
         return Sample(Address(mode, 0, 0, lane, draw), [], range(n), "row")  # type: ignore[arg-type]
@@ -249,7 +251,7 @@ def test_packs_of_mixed_sizes_are_full() -> None:
 
 
 def test_broken_rows_are_refused_and_told(stream: Make, tmp_path: Path) -> None:
-    good = [TrajectoryRecord(f"p{i}", "t", picture(i)) for i in range(3)]
+    good = [TrajectoryRecord(f"p{i}", "t", make_image(i)) for i in range(3)]
     whole = [record.to_row() for record in good]
     cut = {**whole[0], "prompt": "cut", "image": {"bytes": whole[0]["image"]["bytes"][:40], "path": None}}
     dumb = {**whole[0], "thinking": None}
@@ -269,7 +271,7 @@ def test_broken_rows_are_refused_and_told(stream: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", [{"prompt": [3]}, {"image": [b"no struct"]}])
 def test_columns_of_another_type(stream: Make, tmp_path: Path, column: dict[str, list[Any]]) -> None:
-    row = {name: [value] for name, value in TrajectoryRecord("p", "t", picture(0)).to_row().items()}
+    row = {name: [value] for name, value in TrajectoryRecord("p", "t", make_image(0)).to_row().items()}
     pq.write_table(pa.table(row | column), tmp_path / "odd.parquet")
     with pytest.raises(ValueError, match=rf"odd\.parquet: .*column {next(iter(column))} must hold .*, it holds "):
         stream(data=(str(tmp_path / "odd.parquet"),), mixture=Mixture(initial_full=1.0))
@@ -277,7 +279,7 @@ def test_columns_of_another_type(stream: Make, tmp_path: Path, column: dict[str,
 
 def test_a_file_that_is_damaged_inside(stream: Make, tmp_path: Path) -> None:
     """Its footer is whole, its pages are not: the file is named."""
-    write_shards([TrajectoryRecord(f"p{i}", "t", picture(i)) for i in range(4)], tmp_path / "cut")
+    write_shards([TrajectoryRecord(f"p{i}", "t", make_image(i)) for i in range(4)], tmp_path / "cut")
     file = tmp_path / "cut" / "part-00000.parquet"
     data, pages = bytearray(file.read_bytes()), pq.ParquetFile(file).metadata.row_group(0).column(1)
     data[pages.dictionary_page_offset : pages.dictionary_page_offset + 90] = b"\xff" * 90
@@ -287,7 +289,7 @@ def test_a_file_that_is_damaged_inside(stream: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # what decoders say of damaged files
-def test_any_damage_to_a_picture_is_a_broken_row() -> None:
+def test_any_damage_to_an_image_is_a_broken_row() -> None:
     """Whatever a decoder stumbles over: it is the row that is refused."""
     rng, rule = np.random.default_rng(0), tiny().vae_resize
     refused = 0
@@ -306,7 +308,7 @@ def test_any_damage_to_a_picture_is_a_broken_row() -> None:
 
 
 def test_nothing_fit_to_be_used(stream: Make, tmp_path: Path) -> None:
-    table = pa.Table.from_pylist([TrajectoryRecord("p", "t", b"no picture").to_row()], SCHEMA)
+    table = pa.Table.from_pylist([TrajectoryRecord("p", "t", b"no make_image").to_row()], SCHEMA)
     pq.write_table(table, tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match=r"no row for initial_full is fit to be used.*bad\.parquet, row 0"):
         stream(data=(str(tmp_path / "bad.parquet"),), mixture=Mixture(initial_full=1.0)).pack(0)
@@ -316,7 +318,7 @@ def test_nothing_fit_to_be_used(stream: Make, tmp_path: Path) -> None:
 
 
 def image(seed: int, **needs: bool) -> dict[str, Any]:
-    content = base64.b64encode(picture(seed)).decode()
+    content = base64.b64encode(make_image(seed)).decode()
     return {"type": "image", "content": content, **{f"need_{name}": value for name, value in needs.items()}}
 
 

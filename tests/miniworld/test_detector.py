@@ -36,7 +36,7 @@ def test_a_planted_peak_is_found() -> None:
     assert seen.score == pytest.approx(1 / (1 + np.exp(-3)))
 
 
-def test_a_neighbouring_lower_cell_is_no_peak() -> None:
+def test_a_neighboring_lower_cell_is_no_peak() -> None:
     maps = empty_maps()
     maps.heat_BKgg[0, 0, 1, 1], maps.heat_BKgg[0, 0, 1, 2] = 3.0, 2.0
     ((seen,),) = decode_maps(maps, CONFIG, threshold=0.2, size=(32, 32))
@@ -70,13 +70,13 @@ def test_doubles() -> None:
 def test_detect_takes_any_size_and_is_deterministic() -> None:
     torch.manual_seed(0)
     detector = Detector(replace(CONFIG, score_shift=6.0)).train()
-    pictures = np.random.default_rng(0).integers(256, size=(3, 48, 64, 3), dtype=np.uint8)
-    first, second = detector.detect(pictures), detector.detect(pictures, batch=2)
+    images = np.random.default_rng(0).integers(256, size=(3, 48, 64, 3), dtype=np.uint8)
+    first, second = detector.detect(images), detector.detect(images, batch=2)
     assert detector.training and any(first)
     assert [[s.name for s in seen] for seen in first] == [[s.name for s in seen] for seen in second]
-    assert max(s.box[2] for seen in first for s in seen) > 48  # boxes are in the given pictures' pixels
+    assert max(s.box[2] for seen in first for s in seen) > 48  # boxes are in the given images' pixels
     with pytest.raises(ValueError, match="uint8"):
-        detector.detect(pictures.astype(np.float32))
+        detector.detect(images.astype(np.float32))
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_save_and_load(tmp_path: Path) -> None:
     detector.save(tmp_path)
     again = Detector.load(tmp_path)
     assert again.config == detector.config
-    pictures = np.zeros((1, 32, 32, 3), np.uint8)
-    assert again.detect(pictures, threshold=0.0) == detector.detect(pictures, threshold=0.0)
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    assert again.detect(images, threshold=0.0) == detector.detect(images, threshold=0.0)
     (tmp_path / "config.json").write_text('{"names": ["apple"], "colour": 1}')
     with pytest.raises(ValueError, match="unknown fields colour"):
         Detector.load(tmp_path)

@@ -137,9 +137,9 @@ def test_the_drawn_set_needs_no_download() -> None:
     drawn = mw.load_sprites("drawn")
     assert drawn.names == [*mw.load_sprites("builtin").names, *GENEVAL_EXTRA]
     things = (mw.Thing("bench", "green", 3, 8, "large"), mw.Thing("toaster", None, 9, 4, "medium"))
-    picture = mw.render(mw.Scene("street", things), 128, drawn).astype(int)
-    green = (picture[..., 1] > picture[..., 0] + 40) & (picture[..., 1] > picture[..., 2] + 40)
-    red = (picture[..., 0] > picture[..., 1] + 80) & (picture[..., 0] > picture[..., 2] + 60)
+    image = mw.render(mw.Scene("street", things), 128, drawn).astype(int)
+    green = (image[..., 1] > image[..., 0] + 40) & (image[..., 1] > image[..., 2] + 40)
+    red = (image[..., 0] > image[..., 1] + 80) & (image[..., 0] > image[..., 2] + 60)
     assert green[60:, :64].sum() > 300 and red[:64, 64:].sum() > 300
 
 
@@ -166,7 +166,7 @@ def _fluent() -> mw.Sprites:
 
 
 def test_no_two_fetched_sprites_look_alike() -> None:
-    """At 32 px, apart from its colour: mean squared distance of coverage and of normalised brightness."""
+    """At 32 px, apart from its color: mean squared distance of coverage and of normalized brightness."""
     sprites = _fluent()
     views = []
     for name in mw.classes("full"):

@@ -93,16 +93,16 @@ def test_what_stands_on_something_is_painted_after_it_what_is_behind_before() ->
     assert painting_order([on, couch, behind])[-1] == on
 
 
-def test_what_is_behind_is_hidden_in_the_picture() -> None:
+def test_what_is_behind_is_hidden_in_the_image() -> None:
     sprites = mw.load_sprites("builtin")
     request = mw.make_request([mw.Include("book", color="blue"), mw.Include("apple", 1, "red", ("behind", 0))])
     for seed in range(4):
         scene = mw.sample_scene(request, np.random.default_rng(seed))
         apple, book = (next(t for t in scene.things if t.name == name) for name in ("apple", "book"))
-        picture = mw.render(scene, 128, sprites).astype(int)
+        image = mw.render(scene, 128, sprites).astype(int)
         x0, y0 = (round(128 * max(a, b)) for a, b in zip(apple.box[:2], book.box[:2], strict=True))
         x1, y1 = (round(128 * min(a, b)) for a, b in zip(apple.box[2:], book.box[2:], strict=True))
-        shared = picture[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]
+        shared = image[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]
         assert shared.size and (shared[..., 2] > shared[..., 0]).all()  # blue, not red
 
 

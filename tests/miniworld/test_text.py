@@ -145,7 +145,7 @@ def test_about_a_tenth_is_held_out() -> None:
     assert [mw.held_out(pair) for pair in pairs] == [mw.held_out(pair) for pair in swapped]
 
 
-def test_a_person_is_never_asked_in_a_colour() -> None:
+def test_a_person_is_never_asked_in_a_color() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
         request = mw.sample_request(rng, vocab=["person", "dog", "cup", "bus"])

@@ -1,4 +1,4 @@
-"""Both autoencoders' shared calls, their shapes, and the rules of uint8 pictures."""
+"""Both autoencoders' shared calls, their shapes, and the rules of uint8 images."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_wrong_sizes_are_refused(autoencoder: Autoencoder) -> None:
 def test_flux_scale_and_shift() -> None:
     autoencoder = FluxAutoencoder(TINY_FLUX)
     z = torch.full((1, 4, 1, 1), 2.1159)
-    assert autoencoder.standardise(z)[0, 0, 0, 0].item() == pytest.approx(0.7222, abs=1e-6)
+    assert autoencoder.standardize(z)[0, 0, 0, 0].item() == pytest.approx(0.7222, abs=1e-6)
 
 
 def test_the_published_flux_layout() -> None:
@@ -73,11 +73,11 @@ def test_flux_levels_must_fit_the_downsampling() -> None:
         FluxConfig(downsample=16)
 
 
-def test_compact_latents_are_standardised() -> None:
+def test_compact_latents_are_standardized() -> None:
     autoencoder = CompactAutoencoder(TINY_COMPACT)
     autoencoder.latent_mean.fill_(1.0)
     autoencoder.latent_std.fill_(4.0)
-    assert torch.equal(autoencoder.standardise(torch.full((1, 4, 1, 1), 3.0)), torch.full((1, 4, 1, 1), 0.5))
+    assert torch.equal(autoencoder.standardize(torch.full((1, 4, 1, 1), 3.0)), torch.full((1, 4, 1, 1), 0.5))
     logvar = autoencoder.moments(torch.zeros(1, 3, 8, 8))[0, 4, 0, 0]
     assert logvar.item() == pytest.approx(2 * np.log(0.03 * 4.0), abs=1e-5)
 

@@ -13,7 +13,7 @@ from irg.model.network.config import bagel_7b, mini, tiny
 from irg.model.weights.checkpoint import LoadedModel, check_folder, load_model, save_model
 from irg.model.weights.config_files import bagel_sections, is_bagel_layout, read_config
 from irg.model.weights.convert import Conversion, convert
-from irg.model.weights.initialise import narrower, write_folder
+from irg.model.weights.initialize import narrower, write_folder
 from irg.model.weights.shards import Planned, write_weights
 
 PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
@@ -197,12 +197,12 @@ def test_adapters_of_peft_that_mean_more_are_refused(
         convert(ours, tmp_path / "o", Conversion(lora=peft(tmp_path / "p", adapter(tmp_path / "lora"), **settings)))
 
 
-def test_an_adapter_is_merged_before_quantising(ours: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_merged_before_quantizing(ours: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     lora = adapter(tmp_path / "lora")
     convert(ours, tmp_path / "two", Conversion(lora=lora, dtype=torch.float32))
-    convert(tmp_path / "two", tmp_path / "three", Conversion(quantise="int8"))
-    convert(ours, tmp_path / "one", Conversion(lora=lora, quantise="int8"))
+    convert(tmp_path / "two", tmp_path / "three", Conversion(quantize="int8"))
+    convert(ours, tmp_path / "one", Conversion(lora=lora, quantize="int8"))
     one, three = (load_model(tmp_path / name).model.state_dict() for name in ("one", "three"))
     assert torch.equal(one[f"{PROJECTION}.qdata"], three[f"{PROJECTION}.qdata"])
     with pytest.raises(ValueError, match="merge the adapter into the full weights"):

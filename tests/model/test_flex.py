@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, write
+from irg.learning.data.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.model.network.attention import PackedAttention
 from irg.model.network.flex_attention import FlexAttention
 from irg.model.network.inputs import StreamOrder
@@ -17,9 +17,9 @@ GRAMMAR = Grammar(SpecialTokens(0, 1, 2, 3), latent_side=8, patch_side=8)
 
 def six_modes() -> list[Layout]:
     """One sample of every mode (and BAGEL's two), targets noised twice."""
-    picture = EncodedPicture(0, (2, 3), (2, 2))
-    one = EncodedTrajectory((9,), (5, 6), (7, 8, 9), picture, how_to_think=(4,), how_to_improve=(4, 5))
-    two = EncodedTrajectory((9,), (5, 6), (7, 8), picture, (6, 6, 6), picture, (4,), (4, 5))
+    image = EncodedImage(0, (2, 3), (2, 2))
+    one = EncodedTrajectory((9,), (5, 6), (7, 8, 9), image, how_to_think=(4,), how_to_improve=(4, 5))
+    two = EncodedTrajectory((9,), (5, 6), (7, 8), image, (6, 6, 6), image, (4,), (4, 5))
     samples = [write(mode, two if mode.startswith("improving") else one) for mode in MODES]
     return [lay_out(noised_copies(sample, 2), GRAMMAR) for sample in samples]
 

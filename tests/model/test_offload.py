@@ -9,7 +9,7 @@ from irg.engine.runner import Runner
 from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.offload import LayerOffload, offload_layers, streamed_layers
-from irg.model.weights import quantise
+from irg.model.weights import quantize
 from irg.model.weights.checkpoint import LoadedModel, new_model
 from irg.sequence.parts import Text
 
@@ -44,12 +44,12 @@ def test_offloaded_layers_give_the_same_numbers(tiny_loaded: LoadedModel, layers
 
 
 @pytest.mark.parametrize("kind", [None, "int4"])
-def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: quantise.Kind | None) -> None:
+def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: quantize.Kind | None) -> None:
     """The layout that CUDA uses, one aligned block an expert, with mixed dtypes too."""
     model = copy.deepcopy(tiny_loaded.model)
     if kind is not None:
         pytest.importorskip("torchao")
-        quantise.quantise(model, kind)
+        quantize.quantize(model, kind)
     wanted = outputs(model, tiny_loaded)
     LayerOffload(list(model.language_model.model.layers), [0, 1], torch.device("cpu"), packed=True)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, tiny_loaded), wanted, strict=True))
@@ -65,7 +65,7 @@ def test_layers_share_two_slots(tiny_loaded: LoadedModel) -> None:
 
 
 def test_text_leaves_the_generation_expert_at_home() -> None:
-    """A token costs one copy of each layer's understanding expert; a picture two a layer."""
+    """A token costs one copy of each layer's understanding expert; an image two a layer."""
     model = new_model(deeper(4), seed=1)
     offload = offload_layers(model, "cpu")
     tokens = torch.zeros(1, 32)
@@ -91,10 +91,10 @@ def test_streamed_layers_are_spread_evenly() -> None:
     assert streamed_layers(28, 25) == [4, 14, 23]
 
 
-def test_quantised_layers_can_be_offloaded(tiny_loaded: LoadedModel) -> None:
+def test_quantized_layers_can_be_offloaded(tiny_loaded: LoadedModel) -> None:
     pytest.importorskip("torchao")
     model = copy.deepcopy(tiny_loaded.model)
-    quantise.quantise(model, "int4")
+    quantize.quantize(model, "int4")
     wanted = outputs(model, tiny_loaded)
     offload = LayerOffload(list(model.language_model.model.layers), [0, 1], torch.device("cpu"))
     assert offload.copies == 0

@@ -32,7 +32,7 @@ def test_names_go_where_their_layer_is() -> None:
 
 
 def walk(runner: Runner) -> list[torch.Tensor]:
-    """Every kind of work: text and pictures prefilled, a token decoded, two branches of a velocity."""
+    """Every kind of work: text and images prefilled, a token decoded, two branches of a velocity."""
     context, other = runner.cache.new(), runner.cache.new()
     config = runner.config
     side = config.latent_patch_size

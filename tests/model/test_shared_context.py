@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, write
+from irg.learning.data.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.model.network.attention import PackedAttention
 from irg.model.network.inputs import StreamOrder
 from irg.model.network.shared_context import SharedContextAttention
@@ -16,9 +16,9 @@ GRAMMAR = Grammar(SpecialTokens(0, 1, 2, 3), latent_side=8, patch_side=8)
 
 def modes(copies: int) -> list[Layout]:
     """One sample of every mode, targets noised ``copies`` times, reflections of another length."""
-    picture = EncodedPicture(0, (2, 3), (2, 2))
-    one = EncodedTrajectory((9,), (5, 6), (7, 8, 9), picture, how_to_think=(4,), how_to_improve=(4, 5))
-    two = EncodedTrajectory((9,), (5, 6), (7, 8), picture, (6, 6, 6), picture, (4,), (4, 5))
+    image = EncodedImage(0, (2, 3), (2, 2))
+    one = EncodedTrajectory((9,), (5, 6), (7, 8, 9), image, how_to_think=(4,), how_to_improve=(4, 5))
+    two = EncodedTrajectory((9,), (5, 6), (7, 8), image, (6, 6, 6), image, (4,), (4, 5))
     samples = [write(mode, two if mode.startswith("improving") else one) for mode in MODES]
     return [lay_out(noised_copies(sample, copies), GRAMMAR) for sample in samples]
 
@@ -54,14 +54,14 @@ def test_equals_dense(layouts: list[Layout], slack: float, kv_heads: int) -> Non
 
 
 def test_alike_samples_stand_side_by_side() -> None:
-    """Equally many noised pictures of one size, and contexts of similar length."""
+    """Equally many noised images of one size, and contexts of similar length."""
     samples: list[list[Part]] = [
         [Text((5,) * words), *(Target((2, 2), noise=i) for i in range(copies))]
         for words, copies in ((18, 2), (16, 2), (8, 2), (18, 1))
     ]
     layouts = [lay_out(parts, GRAMMAR) for parts in samples]
     attend = SharedContextAttention(layouts, StreamOrder.of(layouts))
-    assert [(g.rows, g.context, g.pictures, g.block) for g in attend.groups] == [
+    assert [(g.rows, g.context, g.images, g.block) for g in attend.groups] == [
         (2, 20, 2, 6),
         (1, 10, 2, 6),
         (1, 20, 1, 6),

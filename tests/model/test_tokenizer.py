@@ -46,7 +46,7 @@ def test_two_files_make_qwen2s_tokenizer(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("hello,  wörld 水\n\n 1984!")) == "hello,  wörld 水\n\n 1984!"
 
 
-def test_text_is_normalised_to_nfc(tmp_path: Path) -> None:
+def test_text_is_normalized_to_nfc(tmp_path: Path) -> None:
     tokenizer = TextTokenizer.from_folder(files(tmp_path))
     assert tokenizer.encode("o\u0308") == tokenizer.encode("ö")
 

@@ -98,7 +98,7 @@ def test_text_alone_has_no_generation_stream() -> None:
 
 @torch.no_grad()
 def test_every_kind_of_token_gets_its_own_embedding() -> None:
-    """Changing one picture's content changes its own tokens only, before the first layer."""
+    """Changing one image's content changes its own tokens only, before the first layer."""
     network = model("velocity")
     parts: list[Part] = [Text((5,)), Patches((1, 2)), Latents((1, 1)), Patches((2, 1)), Target((1, 1))]
     layout = lay_out(parts, network.config.grammar)
@@ -119,6 +119,6 @@ def test_every_kind_of_token_gets_its_own_embedding() -> None:
     before = embedded(patches, latents)
     # reading order: bos 5 eos | start P P end | start L end | start P P end | start N end
     one_more = torch.tensor([0.0, 0.0, 0.0, 1.0])[:, None]
-    assert changed(patches + one_more, latents) == [11, 12]  # pictures are read whole, each by itself
+    assert changed(patches + one_more, latents) == [11, 12]  # images are read whole, each by itself
     assert changed(patches, latents + torch.tensor([1.0, 0.0])[:, None]) == [8]
     assert changed(patches, latents + torch.tensor([0.0, 1.0])[:, None]) == [15]

@@ -33,7 +33,7 @@ def placed(where: Callable[[str], torch.device]) -> UnifiedModel:
 
 
 def walk(model: UnifiedModel) -> None:
-    """Every kind of work: text and pictures prefilled, tokens decoded, velocities of two branches; rows that grow."""
+    """Every kind of work: text and images prefilled, tokens decoded, velocities of two branches; rows that grow."""
     config, main = model.config, model.device
     runner = Runner(model, build_autoencoder(config.autoencoder), rows=1, slots=4)
     devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]

@@ -16,8 +16,8 @@ from irg.model.network.config import bagel_7b
 from irg.model.placement.devices import layer_devices
 from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model, save_model
 from irg.model.weights.convert import Conversion, convert
-from irg.model.weights.initialise import write_folder
-from irg.model.weights.quantise import QuantisedLinear
+from irg.model.weights.initialize import write_folder
+from irg.model.weights.quantize import QuantizedLinear
 from irg.reasoning import memory
 from irg.reasoning.describe import describe, in_lines
 from irg.reasoning.memory import (
@@ -210,14 +210,14 @@ def test_as_many_requests_run_together_as_fit(checked: CheckedFolder) -> None:
 
 
 def test_without_torchao_auto_says_what_would_help(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("irg.model.weights.quantise.available", lambda: False)
+    monkeypatch.setattr("irg.model.weights.quantize.available", lambda: False)
     choice = choose(checked, "auto", [GPU], free=24 * GB)
     assert choice.rung == "offload" and "int8 needs pip install 'irg[quant]'" in choice.reason
 
 
 def test_offload_keeps_as_many_layers_as_fit(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its own choice; asked for by name it keeps none."""
-    monkeypatch.setattr("irg.model.weights.quantise.available", lambda: False)
+    monkeypatch.setattr("irg.model.weights.quantize.available", lambda: False)
     choices = [choose(checked, "auto", [GPU], free=free * GB) for free in (8, 12, 20, 34)]
     kept = [choice.resident for choice in choices]
     assert kept[0] == 0 and kept == sorted(kept) and 0 < kept[2] < kept[3] <= 26
@@ -249,20 +249,20 @@ def test_the_first_of_two_devices_gets_fewer_layers(
     assert placed.count(GPU) == 12 and placed == sorted(placed, key=str)
 
 
-def test_a_quantised_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: LoadedModel) -> None:
+def test_a_quantized_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: LoadedModel) -> None:
     pytest.importorskip("torchao")
     save_model(tmp_path / "a", tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder, torch.bfloat16)
-    convert(tmp_path / "a", tmp_path / "b", Conversion(quantise="int4"))
+    convert(tmp_path / "a", tmp_path / "b", Conversion(quantize="int4"))
     checked = check_folder(tmp_path / "b")
     assert choose(checked, "auto", [CPU], free=GB).rung == "int4"
     assert choose(checked, "auto", [CPU], free=1000).rung == "offload"
-    with pytest.raises(ValueError, match="quantised to int4: memory must be auto, int4 or offload"):
+    with pytest.raises(ValueError, match="quantized to int4: memory must be auto, int4 or offload"):
         choose(checked, "int8", [CPU], free=GB)
     for asked in ("auto", "offload"):
         placed = load_on_rung(tmp_path / "b", asked)  # type: ignore[arg-type]
-        assert isinstance(placed.loaded.model.language_model.model.layers[0].mlp.up_proj, QuantisedLinear)
+        assert isinstance(placed.loaded.model.language_model.model.layers[0].mlp.up_proj, QuantizedLinear)
     facts = describe(tmp_path / "b", [(64, 64)])
-    assert facts.quantised == "int4" and list(facts.memory["64x64"]) == ["int4", "offload"]
+    assert facts.quantized == "int4" and list(facts.memory["64x64"]) == ["int4", "offload"]
     assert facts.total == describe(tmp_path / "a", [(64, 64)]).total
 
 

@@ -10,7 +10,7 @@ import torch
 
 from irg.model.network.config import ModelConfig, bagel_7b
 from irg.model.weights.checkpoint import LoadedModel
-from irg.model.weights.initialise import narrower, write_folder
+from irg.model.weights.initialize import narrower, write_folder
 from irg.model.weights.manifest import read_header
 from irg.reasoning.pipeline import IRGPipeline
 from irg.sequence.images import ResizeRule
@@ -20,7 +20,7 @@ SMALL = FIRST | {"improve_num_timesteps": 3}
 
 
 def sixteenth() -> ModelConfig:
-    """BAGEL-7B at 1/16 width; pictures that are looked at may be small (the published rule enlarges them to 512)."""
+    """BAGEL-7B at 1/16 width; images that are looked at may be small (the published rule enlarges them to 512)."""
     config = narrower(bagel_7b(), 16)
     return dataclasses.replace(config, vae_resize=ResizeRule(1024, 32, 16), vit_resize=ResizeRule(980, 28, 14))
 
@@ -54,7 +54,7 @@ def test_think_draw_look_reflect_draw(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_whole_loop_runs_in_bfloat16(tiny_loaded: LoadedModel, tmp_path: Path) -> None:
-    """The dtype of every GPU: the picture that is looked at reaches the autoencoder in its dtype."""
+    """The dtype of every GPU: the image that is looked at reaches the autoencoder in its dtype."""
     config = tiny_loaded.config
     write_folder(tmp_path, config)
     pipe = IRGPipeline.from_pretrained(tmp_path, device="cpu", memory="bf16")
@@ -64,15 +64,15 @@ def test_the_whole_loop_runs_in_bfloat16(tiny_loaded: LoadedModel, tmp_path: Pat
     assert len(out.trajectory.turns) == 2 and out.image.size == (32, 32)
 
 
-def test_offload_draws_the_same_picture(folder: Path) -> None:
-    pictures = []
+def test_offload_draws_the_same_image(folder: Path) -> None:
+    images = []
     for memory in ("bf16", "offload"):  # float32 numbers on both: this is about their coming and going
         pipe = IRGPipeline.from_pretrained(folder, "cpu", torch.float32, memory)  # type: ignore[arg-type]
-        pictures.append(np.asarray(pipe("a bus", seed=1, mode="think", **FIRST).image))
-    assert np.array_equal(*pictures)
+        images.append(np.asarray(pipe("a bus", seed=1, mode="think", **FIRST).image))
+    assert np.array_equal(*images)
 
 
-def test_int8_and_int4_draw_nearly_the_same_picture(folder: Path) -> None:
+def test_int8_and_int4_draw_nearly_the_same_image(folder: Path) -> None:
     pytest.importorskip("torchao")
     values = {}
     for memory in ("bf16", "int8", "int4"):

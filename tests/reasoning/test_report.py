@@ -54,7 +54,7 @@ def example(thoughts: list[str | None], size: tuple[int, int] = (128, 96), promp
     return Trajectory(prompt, "irg", 7, "mini", settings.to_dict(), turns)
 
 
-def test_pictures_are_inlined_losslessly_and_nothing_is_fetched() -> None:
+def test_images_are_inlined_losslessly_and_nothing_is_fetched() -> None:
     html = render(example(["think", T2]))
     page = Page(html)
     assert len(page.all("img")) == 2
@@ -126,6 +126,6 @@ def test_sizes_are_enlarged_only_when_small() -> None:
 def test_the_gallery_links_every_result() -> None:
     page = Page(render_index([("a b", example(["x", "y", "z"])), ("ä%", example(["x"]))]))
     assert [link["href"] for link in page.all("a")] == ["a%20b/report.html", "%C3%A4%25/report.html"]
-    pictures = ["a%20b/initial.png", "a%20b/improved-2.png", "%C3%A4%25/initial.png"]
-    assert [image["src"] for image in page.all("img")] == pictures
+    images = ["a%20b/initial.png", "a%20b/improved-2.png", "%C3%A4%25/initial.png"]
+    assert [image["src"] for image in page.all("img")] == images
     assert "2 results" in page.text

@@ -16,7 +16,7 @@ from irg.results.trajectory import Trajectory, Turn
 from irg.version import __version__
 
 
-def picture(seed: int, size: tuple[int, int] = (24, 16), mode: str = "RGB") -> Image.Image:
+def image(seed: int, size: tuple[int, int] = (24, 16), mode: str = "RGB") -> Image.Image:
     channels = {"RGB": 3, "RGBA": 4, "LA": 2}.get(mode)
     shape = (size[1], size[0]) if channels is None else (size[1], size[0], channels)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), mode)
@@ -31,7 +31,7 @@ def example(turns: int = 2, prompt: str = "three red äpfel, 苹果 <b>&") -> Tr
         model="mini",
         settings=settings.to_dict(),
         turns=[
-            Turn(f"<think> thought {n}\n</think>", picture(n), settings.draw(n).to_dict(), {"drawing": 0.1 + n}, 7 + n)
+            Turn(f"<think> thought {n}\n</think>", image(n), settings.draw(n).to_dict(), {"drawing": 0.1 + n}, 7 + n)
             for n in range(turns)
         ],
     )
@@ -54,11 +54,11 @@ def test_load_gives_back_what_save_wrote(tmp_path: Path, turns: int) -> None:
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_pixels_are_kept_in_every_mode(tmp_path: Path, mode: str) -> None:
     trajectory = example(1)
-    trajectory.turns[0].image = picture(5, mode=mode)
+    trajectory.turns[0].image = image(5, mode=mode)
     assert Trajectory.load(trajectory.save(tmp_path / "out")) == trajectory
 
 
-def test_a_last_look_without_a_picture(tmp_path: Path) -> None:
+def test_a_last_look_without_an_image(tmp_path: Path) -> None:
     trajectory = example(2)
     trajectory.turns.append(Turn("<think> Analysis: nothing is wrong. </think>", None))
     trajectory.stopped = True
@@ -77,7 +77,7 @@ def test_what_is_asked_most_is_at_hand() -> None:
     assert none.image is none.initial_image is none.thinking is none.reflection is None
 
 
-def test_pictures_carry_their_settings(tmp_path: Path) -> None:
+def test_images_carry_their_settings(tmp_path: Path) -> None:
     trajectory = example(2)
     folder = trajectory.save(tmp_path / "out")
     details = read_png_settings(folder / "improved.png")
@@ -91,8 +91,8 @@ def test_pictures_carry_their_settings(tmp_path: Path) -> None:
     assert f"Seed: {trajectory.seed}, Size: 24x16, Model: mini" in line
 
 
-def test_pictures_without_settings_are_told_apart(tmp_path: Path) -> None:
-    picture(1).save(tmp_path / "plain.png")
+def test_images_without_settings_are_told_apart(tmp_path: Path) -> None:
+    image(1).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no picture")
     for name, told in [
         ("plain.png", "carries no irg settings"),
@@ -175,7 +175,7 @@ def test_a_fault_while_renaming_puts_the_earlier_result_back(tmp_path: Path, mon
         (lambda t: t.settings.update(bad=object()), "can't be written as JSON"),
         (lambda t: t.turns[0].seconds.update(drawing=float("nan")), "can't be written as JSON"),
         (lambda t: setattr(t, "prompt", "a\ud800"), "can't be written as JSON"),
-        (lambda t: setattr(t.turns[0], "image", Image.new("CMYK", (2, 2))), "turn 0: a picture of mode CMYK"),
+        (lambda t: setattr(t.turns[0], "image", Image.new("CMYK", (2, 2))), "turn 0: an image of mode CMYK"),
     ],
 )
 def test_what_cannot_be_saved_unchanged_is_refused(tmp_path: Path, spoil: Any, told: str) -> None:
@@ -210,8 +210,8 @@ def test_what_cannot_be_saved_unchanged_is_refused(tmp_path: Path, spoil: Any, t
 def test_damage_is_named_when_loading(tmp_path: Path, path: list[Any], value: Any, told: str) -> None:
     folder = example(2).save(tmp_path / "out")
     (folder / "cut.png").write_bytes((folder / "initial.png").read_bytes()[:-300])
-    picture(1).save(folder / "jpeg.png", format="JPEG")
-    picture(1).save(tmp_path / "outside.png")
+    image(1).save(folder / "jpeg.png", format="JPEG")
+    image(1).save(tmp_path / "outside.png")
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
     data = json.loads((folder / "trajectory.json").read_text(encoding="utf-8"))
     *parents, last = path

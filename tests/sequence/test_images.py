@@ -1,4 +1,4 @@
-"""Pictures to tokens and back."""
+"""Images to tokens and back."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_sizes(rule: ResizeRule, size: tuple[int, int], wanted: tuple[int, int])
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
-def test_any_picture_fits(width: int, height: int) -> None:
+def test_any_image_fits(width: int, height: int) -> None:
     for rule in (VAE, VIT):
         w, h = rule.size(width, height)
         assert w % rule.stride == 0 and h % rule.stride == 0 and min(w, h) >= rule.stride
@@ -45,7 +45,7 @@ def test_too_large_an_area_is_scaled_by_the_area_ratio() -> None:
     assert rule.size(200, 100) == (100, 50)
 
 
-def test_resize_and_normalise() -> None:
+def test_resize_and_normalize() -> None:
     image = Image.new("RGB", (64, 32), (255, 0, 127))
     pixels = ResizeRule(32, 16, 16)(image)
     assert pixels.shape == (3, 16, 32) and pixels.dtype == torch.float32
@@ -66,7 +66,7 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
 
 
-def test_a_transparent_colour_of_a_palette() -> None:
+def test_a_transparent_color_of_a_palette() -> None:
     image = Image.new("P", (1, 1), 0)
     image.putpalette([9, 9, 9])
     image.info["transparency"] = 0

@@ -121,7 +121,7 @@ def test_every_token_sees_itself_and_nothing_later_outside_its_block(sequence: l
 
 
 def test_a_whole_round_in_numbers() -> None:
-    """Text, picture read both ways, text with loss, picture drawn."""
+    """Text, image read both ways, text with loss, image drawn."""
     layout = lay_out(
         [Text((7, 8)), Latents((2, 1)), Patches((1, 2)), Text((9,), loss=True), Target((1, 2))], GRAMMAR, position=3
     )
@@ -146,13 +146,13 @@ def test_an_empty_sequence() -> None:
 
 
 @pytest.mark.parametrize(("part", "side"), [(Latents((6, 1)), 5), (Patches((1, 5)), 4), (Target((1, 6)), 5)])
-def test_a_picture_larger_than_the_table_is_refused(part: Part, side: int) -> None:
+def test_an_image_larger_than_the_table_is_refused(part: Part, side: int) -> None:
     with pytest.raises(ValueError, match=f"{side} x {side}"):
         lay_out([part], GRAMMAR)
 
 
 @pytest.mark.parametrize("form", [Latents, Patches, Target])
-def test_a_picture_has_tokens(form: type[Latents | Patches | Target]) -> None:
+def test_an_image_has_tokens(form: type[Latents | Patches | Target]) -> None:
     with pytest.raises(ValueError, match=rf"{form.__name__}.*\(0, 3\)"):
         form((0, 3))
 
@@ -181,8 +181,8 @@ def test_dropout_leaves_the_right_gaps(sequence: list[Part], data: st.DataObject
 
 
 @given(sequences)
-def test_a_dropped_picture_moves_nobody(sequence: list[Part]) -> None:
-    """Every token that is left keeps its position when pictures are dropped."""
+def test_a_dropped_image_moves_nobody(sequence: list[Part]) -> None:
+    """Every token that is left keeps its position when images are dropped."""
     gone = drop_conditions(sequence, lambda: 0.0, text=0.0, latents=1.0, patches=1.0)
     full, left = lay_out(sequence, GRAMMAR), lay_out(gone, GRAMMAR)
     read = [isinstance(part, Latents | Patches) for part in sequence if not isinstance(part, Gap)]

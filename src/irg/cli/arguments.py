@@ -30,7 +30,7 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
         raise
 
 
-def picture_size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
     """(width, height) of what a user typed for ``--size``.
 
     Raises:
@@ -44,7 +44,7 @@ def picture_size(text: str) -> tuple[int, int]:
 
 
 def _first_sentence(panel: str) -> str:
-    """What a framed message says above its first rule, without colours and frame, and the nearest option it knows.
+    """What a framed message says above its first rule, without colors and frame, and the nearest option it knows.
 
     Where the output can't show frames, the title stands alone above a rule of its own.
     """

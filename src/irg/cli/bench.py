@@ -25,7 +25,7 @@ def _table(argv: Sequence[str]) -> int:
 
 _COMMANDS = {
     "run": (_run, "draw a benchmark's prompts: geneval, wise, tiif, genai-bench, oneig"),
-    "score": (_score, "let judges score a run, or any folder of pictures"),
+    "score": (_score, "let judges score a run, or any folder of images"),
     "table": (_table, "scores and the paper's side by side, as Markdown, CSV or HTML"),
 }
 

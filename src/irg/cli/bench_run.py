@@ -43,15 +43,15 @@ class RunOptions:
     limit: int | None = None
     """So many prompts only, evenly from all categories."""
     samples: int | None = None
-    """Pictures a prompt (default: the protocol's: 4 for GenEval and OneIG, else 1)."""
+    """Images a prompt (default: the protocol's: 4 for GenEval and OneIG, else 1)."""
     covered_by: str | None = None
     """Leave out prompts that this judge's vocabulary does not cover (default: mini for irg-mini); all: none."""
     seed: int = 0
-    """Of the run; every picture has its own seed, made of this, the prompt's id and its number."""
+    """Of the run; every image has its own seed, made of this, the prompt's id and its number."""
     rounds: int | None = None
     """For irg: how many times at most to look and draw again."""
     batch_size: int | None = None
-    """Pictures that are drawn together (default: 16, or as many as memory has room for)."""
+    """Images that are drawn together (default: 16, or as many as memory has room for)."""
     set: tuple[str, ...] = ()
     """More settings, each name=value (cfg_text_scale=4, improve_num_timesteps=30, stop_when_done=true)."""
 
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         console.print(f"Interrupted; what is finished is in {out}. Go on with --resume.")
         raise
-    console.print(f"{drawn} pictures drawn, {len(chosen) * info.samples} are in {out}")
+    console.print(f"{drawn} images drawn, {len(chosen) * info.samples} are in {out}")
     print(out)
     return 0
 

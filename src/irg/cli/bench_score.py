@@ -20,15 +20,15 @@ class ScoreOptions(JudgeOptions):
     name: Positional[Annotated[str, arg(metavar="NAME")]] = ""
     """geneval, wise, tiif, genai-bench or oneig."""
     images: str = ""
-    """A run's folder, or any folder of pictures in the benchmark's official layout."""
+    """A run's folder, or any folder of images in the benchmark's official layout."""
     judge: tuple[str, ...] = ()
     """One or several of: mini, geneval[:FOLDER], openai:MODEL, hf:MODEL, vqascore:MODEL, ocr, file:PATH."""
     out: str | None = None
     """Where scores go (default: scores/ in the run; for other folders DIR-scores)."""
     turns: Literal["ends", "last", "all"] = "ends"
-    """Which pictures of a run: the first and the last, the last only, or all."""
+    """Which images of a run: the first and the last, the last only, or all."""
     official_skips: bool = False
-    """Leave out missing pictures, as the official scripts do, instead of counting them as wrong."""
+    """Leave out missing images, as the official scripts do, instead of counting them as wrong."""
     parse_answers: Literal["tolerant", "strict"] = "tolerant"
     """For WISE: strict reads an answer as the official script does."""
     counting_above: float = 0.9
@@ -36,7 +36,7 @@ class ScoreOptions(JudgeOptions):
     rubric: str | None = None
     """For WISE: a file with another judging instruction; {prompt} and {explanation} are filled in."""
     text_extra: bool = False
-    """For TIIF: also read the text in pictures of text, for GNED and recall; needs a judge such as ocr."""
+    """For TIIF: also read the text in images of text, for GNED and recall; needs a judge such as ocr."""
     retry_failed: bool = False
     """Ask refused and unusable answers again too (outages always are)."""
     prompts: str | None = None
@@ -46,21 +46,21 @@ class ScoreOptions(JudgeOptions):
     model_name: str | None = None
     """For folders that are no run: the model's name in the layout (TIIF, OneIG) and in tables."""
     samples: int | None = None
-    """For folders that are no run: how many pictures there are of a prompt (default: the protocol's)."""
+    """For folders that are no run: how many images there are of a prompt (default: the protocol's)."""
     offline: bool = False
     """Fetch nothing."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Score pictures, print the table.
+    """Score images, print the table.
 
     Raises:
-        ValueError: an argument, the prompts, the pictures or a judge is not acceptable.
+        ValueError: an argument, the prompts, the images or a judge is not acceptable.
     """
-    what = "Judge a benchmark's pictures. Raw answers are kept: nothing is judged twice, and a score can be recomputed."
+    what = "Judge a benchmark's images. Raw answers are kept: nothing is judged twice, and a score can be recomputed."
     options = parse(ScoreOptions, argv, "irg bench score", what)
     if not options.name or not options.images:
-        raise ValueError("give the benchmark and its pictures: irg bench score geneval --images DIR --judge mini")
+        raise ValueError("give the benchmark and its images: irg bench score geneval --images DIR --judge mini")
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
     from irg.evaluation.judges import make_judges

@@ -226,7 +226,7 @@ def validate(argv: Sequence[str]) -> int:
     found = check(Path(where))
     turns = ", ".join(f"{count:,} of {n} turn{'s' * (n > 1)}" for n, count in sorted(found.turns.items()))
     sizes = ", ".join(f"{w}x{h}: {n:,}" for (w, h), n in found.sizes.most_common(4))
-    print(f"{found.rows:,} rows in {found.files} files ({turns}); pictures {sizes}")
+    print(f"{found.rows:,} rows in {found.files} files ({turns}); images {sizes}")
     for problem in found.problems[:MOST_TOLD]:
         print(problem)
     if found.problems:

@@ -1,4 +1,4 @@
-"""What the terminal shows while requests run: thoughts as they are written, a progress bar for each picture.
+"""What the terminal shows while requests run: thoughts as they are written, a progress bar for each image.
 
 With one request at a time its thoughts appear piece by piece; with several together each thought appears when whole.
 """
@@ -100,8 +100,8 @@ class Display:
             )
             self._progress.start()
         if key not in self._tasks:
-            what = f"Improved picture {event.turn}" if event.turn > 1 else "Improved picture"
-            name = self._label(event.request) + (what if event.turn else "First picture")
+            what = f"Improved image {event.turn}" if event.turn > 1 else "Improved image"
+            name = self._label(event.request) + (what if event.turn else "First image")
             self._tasks[key] = self._progress.add_task(name, total=event.total)
         self._progress.update(self._tasks[key], completed=event.step, total=event.total)
 

@@ -1,4 +1,4 @@
-"""``irg generate PROMPT...``: draw pictures each with thoughts, settings and a report in a new folder."""
+"""``irg generate PROMPT...``: draw images each with thoughts, settings and a report in a new folder."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from irg.cli.arguments import parse, picture_size
+from irg.cli.arguments import image_size, parse
 from irg.cli.output import Output
 from irg.cli.requests import Request, collect
 from irg.engine.settings import DrawSettings, RenormType
@@ -43,11 +43,11 @@ class GenerateOptions:
     always: bool = False
     """For irg: draw all rounds, even when a reflection finds nothing wrong."""
     recall: Recall | None = None
-    """For irg: what a reflection sees besides the picture: all that went before, or the prompt alone."""
+    """For irg: what a reflection sees besides the image: all that went before, or the prompt alone."""
     seed: int = 0
-    """The same prompt, seed and settings give the same picture."""
+    """The same prompt, seed and settings give the same image."""
     num_images: Annotated[int, arg(aliases=["-n"])] = 1
-    """Pictures per prompt, with the seeds SEED, SEED+1, ..."""
+    """Images per prompt, with the seeds SEED, SEED+1, ..."""
     size: str | None = None
     """WIDTHxHEIGHT in pixels, or one number for a square."""
     model: str = "mini"
@@ -76,33 +76,33 @@ class GenerateOptions:
     """Where a thought is cut off."""
 
     num_timesteps: int | None = None
-    """First picture: points of the time grid (50 points are 49 updates)."""
+    """First image: points of the time grid (50 points are 49 updates)."""
     timestep_shift: float | None = None
-    """First picture: more than 1 spends more steps near the noise."""
+    """First image: more than 1 spends more steps near the noise."""
     cfg_text_scale: float | None = None
-    """First picture: guidance by the text; at most 1 is none."""
+    """First image: guidance by the text; at most 1 is none."""
     cfg_img_scale: float | None = None
-    """First picture: guidance by a picture; at most 1 is none."""
+    """First image: guidance by an image; at most 1 is none."""
     cfg_interval: str | None = None
-    """First picture: LOW,HIGH (such as 0.4,1): guidance acts while LOW < t <= HIGH."""
+    """First image: LOW,HIGH (such as 0.4,1): guidance acts while LOW < t <= HIGH."""
     cfg_renorm_type: RenormType | None = None
-    """First picture: over what the guided velocity is renormalised."""
+    """First image: over what the guided velocity is renormalized."""
     cfg_renorm_min: float | None = None
-    """First picture: the least renormalisation factor; 1 turns it off."""
+    """First image: the least renormalization factor; 1 turns it off."""
     improve_num_timesteps: int | None = None
-    """Later pictures: as above."""
+    """Later images: as above."""
     improve_timestep_shift: float | None = None
-    """Later pictures: as above."""
+    """Later images: as above."""
     improve_cfg_text_scale: float | None = None
-    """Later pictures: as above."""
+    """Later images: as above."""
     improve_cfg_img_scale: float | None = None
-    """Later pictures: guidance by the picture that is improved."""
+    """Later images: guidance by the image that is improved."""
     improve_cfg_interval: str | None = None
-    """Later pictures: as above."""
+    """Later images: as above."""
     improve_cfg_renorm_type: RenormType | None = None
-    """Later pictures: as above."""
+    """Later images: as above."""
     improve_cfg_renorm_min: float | None = None
-    """Later pictures: as above."""
+    """Later images: as above."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
         ValueError: an argument, a prompt, the model or a setting is not acceptable.
         OSError: the results can't be written.
     """
-    options = parse(GenerateOptions, argv, "irg generate", "Draw pictures: think, draw, look, reflect, draw better.")
+    options = parse(GenerateOptions, argv, "irg generate", "Draw images: think, draw, look, reflect, draw better.")
     requests = collect(options.prompts, options.prompts_file, options.seed, options.num_images)
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
@@ -157,12 +157,12 @@ def changes(options: GenerateOptions) -> dict[str, Any]:
         later = (IMPROVE, "rounds", "recall", "reflect_", "stop_")
         unused = next((name for name in given if name.startswith(later)), None)
         if unused:
-            raise ValueError(f"{unused} has no meaning in mode {options.mode!r}, which draws one picture")
+            raise ValueError(f"{unused} has no meaning in mode {options.mode!r}, which draws one image")
     for name in ("cfg_interval", f"{IMPROVE}cfg_interval"):
         if name in given:
             given[name] = _interval(name, given[name])
     if options.size is not None:
-        given["width"], given["height"] = picture_size(options.size)
+        given["width"], given["height"] = image_size(options.size)
     return given
 
 

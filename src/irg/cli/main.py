@@ -14,7 +14,7 @@ from irg.version import __version__
 
 # name -> (module with a main(argv), what it does); a module is imported only when its command is called
 COMMANDS = {
-    "generate": ("irg.cli.generate", "draw pictures: think, draw, look, reflect, draw better"),
+    "generate": ("irg.cli.generate", "draw images: think, draw, look, reflect, draw better"),
     "model": ("irg.cli.model", "look into model folders, convert them, make random ones"),
     "train": ("irg.cli.train", "train a model as a recipe file says"),
     "data": ("irg.cli.data", "build what models are trained on"),

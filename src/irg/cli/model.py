@@ -10,7 +10,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from irg.cli.arguments import parse, picture_size
+from irg.cli.arguments import image_size, parse
 from irg.cli.groups import dispatch
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -33,7 +33,7 @@ def _info(argv: Sequence[str]) -> int:
     options = parse(_Info, argv, "irg model info", "What a model folder holds; reads headers and JSON only.")
     from irg.reasoning.describe import describe, in_lines
 
-    sizes = [picture_size(word) for word in options.size.split(",")] if options.size else []
+    sizes = [image_size(word) for word in options.size.split(",")] if options.size else []
     facts = describe(_folder(options.path), sizes, options.weights)
     print(json.dumps(facts.to_dict(), indent=1) if options.json else in_lines(facts))
     return 0
@@ -49,7 +49,7 @@ class _Convert:
     """Of the new folder; default: as the source has it."""
     dtype: Dtype | None = None
     """Of all weights; default: each tensor keeps its own."""
-    quantise: Literal["int8", "int4"] | None = None
+    quantize: Literal["int8", "int4"] | None = None
     """Make the decoder's linear layers int8 or int4 (needs pip install 'irg[quant]')."""
     lora: str | None = None
     """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
@@ -62,7 +62,7 @@ class _Convert:
 
 
 def _convert(argv: Sequence[str]) -> int:
-    what = "Write a model folder anew: layout, dtype, shards, quantisation, a merged adapter."
+    what = "Write a model folder anew: layout, dtype, shards, quantization, a merged adapter."
     options = parse(_Convert, argv, "irg model convert", what)
     source, shard_bytes = _folder(options.source), _bytes(options.shard_size)
     import torch
@@ -72,7 +72,7 @@ def _convert(argv: Sequence[str]) -> int:
     conversion = Conversion(
         options.layout,
         None if options.dtype is None else getattr(torch, options.dtype),
-        options.quantise,
+        options.quantize,
         None if options.lora is None else Path(options.lora),
         shard_bytes,
         options.weights,
@@ -116,7 +116,7 @@ def _init(argv: Sequence[str]) -> int:
     import torch
 
     from irg.model.weights.convert import made_aside
-    from irg.model.weights.initialise import CONFIGS, narrower, write_folder
+    from irg.model.weights.initialize import CONFIGS, narrower, write_folder
 
     config, seed = narrower(CONFIGS[options.config](), options.narrow), options.seed if options.random else None
     dtype = getattr(torch, options.dtype)
@@ -128,7 +128,7 @@ def _init(argv: Sequence[str]) -> int:
 
 _COMMANDS = {
     "info": (_info, "what a model folder holds, and the memory it needs"),
-    "convert": (_convert, "another layout, dtype, shards; quantise; merge an adapter"),
+    "convert": (_convert, "another layout, dtype, shards; quantize; merge an adapter"),
     "init": (_init, "a folder with random weights, for tests and benchmarks"),
 }
 

@@ -77,7 +77,7 @@ def slug(prompt: str, longest: int = 48) -> str:
         if len(longer.encode("utf-8")) > longest:
             break
         name = longer
-    return name or "picture"
+    return name or "image"
 
 
 def _distinct(names: list[str]) -> list[str]:

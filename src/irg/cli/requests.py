@@ -1,4 +1,4 @@
-"""Which pictures are asked for: prompts from the command line and from files, a seed for each picture."""
+"""Which images are asked for: prompts from the command line and from files, a seed for each image."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from irg.reasoning.settings import check_prompt, check_seed
 
 @dataclass(frozen=True)
 class Request:
-    """One picture: its prompt and its seed."""
+    """One image: its prompt and its seed."""
 
     prompt: str
     seed: int

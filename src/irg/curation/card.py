@@ -30,8 +30,8 @@ def dataset_card(recipe: DataRecipe, summary: "Summary", clean: dict[str, Any] |
     }
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {recipe.export.title}\n\n"
-        f"{rows:,} trajectories: prompt, thinking (T1), picture (I1) and, in rows of two turns, what is wrong with\n"
-        "the picture (T2) and a better one (I2). Built with `irg data`; [datasheet.md](datasheet.md) tells how.\n\n"
+        f"{rows:,} trajectories: prompt, thinking (T1), image (I1) and, in rows of two turns, what is wrong with\n"
+        "the image (T2) and a better one (I2). Built with `irg data`; [datasheet.md](datasheet.md) tells how.\n\n"
         f"{_contents(summary)}\n{_licenses(recipe, summary)}\n{_clean(clean)}"
     )
 
@@ -41,13 +41,13 @@ def datasheet(recipe: DataRecipe, summary: "Summary", clean: dict[str, Any] | No
     models = [[stage, model, f"{count:,}"] for (stage, model), count in sorted(summary.models.items())]
     dropped = [[reason, f"{count:,}"] for reason, count in summary.dropped.most_common()]
     way = {
-        "refine": "The model's own draft was reflected on, and the better picture made from that reflection.",
-        "independent": "The better picture was made from the prompt alone, and the reflection from both pictures.",
+        "refine": "The model's own draft was reflected on, and the better image made from that reflection.",
+        "independent": "The better image was made from the prompt alone, and the reflection from both images.",
     }[recipe.way]
     return (
         f"# Datasheet: {recipe.export.title}\n\n"
         f"Built with irg {__version__}. {way}\n"
-        "All words but the prompts, and all pictures, are made by programs and models. "
+        "All words but the prompts, and all images, are made by programs and models. "
         "Nobody has looked at every row.\n\n"
         f"## Contents\n\n{_contents(summary)}\n"
         f"## Who made what\n\n{_table(('stage', 'model', 'rows'), models)}\n"
@@ -85,7 +85,7 @@ def _licenses(recipe: DataRecipe, summary: "Summary") -> str:
     if totals["unknown"]:
         told += f"\n**{totals['unknown']:,} rows have prompts of unknown licence.**\n"
     return (
-        f"{told}\nThe set as a whole: {recipe.export.license}. Pictures and texts come from the models that the "
+        f"{told}\nThe set as a whole: {recipe.export.license}. Images and texts come from the models that the "
         "datasheet names; their terms may bind you too.\n"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from irg.curation.decontaminate import normalised
+from irg.curation.decontaminate import normalized
 from irg.curation.records import SCHEMA, content_digest
 from irg.results.reflection import Reflection
 
@@ -52,7 +52,7 @@ def validate(folder: Path) -> Findings:
                 if ids[name] == 2:
                     found.problems.append(f"{where}: id {row['id']} stands here again")
             if file.parent.name in ("train", "val") and row.get("prompt"):
-                prompt = content_digest(normalised(row["prompt"]), "", b"")[:16].encode()
+                prompt = content_digest(normalized(row["prompt"]), "", b"")[:16].encode()
                 if split_of.setdefault(prompt, file.parent.name) != file.parent.name:
                     found.problems.append(f"{where}: its prompt is in train and val")
     return found
@@ -78,18 +78,18 @@ def _rows(file: Path, found: Findings) -> Any:
 
 def _problems(row: dict[str, Any], found: Findings) -> list[str]:
     problems = []
-    pictures = {name: row[name]["bytes"] if row[name] else None for name in ("image", "improved")}
-    if not row["prompt"] or not row["thinking"] or not pictures["image"]:
+    images = {name: row[name]["bytes"] if row[name] else None for name in ("image", "improved")}
+    if not row["prompt"] or not row["thinking"] or not images["image"]:
         problems.append("a trajectory needs prompt, thinking and image")
-    if (row["reflection"] is None) != (pictures["improved"] is None):
-        problems.append("reflection and improved picture come together or not at all")
-    found.turns[1 if pictures["improved"] is None else 2] += 1
-    for name, data in pictures.items():
+    if (row["reflection"] is None) != (images["improved"] is None):
+        problems.append("reflection and improved image come together or not at all")
+    found.turns[1 if images["improved"] is None else 2] += 1
+    for name, data in images.items():
         if data:
             try:
-                with Image.open(io.BytesIO(data)) as picture:
-                    picture.load()
-                    found.sizes[picture.size] += 1
+                with Image.open(io.BytesIO(data)) as opened:
+                    opened.load()
+                    found.sizes[opened.size] += 1
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 problems.append(f"{name} can't be decoded: {error}")
     if row["reflection"] is not None:
@@ -98,7 +98,7 @@ def _problems(row: dict[str, Any], found: Findings) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
     if row.get("digest") and not problems:
-        image, improved = pictures["image"] or b"", pictures["improved"]
+        image, improved = images["image"] or b"", images["improved"]
         if content_digest(row["prompt"], row["thinking"], image, row["reflection"], improved) != row["digest"]:
             problems.append("its digest is not that of its parts: it was changed")
     return problems

@@ -1,7 +1,7 @@
 """The authors' data format: one column ``conversation``, JSON, a list of turns.
 
 A user's turn holds a string, an assistant's a list of parts ``{type, content, need_loss, need_vae, need_vit}``;
-pictures are base64. Each of the six learning modes is a data set of its own.
+images are base64. Each of the six learning modes is a data set of its own.
 """
 
 import base64
@@ -21,9 +21,9 @@ MODES = {  # mode -> rows of how many turns it is for
 
 
 def conversation(record: TrajectoryRecord, mode: str) -> list[dict[str, Any]]:
-    """A trajectory as the turns of a mode: loss on what the mode learns, pictures to be read as latents and patches.
+    """A trajectory as the turns of a mode: loss on what the mode learns, images to be read as latents and patches.
 
-    The understanding modes begin with the picture or pictures and end with the question how to think or improve.
+    The understanding modes begin with the image or images and end with the question how to think or improve.
     """
     first, second = record.image, record.improved
     match mode:
@@ -41,9 +41,9 @@ def conversation(record: TrajectoryRecord, mode: str) -> list[dict[str, Any]]:
     assert record.reflection is not None and second is not None, "improving modes need the second turn"
     match mode:
         case "improving_thinking_understanding":
-            pictures = (_read(first), _read(second))
+            images = (_read(first), _read(second))
             question = _user(BAGEL_PROFILE.how_to_improve)
-            return [_user(record.prompt), _assistant(*pictures), question, _assistant(_text(record.reflection, True))]
+            return [_user(record.prompt), _assistant(*images), question, _assistant(_text(record.reflection, True))]
         case "improving_thinking_generation":
             parts = (_text(record.thinking, False), _read(first), _text(record.reflection, True))
             return [_user(record.prompt), _assistant(*parts)]
@@ -65,14 +65,14 @@ def _text(text: str, loss: bool) -> dict[str, Any]:
     return {"type": "text", "content": text, "need_loss": loss, "need_vae": False, "need_vit": False}
 
 
-def _picture(data: bytes, loss: bool, read: bool) -> dict[str, Any]:
+def _image(data: bytes, loss: bool, read: bool) -> dict[str, Any]:
     content = base64.b64encode(data).decode("ascii")
     return {"type": "image", "content": content, "need_loss": loss, "need_vae": read, "need_vit": read}
 
 
 def _read(data: bytes) -> dict[str, Any]:
-    return _picture(data, loss=False, read=True)
+    return _image(data, loss=False, read=True)
 
 
 def _drawn(data: bytes) -> dict[str, Any]:
-    return _picture(data, loss=True, read=False)
+    return _image(data, loss=True, read=False)

@@ -32,19 +32,19 @@ _RELATIONS = (  # (pattern, sign, whether the second comes first)
 )
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """Lower-case words without punctuation, accents kept, one space between."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", folded))
 
 
 def without_lead(text: str) -> str:
-    """Normalised text without "a photo of" and the like."""
-    return _LEAD.sub("", normalised(text))
+    """Normalized text without "a photo of" and the like."""
+    return _LEAD.sub("", normalized(text))
 
 
 def template_key(text: str) -> str:
-    """What a templated prompt says, whatever the wording: things with number, colour and relation.
+    """What a templated prompt says, whatever the wording: things with number, color and relation.
 
     >>> template_key("a photo of a red apple and two dogs") == template_key("Draw 2 dogs and the red apple")
     False
@@ -102,7 +102,7 @@ def _bands_of(text: str) -> tuple[int, ...]:
     return tuple(hash((i, *values[i : i + _ROWS])) for i in range(0, _PERMUTATIONS, _ROWS))
 
 
-class Neighbours:
+class Neighbors:
     """Texts by MinHash bands: candidates come from the bands, the verdict from the texts themselves."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Decontaminator:
     missing: dict[str, str] = field(default_factory=dict)
     _exact: dict[str, Hit] = field(default_factory=dict)
     _template: dict[str, Hit] = field(default_factory=dict)
-    _near: Neighbours | None = None
+    _near: Neighbors | None = None
     _hits: list[Hit] = field(default_factory=list)
 
     @property
@@ -163,23 +163,23 @@ class Decontaminator:
     def learn(self, benchmark: str, prompts: Iterable[tuple[str, str]]) -> None:
         """Take in a benchmark's (id, text) pairs."""
         for name, text in prompts:
-            self._exact.setdefault(normalised(text), Hit("exact", benchmark, name, text))
+            self._exact.setdefault(normalized(text), Hit("exact", benchmark, name, text))
             self._template.setdefault(template_key(text), Hit("template", benchmark, name, text))
             self._hits.append(Hit("near", benchmark, name, text))
 
     def check(self, text: str) -> Hit | None:
         """The benchmark's prompt that this one is, if it is one."""
-        if (hit := self._exact.get(normalised(text))) is not None:
+        if (hit := self._exact.get(normalized(text))) is not None:
             return hit
         if self.templates and (hit := self._template.get(template_key(text))) is not None:
             return hit
-        near = self._neighbours().nearest(text, self.overlap)
+        near = self._neighbors().nearest(text, self.overlap)
         return None if near is None else self._hits[near[0]]
 
-    def _neighbours(self) -> Neighbours:
+    def _neighbors(self) -> Neighbors:
         """All prompts by MinHash, made when first asked for: whoever only wants to know what is here need not wait."""
         if self._near is None:
-            self._near = Neighbours()
+            self._near = Neighbors()
             for hit in self._hits:
                 self._near.add(hit.prompt_id, hit.text)
         return self._near

@@ -21,7 +21,7 @@ from irg.curation import card
 from irg.curation.buckets import Buckets
 from irg.curation.build import Layout, Told
 from irg.curation.conversation import MODES, conversation
-from irg.curation.decontaminate import normalised
+from irg.curation.decontaminate import normalized
 from irg.curation.finished import Gate, records, score_columns, text_columns
 from irg.curation.records import TrajectoryRecord, schema
 from irg.curation.store import Lock, digest, read_table, write_table, write_text
@@ -140,7 +140,7 @@ def _deal(layout: Layout, gate: Gate, split: dict[str, Buckets], summary: Summar
                 summary.dropped[reason] += 1
                 refused += 1
                 continue
-            lot = int(digest("split", seed, normalised(record.prompt))[:8], 16) / 16**8
+            lot = int(digest("split", seed, normalized(record.prompt))[:8], 16) / 16**8
             name = "val" if lot < share else "train"
             dealt[name].append(record.to_row())
             summary.add(record, name)
@@ -151,7 +151,7 @@ def _deal(layout: Layout, gate: Gate, split: dict[str, Buckets], summary: Summar
 
 
 def _shards(tables: Iterator[pa.Table], out: Path, limit: int) -> int:
-    """Sorted tables as shards of at most ``limit`` bytes of pictures (a row that has more stands alone)."""
+    """Sorted tables as shards of at most ``limit`` bytes of images (a row that has more stands alone)."""
     number, size = 0, 0
     waiting: list[pa.Table] = []
 
@@ -185,8 +185,8 @@ def _conversations(shards: Path, out: Path, mode: str) -> None:
     for file in sorted(shards.glob("*.parquet")):
         rows = []
         for row in read_table(file).to_pylist():
-            pictures = {name: row[name] and row[name]["bytes"] for name in ("image", "improved")}
-            record = TrajectoryRecord(row["prompt"], row["thinking"], reflection=row["reflection"], **pictures)
+            images = {name: row[name] and row[name]["bytes"] for name in ("image", "improved")}
+            record = TrajectoryRecord(row["prompt"], row["thinking"], reflection=row["reflection"], **images)
             if (record.improved is not None) == (MODES[mode] == 2):
                 text = json.dumps(conversation(record, mode), ensure_ascii=False)
                 rows.append({"conversation": text, "id": row["id"]})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from irg.curation import decontaminate
-from irg.curation.decontaminate import Decontaminator, Neighbours, normalised
+from irg.curation.decontaminate import Decontaminator, Neighbors, normalized
 from irg.curation.recipe import Sift, content
 from irg.curation.stages import made, rejected
 from irg.curation.store import Row, StageFolder, digest, write_text
@@ -33,8 +33,8 @@ class Sieve:
         self.sift = sift
         self.benchmarks: Decontaminator | None = decontaminate.load(sift) if sift.compare else None
         self._blocked = _words(sift.blocked)
-        self._near = None if sift.near is None else Neighbours()
-        self._passed: dict[str, str] = {}  # normalised -> id
+        self._near = None if sift.near is None else Neighbors()
+        self._passed: dict[str, str] = {}  # normalized -> id
         self._last: tuple[str, Row] = ("", {})
 
     def key(self, prompts_key: str) -> str:
@@ -53,13 +53,13 @@ class Sieve:
         text = row["prompt"]
         if self.sift.script is not None and not in_script(text, self.sift.script):
             return rejected(row, f"script: not in {self.sift.script} letters") | {"how": "script"}
-        if blocked := next((word for word in normalised(text).split() if word in self._blocked), None):
+        if blocked := next((word for word in normalized(text).split() if word in self._blocked), None):
             return rejected(row, f"blocked: {blocked}") | {"how": "blocked"}
         if self.benchmarks is not None and (hit := self.benchmarks.check(text)) is not None:
             told = f"benchmark: {hit.benchmark} {hit.prompt_id} ({hit.how}): {hit.text}"
             return rejected(row, told) | {"how": hit.how, "benchmark": hit.benchmark, "like": hit.text}
         if self._near is not None and self.sift.near is not None:
-            words = normalised(text)
+            words = normalized(text)
             near = self._near.nearest(text, self.sift.near)
             twin = self._passed.get(words) or (None if near is None else self._near.names[near[0]])
             if twin is not None:
@@ -74,7 +74,7 @@ def _words(path: str | None) -> list[str]:
         return []
     try:
         return sorted(
-            {normalised(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
+            {normalized(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
         )
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"sift.blocked: {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -25,7 +25,7 @@ _OPERATORS = {
     "!=": operator.ne,
 }
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|==|!=|>|<)\s*(-?\d+(?:\.\d+)?)\s*")
-_PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 PARTS = ("thinking", "image", "reflection", "improved", "thought", "truth")
 
 
@@ -141,7 +141,7 @@ class Gate:
             name = "image_phash" if record.improved is None and record.texts.get("image_phash") else "improved_phash"
             shown = int(record.texts.get(name) or "0", 16)
             if any((shown ^ other).bit_count() <= self.keep.distance for other in self._unwanted):
-                return "looks like an unwanted picture"
+                return "looks like an unwanted image"
         return None
 
     def _too_low(self, judge: str, scores: dict[str, float | None], record: TrajectoryRecord) -> str | None:
@@ -160,7 +160,7 @@ class Gate:
 
 
 def _hashes_of(folder: Path) -> list[int]:
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _PICTURE_SUFFIXES) if folder.is_dir() else []
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES) if folder.is_dir() else []
     if not files:
-        raise ValueError(f"keep.like: {folder} is no folder with pictures")
+        raise ValueError(f"keep.like: {folder} is no folder with images")
     return [int(phash(file.read_bytes()), 16) for file in files]

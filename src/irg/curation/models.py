@@ -65,8 +65,8 @@ class ModelDrafting(Stage):
         if not (trajectory.thinking or "").strip():
             return rejected(row, "the model wrote no thinking")
         by = {"model": self.config.model, "seed": trajectory.seed, "settings": trajectory.settings}
-        picture = png(np.asarray(trajectory.image.convert("RGB")))
-        return made(row, by, seconds=round(trajectory.seconds, 4), thinking=trajectory.thinking, image=picture)
+        image = png(np.asarray(trajectory.image.convert("RGB")))
+        return made(row, by, seconds=round(trajectory.seconds, 4), thinking=trajectory.thinking, image=image)
 
 
 class ModelPainting(Stage):
@@ -104,19 +104,19 @@ class ModelPainting(Stage):
         prompts = [instruction(row) for row in rows for _ in tries]
         seeds = [(row["seed"] + 1 + _TRIES * k) % 2**31 for row in rows for k in tries]
         drawn = await self.bench.alone(draw, self.pipe, self.config, prompts, seeds)
-        pictures = [png(np.asarray(t.image.convert("RGB"))) for t in drawn]
+        images = [png(np.asarray(t.image.convert("RGB"))) for t in drawn]
         outcomes: list[Outcome] = []
         for number, row in enumerate(rows):
             own = slice(number * len(tries), (number + 1) * len(tries))
             seconds = round(sum(t.seconds for t in drawn[own]), 4)
             try:
-                outcomes.append(await self._best(row, pictures[own], seeds[own], seconds))
+                outcomes.append(await self._best(row, images[own], seeds[own], seconds))
             except EndpointError as error:
                 outcomes.append(rejected(row, f"{error.kind}: {error}") if error.about_the_request else error)
         return outcomes
 
-    async def _best(self, row: Row, pictures: list[bytes], seeds: list[int], seconds: float) -> Row:
-        grades = await self._grade(row, pictures)
+    async def _best(self, row: Row, images: list[bytes], seeds: list[int], seconds: float) -> Row:
+        grades = await self._grade(row, images)
         best = max(range(len(grades)), key=lambda k: (sum(grades[k]), -k))
         by = {
             "model": self.config.model,
@@ -124,13 +124,13 @@ class ModelPainting(Stage):
             "best_of": len(grades),
             "temperature": self.config.temperature,
         }
-        return made(row, by, seconds=seconds, improved=pictures[best], tries=str([list(grade) for grade in grades]))
+        return made(row, by, seconds=seconds, improved=images[best], tries=str([list(grade) for grade in grades]))
 
-    async def _by_detector(self, row: Row, pictures: list[bytes]) -> list[tuple[float, float]]:
+    async def _by_detector(self, row: Row, images: list[bytes]) -> list[tuple[float, float]]:
         request = _request(row)
-        seen = await self.bench.alone(see_all, self.detector, pictures)
-        with Image.open(io.BytesIO(pictures[0])) as picture:
-            size = picture.width
+        seen = await self.bench.alone(see_all, self.detector, images)
+        with Image.open(io.BytesIO(images[0])) as image:
+            size = image.width
         return [verdict(request, one, None, size) for one in seen]
 
 
@@ -160,9 +160,9 @@ class DiffusersPainting(Stage):
         if self.config.edit and row["turns"] == 2:
             with Image.open(io.BytesIO(row["image"])) as draft:
                 options["image"] = draft.convert("RGB")
-        picture = self.pipe(prompt=instruction(row, "image" in options), generator=generator, **options).images[0]
+        image = self.pipe(prompt=instruction(row, "image" in options), generator=generator, **options).images[0]
         by = {"model": self.config.model, "seed": row["seed"] + 1, "options": self.config.options}
-        return made(row, by, improved=png(np.asarray(picture.convert("RGB"))))
+        return made(row, by, improved=png(np.asarray(image.convert("RGB"))))
 
 
 def load_diffusers(config: DiffusersTargets) -> Any:

@@ -34,7 +34,7 @@ from irg_mini.data.stages import WorldStage
 
 
 class Hashing(Stage):
-    """Perceptual hashes of the pictures, 16 hex digits each."""
+    """Perceptual hashes of the images, 16 hex digits each."""
 
     name, columns, reads = "hash", {"image_phash": str, "improved_phash": str}, ("draft", "target")
 
@@ -55,12 +55,12 @@ def _hash_rows(rows: list[Row]) -> list[Row]:
     return [made(row, {"model": "imagehash.phash"}, **hashes(row)) for row in rows]
 
 
-def phash(picture: bytes) -> str:
-    """Perceptual hash of a picture (64 bits of its coarse cosine transform)."""
+def phash(image: bytes) -> str:
+    """Perceptual hash of an image (64 bits of its coarse cosine transform)."""
     import imagehash
     from PIL import Image
 
-    with Image.open(io.BytesIO(picture)) as opened:
+    with Image.open(io.BytesIO(image)) as opened:
         return str(imagehash.phash(opened.convert("RGB")))
 
 
@@ -167,7 +167,7 @@ def _check(recipe: DataRecipe) -> None:
     if isinstance(recipe.target, ModelTargets | DiffusersTargets):
         for judge in recipe.judges:
             if getattr(judge, "detector", "") is None:
-                raise ValueError(f"judges: {judge.name} knows only rendered pictures; set its detector (mini-judge)")
+                raise ValueError(f"judges: {judge.name} knows only rendered images; set its detector (mini-judge)")
     blind = isinstance(recipe.reflect, MiniReflections) and recipe.reflect.detector is None
     if isinstance(recipe.draft, ModelDrafts) and blind:
         raise ValueError("reflect: drafts of a model must be seen; set reflect.detector (such as mini-judge)")

@@ -207,7 +207,7 @@ class MiniReflections:
 
 @dataclass(frozen=True)
 class EndpointThinking:
-    """T1 of one-turn rows by a vision-language model that sees the picture."""
+    """T1 of one-turn rows by a vision-language model that sees the image."""
 
     kind: Literal["endpoint"]
     endpoint: Endpoint
@@ -267,7 +267,7 @@ class EndpointTargets:
 
 @dataclass(frozen=True)
 class DiffusersTargets:
-    """Targets by a local diffusers pipeline. ``edit`` needs one that takes a picture and an instruction."""
+    """Targets by a local diffusers pipeline. ``edit`` needs one that takes an image and an instruction."""
 
     kind: Literal["diffusers"]
     model: str
@@ -279,7 +279,7 @@ class DiffusersTargets:
 
 @dataclass(frozen=True)
 class ModelTargets:
-    """The best of ``best_of`` pictures that an irg model draws, by the verdict of a judge."""
+    """The best of ``best_of`` images that an irg model draws, by the verdict of a judge."""
 
     kind: Literal["model"]
     judge: Judge
@@ -311,8 +311,8 @@ class Keep:
         gain: the target's following + quality must exceed the draft's by more than this, in both orders.
         nothing_wrong: keep rows whose reflection finds nothing wrong, if the target is no worse than the draft.
         where: further conditions on columns, such as ``vlm_target_quality >= 6``.
-        like: folder of pictures that must not be in the set; ``distance``: how many of 64 bits of the perceptual hash
-            may differ for a picture to be taken for one of them.
+        like: folder of images that must not be in the set; ``distance``: how many of 64 bits of the perceptual hash
+            may differ for an image to be taken for one of them.
     """
 
     following: float = 0.0
@@ -331,7 +331,7 @@ class Export:
 
     Attributes:
         out: default: ``export`` in the build's folder.
-        shard_mb: most megabytes of pictures in one file.
+        shard_mb: most megabytes of images in one file.
         validation: share of prompts that go to ``val``.
         conversation: learning modes to write in the authors' format as well.
         times: whether the column ``seconds`` is filled; the rest is the same bytes whoever builds it.
@@ -402,7 +402,7 @@ class DataRecipe:
         budget: most that all endpoints together may cost, in the currency of their prices; null: no cap.
         blocks_at_once: blocks in work at a time (endpoints of several stages are then busy together).
         processes: for the mini world's stages.
-        hashes: compute perceptual hashes of the pictures.
+        hashes: compute perceptual hashes of the images.
     """
 
     out: str

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FIELDS = (
     ("id", pa.string()),
     ("prompt", pa.string()),
     ("thinking", pa.string()),  # T1
-    ("image", PICTURE),  # I1
+    ("image", IMAGE),  # I1
     ("reflection", pa.string()),  # T2; null in rows of one turn, as is
-    ("improved", PICTURE),  # I2
+    ("improved", IMAGE),  # I2
     ("request", pa.string()),  # what the prompt asks for, as JSON in GenEval's metadata form; null if not known
     ("source", pa.string()),  # where the prompt is from: a file, a data set, "rendered", "draft:" or "plan:<model>"
     ("license", pa.string()),  # of the prompt
@@ -37,11 +37,11 @@ _DTYPES = {pa.string(): "string", pa.int64(): "int64", pa.float64(): "float64"}
 def schema(scores: Sequence[str] = (), texts: Sequence[str] = ()) -> pa.Schema:
     """Columns of a trajectory row; ``scores`` are the judges' numbers, ``texts`` further columns of text.
 
-    The metadata tells Hugging Face's ``datasets`` and viewer that the picture columns are pictures.
+    The metadata tells Hugging Face's ``datasets`` and viewer that the image columns are images.
     """
     columns = [*_FIELDS, *((name, pa.float64()) for name in scores), *((name, pa.string()) for name in texts)]
     features = {
-        name: {"_type": "Image"} if kind == PICTURE else {"dtype": _DTYPES[kind], "_type": "Value"}
+        name: {"_type": "Image"} if kind == IMAGE else {"dtype": _DTYPES[kind], "_type": "Value"}
         for name, kind in columns
     }
     return pa.schema(columns, {"huggingface": json.dumps({"info": {"features": features}})})
@@ -52,7 +52,7 @@ SCHEMA = schema()
 
 @dataclass(frozen=True)
 class TrajectoryRecord:
-    """One trajectory: prompt, T1, I1 and, with a second turn, T2, I2. Pictures are PNG bytes.
+    """One trajectory: prompt, T1, I1 and, with a second turn, T2, I2. Images are PNG bytes.
 
     Attributes:
         id: a hash of what the row starts from; empty: of what it holds.
@@ -104,7 +104,7 @@ def content_digest(
 
 
 def png(pixels_HW3: np.ndarray) -> bytes:
-    """uint8 picture -> PNG bytes."""
+    """uint8 image -> PNG bytes."""
     out = io.BytesIO()
     Image.fromarray(pixels_HW3).save(out, "PNG", compress_level=1)
     return out.getvalue()

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from irg.curation.records import PICTURE
+from irg.curation.records import IMAGE
 
 Row = dict[str, Any]
 COMMON = (
@@ -28,8 +28,8 @@ COMMON = (
     ("seconds", pa.float64()),  # of this stage's work on the row; the one column that differs from build to build
     ("made", pa.string()),  # JSON: by whom, with which prompt, settings and seed
 )
-PICTURES = ("image", "improved")
-TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: PICTURE}
+IMAGES = ("image", "improved")
+TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: IMAGE}
 _NAME = re.compile(r"(\d{5,})(?:\.p(\d{3,}))?\.parquet")
 
 
@@ -91,7 +91,7 @@ class StageFolder:
     """One stage's rows under one set of settings.
 
     Attributes:
-        columns: what the stage adds, name -> Python type (bytes: a picture).
+        columns: what the stage adds, name -> Python type (bytes: an image).
     """
 
     path: Path
@@ -116,7 +116,7 @@ class StageFolder:
         return sorted(parts, key=lambda path: (len(path.name), path.name))
 
     def read(self, block: int, columns: Sequence[str] | None = None) -> dict[str, Row]:
-        """Rows of a block by id; pictures as bytes.
+        """Rows of a block by id; images as bytes.
 
         Raises:
             ValueError: a file is damaged.

@@ -37,7 +37,7 @@ def _article(record: TrajectoryRecord, reason: str | None) -> str:
     second = ""
     if record.improved is not None:
         text = escape(record.reflection or "")
-        second = f"<div><h3>Reflection</h3>{_picture(record.improved)}<p class=text>{text}</p></div>"
+        second = f"<div><h3>Reflection</h3>{_image(record.improved)}<p class=text>{text}</p></div>"
     scores = {name: value for name, value in record.scores.items() if value is not None}
     table = "".join(f"<tr><th>{escape(name)}<td>{value:g}" for name, value in scores.items())
     facts = {
@@ -51,12 +51,12 @@ def _article(record: TrajectoryRecord, reason: str | None) -> str:
     how = json.dumps(facts | texts | json.loads(record.provenance or "{}"), indent=1, ensure_ascii=False)
     return (
         f"<article><h2>{escape(record.prompt)}</h2><p>{verdict}</p><div class=turns><div><h3>Thinking</h3>"
-        f"{_picture(record.image)}<p class=text>{escape(record.thinking)}</p></div>{second}</div>"
+        f"{_image(record.image)}<p class=text>{escape(record.thinking)}</p></div>{second}</div>"
         f"<table>{table}</table><details><summary>how it was made</summary><pre>{escape(how)}</pre></details></article>"
     )
 
 
-def _picture(data: bytes) -> str:
+def _image(data: bytes) -> str:
     kind = "jpeg" if data.startswith(b"\xff\xd8") else "webp" if data[8:12] == b"WEBP" else "png"
     return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}">'
 
@@ -115,8 +115,8 @@ def record_of(row: dict[str, object]) -> TrajectoryRecord:
     """A record from its parquet row."""
     plain = dict(row)
     for name in ("image", "improved"):
-        picture = plain.get(name)
-        plain[name] = picture["bytes"] if isinstance(picture, dict) else None
+        image = plain.get(name)
+        plain[name] = image["bytes"] if isinstance(image, dict) else None
     known = set(TrajectoryRecord.__dataclass_fields__)
     scores = {n: v for n, v in plain.items() if n not in known and (v is None or isinstance(v, float))}
     texts = {n: v for n, v in plain.items() if n not in known and isinstance(v, str) and n != "digest"}

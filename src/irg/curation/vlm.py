@@ -146,7 +146,7 @@ def read_judgement(text: str) -> tuple[tuple[float, float], tuple[float, float],
 
 
 def read_thinking(text: str) -> str:
-    """T1 of a THINK answer; ValueError if it is empty, too long or gives the picture away."""
+    """T1 of a THINK answer; ValueError if it is empty, too long or gives the image away."""
     thought = without_tags(text)
     if not thought:
         raise ValueError("it is empty")
@@ -162,8 +162,8 @@ def read_reflection(text: str) -> str:
     return Reflection.parse(text).to_text()
 
 
-def _ask(text: str, *pictures: bytes) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [*map(image_part, pictures), {"type": "text", "text": text}]}]
+def _ask(text: str, *images: bytes) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [*map(image_part, images), {"type": "text", "text": text}]}]
 
 
 class EndpointStage(Stage):
@@ -233,8 +233,8 @@ class EndpointReflecting(EndpointStage):
         return [COMPARE if self.compare else REFLECT]
 
     async def one(self, row: Row) -> Row:
-        pictures = (row["image"], row["improved"]) if self.compare else (row["image"],)
-        messages = _ask(self.texts()[0].format(prompt=row["prompt"]), *pictures)
+        images = (row["image"], row["improved"]) if self.compare else (row["image"],)
+        messages = _ask(self.texts()[0].format(prompt=row["prompt"]), *images)
         answer = await self._chat(row, messages, read_reflection)
         return made(
             row, self.by(answer, temperature=self.config.temperature), cost=answer.cost, reflection=answer.value
@@ -298,7 +298,7 @@ class EndpointJudging(EndpointStage):
             return self._made(row, scores, [answer])
         text = JUDGE.format(prompt=row["prompt"])
         orders = ((row["image"], row["improved"]), (row["improved"], row["image"]))
-        asked = [self._chat(row, _ask(text, *pictures), read_judgement) for pictures in orders]
+        asked = [self._chat(row, _ask(text, *images), read_judgement) for images in orders]
         both = await asyncio.gather(*asked, return_exceptions=True)
         for failure in both:  # both have ended, and of two failures always the same one is told
             if isinstance(failure, BaseException):
@@ -323,10 +323,10 @@ class EndpointJudging(EndpointStage):
         by = self.by(answers[-1], temperature=self.config.temperature)
         return made(row, by, cost=sum(answer.cost for answer in answers), **columns)
 
-    async def grades(self, row: Row, pictures: list[bytes]) -> list[tuple[float, float]]:
-        """(following, quality) of single pictures for a row's prompt."""
+    async def grades(self, row: Row, images: list[bytes]) -> list[tuple[float, float]]:
+        """(following, quality) of single images for a row's prompt."""
         text = GRADE.format(prompt=row["prompt"])
-        return [(await self._chat(row, _ask(text, picture), read_grade)).value for picture in pictures]
+        return [(await self._chat(row, _ask(text, image), read_grade)).value for image in images]
 
 
 SCORES = (

@@ -10,8 +10,8 @@ request is never paid for again; only calls that were in flight may be. Needs th
 from irg.endpoints.cache import AnswerCache
 from irg.endpoints.client import Answer, Client
 from irg.endpoints.endpoint import Budget, Endpoint, EndpointError, Unanswered
+from irg.endpoints.images import decoded, image_part
 from irg.endpoints.offline import OfflineClient, keep_answer
-from irg.endpoints.pictures import decoded, image_part
 
 __all__ = [
     "Answer",

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from irg.endpoints.cache import AnswerCache
 from irg.endpoints.endpoint import Budget, Endpoint, EndpointError
-from irg.endpoints.pictures import decoded
+from irg.endpoints.images import decoded
 
 Messages = Sequence[dict[str, Any]]
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -24,13 +24,13 @@ class Answer:
     """An answer that passed its check.
 
     Attributes:
-        text: of a chat's answer; empty for pictures.
-        value: what ``check`` returned (without one: the text, or the picture).
+        text: of a chat's answer; empty for images.
+        value: what ``check`` returned (without one: the text, or the image).
         usage: token counts as the server gave them, summed over corrections.
         cost: of all calls behind this answer, whenever they were paid for.
         cached: no call was made for it now.
         raw: the server's JSON, of the last call.
-        image: the picture as it came (PNG, JPEG or WebP bytes), else None.
+        image: the image as it came (PNG, JPEG or WebP bytes), else None.
         complaints: why earlier answers to the same question were not taken.
     """
 
@@ -130,7 +130,7 @@ class Client:
         """Ask a chat model.
 
         Args:
-            messages: as the API takes them; a picture is :func:`image_part`.
+            messages: as the API takes them; an image is :func:`image_part`.
             logprobs: how many likeliest tokens to report at each place (in ``raw``); None: no logprobs.
             check: turns the text into a value, or raises ValueError with a complaint, which the model is then told
                 together with its answer, ``endpoint.corrections`` times at most.
@@ -167,13 +167,13 @@ class Client:
         check: Callable[[bytes], Any] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Answer:
-        """Let an images endpoint draw a picture of (width, height) ``size``; ``answer.image`` holds its bytes.
+        """Let an images endpoint draw an image of (width, height) ``size``; ``answer.image`` holds its bytes.
 
         Raises:
-            EndpointError: no usable picture; ``kind`` says why.
+            EndpointError: no usable image; ``kind`` says why.
         """
-        body = {"prompt": prompt, "size": f"{size[0]}x{size[1]}", "n": 1, "seed": seed, **self._picture_form()}
-        return await self._picture("images/generations", body | (extra or {}), size, None, check)
+        body = {"prompt": prompt, "size": f"{size[0]}x{size[1]}", "n": 1, "seed": seed, **self._image_form()}
+        return await self._image("images/generations", body | (extra or {}), size, None, check)
 
     async def edit(
         self,
@@ -185,15 +185,15 @@ class Client:
         check: Callable[[bytes], Any] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Answer:
-        """Let an images endpoint change a picture; as :meth:`draw`."""
-        body = {"prompt": prompt, "size": f"{size[0]}x{size[1]}", "n": 1, "seed": seed, **self._picture_form()}
-        return await self._picture("images/edits", body | (extra or {}), size, png, check)
+        """Let an images endpoint change an image; as :meth:`draw`."""
+        body = {"prompt": prompt, "size": f"{size[0]}x{size[1]}", "n": 1, "seed": seed, **self._image_form()}
+        return await self._image("images/edits", body | (extra or {}), size, png, check)
 
-    def _picture_form(self) -> dict[str, str]:
-        # OpenAI's own picture models always answer in base64 and refuse to be asked for it
+    def _image_form(self) -> dict[str, str]:
+        # OpenAI's own image models always answer in base64 and refuse to be asked for it
         return {} if self.endpoint.model.startswith("gpt-image") else {"response_format": "b64_json"}
 
-    async def _picture(
+    async def _image(
         self,
         path: str,
         body: dict[str, Any],

@@ -45,10 +45,10 @@ class Endpoint:
         requests_per_minute: calls begin at least this far apart; None: as fast as they come.
         timeout_s: of a single call, in seconds, from its beginning to the last byte.
         attempts: how often a call is made while the server is unreachable, overloaded (429) or broken (5xx).
-        longest_wait_s: of the growing pauses between them. A server's Retry-After is honoured up to ten times this.
+        longest_wait_s: of the growing pauses between them. A server's Retry-After is honored up to ten times this.
         corrections: how often an answer that fails its check is asked for again.
         price_per_million_in, price_per_million_out: of tokens, in any one currency (all prices of a build in the same).
-        price_per_image: of a picture drawn or edited, in the same currency.
+        price_per_image: of an image drawn or edited, in the same currency.
         extra: further fields of the request's body; null leaves out one that we would send.
         identity: what the cache calls this endpoint, by default its url. Name it to let a model move between addresses
             without paying for its answers again.
@@ -99,7 +99,7 @@ class Endpoint:
         return key
 
     def cost(self, usage: dict[str, int], images: int = 0) -> float:
-        """Price of a call with this usage (``prompt_tokens``, ``completion_tokens``) and this many pictures."""
+        """Price of a call with this usage (``prompt_tokens``, ``completion_tokens``) and this many images."""
         tokens_in = usage.get("prompt_tokens", usage.get("input_tokens", 0))
         tokens_out = usage.get("completion_tokens", usage.get("output_tokens", 0))
         tokens = tokens_in * self.price_per_million_in + tokens_out * self.price_per_million_out

@@ -2,7 +2,7 @@
 
 A plan covers several *blocks*: each block is some new tokens behind one context. New keys and values go straight into
 the slab, so what a block looks at is a slice of one row: nothing is concatenated. Every block is an attention call of
-just its size, and only text needs a mask; equally many tokens (decoding) on neighbouring rows share a call, if they are
+just its size, and only text needs a mask; equally many tokens (decoding) on neighboring rows share a call, if they are
 few, under a mask that evens their lengths out.
 
 Legend: T new tokens in stream order; N tokens of a call; R rows of a call; Q tokens a row; L slots looked at;
@@ -56,7 +56,7 @@ class _Call:
 
 
 class CachedAttention:
-    """The attend() of the engine. Built once per prefill, once per decoding step, once per *picture* when drawing."""
+    """The attend() of the engine. Built once per prefill, once per decoding step, once per *image* when drawing."""
 
     def __init__(self, cache: KVCache, blocks: Sequence[Block], stream_of_T: np.ndarray) -> None:
         """Plan; makes sure that the rows are long enough.
@@ -122,10 +122,10 @@ class CachedAttention:
 
 
 def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:
-    """Blocks that share a call, by row: equally few tokens on neighbouring rows, else each block alone."""
+    """Blocks that share a call, by row: equally few tokens on neighboring rows, else each block alone."""
     runs: list[list[_Placed]] = []
     for p in sorted(placed, key=lambda p: p.block.context.row):
-        last = runs[-1][-1].block if runs else p.block  # the first is not its own neighbour
+        last = runs[-1][-1].block if runs else p.block  # the first is not its own neighbor
         if last.tokens == p.block.tokens <= FEW and last.context.row + 1 == p.block.context.row:
             runs[-1].append(p)
         else:

@@ -3,7 +3,7 @@
 A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whoever is first to append at
 its end goes on in place; the other, should it append too, moves its prefix to a row of its own then. So no one ever
 sees another's tokens, and a guidance branch that only leaves the last parts out costs no prefill: just that copy, once
-its picture is drawn.
+its image is drawn.
 
 Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
 """

@@ -1,6 +1,6 @@
-"""The path from noise to a picture: times and the Euler step. v points from data to noise.
+"""The path from noise to an image: times and the Euler step. v points from data to noise.
 
-Legend: G latent tokens of all pictures in flight; D values per token; n grid points.
+Legend: G latent tokens of all images in flight; D values per token; n grid points.
 """
 
 import torch

@@ -1,14 +1,14 @@
-"""Classifier-free guidance of velocities: pure functions, batched over all pictures in flight.
+"""Classifier-free guidance of velocities: pure functions, batched over all images in flight.
 
-With main velocity m, text-free u and image-free w: g = u + text * (m - u), then g = w + image * (g - w). Renormalising
-brings g back towards the norm of m, by a factor clamp(norm(m) / (norm(g) + 1e-8), renorm_min, 1): of the whole picture
-(``global``), of each token (``channel``), or of each token before image guidance, which then is not renormalised
+With main velocity m, text-free u and image-free w: g = u + text * (m - u), then g = w + image * (g - w). Renormalizing
+brings g back towards the norm of m, by a factor clamp(norm(m) / (norm(g) + 1e-8), renorm_min, 1): of the whole image
+(``global``), of each token (``channel``), or of each token before image guidance, which then is not renormalized
 (``text_channel``).
 
 A scale counts only if it is above 1, and without text guidance there is none at all. Settings are numbers, or tensors
-with one value per token, so pictures with different settings share one call. Nothing here waits for the device.
+with one value per token, so images with different settings share one call. Nothing here waits for the device.
 
-Legend: G latent tokens of all pictures in flight; D values per token.
+Legend: G latent tokens of all images in flight; D values per token.
 """
 
 from collections.abc import Callable
@@ -66,12 +66,12 @@ def guide(
 
     Args:
         main_GD, text_free_GD, image_free_GD: velocities with the full context, without the text and without the
-            picture. A None means that nobody is guided that way. Rows of tokens that are not may hold any finite
+            image. A None means that nobody is guided that way. Rows of tokens that are not may hold any finite
             numbers.
         text_scale, image_scale, renorm_min: numbers, or one per token [G].
         renorm_type: a name, or one :func:`renorm_code` per token, int64 [G].
         groups: int64 [G], each in [0, G): tokens of equal number share a ``global`` factor. That is the number of the
-            picture, or one number for several pictures that are to be treated as one. None: all tokens are one group.
+            image, or one number for several images that are to be treated as one. None: all tokens are one group.
     """
     main_GD = main_GD.float()
     if text_free_GD is None:

@@ -39,7 +39,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Draw:
-    """Let the model draw a picture. Result: :class:`Drawn`. The picture does not enter the sequence: ``Look`` at it.
+    """Let the model draw an image. Result: :class:`Drawn`. The image does not enter the sequence: ``Look`` at it.
 
     ``without_text`` and ``without_image`` are the handles of the parts that the two guidance branches leave out.
     ``noise`` [tokens, values] replaces the request's own random start.
@@ -55,7 +55,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Look:
-    """Show the model a picture: through the autoencoder, then the ViT. Result: :class:`Said`.
+    """Show the model an image: through the autoencoder, then the ViT. Result: :class:`Said`.
 
     ``eps`` [channels, h, w] replaces the request's own random sample of the posterior.
     """
@@ -96,7 +96,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, as it would be saved: 8 bits a channel."""
+    """An image, as it would be saved: 8 bits a channel."""
 
     image: Image.Image
     latents: torch.Tensor = field(repr=False)

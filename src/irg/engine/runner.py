@@ -1,6 +1,6 @@
 """The network over the cache: append parts to contexts, decode a token, predict velocities. Knows no programs.
 
-Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N tokens of a picture; D values per token.
+Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N tokens of an image; D values per token.
 """
 
 from collections.abc import Sequence
@@ -94,14 +94,14 @@ class Runner:
     # ---- drawing
 
     def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> "Branches":
-        """Plan velocity predictions: each block is a picture of (rows, columns) tokens on top of a context."""
+        """Plan velocity predictions: each block is an image of (rows, columns) tokens on top of a context."""
         return Branches(self, blocks)
 
-    # ---- pictures
+    # ---- images
 
     @torch.inference_mode()
     def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Pictures of one size through the autoencoder: [B, C, h, w]. ``eps`` samples the posterior."""
+        """Images of one size through the autoencoder: [B, C, h, w]. ``eps`` samples the posterior."""
         parameter = next(self.autoencoder.parameters())
         pixels_B3HW = pixels_B3HW.to(parameter.device, parameter.dtype)
         return self.autoencoder.encode(pixels_B3HW, None if eps is None else eps.to(parameter.device))
@@ -114,9 +114,9 @@ class Runner:
 
 
 class Branches:
-    """A fixed set of pictures-on-contexts whose velocities are wanted many times: everything that does not change
-    from step to step is prepared once. The contexts never change: keys of a picture lie in the free slots behind its
-    context (so a branch that shares its row with a longer context moves to a row of its own, once per picture)."""
+    """A fixed set of images-on-contexts whose velocities are wanted many times: everything that does not change
+    from step to step is prepared once. The contexts never change: keys of an image lie in the free slots behind its
+    context (so a branch that shares its row with a longer context moves to a row of its own, once per image)."""
 
     @torch.inference_mode()
     def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:

@@ -1,11 +1,11 @@
 """Many programs at once: equal operations of different requests become one forward.
 
 Each turn of the loop prefills whatever is waiting, then decodes one token for every request that writes, or, when
-nobody writes, takes one denoising step for every request that draws, all guidance branches of all pictures in one
+nobody writes, takes one denoising step for every request that draws, all guidance branches of all images in one
 forward. New requests join between turns. A request's random numbers are its own, so its result does not depend on its
 company.
 
-Legend: G latent tokens of all pictures; N of one; D values per token; V vocabulary.
+Legend: G latent tokens of all images; N of one; D values per token; V vocabulary.
 """
 
 import time
@@ -38,7 +38,7 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One update of a picture is done: it now stands at time ``time`` (1 = noise, 0 = finished)."""
+    """One update of an image is done: it now stands at time ``time`` (1 = noise, 0 = finished)."""
 
     task: int
     step: int
@@ -64,7 +64,7 @@ class ProgramDone:
 
 
 PATIENCE = 64
-"""Decoding turns that pictures wait, so that more of them are drawn together; then they get a step in between."""
+"""Decoding turns that images wait, so that more of them are drawn together; then they get a step in between."""
 
 EngineEvent = TextPiece | StepDone | OperationDone | ProgramDone
 
@@ -326,7 +326,7 @@ class Engine:
             self.seconds["prefill"] += time.perf_counter() - started
 
     def _denoise(self, drawers: Sequence[Task]) -> list[EngineEvent]:
-        """One Euler step of every picture in flight."""
+        """One Euler step of every image in flight."""
         started = time.perf_counter()
         drawings = [t.drawing for t in drawers if t.drawing is not None]
         velocities = self._velocities(drawings)
@@ -340,7 +340,7 @@ class Engine:
         return events + self._finish_drawings([t for t in drawers if t.drawing and t.drawing.step == t.drawing.total])
 
     def _velocities(self, drawings: Sequence[Drawing]) -> list[Tensor]:
-        """Guided velocity of every picture: one forward for all pictures and branches."""
+        """Guided velocity of every image: one forward for all images and branches."""
         wanted = [d.contexts for d in drawings]
         key = (self.runner.cache.slots, tuple((d, len(cs)) for d, cs in zip(drawings, wanted, strict=True)))
         if self._plan is None or self._plan[0] != key:
@@ -360,7 +360,7 @@ class Engine:
 
     @staticmethod
     def _guided(drawings: Sequence[Drawing], raw: list[list[Tensor]]) -> list[Tensor]:
-        """Guidance, once for all pictures that share branches and settings."""
+        """Guidance, once for all images that share branches and settings."""
         out: list[Tensor] = [pieces[0] for pieces in raw]
         groups: dict[Any, list[int]] = {}
         for i, (drawing, pieces) in enumerate(zip(drawings, raw, strict=True)):
@@ -379,7 +379,7 @@ class Engine:
         return out
 
     def _finish_drawings(self, tasks: Sequence[Task]) -> list[EngineEvent]:
-        """Decode finished latents, pictures of one size together."""
+        """Decode finished latents, images of one size together."""
         started = time.perf_counter()
         by_grid: dict[tuple[int, int], list[Task]] = {}
         for task in tasks:

@@ -1,4 +1,4 @@
-"""How one picture is sampled: plain numbers, no tensors."""
+"""How one image is sampled: plain numbers, no tensors."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -11,15 +11,15 @@ MAX_TIMESTEPS = 10_000
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """The sampler's settings for one picture. The defaults are the paper's for a first picture.
+    """The sampler's settings for one image. The defaults are the paper's for a first image.
 
     Attributes:
-        num_timesteps: points of the time grid, both ends included: 50 points are 49 updates of the picture.
+        num_timesteps: points of the time grid, both ends included: 50 points are 49 updates of the image.
         timestep_shift: s in t -> s*t / (1 + (s-1)*t); more than 1 spends more steps near the noise.
         cfg_text_scale: guidance by the text; it counts only above 1, and without it image guidance does not count.
-        cfg_img_scale: guidance by the picture that is improved; it counts only above 1.
+        cfg_img_scale: guidance by the image that is improved; it counts only above 1.
         cfg_interval: (low, high): guidance acts while low < t <= high.
-        cfg_renorm_type: over what the guided velocity is brought back to the unguided one's norm: the whole picture
+        cfg_renorm_type: over what the guided velocity is brought back to the unguided one's norm: the whole image
             (``global``), each token (``channel``), or each token before image guidance (``text_channel``).
         cfg_renorm_min: the least factor of that; 1 turns it off.
 
@@ -103,4 +103,4 @@ def _interval(value: object) -> tuple[float, float]:
 
 
 IMPROVING = DrawSettings(cfg_img_scale=2.0, cfg_interval=(0.0, 1.0), cfg_renorm_type="text_channel")
-"""The paper's settings for the pictures after the first."""
+"""The paper's settings for the images after the first."""

@@ -44,7 +44,7 @@ class Writing:
 
 @dataclass(eq=False)
 class Drawing:
-    """A picture being sampled. Contexts: main, and the guidance branches that are wanted (None = off)."""
+    """An image being sampled. Contexts: main, and the guidance branches that are wanted (None = off)."""
 
     op: Draw
     grid: tuple[int, int]
@@ -136,7 +136,7 @@ class Task:
         return context, [self.parts[i] for i in missing]
 
     def remember(self, dropped: tuple[int, ...], context: Context | None) -> None:
-        """Keep a branch that was prefilled on a row of its own, for later pictures of this request."""
+        """Keep a branch that was prefilled on a row of its own, for later images of this request."""
         if context is None or context.row == self.main.row:
             return
         kept = tuple(i for i in range(len(self.parts)) if i not in dropped)
@@ -145,7 +145,7 @@ class Task:
         self.branches[kept] = self.cache.fork(context)
 
     def end_drawing(self) -> None:
-        """Let go of the branches of the picture that was being drawn."""
+        """Let go of the branches of the image that was being drawn."""
         if self.drawing is not None:
             for context in (self.drawing.text_free, self.drawing.image_free):
                 if context is not None:

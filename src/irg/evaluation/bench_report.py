@@ -1,6 +1,6 @@
-"""A score to look at: every prompt with the pictures of its turns, thoughts and verdicts, to filter by what happened.
+"""A score to look at: every prompt with the images of its turns, thoughts and verdicts, to filter by what happened.
 
-The page holds its texts; the pictures are linked where they lie. Its only script shows and hides cards, and keeps what
+The page holds its texts; the images are linked where they lie. Its only script shows and hides cards, and keeps what
 is chosen in the address, so that a view can be passed on.
 """
 
@@ -23,7 +23,7 @@ from irg.results.report import page
 
 CHANGES = ("repaired", "damaged", "right", "wrong", "mixed", "not judged")
 _SHORT_LINE = 160  # characters
-_HALF = 0.5  # of a graded score: from here on a picture without right and wrong counts as right in the filter
+_HALF = 0.5  # of a graded score: from here on an image without right and wrong counts as right in the filter
 
 _STYLE = """<style>
 .filters { display: flex; flex-wrap: wrap; gap: .6rem 1.2rem; align-items: center; margin: 1.4rem 0 1rem;
@@ -93,7 +93,7 @@ class Entry:
     """One request: the same prompt and sample in each turn, with the thoughts of its trajectory.
 
     Attributes:
-        skips: missing pictures do not count; else they count as wrong, here as in the table.
+        skips: missing images do not count; else they count as wrong, here as in the table.
     """
 
     turns: tuple[Judged, ...]
@@ -102,7 +102,7 @@ class Entry:
 
     @property
     def gap(self) -> bool:
-        """Whether a picture is missing or has no grade."""
+        """Whether an image is missing or has no grade."""
         return any(one.grade is None for one in self.turns)
 
     @property
@@ -125,7 +125,7 @@ class Entry:
 
 
 def entries(items: Sequence[Judged], trajectories: Path | None, skips: bool = False) -> list[Entry]:
-    """The judged pictures by request, with thoughts where there are any; ``skips``: missing ones do not count."""
+    """The judged images by request, with thoughts where there are any; ``skips``: missing ones do not count."""
     grouped: dict[tuple[str, int], list[Judged]] = {}
     for item in items:
         if item.state != "not covered":
@@ -153,7 +153,7 @@ def write_report(folder: Path, result: Result, shown: Sequence[Entry]) -> Path:
         f'{_STYLE}<header><p class="eyebrow">irg bench · judged by {escape(result.judge)}</p>'
         f'<h1>{escape(title)}</h1><ul class="chips">{chips}</ul></header>{table}{_filters(shown)}'
         f'<section class="cards">\n{cards}\n</section>'
-        f'<p id="none" class="none note" hidden>No picture is like that.</p>{_SCRIPT}'
+        f'<p id="none" class="none note" hidden>No image is like that.</p>{_SCRIPT}'
     )
     path = folder / "index.html"
     write_whole(path, page(title, body))
@@ -186,13 +186,13 @@ def _option(value: str, text: str, count: int) -> str:
 def _card(entry: Entry, folder: Path) -> str:
     first, change = entry.turns[0], entry.change
     prompt = first.prompt
-    pictures = "".join(_figure(one, folder, len(entry.turns)) for one in entry.turns)
+    images = "".join(_figure(one, folder, len(entry.turns)) for one in entry.turns)
     parts = [
         f'<article class="card" data-category="{escape(prompt.tag or "untagged")}" data-change="{change}" '
         f'{"data-gap " if entry.gap else ""}data-prompt="{escape(prompt.text.lower())}">',
         f'<p class="note"><span class="badge {change}">{change}</span> {escape(prompt.tag)} · {escape(prompt.id)}'
         f"{f' · sample {first.sample}' if first.sample else ''}</p>",
-        f'<p class="prompt">{escape(prompt.text)}</p><div class="pair">{pictures}</div>',
+        f'<p class="prompt">{escape(prompt.text)}</p><div class="pair">{images}</div>',
     ]
     for number, thought in enumerate(entry.thoughts):
         if thought:
@@ -200,7 +200,7 @@ def _card(entry: Entry, folder: Path) -> str:
             parts.append(_details(name if number < 2 else f"Reflection {number}", without_tags(thought)))
     for one in entry.turns:
         if (told := _told(one)) and told != _why(one):
-            parts.append(_details(f"Judge on the {_turn(one, len(entry.turns))} picture", told))
+            parts.append(_details(f"Judge on the {_turn(one, len(entry.turns))} image", told))
     return "".join(parts) + "</article>"
 
 
@@ -216,17 +216,15 @@ def _figure(one: Judged, folder: Path, turns: int) -> str:
     verdict = one.state.replace("_", " ") if one.grade is None else _verdict(one)
     why = f'<span class="why">{escape(_why(one))}</span>' if _why(one) else ""
     caption = f"<figcaption>{escape(label)}: {escape(verdict)}{why}</figcaption>"
-    if one.picture is None or one.state == "unreadable":
+    if one.image is None or one.state == "unreadable":
         return f'<figure><div class="gone">{escape(one.state.replace("_", " "))}</div>{caption}</figure>'
-    place = one.picture.path
-    if one.picture.tile is not None:
+    place = one.image.path
+    if one.image.tile is not None:
         place = folder / "tiles" / f"{one.prompt.id.replace('/', '-')}-{one.sample}-{one.turn}.png"
         place.parent.mkdir(exist_ok=True)
-        one.picture.pixels().save(place)
+        one.image.pixels().save(place)
     url = quote(os.path.relpath(place.resolve(), folder.resolve()).replace(os.sep, "/"))
-    return (
-        f'<figure><a href="{url}"><img src="{url}" alt="{escape(label)} picture" loading="lazy"></a>{caption}</figure>'
-    )
+    return f'<figure><a href="{url}"><img src="{url}" alt="{escape(label)} image" loading="lazy"></a>{caption}</figure>'
 
 
 def _why(one: Judged) -> str:

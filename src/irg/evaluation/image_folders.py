@@ -1,4 +1,4 @@
-"""Where each benchmark's official scripts look for pictures, and reading and writing pictures there."""
+"""Where each benchmark's official scripts look for images, and reading and writing images there."""
 
 import hashlib
 import io
@@ -20,8 +20,8 @@ _TILES = 4  # of a OneIG grid, two by two
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture on disk; ``tile`` is its place in a grid of four, None when the file is the picture."""
+class ImageFile:
+    """An image on disk; ``tile`` is its place in a grid of four, None when the file is the image."""
 
     path: Path
     tile: int | None = None
@@ -30,7 +30,7 @@ class Picture:
         """RGB, upright.
 
         Raises:
-            ValueError: the file can't be read as a picture.
+            ValueError: the file can't be read as an image.
         """
         if self.tile is None:
             return _read(self.path)
@@ -53,10 +53,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Layout:
-    """A benchmark's folder of pictures.
+    """A benchmark's folder of images.
 
     Attributes:
-        samples: pictures a prompt that the official protocol asks for.
+        samples: images a prompt that the official protocol asks for.
         place: (prompt, sample, model) -> path of the file in the folder.
         grid: one file holds all samples of a prompt, two by two; a black tile is a missing one.
     """
@@ -67,11 +67,11 @@ class Layout:
 
     @property
     def most(self) -> int:
-        """How many pictures a prompt there is a place for."""
+        """How many images a prompt there is a place for."""
         return 1 if self.samples == 1 else _TILES if self.grid else 10_000
 
-    def find(self, folder: Path, prompt: BenchPrompt, sample: int, model: str) -> Picture | None:
-        """The picture, or None if it is missing.
+    def find(self, folder: Path, prompt: BenchPrompt, sample: int, model: str) -> ImageFile | None:
+        """The image, or None if it is missing.
 
         Raises:
             ValueError: a grid can't be read.
@@ -80,12 +80,12 @@ class Layout:
         if not path.is_file():
             return None
         if not self.grid:
-            return Picture(path)
-        picture = Picture(path, sample)
-        return picture if np.asarray(picture.pixels()).any() else None
+            return ImageFile(path)
+        image = ImageFile(path, sample)
+        return image if np.asarray(image.pixels()).any() else None
 
     def write(self, folder: Path, prompt: BenchPrompt, sample: int, model: str, image: Image.Image) -> Path:
-        """Put a picture in its place; a grid keeps its other tiles."""
+        """Put an image in its place; a grid keeps its other tiles."""
         path = folder / self.place(prompt, sample, model)
         path.parent.mkdir(parents=True, exist_ok=True)
         image = image.convert("RGB")
@@ -97,7 +97,7 @@ class Layout:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-        if path.parent.name == "samples":  # GenEval's scripts read the prompt's metadata beside its pictures
+        if path.parent.name == "samples":  # GenEval's scripts read the prompt's metadata beside its images
             beside = path.parent.parent / "metadata.jsonl"
             if not beside.is_file():
                 beside.write_text(json.dumps(dict(prompt.metadata)) + "\n", encoding="utf-8")
@@ -109,7 +109,7 @@ def _read(path: Path) -> Image.Image:
         with Image.open(path) as file:
             return ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable picture: {error}") from error
+        raise ValueError(f"{path}: not a readable image: {error}") from error
 
 
 @lru_cache(maxsize=4)
@@ -136,7 +136,7 @@ def _paste(path: Path, tile: int, image: Image.Image) -> Image.Image:
     size = (2 * image.width, 2 * image.height)
     grid = _read(path) if path.is_file() else Image.new("RGB", size)
     if grid.size != size:
-        raise ValueError(f"{path}: holds pictures of {grid.width // 2}x{grid.height // 2}, not {image.size}")
+        raise ValueError(f"{path}: holds images of {grid.width // 2}x{grid.height // 2}, not {image.size}")
     grid.paste(image, (tile % 2 * image.width, tile // 2 * image.height))
     return grid
 

@@ -23,12 +23,12 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True)
 class TurnScore:
-    """The pictures of one turn.
+    """The images of one turn.
 
     Attributes:
         scores: the benchmark's numbers.
-        mean: of the pictures' own scores, with its 95 % interval (drawn by prompt).
-        states: how many pictures are graded, missing, refused, ...
+        mean: of the images' own scores, with its 95 % interval (drawn by prompt).
+        states: how many images are graded, missing, refused, ...
     """
 
     turn: int
@@ -55,12 +55,12 @@ class Result:
     license: str
     official_skips: bool
     coverage: dict[str, Any]
-    """Prompts in the set, covered by the vocabulary, chosen, pictures a prompt."""
+    """Prompts in the set, covered by the vocabulary, chosen, images a prompt."""
     turns: list[TurnScore]
     changes: Changes | None
     unit: str
     seconds: float | None
-    """Wall-clock time of a request, all its turns, in batches as it was run; None for a folder of pictures."""
+    """Wall-clock time of a request, all its turns, in batches as it was run; None for a folder of images."""
     tokens: float | None
     latency_by_turn: list[float] = field(default_factory=list)
     """From a turn's begin to its end, with other requests running beside it."""
@@ -77,12 +77,12 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether every picture that counts has a grade, or counts as wrong because it is missing."""
+        """Whether every image that counts has a grade, or counts as wrong because it is missing."""
         return not self.gaps
 
     @property
     def gaps(self) -> dict[str, int]:
-        """Pictures of the last turn without a grade, by reason (without those that no judge covers)."""
+        """Images of the last turn without a grade, by reason (without those that no judge covers)."""
         states = self.turns[-1].states if self.turns else {}
         return {name: count for name, count in states.items() if name not in ("graded", "not covered", "no judge")}
 
@@ -123,7 +123,7 @@ def _find(path: Path) -> Path:
 
 
 def graded(items: Sequence[Judged], turn: int, official_skips: bool) -> list[Graded]:
-    """The pictures that count: graded ones, and missing ones as all wrong unless they are skipped."""
+    """The images that count: graded ones, and missing ones as all wrong unless they are skipped."""
     counted = ("graded",) if official_skips else ("graded", "missing")
     return [Graded(one.prompt, one.sample, one.grade) for one in items if one.turn == turn and one.state in counted]
 
@@ -138,11 +138,11 @@ def turn_score(benchmark: Benchmark, items: Sequence[Judged], turn: int, officia
     bounds = interval([(sum(scores), len(scores)) for scores in prompts.values()])
     mean = Share(None, None, None, 0) if bounds is None else Share(float(np.mean(values)), *bounds, len(values))
     states = Counter(one.state for one in items if one.turn == turn)
-    return TurnScore(turn, benchmark.summarise(counted), mean, dict(states))
+    return TurnScore(turn, benchmark.summarize(counted), mean, dict(states))
 
 
 def turn_changes(items: Sequence[Judged], official_skips: bool) -> Changes | None:
-    """Repair and damage from the first turn to the last, over pictures that count in both; None for a single turn."""
+    """Repair and damage from the first turn to the last, over images that count in both; None for a single turn."""
     turns = sorted({one.turn for one in items})
     if len(turns) < 2:
         return None
@@ -155,7 +155,7 @@ def turn_changes(items: Sequence[Judged], official_skips: bool) -> Changes | Non
 
 
 def _right(grade: Grade | None, other: Grade | None) -> tuple[bool, ...]:
-    """What was right; of a missing picture nothing of what was asked about the other one."""
+    """What was right; of a missing image nothing of what was asked about the other one."""
     return grade.right if grade else (False,) * len(other.right if other else ())
 
 

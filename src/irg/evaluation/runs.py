@@ -1,10 +1,10 @@
 """``irg bench run``: draw a benchmark's prompts, into a folder from which it can go on after any interruption.
 
 RUN/run.json                 what is drawn, with which model and settings; everything that must not change
-RUN/images/                  the final pictures, laid out as the official scripts want them
-RUN/turns/1/, turns/2/ ...   the picture as it stands after each turn, laid out the same way
-RUN/trajectories/ID/0.json   thoughts, settings, times of a prompt's first picture; written last, so that a
-                             picture without it is drawn again
+RUN/images/                  the final images, laid out as the official scripts want them
+RUN/turns/1/, turns/2/ ...   the image as it stands after each turn, laid out the same way
+RUN/trajectories/ID/0.json   thoughts, settings, times of a prompt's first image; written last, so that an
+                             image without it is drawn again
 """
 
 import hashlib
@@ -89,7 +89,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture to draw: sample ``number`` of a prompt."""
+    """One image to draw: sample ``number`` of a prompt."""
 
     prompt: BenchPrompt
     number: int
@@ -122,7 +122,7 @@ def plan(prompt_set: PromptSet, chosen: Sequence[BenchPrompt], samples: int | No
     wanted = LAYOUTS[prompt_set.name].samples if samples is None else samples
     most = LAYOUTS[prompt_set.name].most
     if not 1 <= wanted <= most:
-        place = "has a place for one picture a prompt" if most == 1 else f"takes 1 to {most} pictures a prompt"
+        place = "has a place for one image a prompt" if most == 1 else f"takes 1 to {most} images a prompt"
         raise ValueError(f"{prompt_set.name} {place}, got --samples {wanted}")
     return RunInfo(
         benchmark=prompt_set.name,
@@ -170,7 +170,7 @@ def begin(folder: Path, info: RunInfo, resume: bool) -> None:
 
 
 def missing(folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt]) -> list[Sample]:
-    """The pictures of a run that are not finished."""
+    """The images of a run that are not finished."""
     layout = LAYOUTS[info.benchmark]
     wanted = [Sample(prompt, number) for prompt in prompts for number in range(info.samples)]
     return [one for one in wanted if not _finished(folder, info, layout, one)]
@@ -183,14 +183,14 @@ def _finished(folder: Path, info: RunInfo, layout: Layout, one: Sample) -> bool:
 
 
 def trajectory_file(folder: Path, one: Sample) -> Path:
-    """Where the record of a picture lies."""
+    """Where the record of an image lies."""
     return folder / "trajectories" / one.prompt.id / f"{one.number}.json"
 
 
 def draw(
     folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt], pipe: "IRGPipeline", batch: int, console: Console
 ) -> int:
-    """Draw what is missing; returns how many pictures were. An interruption loses only those in flight.
+    """Draw what is missing; returns how many images were. An interruption loses only those in flight.
 
     Raises:
         ValueError: another process is drawing this run.
@@ -222,7 +222,7 @@ def _draw(
                 drawn += 1
                 bar.advance(task)
     finally:
-        line = {"pictures": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch} | versions()
+        line = {"images": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch} | versions()
         sessions.write(json.dumps(line) + "\n")
     return drawn
 
@@ -231,7 +231,7 @@ def seconds_a_request(folder: Path) -> float | None:
     """Wall-clock time of a whole request (all its turns), requests running together; None before any was drawn."""
     path = folder / SESSIONS_FILE
     lines = [_session(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    drawn = sum(line["pictures"] for line in lines)
+    drawn = sum(line["images"] for line in lines)
     return sum(line["seconds"] for line in lines) / drawn if drawn else None
 
 
@@ -239,23 +239,23 @@ def _session(line: str) -> dict[str, Any]:
     """A line of sessions.jsonl; one that a kill has cut short counts for nothing."""
     try:
         told = json.loads(line)
-        return {"pictures": int(told["pictures"]), "seconds": float(told["seconds"])}
+        return {"images": int(told["images"]), "seconds": float(told["seconds"])}
     except (ValueError, KeyError, TypeError):
-        return {"pictures": 0, "seconds": 0.0}
+        return {"images": 0, "seconds": 0.0}
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A picture's record in ``trajectories/``.
+    """An image's record in ``trajectories/``.
 
     Raises:
-        ValueError: it can't be read; drawing its picture again mends that.
+        ValueError: it can't be read; drawing its image again mends that.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         record["turns"][0]["seconds"], record["turns"][0]["tokens"]
         return record
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
-        raise ValueError(f"{path}: damaged; remove it, and irg bench run --resume draws its picture again") from None
+        raise ValueError(f"{path}: damaged; remove it, and irg bench run --resume draws its image again") from None
 
 
 def _finished_requests(
@@ -272,16 +272,16 @@ def _finished_requests(
 
 
 def save(folder: Path, info: RunInfo, one: Sample, trajectory: Trajectory) -> None:
-    """Write every turn's picture, then the record that says that they are all there."""
+    """Write every turn's image, then the record that says that they are all there."""
     layout = LAYOUTS[info.benchmark]
-    picture = None
+    image = None
     for turn in range(1, turns_of(info) + 1):
         if turn <= len(trajectory.turns) and trajectory.turns[turn - 1].image is not None:
-            picture = trajectory.turns[turn - 1].image
-        assert picture is not None, "every program draws in its first turn"
-        layout.write(folder / "turns" / str(turn), one.prompt, one.number, info.model_name, picture)
-    assert picture is not None
-    layout.write(folder / "images", one.prompt, one.number, info.model_name, picture)
+            image = trajectory.turns[turn - 1].image
+        assert image is not None, "every program draws in its first turn"
+        layout.write(folder / "turns" / str(turn), one.prompt, one.number, info.model_name, image)
+    assert image is not None
+    layout.write(folder / "images", one.prompt, one.number, info.model_name, image)
     record = trajectory.to_dict() | {"prompt_id": one.prompt.id, "sample": one.number}
     path = trajectory_file(folder, one)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +289,7 @@ def save(folder: Path, info: RunInfo, one: Sample, trajectory: Trajectory) -> No
 
 
 def turns_of(info: RunInfo) -> int:
-    """How many pictures a request of this run has at most; after an early stop the last one stands."""
+    """How many images a request of this run has at most; after an early stop the last one stands."""
     return 1 + int(info.settings["rounds"]) if info.mode == "irg" else 1
 
 

@@ -1,4 +1,4 @@
-"""From a request to score to a written result: finds pictures and prompts, lets judges judge, sums up, reports."""
+"""From a request to score to a written result: finds images and prompts, lets judges judge, sums up, reports."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +17,7 @@ from irg.evaluation.image_folders import safe_name
 from irg.evaluation.judges.base import Judge
 from irg.evaluation.results import Result, rubrics_hash, turn_changes, turn_score
 from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, read_record, seconds_a_request, trajectory_file, turns_of
-from irg.evaluation.scoring import Judged, Pictures, identity_of, judge_pictures, scores_folder, spent
+from irg.evaluation.scoring import Images, Judged, identity_of, judge_images, scores_folder, spent
 from irg.promptsets import PromptSet
 
 _ONEIG_KINDS = {
@@ -65,7 +65,7 @@ class Request:
             if info.benchmark != self.benchmark:
                 raise ValueError(f"--images {self.images}: is a run of {info.benchmark}, not of {self.benchmark}")
             if self.samples not in (None, info.samples):
-                raise ValueError(f"--samples {self.samples}: that run has {info.samples} pictures a prompt")
+                raise ValueError(f"--samples {self.samples}: that run has {info.samples} images a prompt")
             if self.variant not in (None, info.variant):
                 raise ValueError(f"--variant {self.variant}: that run was drawn from {info.variant!r}")
 
@@ -74,7 +74,7 @@ def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[
     """Judge, sum up, write result and report; returns the folder of the score and the result.
 
     Raises:
-        ValueError: pictures or prompts are missing or not what they should be, or a judge can't work.
+        ValueError: images or prompts are missing or not what they should be, or a judge can't work.
     """
     benchmark = BENCHMARKS[request.benchmark]
     info = RunInfo.load(request.images) if (request.images / RUN_FILE).is_file() else None
@@ -87,18 +87,18 @@ def score(request: Request, judges: Sequence[Judge], console: Console) -> tuple[
     )
     if prompt_set.variant == "verified":
         raise ValueError("WISE verified is a protocol of its own, which is not scored here; the paper's is legacy")
-    pictures = _of_run(request, info, prompt_set) if info else _of_folder(request, benchmark, prompt_set)
+    images = _of_run(request, info, prompt_set) if info else _of_folder(request, benchmark, prompt_set)
     options = Options(request.wise_parse, request.counting_above, request.rubric, request.text_extra)
     if options.tiif_text and not any("ocr" in judge.kinds for judge in judges):
         raise ValueError("--text-extra needs a judge that reads text, such as ocr")
     base = request.out or (request.images / "scores" if info else Path(f"{request.images}-scores"))
     folder = scores_folder(base, judges, options)
-    items = judge_pictures(benchmark, pictures, judges, options, folder, console, request.again)
+    items = judge_images(benchmark, images, judges, options, folder, console, request.again)
     usage, cost = spent(folder)
-    result = replace(_result(request, info, prompt_set, pictures, items, judges, options), usage=usage, cost=cost)
+    result = replace(_result(request, info, prompt_set, images, items, judges, options), usage=usage, cost=cost)
     result.save(folder)
     shown = entries(items, request.images / "trajectories" if info else None, request.official_skips)
-    write_report(folder / "report", result, [one for one in shown if any(turn.picture for turn in one.turns) or info])
+    write_report(folder / "report", result, [one for one in shown if any(turn.image for turn in one.turns) or info])
     return folder, result
 
 
@@ -108,7 +108,7 @@ def _remembered(info: RunInfo | None) -> str | None:
     return info.prompts_source if info is not None and here else None
 
 
-def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Pictures:
+def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Images:
     if prompt_set.sha256 != info.prompts_sha256:
         raise ValueError(
             f"{request.images}: was drawn from prompts {info.prompts_sha256[:12]}, these are {prompt_set.sha256[:12]}; "
@@ -118,27 +118,27 @@ def _of_run(request: Request, info: RunInfo, prompt_set: PromptSet) -> Pictures:
     turns = turns_of(info)
     wanted = {"ends": sorted({1, turns}), "last": [turns], "all": list(range(1, turns + 1))}[request.turns]
     folders = {turn: request.images / "turns" / str(turn) for turn in wanted}
-    return Pictures(folders, tuple(known[one] for one in info.prompt_ids), info.samples, info.model_name)
+    return Images(folders, tuple(known[one] for one in info.prompt_ids), info.samples, info.model_name)
 
 
-def _of_folder(request: Request, benchmark: Benchmark, prompt_set: PromptSet) -> Pictures:
+def _of_folder(request: Request, benchmark: Benchmark, prompt_set: PromptSet) -> Images:
     name = request.model_name or request.images.resolve().name
     samples = benchmark.layout.samples if request.samples is None else request.samples
-    return Pictures({1: request.images}, prompt_set.prompts, samples, name)
+    return Images({1: request.images}, prompt_set.prompts, samples, name)
 
 
 def _result(
     request: Request,
     info: RunInfo | None,
     prompt_set: PromptSet,
-    pictures: Pictures,
+    images: Images,
     items: Sequence[Judged],
     judges: Sequence[Judge],
     options: Options,
 ) -> Result:
     benchmark = BENCHMARKS[request.benchmark]
     covered = {item.prompt.id for item in items if item.state != "not covered"}
-    times = _times(request.images, pictures, info) if info else None
+    times = _times(request.images, images, info) if info else None
     return Result(
         benchmark=benchmark.name,
         model=info.model if info else request.model_name or safe_name(str(request.images.resolve())),
@@ -155,9 +155,9 @@ def _result(
             "covered": info.covered if info and info.covered_by else _covered_by(judges, prompt_set),
             "covered_by": info.covered_by if info and info.covered_by else " + ".join(judge.label for judge in judges),
             "chosen": len(covered),
-            "samples": pictures.samples,
+            "samples": images.samples,
         },
-        turns=[turn_score(benchmark, items, turn, request.official_skips) for turn in pictures.folders],
+        turns=[turn_score(benchmark, items, turn, request.official_skips) for turn in images.folders],
         changes=turn_changes(items, request.official_skips),
         unit=benchmark.unit,
         seconds=times[0] if times else None,
@@ -186,10 +186,10 @@ def _column_judges(benchmark: Benchmark, judges: Sequence[Judge]) -> dict[str, s
     return found
 
 
-def _times(folder: Path, pictures: Pictures, info: RunInfo) -> tuple[float | None, float, list[float]] | None:
+def _times(folder: Path, images: Images, info: RunInfo) -> tuple[float | None, float, list[float]] | None:
     """Wall-clock seconds and mean tokens of a request, and how long it waits for each turn, over what is drawn."""
     rows: list[tuple[list[float], int]] = []
-    for prompt in pictures.prompts:
+    for prompt in images.prompts:
         for number in range(info.samples):
             path = trajectory_file(folder, Sample(prompt, number))
             if path.is_file():

@@ -1,6 +1,6 @@
-"""``irg bench score``: ask judges about a folder of pictures, keep every raw answer, sum up.
+"""``irg bench score``: ask judges about a folder of images, keep every raw answer, sum up.
 
-    SCORES/judgements.jsonl    one raw answer a line, appended as it comes; never asked twice for the same picture
+    SCORES/judgements.jsonl    one raw answer a line, appended as it comes; never asked twice for the same image
     SCORES/result.json         the numbers, who judged, by which prompts, what is missing
     SCORES/report/index.html   to look at
 
@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from irg.evaluation.benchmarks.benchmark import Ask, Benchmark, Grade, Options
-from irg.evaluation.image_folders import Picture
+from irg.evaluation.image_folders import ImageFile
 from irg.evaluation.judges.base import PASSING, Answer, Job, Judge
 from irg.evaluation.runs import lock, progress
 from irg.promptsets import BenchPrompt
@@ -27,8 +27,8 @@ JUDGEMENTS = "judgements.jsonl"
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Where the pictures of a score lie: per turn (1 is the first) a folder in the official layout."""
+class Images:
+    """Where the images of a score lie: per turn (1 is the first) a folder in the official layout."""
 
     folders: dict[int, Path]
     prompts: tuple[BenchPrompt, ...]
@@ -38,7 +38,7 @@ class Pictures:
 
 @dataclass
 class Judged:
-    """One picture after judging.
+    """One image after judging.
 
     Attributes:
         state: ``graded``; ``missing``: no such file; else why it has no grade (a Failure, or ``not covered``).
@@ -47,7 +47,7 @@ class Judged:
     prompt: BenchPrompt
     sample: int
     turn: int
-    picture: Picture | None
+    image: ImageFile | None
     state: str = "missing"
     grade: Grade | None = None
     answers: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Judgements:
             "prompt": job.prompt.id,
             "sample": job.sample,
             "turn": job.turn,
-            "image_sha256": job.picture.sha256,
+            "image_sha256": job.image.sha256,
             "kind": job.ask.kind,
             "name": job.ask.name,
             "judge": judge.label,
@@ -125,29 +125,29 @@ def spent(folder: Path) -> tuple[dict[str, int], float]:
     return dict(usage), cost
 
 
-def judge_pictures(
+def judge_images(
     benchmark: Benchmark,
-    pictures: Pictures,
+    images: Images,
     judges: Sequence[Judge],
     options: Options,
     folder: Path,
     console: Console,
     again: bool = False,
 ) -> list[Judged]:
-    """Ask whatever is not settled, and grade every picture of every turn.
+    """Ask whatever is not settled, and grade every image of every turn.
 
     Args:
         again: ask refused and unusable answers again too.
 
     Raises:
-        ValueError: there is no picture, no judge answers the benchmark's questions, or a judge can't work.
+        ValueError: there is no image, no judge answers the benchmark's questions, or a judge can't work.
     """
     asker = _Asker(benchmark, judges, options)
-    items = [_look(benchmark, pictures, judges, place) for place in _places(pictures)]
-    if all(item.picture is None for item in items):
-        place = benchmark.layout.place(pictures.prompts[0], 0, pictures.model_name)
-        where = next(iter(pictures.folders.values())) / place
-        raise ValueError(f"no picture is where {benchmark.title} has them, such as {where}; see --model-name")
+    items = [_look(benchmark, images, judges, place) for place in _places(images)]
+    if all(item.image is None for item in items):
+        place = benchmark.layout.place(images.prompts[0], 0, images.model_name)
+        where = next(iter(images.folders.values())) / place
+        raise ValueError(f"no image is where {benchmark.title} has them, such as {where}; see --model-name")
     jobs = {job.key: (job, judge) for item in items for job, judge in asker.jobs(item)}
     if not jobs and any(item.state == "unasked" for item in items):
         names = ", ".join(judge.label for judge in judges)
@@ -164,24 +164,22 @@ def judge_pictures(
     return items
 
 
-def _places(pictures: Pictures) -> Iterator[tuple[BenchPrompt, int, int]]:
-    for prompt in pictures.prompts:
-        for sample in range(pictures.samples):
-            for turn in pictures.folders:
+def _places(images: Images) -> Iterator[tuple[BenchPrompt, int, int]]:
+    for prompt in images.prompts:
+        for sample in range(images.samples):
+            for turn in images.folders:
                 yield prompt, sample, turn
 
 
-def _look(
-    benchmark: Benchmark, pictures: Pictures, judges: Sequence[Judge], place: tuple[BenchPrompt, int, int]
-) -> Judged:
+def _look(benchmark: Benchmark, images: Images, judges: Sequence[Judge], place: tuple[BenchPrompt, int, int]) -> Judged:
     prompt, sample, turn = place
     try:
-        picture = benchmark.layout.find(pictures.folders[turn], prompt, sample, pictures.model_name)
+        image = benchmark.layout.find(images.folders[turn], prompt, sample, images.model_name)
     except ValueError as error:
         return Judged(prompt, sample, turn, None, "unreadable", message=str(error))
     if not all(judge.covers(prompt) for judge in judges):
-        return Judged(prompt, sample, turn, picture, "not covered")
-    return Judged(prompt, sample, turn, picture, "missing" if picture is None else "unasked")
+        return Judged(prompt, sample, turn, image, "not covered")
+    return Judged(prompt, sample, turn, image, "missing" if image is None else "unasked")
 
 
 class _Asker:
@@ -207,10 +205,10 @@ class _Asker:
         return next((judge for judge in self.judges if ask.kind in judge.kinds), None)
 
     def jobs(self, item: Judged) -> Iterator[tuple[Job, Judge]]:
-        if item.picture is None or item.state != "unasked":
+        if item.image is None or item.state != "unasked":
             return
         for ask, judge in self.asks(item.prompt):
-            yield Job(item.prompt, item.sample, item.turn, item.picture, ask), judge
+            yield Job(item.prompt, item.sample, item.turn, item.image, ask), judge
 
 
 def _ask_all(todo: Sequence[tuple[Job, Judge]], total: int, store: Judgements, console: Console, name: str) -> None:

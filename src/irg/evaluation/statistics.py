@@ -21,7 +21,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Changes:
-    """What happened from the first picture to the last: wrong -> right among wrong, right -> wrong among right."""
+    """What happened from the first image to the last: wrong -> right among wrong, right -> wrong among right."""
 
     repair: Share
     damage: Share
@@ -33,7 +33,7 @@ def interval(
     """95 % percentile interval of a ratio of sums, drawing whole groups (such as prompts) with replacement.
 
     Args:
-        groups: (numerator, denominator) of each group; pictures of one prompt are no independent draws.
+        groups: (numerator, denominator) of each group; images of one prompt are no independent draws.
         ratio: how sums become the value; default: numerator / denominator. Draws without a value are left out.
     """
     table = np.asarray([group for group in groups if group[1]], dtype=float)
@@ -56,7 +56,7 @@ def share(groups: Sequence[tuple[float, float]]) -> Share:
 
 
 def changes(pairs: Sequence[tuple[str, Sequence[bool], Sequence[bool]]]) -> Changes:
-    """Repair and damage from (prompt, right before, right after) of every picture; its values are aligned."""
+    """Repair and damage from (prompt, right before, right after) of every image; its values are aligned."""
     repaired: dict[str, list[int]] = {}
     damaged: dict[str, list[int]] = {}
     for prompt, before, after in pairs:

@@ -103,10 +103,10 @@ def _table(group: Sequence[Result], paper: bool) -> Table:
     for result in group:
         rows += _rows(result, columns, marks)
     notes = [note for result in group for note in _choices(result)] + _shared_notes(group)
-    heads = (*(_SHORT.get(name, name) for name in columns), "pictures, 95 %", "repair", "damage", "s, tokens")
+    heads = (*(_SHORT.get(name, name) for name in columns), "images, 95 %", "repair", "damage", "s, tokens")
     title = f"{benchmark.title}, judged by {first.judge}, prompts {_prompts(first)}"
     if first.official_skips:
-        notes.insert(0, "Missing pictures are left out, as the official scripts do (--official-skips).")
+        notes.insert(0, "Missing images are left out, as the official scripts do (--official-skips).")
     return Table(title, heads, tuple(rows), (*marks.notes(), *dict.fromkeys(notes)))
 
 
@@ -161,7 +161,7 @@ def headline(result: Result) -> list[tuple[str, str]]:
     """What one wants to know first, as (name, value)."""
     facts = [(_turn_name(turn), _share(turn.mean).text) for turn in result.turns]
     if result.changes is not None:
-        what = "" if result.unit == "picture" else f", by {result.unit}"
+        what = "" if result.unit == "image" else f", by {result.unit}"
         facts += [(f"repair{what}", _share(result.changes.repair).text), ("damage", _share(result.changes.damage).text)]
     if result.seconds is not None:
         tokens = f" and {result.tokens:.0f} tokens" if result.tokens else ""
@@ -217,7 +217,7 @@ def _result_notes(result: Result) -> list[str]:
         if gaps:
             told = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(gaps.items()))
             how = "left out" if result.official_skips else "missing ones count as wrong, the others are left out"
-            notes.append(f"* turn {turn.turn}: of {sum(turn.states.values())} pictures {told} ({how}).")
+            notes.append(f"* turn {turn.turn}: of {sum(turn.states.values())} images {told} ({how}).")
     return notes
 
 

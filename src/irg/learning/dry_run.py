@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 
 from irg.learning.costs import Work, memory_bytes, step_flops, work_of
 from irg.learning.data.in_memory import grids_of
-from irg.learning.data.modes import MODES, EncodedPicture, EncodedTrajectory, write
+from irg.learning.data.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.learning.data.packs import attention_of
 from irg.learning.data.rows import Rejections
 from irg.learning.data.stream import StreamPacks
@@ -197,16 +197,16 @@ class Counted(Rejections):
 
 
 def _nominal(plan: Plan, config: ModelConfig) -> Work:
-    """The sizes of a full pack of the mixture's samples, by nominal lengths and the largest square pictures."""
+    """The sizes of a full pack of the mixture's samples, by nominal lengths and the largest square images."""
     recipe, side = plan.recipe, config.vae_resize.max_size
     plan.notes.append(
-        f"no packs could be made: they are guessed, pictures of {side} x {side} pixels, "
+        f"no packs could be made: they are guessed, images of {side} x {side} pixels, "
         + ", ".join(f"{name} {n} tokens" for name, n in NOMINAL.items())
     )
     texts = {name: (0,) * n for name, n in NOMINAL.items()}
-    picture = EncodedPicture(None, *grids_of(side, side, config))
-    one = EncodedTrajectory(system=(0,) * 90, prompt=texts["prompt"], thinking=texts["thinking"], image=picture)
-    two = replace(one, reflection=texts["reflection"], improved=picture)
+    image = EncodedImage(None, *grids_of(side, side, config))
+    one = EncodedTrajectory(system=(0,) * 90, prompt=texts["prompt"], thinking=texts["thinking"], image=image)
+    two = replace(one, reflection=texts["reflection"], improved=image)
     total, tokens = Work(), 0.0
     weights = {mode: weight for mode, weight in recipe.mixture.weights().items() if weight}
     share, shares = Counter[str](), sum(weights.values())
@@ -253,7 +253,7 @@ def report(plan: Plan) -> str:
         hours = seconds * recipe.steps * plan.gpus / 3600
         lines.append(
             f"at an assumed {ASSUMED_MFU:.0%} of an H100's bfloat16 peak: {seconds:.1f} s a step, {hours:,.0f} GPU "
-            f"hours for {recipe.steps:,} steps (reading pictures not counted)"
+            f"hours for {recipe.steps:,} steps (reading images not counted)"
         )
     lines += [f"note: {note}" for note in plan.notes] + [f"PROBLEM: {problem}" for problem in plan.problems]
     return "\n".join([*lines, "no problems found" if not plan.problems else ""]).rstrip()

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a model folder that every command takes, an adapter, sample pictures."""
+"""What a run leaves behind: a model folder that every command takes, an adapter, sample images."""
 
 import os
 import shutil
@@ -60,7 +60,7 @@ def write_model(
 
 
 def merged(start: Path, config: AdapterConfig, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the folder the run started from (never quantised ones) with an adapter added."""
+    """Weights of the folder the run started from (never quantized ones) with an adapter added."""
     weights = dict(load_model(start, dtype=None).model.state_dict())
     merge_adapter(weights, config, adapter)
     return weights

@@ -1,4 +1,4 @@
-"""The two losses of IRGL: next-token cross-entropy on texts, rectified-flow velocity error on pictures drawn.
+"""The two losses of IRGL: next-token cross-entropy on texts, rectified-flow velocity error on images drawn.
 
 Legend: G latent tokens, clean and noised; D values per token; M noised tokens; L text tokens with loss; V vocabulary.
 """
@@ -19,7 +19,7 @@ from irg.model.network.unified import UnifiedModel
 
 @dataclass
 class FlowTargets:
-    """Noised inputs of a pack: x = (1 - t) * clean + t * noise for targets, the clean latents for pictures read."""
+    """Noised inputs of a pack: x = (1 - t) * clean + t * noise for targets, the clean latents for images read."""
 
     noisy_GD: Tensor
     times_G: Tensor
@@ -32,7 +32,7 @@ def flow_targets(clean_GD: Tensor, noise_GD: Tensor, normal_G: Tensor, shift: fl
     Args:
         clean_GD: clean latents of all latent tokens.
         noise_GD: standard normal noise of the same shape.
-        normal_G: one standard normal number per token, equal within a picture; -inf marks a clean picture (t = 0).
+        normal_G: one standard normal number per token, equal within an image; -inf marks a clean image (t = 0).
         shift: timestep shift, > 0.
     """
     times_G = shift_time(torch.sigmoid(normal_G), shift)

@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedule and the running average of weights.
+"""Optimizers, learning-rate schedule and the running average of weights.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix. ``torch.optim.Muon`` runs its
 iteration in bfloat16, which CPUs without bfloat16 units emulate sixty times slower than this version, batched over
@@ -71,7 +71,7 @@ class Muon(Optimizer):
 
 
 class MuonAdamW(Muon):
-    """One optimiser for small networks: Muon for parameters with two or more dimensions, AdamW (without decay) for the
+    """One optimizer for small networks: Muon for parameters with two or more dimensions, AdamW (without decay) for the
     rest. They needed about a quarter of the steps that AdamW alone takes to the same quality.
 
     ``adam_only`` names matrices that are no linear maps of features (embeddings, read-outs).
@@ -149,7 +149,7 @@ def _adamw8bit() -> Any:
 
 
 def to_saved(value: Tensor) -> Tensor:
-    """An optimiser's tensor as a checkpoint holds it.
+    """An optimizer's tensor as a checkpoint holds it.
 
     8-bit moments are written as float32, which can be cut into pieces for any number of ranks; reading them back rounds
     a block's scale once more (within 1 %), so here alone a resumed run is not bit-identical.
@@ -175,7 +175,7 @@ def from_saved(optimizer: Optimizer, weight: Tensor, kind: str, value: Tensor) -
 
 
 def belongs(optimizer: Optimizer, moments: Iterable[str]) -> bool:
-    """Whether moments of these names are an optimiser's own, and not those of another kind that went before it."""
+    """Whether moments of these names are an optimizer's own, and not those of another kind that went before it."""
     names = {"momentum"} if isinstance(optimizer, Muon) else {"step", "exp_avg", "exp_avg_sq"}
     return names == set(moments)
 

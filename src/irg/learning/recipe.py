@@ -41,7 +41,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Condition dropout, per part: probability that a text, a ViT picture, a VAE picture is left out; for ``plan``,
+    """Condition dropout, per part: probability that a text, a ViT image, a VAE image is left out; for ``plan``,
     that the thinking is hidden from a reflection, which then has to look."""
 
     text: float = 0.0
@@ -87,7 +87,7 @@ class Parallel:
     """How the step is spread over processes and fitted into memory. Start the run under ``torchrun`` for several."""
 
     replicas: int = 1  # HSDP: copies of the sharded model; 1 = sharded over all ranks (FSDP)
-    accumulate: int = 1  # packs a rank runs for one optimiser step
+    accumulate: int = 1  # packs a rank runs for one optimizer step
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward; master weights and reductions are float32
     recompute: Literal["none", "selective", "full"] = "none"  # activation checkpointing, layer by layer
     attention: Literal["auto", "dense", "shared", "flex"] = "auto"  # auto: flex on CUDA, shared on a CPU
@@ -117,7 +117,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Images:
-    """Sizes, in pixels, that training pictures are brought to; null keeps the model's own rule. And how they are read:
+    """Sizes, in pixels, that training images are brought to; null keeps the model's own rule. And how they are read:
     the autoencoder's mean, or a sample of its posterior (as the reference does)."""
 
     vae_min: int | None = None
@@ -143,7 +143,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures drawn from fixed prompts with the averaged weights, into ``out/samples``."""
+    """Images drawn from fixed prompts with the averaged weights, into ``out/samples``."""
 
     every: int = 0  # steps; 0 = never
     prompts: tuple[str, ...] = ()
@@ -169,13 +169,13 @@ class TrainRecipe:
     conversations: dict[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # mode -> parquet with a conversation column
-    stream: bool = False  # read rows as they are needed instead of holding all pictures in memory
+    stream: bool = False  # read rows as they are needed instead of holding all images in memory
     lookahead: int = 32  # stream: samples a pack is chosen from
     dropout: Dropout = field(default_factory=Dropout)
     optimizer: Optimizer = field(default_factory=Optimizer)
     tokens_per_pack: int = 40_000
     max_tokens_per_sample: int = 32_768
-    noise_copies: int = 1  # noise levels per drawn picture that share one pass over the context
+    noise_copies: int = 1  # noise levels per drawn image that share one pass over the context
     timestep_shift: float = 4.0
     ce_weight: float = 1.0
     mse_weight: float = 1.0
@@ -184,7 +184,7 @@ class TrainRecipe:
     frozen: tuple[str, ...] = ()  # parts by name: vit_model, connector, und, gen, embed_tokens
     stop_after: int | None = None  # end before the schedule does
     seed: int = 0
-    cache: str | None = None  # where encoded pictures are kept; default: out/cache
+    cache: str | None = None  # where encoded images are kept; default: out/cache
     threads: int = 0  # 0 = torch's choice
     device: str = "cpu"
     log_every: int = 10

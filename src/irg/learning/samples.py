@@ -1,4 +1,4 @@
-"""Pictures from fixed prompts while a model trains."""
+"""Images from fixed prompts while a model trains."""
 
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine

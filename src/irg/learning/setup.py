@@ -53,7 +53,7 @@ def adapter_of(recipe: TrainRecipe) -> AdapterConfig | None:
 
 
 def training_config(config: ModelConfig, images: Images) -> ModelConfig:
-    """The model's configuration with the recipe's picture sizes.
+    """The model's configuration with the recipe's image sizes.
 
     Raises:
         ValueError: sizes that the model's position tables do not cover, or a minimum above its maximum.
@@ -102,7 +102,7 @@ def build(recipe: TrainRecipe, ranks: parallel.Ranks) -> LoadedModel:
         for layer in model.language_model.model.layers:
             layer.compile()
     if ranks.mesh is not None:
-        # Adapters are sharded, the weights under them whole on every rank: gathered never, quantised if so wished.
+        # Adapters are sharded, the weights under them whole on every rank: gathered never, quantized if so wished.
         still = {p for p in model.parameters() if not p.requires_grad} if adapter else None
         parallel.shard(model, ranks, recipe.parallel.precision, still)
     return loaded

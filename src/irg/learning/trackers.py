@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: ``log.jsonl``, and TensorBoard, trackio or Weights & Biases if asked."""
+"""Where a run's numbers and images go: ``log.jsonl``, and TensorBoard, trackio or Weights & Biases if asked."""
 
 import json
 import math
@@ -14,11 +14,11 @@ from PIL import Image
 
 
 class Tracker(Protocol):
-    """Takes a step's numbers and pictures."""
+    """Takes a step's numbers and images."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None: ...
+    def image(self, step: int, name: str, image: Image.Image) -> None: ...
 
     def close(self) -> None: ...
 
@@ -39,8 +39,8 @@ class JsonLines:
         except OSError as error:
             warnings.warn(f"cannot write {self.path} ({error}): {text}", stacklevel=2)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """Pictures are files of their own."""
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Images are files of their own."""
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -58,9 +58,9 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """One picture."""
-        self.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """One image."""
+        self.writer.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush."""
@@ -79,9 +79,9 @@ class Board:
         """All values of a step."""
         self.module.log(dict(values), step=step)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """One picture."""
-        self.module.log({name: self.module.Image(picture)}, step=step)
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """One image."""
+        self.module.log({name: self.module.Image(image)}, step=step)
 
     def close(self) -> None:
         """End the run."""
@@ -128,7 +128,7 @@ class Trackers:
         for tracker in self.all:
             tracker.log(step, values)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """Send a picture everywhere."""
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Send an image everywhere."""
         for tracker in self.all:
-            tracker.picture(step, name, picture)
+            tracker.image(step, name, image)

@@ -1,6 +1,6 @@
 """The training loop: pack, noise, score, step, average, log, checkpoint, resume.
 
-State is small and plain: weights, average, optimiser moments, the step number and where each lane's data stands;
+State is small and plain: weights, average, optimizer moments, the step number and where each lane's data stands;
 everything random is drawn from generators seeded with (seed, step, lane). A resumed run is bit-identical to an
 uninterrupted one on the same machine. One process or many: see :mod:`.parallel`.
 """
@@ -125,7 +125,7 @@ class Trainer:
         return losses(model, pack.batch, pack.attend, velocity, pack.loss_rows_L, pack.labels_L, pack.target_rows_M)
 
     def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
-        """One optimiser step; returns what to log. ``stop`` is asked when it is done: if any rank's says yes, all
+        """One optimizer step; returns what to log. ``stop`` is asked when it is done: if any rank's says yes, all
         end after it (``record["stop"]``)."""
         recipe, step = self.recipe, self.step
         started = time.perf_counter()
@@ -192,11 +192,11 @@ class Trainer:
         """With warm-up the averages of early steps are not the (random) start."""
         return min(self.recipe.ema, (1 + self.step) / (10 + self.step)) if self.recipe.ema_warmup else self.recipe.ema
 
-    # ---- validation: does the picture listen to its text?
+    # ---- validation: does the image listen to its text?
 
     @torch.no_grad()
     def validate(self, level: float = 0.9) -> dict[str, float]:
-        """Velocity error of held-out pictures at one high noise level: with the thinking, without it, and with another
+        """Velocity error of held-out images at one high noise level: with the thinking, without it, and with another
         row's thinking.
 
         A falling loss hides a condition that is ignored; the gap between these three does not.
@@ -381,16 +381,16 @@ class Trainer:
     def _samples(self, trackers: Trackers) -> None:
         """Draw the fixed prompts with the averaged weights. All ranks draw: sharded weights are gathered by all."""
         with self.averaged():
-            pictures = draw(self.loaded, self.tokenizer, self.profile, self.recipe.samples)
+            images = draw(self.loaded, self.tokenizer, self.profile, self.recipe.samples)
         self.model.train()
         if self.ranks.main:
             folder = self.out / "samples" / f"step-{self.step:08d}"
-            for name, output in pictures.items():
+            for name, output in images.items():
                 try:
                     output.save(folder / name, overwrite=True)
                 except (OSError, ValueError) as error:  # a full disk must not end the run
                     warnings.warn(f"cannot write {folder / name}: {error}; training goes on", stacklevel=2)
-                trackers.picture(self.step, f"sample/{name}", output.image)
+                trackers.image(self.step, f"sample/{name}", output.image)
 
     @torch.no_grad()
     def export(self) -> Path:
@@ -420,7 +420,7 @@ class Trainer:
         return held
 
     def _untrained(self) -> dict[str, Tensor]:
-        """Tensors of the model that no optimiser touches."""
+        """Tensors of the model that no optimizer touches."""
         with parallel.resharded(self.model):
             return {n: t for n, t in self.model.state_dict().items() if n not in self.named_weights}
 
@@ -443,6 +443,6 @@ def train(recipe: TrainRecipe, quiet: bool = False, force: bool = False) -> Path
             return Trainer(recipe, quiet, force).fit()
         except torch.OutOfMemoryError:  # packs have a message of their own
             raise ValueError(
-                "out of memory outside a pack (setting up, optimiser, samples): shard over more GPUs, set "
+                "out of memory outside a pack (setting up, optimizer, samples): shard over more GPUs, set "
                 "optimizer.kind to adamw8bit, use adapters (lora.rank), or set samples.every to 0"
             ) from None

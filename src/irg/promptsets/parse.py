@@ -138,7 +138,7 @@ def _oneig(contents: Contents) -> list[BenchPrompt]:
     for index, row in enumerate(_rows(contents, "OneIG-Bench.csv", "category", "prompt_en")):
         where = f"{file}, row {index + 1}"
         category, number = row["category"], row["id"]
-        if not re.fullmatch(r"[\w-]{1,64}", number):  # pictures are named after it
+        if not re.fullmatch(r"[\w-]{1,64}", number):  # images are named after it
             raise ValueError(f"{where}: {number[:64]!r} is no id: letters, digits and dashes are expected")
         if category not in _ONEIG_CLASSES:
             raise ValueError(f"{where}: category {category!r} is none of {', '.join(_ONEIG_CLASSES)}")
@@ -235,7 +235,7 @@ def _rows(contents: Contents, place: str, *columns: str) -> list[dict[str, str]]
 
 
 def _texts(text: str) -> list[str]:
-    """The list of texts that a picture should show, written as a Python list."""
+    """The list of texts that an image should show, written as a Python list."""
     try:
         texts = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -11,7 +11,7 @@ class BenchPrompt:
     """One prompt.
 
     Attributes:
-        id: unique in its set, and what its pictures are named after (``00000``, ``anime/000``, ``text/short/3``).
+        id: unique in its set, and what its images are named after (``00000``, ``anime/000``, ``text/short/3``).
         text: what the model is asked to draw.
         tag: the benchmark's category; empty where it has none for this prompt.
         metadata: everything else that the official files say of it, such as objects, questions, explanations.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from irg.model.network.autoencoder import FluxConfig
 from irg.model.network.config import ModelConfig
-from irg.model.weights import quantise as quantising
+from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder, check_folder
 from irg.model.weights.config_files import is_bagel_layout
 from irg.model.weights.manifest import TensorEntry, in_words
@@ -31,7 +31,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """All that ``irg model info`` tells. Parameters are counted by part; quantised ones by what they stand for."""
+    """All that ``irg model info`` tells. Parameters are counted by part; quantized ones by what they stand for."""
 
     folder: str
     layout: str
@@ -39,7 +39,7 @@ class ModelFacts:
     parameters: dict[str, int]
     total: int
     autoencoder: int
-    quantised: str | None
+    quantized: str | None
     tokenizer: str
     files: list[FileFacts]
     memory: dict[str, dict[Rung, Estimate]]
@@ -55,7 +55,7 @@ class ModelFacts:
 
 
 def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", "model"] = "ema") -> ModelFacts:
-    """Describe a model folder; ``sizes`` are (width, height) of pictures to estimate memory for.
+    """Describe a model folder; ``sizes`` are (width, height) of images to estimate memory for.
 
     Raises:
         ValueError: the folder is incomplete or damaged, or a size does not suit the model.
@@ -67,7 +67,7 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
     for width, height in sizes:
         if min(width, height) < config.image_stride or max(width, height) > config.max_image_size:
             raise ValueError(f"size {width}x{height} does not suit the model: sides go up to {config.max_image_size}")
-    stored = quantising.stored_kind(checked.entries)
+    stored = quantizing.stored_kind(checked.entries)
     rungs: tuple[Rung, ...] = RUNGS if stored is None else (stored, "offload")
     memory: dict[str, dict[Rung, Estimate]] = {
         f"{width}x{height}": {rung: estimate(checked, rung, Load(height, width)) for rung in rungs}
@@ -83,7 +83,7 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
         parameters=parameters,
         total=total,
         autoencoder=autoencoder,
-        quantised=stored,
+        quantized=stored,
         tokenizer=_tokenizer(folder, config),
         files=_files(checked.entries) + _files(checked.autoencoder_entries),
         memory=memory,
@@ -100,7 +100,7 @@ def count_parameters(checked: CheckedFolder) -> tuple[dict[str, int], int]:
         leaf = key.rpartition(".")[2]
         if leaf in ("scale", "zero") or (key.endswith("lm_head.weight") and _tied(checked)):
             continue
-        packed = 2 if leaf == "qdata" and quantising.stored_kind(checked.entries) == "int4" else 1
+        packed = 2 if leaf == "qdata" and quantizing.stored_kind(checked.entries) == "int4" else 1
         parts[_part(key)] += packed * tensor.numel()
     return parts, sum(t.numel() for t in checked.autoencoder.parameters())
 
@@ -138,9 +138,9 @@ def architecture(config: ModelConfig) -> list[str]:
         f"({d.num_key_value_heads} for keys and values) of {d.head_dim}, MLP {d.intermediate_size}, "
         f"vocabulary {d.vocab_size}{', tied head' if d.tie_word_embeddings else ''}",
         f"ViT: {v.num_hidden_layers} layers, {v.hidden_size} wide, {v.num_attention_heads} heads, "
-        f"patches of {v.patch_size} in pictures up to {config.vit_resize.max_size}",
+        f"patches of {v.patch_size} in images up to {config.vit_resize.max_size}",
         f"autoencoder: {kind}, {ae.z_channels} channels, 1/{ae.downsample}; a latent token covers "
-        f"{config.image_stride} x {config.image_stride} pixels, pictures up to {config.max_image_size}",
+        f"{config.image_stride} x {config.image_stride} pixels, images up to {config.max_image_size}",
         f"prediction: {config.prediction}",
     ]
 
@@ -157,7 +157,7 @@ def _files(entries: dict[str, TensorEntry]) -> list[FileFacts]:
 
 def in_lines(facts: ModelFacts) -> str:
     """The facts for people."""
-    lines = [f"{facts.folder} ({facts.layout} layout{f', {facts.quantised}' if facts.quantised else ''})", ""]
+    lines = [f"{facts.folder} ({facts.layout} layout{f', {facts.quantized}' if facts.quantized else ''})", ""]
     lines += facts.architecture
     lines += ["", f"parameters: {_count(facts.total)}, and {_count(facts.autoencoder)} in the autoencoder"]
     lines += [f"  {name:26}{_count(count):>10}" for name, count in facts.parameters.items()]

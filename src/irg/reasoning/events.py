@@ -1,6 +1,6 @@
 """What happens while requests run, in the order it happens: the values that ``IRGPipeline.stream`` yields.
 
-``request`` is the index of the prompt in the list that was streamed; ``turn`` 0 is the first picture's turn.
+``request`` is the index of the prompt in the list that was streamed; ``turn`` 0 is the first image's turn.
 """
 
 from dataclasses import dataclass, field
@@ -33,9 +33,9 @@ class ThinkingDone:
 
 @dataclass(frozen=True)
 class DrawStep:
-    """``step`` of ``total`` updates of a picture are done; a grid of N points has N - 1 updates.
+    """``step`` of ``total`` updates of an image are done; a grid of N points has N - 1 updates.
 
-    ``time`` is where the picture now stands (1 = noise, 0 = finished), ``latents`` [tokens, values] its tokens.
+    ``time`` is where the image now stands (1 = noise, 0 = finished), ``latents`` [tokens, values] its tokens.
     """
 
     request: int
@@ -48,7 +48,7 @@ class DrawStep:
 
 @dataclass(frozen=True)
 class ImageDone:
-    """A finished picture."""
+    """A finished image."""
 
     request: int
     turn: int

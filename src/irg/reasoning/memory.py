@@ -20,7 +20,7 @@ from irg.model.network.autoencoder import FluxConfig
 from irg.model.network.config import ModelConfig
 from irg.model.placement.devices import device_of, follow_layers, layer_devices
 from irg.model.placement.offload import LayerOffload, offload_layers
-from irg.model.weights import quantise as quantising
+from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model
 from irg.model.weights.manifest import in_words
 
@@ -65,37 +65,37 @@ class Estimate:
 def weight_bytes(checked: CheckedFolder, rung: Rung) -> dict[str, int]:
     """Bytes of the weights on a rung: ``layers`` of the decoder, ``largest`` of these layers, ``other``.
 
-    What a folder has quantised keeps its size.
+    What a folder has quantized keeps its size.
     """
     item, kind = (4 if rung == "float32" else 2), kind_of(rung)
     layers: dict[str, int] = {}
     other = sum(tensor.numel() for tensor in checked.autoencoder.parameters()) * item
     for name, module in checked.model.named_modules():
-        size = _quantised_bytes(name, module, kind)
+        size = _quantized_bytes(name, module, kind)
         size += sum(
             tensor.numel() * (item if tensor.is_floating_point() and leaf != "scale" else tensor.itemsize)
             for leaf, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
             if not (leaf == "weight" and size)
         )
-        if name.startswith(quantising.LAYERS):
-            layer = name.removeprefix(quantising.LAYERS).partition(".")[0]
+        if name.startswith(quantizing.LAYERS):
+            layer = name.removeprefix(quantizing.LAYERS).partition(".")[0]
             layers[layer] = layers.get(layer, 0) + size
         else:
             other += size
     return {"layers": sum(layers.values()), "largest": max(layers.values()), "other": other}
 
 
-def _quantised_bytes(name: str, module: torch.nn.Module, kind: quantising.Kind | None) -> int:
-    """Bytes of a linear layer's weight once it is quantised; 0 if it is not."""
-    if kind is None or not quantising.wanted(name, module):
+def _quantized_bytes(name: str, module: torch.nn.Module, kind: quantizing.Kind | None) -> int:
+    """Bytes of a linear layer's weight once it is quantized; 0 if it is not."""
+    if kind is None or not quantizing.wanted(name, module):
         return 0
     assert isinstance(module, torch.nn.Linear)
-    shapes = quantising.part_shapes(module.in_features, module.out_features, kind) or {}
+    shapes = quantizing.part_shapes(module.in_features, module.out_features, kind) or {}
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
 
 
-def kind_of(rung: Rung) -> quantising.Kind | None:
-    """What a rung quantises to."""
+def kind_of(rung: Rung) -> quantizing.Kind | None:
+    """What a rung quantizes to."""
     return rung if rung == "int8" or rung == "int4" else None
 
 
@@ -124,7 +124,7 @@ def estimate(checked: CheckedFolder, rung: Rung, load: Load, device: str = "cuda
     per_slot = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_dim * item
     tokens = 3 * load.requests * (_latents(config, load) + 2)
     activations = tokens * (3 * decoder.intermediate_size + 5 * decoder.hidden_size) * item
-    if (kind := kind_of(rung) or quantising.stored_kind(checked.entries)) is not None:
+    if (kind := kind_of(rung) or quantizing.stored_kind(checked.entries)) is not None:
         widened = decoder.intermediate_size * decoder.hidden_size * item
         activations += widened if kind == "int8" else widened * 3 // 2
     return Estimate(
@@ -208,7 +208,7 @@ def choose(
 ) -> Choice:
     """The rung that was asked for; for ``auto`` the first that fits the free memory of the devices.
 
-    The order is float32 (CPU only), bf16, int8, int4, offload. What a folder has quantised stays as it is. Offload that
+    The order is float32 (CPU only), bf16, int8, int4, offload. What a folder has quantized stays as it is. Offload that
     was chosen keeps as many layers on the device as fit; offload that was asked for keeps none.
 
     Raises:
@@ -219,9 +219,9 @@ def choose(
         raise ValueError(f"memory must be one of {', '.join(get_args(Memory))}, got {asked!r}")
     kind, where = devices[0].type, " + ".join(map(str, devices))
     free = sum(map(free_memory, devices)) if free is None else free
-    stored = quantising.stored_kind(checked.entries)
+    stored = quantizing.stored_kind(checked.entries)
     if stored is not None and asked not in ("auto", "offload", stored):
-        raise ValueError(f"{checked.weights_file} is quantised to {stored}: memory must be auto, {stored} or offload")
+        raise ValueError(f"{checked.weights_file} is quantized to {stored}: memory must be auto, {stored} or offload")
     if len(devices) > 1 and asked == "offload":
         raise ValueError("memory offload needs one device, not several")
 
@@ -229,7 +229,7 @@ def choose(
         return _described(checked, asked, load, kind, free, where, 0, f"{asked} as asked: ")
     passed: list[str] = []
     for rung in _rungs(stored, kind):
-        if kind_of(rung) and not stored and not quantising.available():
+        if kind_of(rung) and not stored and not quantizing.available():
             passed.append(f"{rung} needs pip install 'irg[quant]'")
             continue
         wanted = estimate(checked, rung, load, kind)
@@ -244,7 +244,7 @@ def choose(
     return _described(checked, "offload", load, kind, free, where, resident, after=passed)
 
 
-def _rungs(stored: quantising.Kind | None, kind: str) -> list[Rung]:
+def _rungs(stored: quantizing.Kind | None, kind: str) -> list[Rung]:
     """What ``auto`` tries before it streams layers."""
     if stored is not None:
         return [stored]
@@ -268,7 +268,7 @@ def _described(
     needs = f"needs {_told(wanted, resident)} at {load.width}x{load.height}"
     reason = f"{before or f'{rung} '}{needs}; {where} has {in_words(free)} free{note}{why}"
     together = 1 if rung == "offload" else requests_that_fit(checked, rung, load, kind, free)
-    precision = kind_of(rung) or quantising.stored_kind(checked.entries) or rung.replace("offload", "bf16")
+    precision = kind_of(rung) or quantizing.stored_kind(checked.entries) or rung.replace("offload", "bf16")
     return Choice(rung, wanted, reason, resident, together, precision)
 
 
@@ -313,8 +313,8 @@ def load_on_rung(
     """Load a model folder on the rung that was asked for, or that fits.
 
     Args:
-        dtype: of the activations and of what is not quantised; None: float32 on the rung of that name, else bfloat16.
-            With ``auto`` a dtype stands for its rung: nothing is quantised or streamed.
+        dtype: of the activations and of what is not quantized; None: float32 on the rung of that name, else bfloat16.
+            With ``auto`` a dtype stands for its rung: nothing is quantized or streamed.
         devices: the first has everything but layers; layers are spread over all in proportion to their free memory.
 
     Raises:
@@ -327,7 +327,7 @@ def load_on_rung(
         wanted = estimate(checked, rung, load, kind)
         told = f"{str(dtype).removeprefix('torch.')} as asked: needs {_told(wanted)}"
         choice = Choice(rung, wanted, told, together=requests_that_fit(checked, rung, load, kind, free))
-        precision = quantising.stored_kind(checked.entries) or str(dtype).removeprefix("torch.").replace("bfloat", "bf")
+        precision = quantizing.stored_kind(checked.entries) or str(dtype).removeprefix("torch.").replace("bfloat", "bf")
         choice = replace(choice, precision=precision)
     else:
         choice = choose(checked, asked, devices, load)
@@ -339,7 +339,7 @@ def load_on_rung(
         return Placed(loaded, choice, offload_layers(loaded.model, devices[0], choice.resident))
     spread = layer_devices(layers, devices, _shares(checked, choice, devices)) if len(devices) > 1 else []
     place = device_of(spread, devices[0]) if spread else devices[0]
-    loaded = load_model(checked, dtype, place, quantise=kind_of(choice.rung))
+    loaded = load_model(checked, dtype, place, quantize=kind_of(choice.rung))
     if spread:
         follow_layers(loaded.model)
     return Placed(loaded, choice)

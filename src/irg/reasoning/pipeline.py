@@ -38,7 +38,7 @@ StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class IRGOutput:
-    """A finished request. ``image`` is the last picture; everything on the way to it is in ``trajectory``."""
+    """A finished request. ``image`` is the last image; everything on the way to it is in ``trajectory``."""
 
     trajectory: Trajectory
 
@@ -164,14 +164,14 @@ class IRGPipeline:
 
         Args:
             seed: of the request's random numbers, one for all prompts or one each; None draws new ones. A prompt and
-                a seed give the same picture whatever else runs beside it.
+                a seed give the same image whatever else runs beside it.
             batch_size: requests in flight at a time; None: 8, or as many as memory has room for.
             settings: all settings at once; default: the model's own (``pipe.defaults``).
-            callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of a picture; ``info``
+            callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of an image; ``info``
                 has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
             options: single settings by name, over ``settings``: those of :class:`Settings` (``mode``, ``rounds``,
-                ``height``, ``width``, ``temperature``, ...), those of ``DrawSettings`` for the first picture
-                (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later pictures.
+                ``height``, ``width``, ``temperature``, ...), those of ``DrawSettings`` for the first image
+                (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later images.
 
         Raises:
             ValueError: a prompt, seed or setting is not usable.
@@ -239,12 +239,12 @@ class IRGPipeline:
         settings: Settings | None = None,
         batch_size: int = 8,
     ) -> list[Image.Image]:
-        """Second pictures drawn from the first turns of ``trajectories`` and from reflections of one's own.
+        """Second images drawn from the first turns of ``trajectories`` and from reflections of one's own.
 
         Shows how much a reflection's text matters: give it another prompt's.
 
         Raises:
-            ValueError: there is not one reflection for each trajectory, or one of them has no thought and picture.
+            ValueError: there is not one reflection for each trajectory, or one of them has no thought and image.
         """
         settings = settings or self.defaults
         if len(reflections) != len(trajectories):
@@ -253,7 +253,7 @@ class IRGPipeline:
         for i, (trajectory, reflection) in enumerate(zip(trajectories, reflections, strict=True)):
             first = trajectory.turns[0]
             if first.image is None or first.thinking is None:
-                raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no first thought and picture")
+                raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no first thought and image")
             job = self._job(trajectory.prompt, settings)
             waiting.append((i, retold(job, first.thinking, first.image, reflection)))
         done: dict[int, Image.Image] = {}
@@ -264,7 +264,7 @@ class IRGPipeline:
                     self.engine.add(program, trajectories[i].seed, i)
                 for event in self.engine.turn():
                     if isinstance(event, ProgramDone):
-                        done[event.task] = event.value[0].picture.image
+                        done[event.task] = event.value[0].image.image
         finally:
             self.engine.stop()
         return [done[i] for i in range(len(trajectories))]
@@ -300,19 +300,19 @@ class IRGPipeline:
             seconds: dict[str, float] = {}
             if step.thinking is not None:
                 seconds["thinking"] = step.thinking.seconds
-            if step.picture is not None:
-                seconds["drawing"] = step.picture.seconds
+            if step.image is not None:
+                seconds["drawing"] = step.image.seconds
             turns.append(
                 Turn(
                     thinking=step.thinking.text if step.thinking else None,
-                    image=step.picture.image if step.picture else None,
-                    settings=job.settings.draw(index).to_dict() if step.picture else {},
+                    image=step.image.image if step.image else None,
+                    settings=job.settings.draw(index).to_dict() if step.image else {},
                     seconds=seconds,
                     tokens=len(step.thinking.ids) if step.thinking else 0,
                 )
             )
         settings = replace(job.settings, height=job.height, width=job.width).to_dict()
-        stopped = steps[-1].picture is None
+        stopped = steps[-1].image is None
         return Trajectory(job.prompt, job.settings.mode, seed, self.name, settings, turns, stopped)
 
 

@@ -1,8 +1,8 @@
 """Ways of reasoning, as programs for the engine. Each is a short generator over Say, Write, Draw, Look and Forget.
 
-Guidance (``docs/architecture.md``): the text branch of a first picture holds the system prompt only; that of a later
-picture holds everything but the newest thought. The image branch of a later picture leaves out every picture looked
-at. With ``recall: prompt`` there is nothing but the prompt, the newest picture and its reflection.
+Guidance (``docs/architecture.md``): the text branch of a first image holds the system prompt only; that of a later
+image holds everything but the newest thought. The image branch of a later image leaves out every image looked
+at. With ``recall: prompt`` there is nothing but the prompt, the newest image and its reflection.
 """
 
 from collections.abc import Callable
@@ -30,72 +30,72 @@ class Job:
         own, later = self.settings.temperature, self.settings.reflect_temperature
         return Write(self.settings.max_think_tokens, own if turn == 0 or later is None else later)
 
-    def look(self, picture: Image) -> Look:
-        """Show a picture back, as the settings say."""
+    def look(self, image: Image) -> Look:
+        """Show an image back, as the settings say."""
         how = self.settings.look
-        return Look(picture, vae=how in ("both", "vae"), vit=how in ("both", "vit"))
+        return Look(image, vae=how in ("both", "vae"), vit=how in ("both", "vit"))
 
     def draw(self, turn: int, without_text: Handles, without_image: Handles = ()) -> Draw:
-        """The picture of a turn."""
+        """The image of a turn."""
         return Draw(self.height, self.width, self.settings.draw(turn), without_text, without_image)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A turn as it happened: the thought (None in direct mode) and the picture (None if the thought said "done")."""
+    """A turn as it happened: the thought (None in direct mode) and the image (None if the thought said "done")."""
 
     thinking: Written | None
-    picture: Drawn | None
+    image: Drawn | None
 
 
 def direct(job: Job) -> Program:
-    """Prompt -> picture, as the base model does it."""
+    """Prompt -> image, as the base model does it."""
     prompt: Said = yield Say(job.prompt)
-    picture = yield job.draw(0, prompt.handles)
-    return [Step(None, picture)]
+    image = yield job.draw(0, prompt.handles)
+    return [Step(None, image)]
 
 
 def think(job: Job) -> Program:
-    """Prompt -> thought -> picture."""
+    """Prompt -> thought -> image."""
     if job.system:
         yield Say(job.system)
     prompt: Said = yield Say(job.prompt)
     thought: Written = yield job.write()
-    picture = yield job.draw(0, prompt.handles + thought.handles)
-    return [Step(thought, picture)]
+    image = yield job.draw(0, prompt.handles + thought.handles)
+    return [Step(thought, image)]
 
 
 def irg(job: Job) -> Program:
-    """Prompt -> thought -> picture, then look -> reflect -> better picture until the rounds are up or it is done."""
+    """Prompt -> thought -> image, then look -> reflect -> better image until the rounds are up or it is done."""
     if job.system:
         yield Say(job.system)
     prompt: Said = yield Say(job.prompt)
     thought: Written = yield job.write()
-    picture: Drawn = yield job.draw(0, prompt.handles + thought.handles)
-    steps: list[Step] = [Step(thought, picture)]
+    image: Drawn = yield job.draw(0, prompt.handles + thought.handles)
+    steps: list[Step] = [Step(thought, image)]
     looked: Handles = ()
     for turn in range(1, job.settings.rounds + 1):
         if job.settings.recall == "prompt":
             yield Forget(prompt.handles)
             looked = ()
-        shown: Said = yield job.look(picture.image)
+        shown: Said = yield job.look(image.image)
         looked += shown.handles
         thought = yield job.write(turn)
         if job.is_done(thought.text):
             return [*steps, Step(thought, None)]
-        picture = yield job.draw(turn, thought.handles, looked)
-        steps.append(Step(thought, picture))
+        image = yield job.draw(turn, thought.handles, looked)
+        steps.append(Step(thought, image))
     return steps
 
 
-def retold(job: Job, thinking: str, picture: Image, reflection: str) -> Program:
-    """A later picture from a thought, a picture and a reflection that are given."""
+def retold(job: Job, thinking: str, image: Image, reflection: str) -> Program:
+    """A later image from a thought, an image and a reflection that are given."""
     if job.system:
         yield Say(job.system)
     yield Say(job.prompt)
     if job.settings.recall == "all":
         yield Say(thinking)
-    shown: Said = yield job.look(picture)
+    shown: Said = yield job.look(image)
     told: Said = yield Say(reflection)
     drawn: Drawn = yield job.draw(1, told.handles, shown.handles)
     return [Step(None, drawn)]

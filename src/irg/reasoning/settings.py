@@ -1,4 +1,4 @@
-"""What a request may set, checked: the way of reasoning, the size, the thinking, and how each picture is drawn."""
+"""What a request may set, checked: the way of reasoning, the size, the thinking, and how each image is drawn."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Look = Literal["both", "vit", "vae", "none"]
 Recall = Literal["all", "prompt"]
 MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
-IMPROVE = "improve_"  # before a drawing setting's name: for later pictures
+IMPROVE = "improve_"  # before a drawing setting's name: for later images
 _DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -23,17 +23,17 @@ class Settings:
 
     Attributes:
         mode: ``direct`` draws at once, ``think`` thinks first, ``irg`` then looks, reflects and draws again.
-        rounds: for ``irg``: how many times at most the picture is looked at and drawn again.
-        height, width: of the picture in pixels; both or neither (then the model's usual size).
+        rounds: for ``irg``: how many times at most the image is looked at and drawn again.
+        height, width: of the image in pixels; both or neither (then the model's usual size).
         temperature: of the thinking; 0 always takes the likeliest token.
-        reflect_temperature: of the reflections, where it is to be another one (reading a picture is no invention).
+        reflect_temperature: of the reflections, where it is to be another one (reading an image is no invention).
         max_think_tokens: where a thought is cut off.
         stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
-        look: for ``irg``: how a picture is shown back: through the autoencoder and the ViT, one of them, or not at all.
-        recall: for ``irg``: what a reflection sees besides the picture: all that went before, as in the paper, or the
+        look: for ``irg``: how an image is shown back: through the autoencoder and the ViT, one of them, or not at all.
+        recall: for ``irg``: what a reflection sees besides the image: all that went before, as in the paper, or the
             prompt alone, so that it has to look (for models trained with ``dropout.plan``).
-        initial: how the first picture is drawn.
-        improving: how every later picture is drawn.
+        initial: how the first image is drawn.
+        improving: how every later image is drawn.
 
     Raises:
         ValueError: a value is of the wrong type or outside its range; the message names the field.
@@ -56,7 +56,7 @@ class Settings:
         choice(self, "mode", get_args(Mode))
         choice(self, "look", get_args(Look))
         choice(self, "recall", get_args(Recall))
-        whole(self, "rounds", 1, 100, "mode 'think' draws one picture only")
+        whole(self, "rounds", 1, 100, "mode 'think' draws one image only")
         if not isinstance(self.stop_when_done, bool):
             raise ValueError(f"stop_when_done must be true or false, got {self.stop_when_done!r}")
         for side in ("height", "width"):
@@ -73,7 +73,7 @@ class Settings:
                 raise ValueError(f"{name} must be a DrawSettings, got {getattr(self, name)!r}")
 
     def draw(self, turn: int) -> DrawSettings:
-        """How the picture of turn ``turn`` (0 is the first) is drawn."""
+        """How the image of turn ``turn`` (0 is the first) is drawn."""
         return self.improving if turn else self.initial
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Settings:
 
 def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
     """``settings`` with single values changed by name: fields of :class:`Settings`, fields of :class:`DrawSettings` for
-    the first picture, and the same with ``improve_`` before them for later pictures.
+    the first image, and the same with ``improve_`` before them for later images.
 
     Raises:
         ValueError: a name is unknown or a value not acceptable; it is named as it was given.

@@ -10,7 +10,7 @@ CHUNK = "irg"
 
 
 def png_info(details: dict[str, Any]) -> PngImagePlugin.PngInfo:
-    """The text chunks of one picture; ``details`` must be JSON values."""
+    """The text chunks of one image; ``details`` must be JSON values."""
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", parameters_text(details))
     info.add_itxt(CHUNK, json.dumps(details, ensure_ascii=False, allow_nan=False))
@@ -41,7 +41,7 @@ def parameters_text(details: dict[str, Any]) -> str:
 
 
 def read_png_settings(path: str | Path) -> dict[str, Any]:
-    """What :func:`png_info` wrote into a picture.
+    """What :func:`png_info` wrote into an image.
 
     Raises:
         ValueError: the file is no readable PNG, or carries no settings of irg's.
@@ -53,7 +53,7 @@ def read_png_settings(path: str | Path) -> dict[str, Any]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable PNG file: {getattr(error, 'strerror', None) or error}") from error
     if text is None:
-        raise ValueError(f"{path}: this picture carries no irg settings")
+        raise ValueError(f"{path}: this image carries no irg settings")
     try:
         details = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""Reading a reflection: the text a model writes after looking at its picture, in the paper's template.
+"""Reading a reflection: the text a model writes after looking at its image, in the paper's template.
 
 A ``<think>`` block with four sections in this order: what falls short (analysis), the improvements that are required,
-step-by-step guidance, and a final prompt for the next picture. Models vary the headings, so numbers, Markdown and
+step-by-step guidance, and a final prompt for the next image. Models vary the headings, so numbers, Markdown and
 longer names are understood, in a line of their own or amid a line (``Analysis: ... Improvements: ...``).
 """
 

@@ -1,4 +1,4 @@
-"""A trajectory as one HTML page that needs nothing else (pictures are inlined), and a gallery page of several.
+"""A trajectory as one HTML page that needs nothing else (images are inlined), and a gallery page of several.
 
 All texts come from users and models, so everything is escaped; the pages hold no script.
 """
@@ -18,7 +18,7 @@ from irg.results.reflection import sections, without_tags
 if TYPE_CHECKING:
     from irg.results.trajectory import Trajectory, Turn
 
-_SHOWN_SIZE = 420  # pixels; smaller pictures are enlarged to about this, by a whole factor
+_SHOWN_SIZE = 420  # pixels; smaller images are enlarged to about this, by a whole factor
 _LONG_PROMPT = 160  # characters; longer ones are set smaller
 
 _STYLE = """
@@ -102,7 +102,7 @@ def render(trajectory: "Trajectory") -> str:
 
 
 def render_index(entries: Sequence[tuple[str, "Trajectory"]], title: str = "Results") -> str:
-    """A gallery: (folder relative to the page, trajectory) of each result. Pictures are linked, not inlined."""
+    """A gallery: (folder relative to the page, trajectory) of each result. Images are linked, not inlined."""
     cards = "\n".join(_gallery_card(folder, trajectory) for folder, trajectory in entries)
     count = f"{len(entries)} result{'' if len(entries) == 1 else 's'}"
     body = (
@@ -125,7 +125,7 @@ def page(title: str, body: str) -> str:
 
 def _chips(trajectory: "Trajectory") -> str:
     facts = {"mode": trajectory.mode, "seed": trajectory.seed, "model": trajectory.model}
-    facts |= {"pictures": sum(turn.image is not None for turn in trajectory.turns)}
+    facts |= {"images": sum(turn.image is not None for turn in trajectory.turns)}
     facts |= {"time": _duration(trajectory.seconds)}
     items = "".join(f"<li><b>{name}</b> {escape(str(value))}</li>" for name, value in facts.items())
     return f'<ul class="chips">{items}</ul>'
@@ -135,21 +135,21 @@ def _turn(turn: "Turn", index: int, stopped: bool) -> str:
     if turn.image is not None:
         drawn = _duration(sum(turn.seconds.values()))
         caption = f"{turn.image.width} × {turn.image.height} px · {drawn}"
-        picture = f"<figure>{_picture(turn.image, _title(index))}<figcaption>{caption}</figcaption></figure>"
+        image = f"<figure>{_image(turn.image, _title(index))}<figcaption>{caption}</figcaption></figure>"
     else:
-        why = "Nothing left to improve: the picture before this stays." if stopped else "No picture was drawn."
-        picture = f'<p class="done">{why}</p>'
+        why = "Nothing left to improve: the image before this stays." if stopped else "No image was drawn."
+        image = f'<p class="done">{why}</p>'
     title = _title(index) if turn.image is not None else "Another look"
-    return f'<article class="card"><h2>{title}</h2>{picture}{_thought(turn.thinking, index)}</article>'
+    return f'<article class="card"><h2>{title}</h2>{image}{_thought(turn.thinking, index)}</article>'
 
 
 def _title(index: int) -> str:
     if index == 0:
-        return "First picture"
-    return "Improved picture" if index == 1 else f"Improved picture, round {index}"
+        return "First image"
+    return "Improved image" if index == 1 else f"Improved image, round {index}"
 
 
-def _picture(image: Image.Image, label: str) -> str:
+def _image(image: Image.Image, label: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -209,14 +209,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], compare: bool = T
 def _gallery_card(folder: str, trajectory: "Trajectory") -> str:
     names = [name for name in trajectory.image_names() if name is not None]
     shown = list(dict.fromkeys([*names[:1], *names[-1:]]))
-    labels = ["First picture", "Improved picture"] if len(shown) > 1 else ["Picture"]
-    pictures = "".join(
+    labels = ["First image", "Improved image"] if len(shown) > 1 else ["Image"]
+    images = "".join(
         f'<img src="{escape(_url(folder, name))}" alt="{label}" loading="lazy">'
         for name, label in zip(shown, labels, strict=True)
     )
     note = f"{trajectory.mode} · seed {trajectory.seed} · {_duration(trajectory.seconds)}"
     return (
-        f'<li class="card"><a href="{escape(_url(folder, "report.html"))}"><div class="pair">{pictures}</div>'
+        f'<li class="card"><a href="{escape(_url(folder, "report.html"))}"><div class="pair">{images}</div>'
         f'<p class="prompt">{escape(trajectory.prompt)}</p><p class="note">{escape(note)}</p></a></li>'
     )
 

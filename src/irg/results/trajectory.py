@@ -1,8 +1,8 @@
-"""A finished request: all thoughts, all pictures, how they were made; saved to a folder and loaded back unchanged.
+"""A finished request: all thoughts, all images, how they were made; saved to a folder and loaded back unchanged.
 
-A folder holds ``trajectory.json``, ``report.html`` (the same to look at) and the pictures: ``initial.png`` of turn 0,
+A folder holds ``trajectory.json``, ``report.html`` (the same to look at) and the images: ``initial.png`` of turn 0,
 then ``improved.png``, ``improved-2.png``, ``improved-3.png`` ... of the turns after it. A turn in which the model saw
-nothing left to improve has a thought and no picture.
+nothing left to improve has a thought and no image.
 """
 
 import json
@@ -27,10 +27,10 @@ _MODES = ("RGB", "RGBA", "L", "LA")
 
 @dataclass
 class Turn:
-    """One round of the loop: a thought (none in mode ``direct``), then a picture (none when nothing was left to do).
+    """One round of the loop: a thought (none in mode ``direct``), then an image (none when nothing was left to do).
 
     Attributes:
-        settings: how the picture was drawn, as plain JSON values.
+        settings: how the image was drawn, as plain JSON values.
         seconds: time per stage, such as ``{"thinking": 0.4, "drawing": 2.1}``.
         tokens: length of the thought.
     """
@@ -57,12 +57,12 @@ class Trajectory:
 
     @property
     def image(self) -> Image.Image | None:
-        """The last picture."""
+        """The last image."""
         return next((turn.image for turn in reversed(self.turns) if turn.image is not None), None)
 
     @property
     def initial_image(self) -> Image.Image | None:
-        """The first turn's picture."""
+        """The first turn's image."""
         return self.turns[0].image if self.turns else None
 
     @property
@@ -86,7 +86,7 @@ class Trajectory:
         return sum(turn.tokens for turn in self.turns)
 
     def image_names(self) -> list[str | None]:
-        """For each turn, the file its picture is saved to."""
+        """For each turn, the file its image is saved to."""
         return [None if turn.image is None else image_name(index) for index, turn in enumerate(self.turns)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Trajectory:
         }
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write pictures, ``trajectory.json`` and ``report.html`` to ``folder``, wholly or not at all.
+        """Write images, ``trajectory.json`` and ``report.html`` to ``folder``, wholly or not at all.
 
         The folder must be new or empty. With ``overwrite`` it may hold an earlier trajectory, which is replaced; a
         folder with any other file in it is always refused, so nothing foreign is ever deleted.
@@ -169,7 +169,7 @@ class Trajectory:
         for index, (turn, name) in enumerate(zip(self.turns, self.image_names(), strict=True)):
             if turn.image is not None and name is not None:
                 if turn.image.mode not in _MODES:
-                    raise ValueError(f"turn {index}: a picture of mode {turn.image.mode} can't be saved unchanged")
+                    raise ValueError(f"turn {index}: an image of mode {turn.image.mode} can't be saved unchanged")
                 files[name] = _png_writer(turn.image, self._png_details(index))
         files[REPORT_NAME] = _bytes_writer(render(self).encode("utf-8"))
         files[JSON_NAME] = _bytes_writer(encoded)
@@ -213,7 +213,7 @@ class Trajectory:
 
 
 def image_name(turn: int) -> str:
-    """The file of a turn's picture: initial.png, improved.png, improved-2.png, ..."""
+    """The file of a turn's image: initial.png, improved.png, improved-2.png, ..."""
     if turn == 0:
         return "initial.png"
     return "improved.png" if turn == 1 else f"improved-{turn}.png"
@@ -279,7 +279,7 @@ def _move_into_place(part: Path, folder: Path) -> None:
 
 
 def _load_image(folder: Path, name: str) -> Image.Image:
-    """The pixels of a picture in ``folder``.
+    """The pixels of an image in ``folder``.
 
     Raises:
         ValueError: the name leads out of the folder, or the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Pictures to tokens and back: resizing rules, ViT patches, latent tokens.
+"""Images to tokens and back: resizing rules, ViT patches, latent tokens.
 
 Legend: H, W pixels; h, w tokens on a side; p patch size; C channels; N = h * w tokens; D values per token.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """How a picture is brought to a size that the network takes (``golden/README.md``, "Image resizing")."""
+    """How an image is brought to a size that the network takes (``golden/README.md``, "Image resizing")."""
 
     max_size: int
     min_size: int
@@ -20,7 +20,7 @@ class ResizeRule:
     max_pixels: int = 14 * 14 * 9 * 1024
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """The (width, height) a picture of ``width`` x ``height`` pixels is resized to.
+        """The (width, height) an image of ``width`` x ``height`` pixels is resized to.
 
         Both sides share one factor, then each is rounded to whole pixels and to the nearest multiple of the stride
         (halves to even). Too large an area is scaled by the *area* ratio, as the reference does.
@@ -41,7 +41,7 @@ class ResizeRule:
         return snap(width * factor), snap(height * factor)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Resize (bicubic) and normalise a picture: float [3, H, W] in [-1, 1]."""
+        """Resize (bicubic) and normalize an image: float [3, H, W] in [-1, 1]."""
         image = to_rgb(image)
         size = self.size(*image.size)
         if size != image.size:
@@ -50,7 +50,7 @@ class ResizeRule:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB version of any picture; transparent ones are put on white."""
+    """RGB version of any image; transparent ones are put on white."""
     if image.mode == "RGB":
         return image
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -62,14 +62,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture -> float [3, H, W] in [-1, 1]."""
+    """RGB image -> float [3, H, W] in [-1, 1]."""
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     pixels_HWC = pixels.view(image.height, image.width, 3)
     return ((pixels_HWC.permute(2, 0, 1).to(torch.float32) / 255) - 0.5) / 0.5
 
 
 def to_image(pixels_HWC: Tensor) -> Image.Image:
-    """uint8 [H, W, 3] -> RGB picture."""
+    """uint8 [H, W, 3] -> RGB image."""
     return Image.fromarray(pixels_HWC.cpu().numpy())
 
 

@@ -62,14 +62,14 @@ class Layout:
 
 
 def cells_of(grid: tuple[int, int], side: int) -> np.ndarray:
-    """Rows of a ``side`` x ``side`` position table for a picture of ``grid`` tokens, row by row: row * side + column.
+    """Rows of a ``side`` x ``side`` position table for an image of ``grid`` tokens, row by row: row * side + column.
 
     Raises:
-        ValueError: the picture has more tokens on a side than the table.
+        ValueError: the image has more tokens on a side than the table.
     """
     rows, columns = grid
     if rows > side or columns > side:
-        raise ValueError(f"a picture of {rows} x {columns} tokens does not fit the position table of {side} x {side}")
+        raise ValueError(f"an image of {rows} x {columns} tokens does not fit the position table of {side} x {side}")
     return (np.arange(rows)[:, None] * side + np.arange(columns)[None, :]).reshape(-1)
 
 

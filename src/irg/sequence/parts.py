@@ -1,7 +1,7 @@
 """The parts an interleaved sequence is made of.
 
-A picture appears in three forms. ``Latents`` is a picture read through the autoencoder, ``Patches`` is a picture read
-through the ViT, ``Target`` is the picture being drawn (noised latents). A picture that is read back is two parts,
+An image appears in three forms. ``Latents`` is an image read through the autoencoder, ``Patches`` is an image read
+through the ViT, ``Target`` is the image being drawn (noised latents). An image that is read back is two parts,
 latents first. Parts may carry their pixel content; the layout never looks at it.
 """
 
@@ -19,13 +19,13 @@ class Text:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     grid: tuple[int, int]  # token rows, token columns
     content: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if min(self.grid) < 1:
-            raise ValueError(f"{type(self).__name__}: a picture needs at least one token a side, got grid {self.grid}")
+            raise ValueError(f"{type(self).__name__}: an image needs at least one token a side, got grid {self.grid}")
 
     @property
     def tokens(self) -> int:
@@ -34,20 +34,20 @@ class _Picture:
 
 
 @dataclass(frozen=True)
-class Latents(_Picture):
-    """A picture read through the autoencoder: clean latents at time 0. ``content``: float [C, H/8, W/8]."""
+class Latents(_Image):
+    """An image read through the autoencoder: clean latents at time 0. ``content``: float [C, H/8, W/8]."""
 
 
 @dataclass(frozen=True)
-class Patches(_Picture):
-    """A picture read through the ViT. ``content``: float [tokens, patch * patch * 3]."""
+class Patches(_Image):
+    """An image read through the ViT. ``content``: float [tokens, patch * patch * 3]."""
 
 
 @dataclass(frozen=True)
-class Target(_Picture):
-    """A picture to draw: noised latents that carry the flow loss. ``content``: clean float [C, H/8, W/8].
+class Target(_Image):
+    """An image to draw: noised latents that carry the flow loss. ``content``: clean float [C, H/8, W/8].
 
-    ``noise`` numbers the noised copies of one picture in a training sample: each is its own, mutually invisible block.
+    ``noise`` numbers the noised copies of one image in a training sample: each is its own, mutually invisible block.
     """
 
     noise: int = 0
@@ -55,7 +55,7 @@ class Target(_Picture):
 
 @dataclass(frozen=True)
 class Gap:
-    """Stands where a read picture was dropped: no tokens, but the rope position still advances by one."""
+    """Stands where a read image was dropped: no tokens, but the rope position still advances by one."""
 
 
 Part = Text | Latents | Patches | Target | Gap
@@ -70,7 +70,7 @@ def drop_conditions(
 ) -> list[Part]:
     """Condition dropout for training, one draw of ``uniform`` in [0, 1) per droppable part, in order.
 
-    A dropped text leaves no trace; a dropped picture leaves a :class:`Gap`; a target is never dropped. Texts with
+    A dropped text leaves no trace; a dropped image leaves a :class:`Gap`; a target is never dropped. Texts with
     loss are droppable too (IRG's data sets do that; BAGEL's fixture ``i_dropout_packing`` shows it).
     """
     kept: list[Part] = []

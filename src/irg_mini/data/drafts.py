@@ -1,7 +1,7 @@
 """``irg data drafts``: the model draws, a detector looks, the oracle says what is wrong and draws it right.
 
 Rows made this way teach reflection on the mistakes that the model really makes. With ``painter="world"`` the world
-paints what the model planned: mistakes of its plans alone, cheaply, in pictures that leave no doubt what they show. The
+paints what the model planned: mistakes of its plans alone, cheaply, in images that leave no doubt what they show. The
 same functions as in the factory make them; shards that exist are kept, so it resumes.
 """
 
@@ -43,7 +43,7 @@ class Drafts:
     """How often a row whose draft has a flaw is written: most drafts of a good model have none, and a reader that sees
     few flaws learns to say that there are none."""
     painter: Literal["model", "world"] = "model"
-    """Who paints what the model planned. The world's pictures need no judge, since what they show is known; plans that
+    """Who paints what the model planned. The world's images need no judge, since what they show is known; plans that
     are no layout are passed over."""
 
     replan: bool = False
@@ -81,10 +81,10 @@ def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) 
 def _drafted(
     rows: list[Row], options: Drafts, temperature: float, pipe: IRGPipeline, judge: Detector
 ) -> Iterator[tuple[Row, int, list[world.Seen]]]:
-    """Rows with the model's thinking and the painter's picture, its side in pixels, and what is to be seen in it."""
+    """Rows with the model's thinking and the painter's image, its side in pixels, and what is to be seen in it."""
     changed: dict[str, Any] = {"num_timesteps": options.num_timesteps}
     if options.painter == "world":
-        changed = {"num_timesteps": 2, "cfg_text_scale": 1.0}  # the model's picture is not looked at
+        changed = {"num_timesteps": 2, "cfg_text_scale": 1.0}  # the model's image is not looked at
     config = ModelDrafts("model", options.model, temperature, changed, len(rows))
     drawn = draw(pipe, config, [row["prompt"] for row in rows], [row["seed"] for row in rows])
     for row, trajectory in zip(rows, drawn, strict=True):
@@ -92,9 +92,9 @@ def _drafted(
     if options.painter == "world":
         yield from _painted(rows, drawn[0].image.width, options.sprites)
         return
-    pictures = [png(np.asarray(trajectory.image.convert("RGB"))) for trajectory in drawn]
-    for row, trajectory, picture, seen in zip(rows, drawn, pictures, see_all(judge, pictures), strict=True):
-        yield row | {"image": picture}, trajectory.image.width, seen
+    images = [png(np.asarray(trajectory.image.convert("RGB"))) for trajectory in drawn]
+    for row, trajectory, image, seen in zip(rows, drawn, images, see_all(judge, images), strict=True):
+        yield row | {"image": image}, trajectory.image.width, seen
 
 
 def _painted(rows: list[Row], size: int, sprites: str) -> Iterator[tuple[Row, int, list[world.Seen]]]:

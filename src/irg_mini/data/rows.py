@@ -1,7 +1,7 @@
 """``irg data mini``: the mini world's rows without stages, for when nothing has to be resumed but whole shards.
 
-The same functions as in the factory (:mod:`irg_mini.data.stages`) make them. Two kinds: *pictures* (prompt, T1 and
-the right picture) and *repairs* (a flawed picture, the reflection on its flaws, the corrected picture).
+The same functions as in the factory (:mod:`irg_mini.data.stages`) make them. Two kinds: *images* (prompt, T1 and
+the right image) and *repairs* (a flawed image, the reflection on its flaws, the corrected image).
 """
 
 import json

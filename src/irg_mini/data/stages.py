@@ -20,7 +20,7 @@ from irg.curation.store import Row
 from irg_mini import world
 from irg_mini.world.detector import Detector
 
-# A thing in a colour not its own is the hardest to draw, so it is drawn most.
+# A thing in a color not its own is the hardest to draw, so it is drawn most.
 TAG_WEIGHTS = {
     "single_object": 1.2,
     "two_object": 0.8,
@@ -36,11 +36,11 @@ UNKNOWN = 0.05
 SURE = 0.3  # least score for a thing to count as seen
 BY = {"model": "irg_mini.world"}
 BUNDLED_DETECTOR = "mini-judge"
-POOR = 4.0  # quality of a spoiled picture; a clean one has 10
+POOR = 4.0  # quality of a spoiled image; a clean one has 10
 
 
 def soften(pixels_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The slight softness of generated pictures, which is no flaw: faint noise."""
+    """The slight softness of generated images, which is no flaw: faint noise."""
     noise = rng.normal(0, rng.uniform(1, 5), pixels_HW3.shape)
     return np.clip(pixels_HW3 + noise, 0, 255).astype(np.uint8)
 
@@ -96,13 +96,13 @@ def _intended(row: Row, request: world.Request) -> world.Scene:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def draft(row: Row, config: MiniDrafts) -> Row:
-    """T1 of the right scene and a picture of it that is spoiled now and then, or T1 of the spoiled one. ``truth`` tells
-    what the picture really shows."""
+    """T1 of the right scene and an image of it that is spoiled now and then, or T1 of the spoiled one. ``truth`` tells
+    what the image really shows."""
     request, rng = _request(row), _rng(row, 2)
     sprites = world.load_sprites(config.sprites)
     intended = _intended(row, request)
@@ -131,7 +131,7 @@ def think(row: Row, config: MiniThinking) -> Row:
 
 
 def target(row: Row, config: MiniTargets) -> Row:
-    """The picture of the layout that T2 ends with; of the right scene in a one-turn row."""
+    """The image of the layout that T2 ends with; of the right scene in a one-turn row."""
     if row["turns"] == 1:
         scene = _intended(row, _request(row))
     else:
@@ -148,7 +148,7 @@ def _true_sight(row: Row, size: int) -> tuple[list[world.Seen], str | None]:
 
 
 def reflect(row: Row, config: MiniReflections, seen: list[world.Seen] | None = None) -> Row:
-    """T2: what is wrong with the draft and the layout of the corrected picture."""
+    """T2: what is wrong with the draft and the layout of the corrected image."""
     request, quality = _request(row), None
     if seen is None:
         seen, quality = _true_sight(row, config.size)
@@ -164,7 +164,7 @@ def reflect(row: Row, config: MiniReflections, seen: list[world.Seen] | None = N
 
 
 def verdict(request: world.Request, seen: list[world.Seen], quality: str | None, size: int) -> tuple[float, float]:
-    """(prompt following, quality), 0 to 10: 10 / (1 + number of flaws), and 10 for a clean picture."""
+    """(prompt following, quality), 0 to 10: 10 / (1 + number of flaws), and 10 for a clean image."""
     flaws = world.find_flaws(request, seen, size=size, threshold=SURE)
     return round(10 / (1 + len(flaws)), 3), 10.0 if quality is None else POOR
 
@@ -186,7 +186,7 @@ def preserved(request: world.Request, before: list[world.Seen], after: list[worl
 
 
 def judge(row: Row, config: MiniJudge, sight: tuple[Any, Any] = (None, None)) -> Row:
-    """The standard scores; the order in which pictures are shown makes no difference here."""
+    """The standard scores; the order in which images are shown makes no difference here."""
     request, size = _request(row), config.size
     before, after = sight
     poor = None
@@ -264,7 +264,7 @@ class WorldStage(Stage):
         return seen
 
     def _look(self, rows: list[Row]) -> list[Any]:
-        """What the detector sees: in the draft for the reflection, in both pictures for the judge."""
+        """What the detector sees: in the draft for the reflection, in both images for the judge."""
         before = see_all(self.detector, [row["image"] for row in rows if row["turns"] == 2])
         if self.name == "reflect":
             return before
@@ -273,9 +273,9 @@ class WorldStage(Stage):
         return [(next(firsts) if row["turns"] == 2 else None, one) for row, one in zip(rows, after, strict=True)]
 
 
-def see_all(detector: Any, pictures: list[bytes]) -> list[list[world.Seen]]:
-    """What a detector sees in pictures of any size."""
-    pixels = [_pixels(picture) for picture in pictures]
+def see_all(detector: Any, images: list[bytes]) -> list[list[world.Seen]]:
+    """What a detector sees in images of any size."""
+    pixels = [_pixels(image) for image in images]
     if not pixels:
         return []
     if len({p.shape for p in pixels}) == 1:

@@ -35,8 +35,8 @@ REFEREE, JUDGE = "mini-referee", "mini-judge"
 @dataclass(frozen=True)
 class Way:
     """A way of reasoning: settings over the model's own. ``apart``: added to every seed. ``reflections``: whose;
-    another prompt's (from the way ``always``), or what the bundled judge and the world's oracle say of the picture.
-    ``painter``: the model, or the world itself, whose pictures are right: what the referee misses in them it misses in
+    another prompt's (from the way ``always``), or what the bundled judge and the world's oracle say of the image.
+    ``painter``: the model, or the world itself, whose images are right: what the referee misses in them it misses in
     all."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ WAYS: dict[str, Way] = {
     "irg": Way({"mode": "irg"}),
     "always": Way(_ALWAYS),
     "redraw": Way({"mode": "think"}, apart=500_009),  # an independent second try
-    "again": Way(_ALWAYS, apart=500_009),  # the same pictures as redraw's, and looked at
+    "again": Way(_ALWAYS, apart=500_009),  # the same images as redraw's, and looked at
     "blind": Way(_ALWAYS | {"look": "none"}),
     "vit-only": Way(_ALWAYS | {"look": "vit"}),
     "vae-only": Way(_ALWAYS | {"look": "vae"}),
@@ -79,10 +79,10 @@ class Evaluation:
     geneval: str | None = None
     """Where GenEval's prompts are; default: fetched once, like ``irg bench run`` does."""
     images: int = 1
-    """Pictures a prompt."""
+    """Images a prompt."""
     modes: tuple[str, ...] = ("direct", "think", "irg")
     """Ways of reasoning: direct, think, irg, always, redraw, again (redraw, and looked at), blind, vit-only,
-    vae-only, no-text-guidance, no-image-guidance, shuffled (after always), told, rendered (right pictures by the world
+    vae-only, no-text-guidance, no-image-guidance, shuffled (after always), told, rendered (right images by the world
     itself)."""
     rounds: int = 1
     seed: int = 0
@@ -160,7 +160,7 @@ class MiniRun:
         return with_options(self.pipe.defaults, {"rounds": self.evaluation.rounds, **way.settings, **self.changes})
 
     def run(self, name: str) -> list[dict[str, Any]]:
-        """Draw and judge all prompts in one way; a line of ``<out>/<name>.jsonl`` for each picture asked for."""
+        """Draw and judge all prompts in one way; a line of ``<out>/<name>.jsonl`` for each image asked for."""
         way, file = WAYS[name], self.folder / f"{name}.jsonl"
         jobs = [(i, n) for i in range(len(self.requests)) for n in range(self.evaluation.images)]
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
@@ -186,7 +186,7 @@ class MiniRun:
         return self._drawn(chunk, way) if way.reflections == "own" else self._retold(chunk, start, way)
 
     def _rendered(self, index: int, n: int) -> Trajectory:
-        """A right picture of a request, by the world, and its layout as the thought."""
+        """A right image of a request, by the world, and its layout as the thought."""
         request, size = self.requests[index], self.settings(WAYS["think"]).width or 128
         rng = np.random.default_rng([self.evaluation.seed, index, n])
         for _ in range(100):
@@ -196,9 +196,9 @@ class MiniRun:
             except ValueError:  # no room this time
                 continue
         else:
-            raise ValueError(f"there is no room for {world.caption(request)!r} in one picture")
-        picture = Image.fromarray(world.render(scene, size, world.load_sprites()))
-        turn = Turn(thinking=world.think(request, scene), image=picture)
+            raise ValueError(f"there is no room for {world.caption(request)!r} in one image")
+        image = Image.fromarray(world.render(scene, size, world.load_sprites()))
+        turn = Turn(thinking=world.think(request, scene), image=image)
         return Trajectory(world.caption(request), "think", self._seed(index, n, Way()), "world", {}, [turn])
 
     def _drawn(self, chunk: Sequence[tuple[int, int]], way: Way) -> list[Trajectory]:
@@ -211,18 +211,18 @@ class MiniRun:
         return [output.trajectory for output in outputs]
 
     def _retold(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
-        """First turns as ever, second pictures from reflections that are not the model's own."""
+        """First turns as ever, second images from reflections that are not the model's own."""
         first = self._drawn(chunk, Way({"mode": "think"}))
         if way.reflections == "oracle's":
             told = [self._oracle(i, n, one) for (i, n), one in zip(chunk, first, strict=True)]
         else:
             some = self._reflections()
             told = [some[(start + k + len(some) // 2) % len(some)] for k in range(len(chunk))]
-        pictures = self.pipe.retell(first, told, self.settings(way), self.evaluation.batch)
-        return [_with_turn(t, text, image) for t, text, image in zip(first, told, pictures, strict=True)]
+        images = self.pipe.retell(first, told, self.settings(way), self.evaluation.batch)
+        return [_with_turn(t, text, image) for t, text, image in zip(first, told, images, strict=True)]
 
     def _oracle(self, index: int, n: int, first: Trajectory) -> str:
-        """What is wrong with a first picture and how to mend it, as the judge sees it."""
+        """What is wrong with a first image and how to mend it, as the judge sees it."""
         image, request = np.asarray(first.image), self.requests[index]
         seen, size = self.judge.detect(image[None], threshold=SURE)[0], image.shape[0]
         try:
@@ -242,8 +242,8 @@ class MiniRun:
 
     def _verdict(self, index: int, n: int, trajectory: Trajectory, spent: float) -> dict[str, Any]:
         request = self.requests[index]
-        pictures = [np.asarray(turn.image) for turn in trajectory.turns if turn.image is not None]
-        found = [self.referee.detect(picture[None], threshold=SURE)[0] for picture in pictures]
+        images = [np.asarray(turn.image) for turn in trajectory.turns if turn.image is not None]
+        found = [self.referee.detect(image[None], threshold=SURE)[0] for image in images]
         thoughts = [turn.thinking for turn in trajectory.turns]
         return {
             "index": index,
@@ -257,7 +257,7 @@ class MiniRun:
                 [(s.name, s.color, [round(v, 1) for v in s.box], round(s.score, 3)) for s in seen] for seen in found
             ],
             "thoughts": thoughts,
-            "planned": [_plans_right(request, thought, pictures[0].shape[1]) for thought in thoughts],
+            "planned": [_plans_right(request, thought, images[0].shape[1]) for thought in thoughts],
             "stopped": trajectory.stopped,
             "seconds": round(spent, 3),
         }

@@ -79,12 +79,12 @@ def draw_sheet(options: Sheet) -> Path:
     """Draw all prompts with one round of reflection and write the sheet."""
     pipe = IRGPipeline.from_pretrained(options.model)
     outputs = pipe(list(PROMPTS), seed=options.seed, mode="irg", stop_when_done=False, batch_size=len(PROMPTS))
-    pictures: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     for start in range(0, len(outputs), options.columns):
         row = outputs[start : start + options.columns]
-        pictures += [np.asarray(output.initial_image) for output in row]
-        pictures += [np.asarray(output.image) for output in row]
-    sheet = contact_sheet(pictures, columns=options.columns)
+        images += [np.asarray(output.initial_image) for output in row]
+        images += [np.asarray(output.image) for output in row]
+    sheet = contact_sheet(images, columns=options.columns)
     sheet.resize((sheet.width * options.enlarge, sheet.height * options.enlarge)).save(options.out)
     return Path(options.out)
 

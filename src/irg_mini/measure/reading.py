@@ -1,9 +1,9 @@
-"""How well a model reads pictures of the mini world, and with which eye.
+"""How well a model reads images of the mini world, and with which eye.
 
-``python -m irg_mini.measure.reading --model DIR``: true texts about rendered pictures are scored token by token.
+``python -m irg_mini.measure.reading --model DIR``: true texts about rendered images are scored token by token.
 *Plan*:
-the layout of a right picture, told from it. *Seen*: what a reflection says is in a picture, which may be flawed, with
-and without the plan in sight. A text that is no surer with a picture than without means that this eye is not used.
+the layout of a right image, told from it. *Seen*: what a reflection says is in an image, which may be flawed, with
+and without the plan in sight. A text that is no surer with an image than without means that this eye is not used.
 """
 
 import re
@@ -31,15 +31,15 @@ class Reading:
     """What is measured."""
 
     model: str = "mini"
-    pictures: int = 100
+    images: int = 100
     """Of each kind: right ones, and ones that may be flawed."""
     vocab: Literal["core", "geneval", "full"] = "geneval"
     sprites: Literal["fluent", "builtin"] = "fluent"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pictures < 1:
-            raise ValueError(f"pictures must be at least 1, got {self.pictures}")
+        if self.images < 1:
+            raise ValueError(f"images must be at least 1, got {self.images}")
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,21 @@ def cases(reading: Reading, pipe: IRGPipeline) -> Iterator[_Case]:
     sprites = world.load_sprites(reading.sprites)
     nouns = [name for name in world.classes(reading.vocab) if name in sprites.images]
     system, how = Say(pipe.profile.system_prompt), Say(pipe.profile.how_to_think)
-    for _ in range(reading.pictures):
+    for _ in range(reading.images):
         request, scene = world.sample_pair(rng, vocab=nouns, background=0.3)
         prompt, plan = Say(world.caption(request)), world.think(request, scene)
-        picture = Image.fromarray(world.render(scene, size, sprites, rng))
+        image = Image.fromarray(world.render(scene, size, sprites, rng))
         for eye, (vae, vit) in EYES.items():
-            look = (Look(picture, vae, vit),) if vae or vit else ()
+            look = (Look(image, vae, vit),) if vae or vit else ()
             yield _Case(f"plan, eyes: {eye}", (system, prompt, *look, how), plan, len(plan))
         shown, flaws = world.corrupt(request, scene, rng, vocab=nouns)
         seen = world.see(shown, size)
         text = world.reflect(request, flaws, world.correct(request, seen, scene, rng, size=size), seen, size)
-        picture = Image.fromarray(world.render(shown, size, sprites, rng))
+        image = Image.fromarray(world.render(shown, size, sprites, rng))
         told = text.index(". ", text.index("in the picture: "))
         for eye in ("both", "vit", "vae"):
-            yield _Case(f"seen, eyes: {eye}", (system, prompt, Look(picture, *EYES[eye])), text, told)
-        yield _Case("seen, eyes: both, and the plan", (system, prompt, Say(plan), Look(picture)), text, told)
+            yield _Case(f"seen, eyes: {eye}", (system, prompt, Look(image, *EYES[eye])), text, told)
+        yield _Case("seen, eyes: both, and the plan", (system, prompt, Say(plan), Look(image)), text, told)
 
 
 def kinds_of(words: Sequence[str]) -> list[str]:

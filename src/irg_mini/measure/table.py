@@ -1,6 +1,6 @@
 """From verdicts to rows: what each way of reasoning is worth, with intervals, and what looking again changes.
 
-A line of a run holds, for one request, whether each of its pictures is ``right`` and whether each reflection said that
+A line of a run holds, for one request, whether each of its images is ``right`` and whether each reflection said that
 it is ``done``. From a run that always looked again follow the shorter ones, with and without the stop.
 """
 
@@ -20,7 +20,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """The final picture of every request: its prompt, form, whether it is right, and how many pictures that took."""
+    """The final image of every request: its prompt, form, whether it is right, and how many images that took."""
 
     name: str
     prompts: tuple[str, ...]
@@ -28,21 +28,21 @@ class Row:
     right: tuple[bool, ...]
     drawn: tuple[int, ...]
     first: tuple[bool, ...] | None = None
-    """Whether the first picture was right, where it was looked at."""
+    """Whether the first image was right, where it was looked at."""
 
     def score(self) -> dict[str, float]:
-        """Share of right pictures per form, and ``overall``, the plain mean of the forms (GenEval's way)."""
+        """Share of right images per form, and ``overall``, the plain mean of the forms (GenEval's way)."""
         tags, right = np.array(self.tags), np.array(self.right, float)
         per_tag = {tag: float(right[tags == tag].mean()) for tag in COLUMNS if (tags == tag).any()}
         return per_tag | {"overall": float(np.mean(list(per_tag.values())))}
 
     def interval(self) -> tuple[float, float]:
-        """95 % percentile bootstrap of ``overall``, prompts drawn within their form (pictures of one prompt stay
+        """95 % percentile bootstrap of ``overall``, prompts drawn within their form (images of one prompt stay
         together)."""
         return _bounds(_means(self, np.array(self.right, float)))
 
     def repair_and_damage(self) -> tuple[Share, Share] | None:
-        """Wrong -> right among wrong first pictures, right -> wrong among right ones."""
+        """Wrong -> right among wrong first images, right -> wrong among right ones."""
         if self.first is None:
             return None
         pairs = [(p, [a], [b]) for p, a, b in zip(self.prompts, self.first, self.right, strict=True)]
@@ -83,7 +83,7 @@ def _bounds(forms: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def _row(name: str, lines: Sequence[Line], last: Sequence[int], drawn: Sequence[int], looked: bool) -> Row:
-    """The row whose final picture of line i is ``right[last[i]]``."""
+    """The row whose final image of line i is ``right[last[i]]``."""
     return Row(
         name,
         tuple(line["prompt"] for line in lines),
@@ -95,7 +95,7 @@ def _row(name: str, lines: Sequence[Line], last: Sequence[int], drawn: Sequence[
 
 
 def stop_at(line: Line, rounds: int) -> int:
-    """The picture that is final if the program ends with the first reflection that finds nothing wrong."""
+    """The image that is final if the program ends with the first reflection that finds nothing wrong."""
     for turn, done in enumerate(line["done"][:rounds]):
         if done:
             return turn
@@ -117,7 +117,7 @@ def rows(results: Mapping[str, Sequence[Line]]) -> list[Row]:
     if not always:
         return out
     firsts = [0] * len(always)
-    out.append(_row("first picture (think)", always, firsts, [1] * len(always), False))
+    out.append(_row("first image (think)", always, firsts, [1] * len(always), False))
     for rounds in range(1, len(always[0]["right"])):
         stops = [stop_at(line, rounds) for line in always]
         out.append(_row(f"irg, {_up_to(rounds)}, stops when done", always, stops, [n + 1 for n in stops], True))
@@ -136,7 +136,7 @@ def _up_to(rounds: int) -> str:
 
 
 def _best_of_two(always: Sequence[Line], again: Sequence[Line]) -> Row:
-    """Of two independent pictures the one that its own reflection finds nothing wrong with; the first where that is
+    """Of two independent images the one that its own reflection finds nothing wrong with; the first where that is
     both or neither."""
     pairs = list(zip(always, again, strict=True))
     taken = [other if other["done"][0] and not line["done"][0] else line for line, other in pairs]
@@ -145,7 +145,7 @@ def _best_of_two(always: Sequence[Line], again: Sequence[Line]) -> Row:
 
 
 def _redrawn(always: Sequence[Line], redraw: Sequence[Line]) -> Row:
-    """The first picture where the reflection finds nothing wrong, else an independent second one: what the redrawing
+    """The first image where the reflection finds nothing wrong, else an independent second one: what the redrawing
     from a reflection has to beat at equal cost."""
     right = [
         line["right"][0] if line["done"][0] else other["right"][0] for line, other in zip(always, redraw, strict=True)
@@ -162,21 +162,21 @@ def table(results: Mapping[str, Sequence[Line]]) -> str:
     """Markdown: a row per way of reasoning, and what the reflections got right."""
     made = rows(results)
     tags = [tag for tag in COLUMNS if any(tag in row.tags for row in made)]
-    head = [*tags, "overall", "95 % interval", "repair", "damage", "pictures", "n"]
+    head = [*tags, "overall", "95 % interval", "repair", "damage", "images", "n"]
     text = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     text += [_line(row, tags) for row in made]
     named = {row.name: row for row in made}
-    first, ours = named.get("first picture (think)"), named.get("irg, 1 round, stops when done")
+    first, ours = named.get("first image (think)"), named.get("irg, 1 round, stops when done")
     other = named.get("independent redraw where reflection finds a flaw")
     text.append("")
     if first and ours:
-        text.append(_compare("irg (1 round, stops) minus its first picture", difference(ours, first)))
+        text.append(_compare("irg (1 round, stops) minus its first image", difference(ours, first)))
     if ours and other:
         text.append(
-            _compare("irg (1 round, stops) minus an independent redraw of the same pictures", difference(ours, other))
+            _compare("irg (1 round, stops) minus an independent redraw of the same images", difference(ours, other))
         )
     if first and (best := named.get(_BEST)):
-        text.append(_compare(f"{_BEST}, minus the first picture", difference(best, first)))
+        text.append(_compare(f"{_BEST}, minus the first image", difference(best, first)))
     if "always" in results:
         text.append(reading(results["always"]))
         if all("planned" in line for line in results["always"]):  # runs of before did not say
@@ -205,22 +205,22 @@ def _compare(what: str, found: tuple[float, float, float]) -> str:
 
 
 def reading(lines: Sequence[Line]) -> str:
-    """How often the first reflection notices a wrong picture, and how often it finds fault with a right one."""
+    """How often the first reflection notices a wrong image, and how often it finds fault with a right one."""
     wrong = [(line["prompt"], float(not line["done"][0])) for line in lines if not line["right"][0]]
     right = [(line["prompt"], float(not line["done"][0])) for line in lines if line["right"][0]]
     noticed, false = (share([(value, 1.0) for _, value in some]) for some in (wrong, right))
     return (
-        f"Reflection finds a flaw in {_share(noticed)} wrong first pictures, and in {_share(false)} right ones "
+        f"Reflection finds a flaw in {_share(noticed)} wrong first images, and in {_share(false)} right ones "
         "(percent, by the referee's eyes)."
     )
 
 
 def planning(lines: Sequence[Line]) -> str:
-    """How many wrong first pictures follow from a wrong plan, and how many wrong plans the first reflection mends."""
+    """How many wrong first images follow from a wrong plan, and how many wrong plans the first reflection mends."""
     wrong = [(line["prompt"], float(not line["planned"][0])) for line in lines if not line["right"][0]]
     mended = [(line["prompt"], float(bool(line["planned"][1]))) for line in lines if not line["planned"][0]]
     planned_wrong, ends_right = (share([(value, 1.0) for _, value in some]) for some in (wrong, mended))
     return (
-        f"The plan was already wrong in {_share(planned_wrong)} wrong first pictures; reflections end with a right one "
+        f"The plan was already wrong in {_share(planned_wrong)} wrong first images; reflections end with a right one "
         f"in {_share(ends_right)} wrong plans (percent)."
     )

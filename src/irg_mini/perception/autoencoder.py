@@ -1,13 +1,13 @@
 """Training of the compact autoencoder on rendered scenes.
 
 No adversary and no perceptual network: the loss is the distance of pixels, of their differences (edges) and of
-coarser versions of the picture. Decoding noised latents on a share of the samples makes the latent space smooth, so
-that the small errors of a generator stay small in the picture. Everything random in a step is drawn from the seed and
+coarser versions of the image. Decoding noised latents on a share of the samples makes the latent space smooth, so
+that the small errors of a generator stay small in the image. Everything random in a step is drawn from the seed and
 the step's number, so a resumed run repeats the uninterrupted one exactly.
 
 Run: ``python -m irg_mini.perception.autoencoder --out DIR --minutes 12``
 
-Legend: B pictures; H, W pixels; h, w latent cells; z latent channels; M pictures in the pool.
+Legend: B images; H, W pixels; h, w latent cells; z latent channels; M images in the pool.
 """
 
 import json
@@ -62,7 +62,7 @@ class AutoencodingConfig:
     init: Path | None = None
     """Weights to start from (a file written by an earlier run)."""
     vocab: str = "core"
-    """The vocabulary of the pictures: core, geneval or full."""
+    """The vocabulary of the images: core, geneval or full."""
     decoder_only: bool = False
     """Leave the encoder, and so the latents' statistics, as they are: models that draw in them need no change."""
     low_precision: bool = False
@@ -73,7 +73,7 @@ class AutoencodingConfig:
         if self.size % CompactAutoencoder.downsample:
             raise ValueError(f"size {self.size} must be a multiple of {CompactAutoencoder.downsample}")
         if self.pool < self.batch or self.batch < 1:
-            raise ValueError(f"a pool of {self.pool} pictures cannot fill a batch of {self.batch}")
+            raise ValueError(f"a pool of {self.pool} images cannot fill a batch of {self.batch}")
         if self.decoder_only and self.init is None:
             raise ValueError("decoder_only needs the weights of a trained autoencoder (init)")
         if not 0 <= self.cooldown <= 1 or not 0 <= self.noisy_share <= 1:
@@ -84,9 +84,9 @@ class AutoencodingConfig:
 
 
 def reconstruction_loss(y_B3HW: Tensor, x_B3HW: Tensor, edge_weight: float, scale_weight: float) -> dict[str, Tensor]:
-    """Pixel, edge and coarse-scale L1 between reconstruction ``y`` and picture ``x``, and their weighted total."""
+    """Pixel, edge and coarse-scale L1 between reconstruction ``y`` and image ``x``, and their weighted total."""
     error_B3HW = y_B3HW - x_B3HW
-    # Differences of the error are the error of the differences: one subtraction serves both pictures.
+    # Differences of the error are the error of the differences: one subtraction serves both images.
     edge = error_B3HW.diff(dim=2).abs().mean() + error_B3HW.diff(dim=3).abs().mean()
     coarse = F.avg_pool2d(error_B3HW, 2)
     coarser = F.avg_pool2d(coarse, 2)
@@ -113,7 +113,7 @@ def noised(mean_Bzhw: Tensor, config: AutoencodingConfig, generator: torch.Gener
 
 
 class Autoencoding:
-    """One training run: model, optimiser and step counter, with exact save and resume."""
+    """One training run: model, optimizer and step counter, with exact save and resume."""
 
     def __init__(self, config: AutoencodingConfig) -> None:
         self.config = config
@@ -129,7 +129,7 @@ class Autoencoding:
         self.step = 0
 
     def train_step(self, pool_MHW3: np.ndarray) -> dict[str, float]:
-        """One update on pictures drawn from the pool (uint8)."""
+        """One update on images drawn from the pool (uint8)."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -151,7 +151,7 @@ class Autoencoding:
         return numbers | {"grad_norm": float(norm), "rate": factor}
 
     def save(self) -> None:
-        """Write weights, configuration and the optimiser's state to the output folder."""
+        """Write weights, configuration and the optimizer's state to the output folder."""
         out = self.config.out
         out.mkdir(parents=True, exist_ok=True)
         save_file(weights_of(self.model), out / "ae.safetensors")
@@ -210,36 +210,36 @@ def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def batch_of(pool_MHW3: np.ndarray, rng: np.random.Generator, size: int) -> Tensor:
-    """Random pictures of the pool, half of them mirrored: float32 [B, 3, H, W] in [-1, 1], channels last in memory."""
-    pictures_BHW3 = pool_MHW3[rng.integers(len(pool_MHW3), size=size)]
+    """Random images of the pool, half of them mirrored: float32 [B, 3, H, W] in [-1, 1], channels last in memory."""
+    images_BHW3 = pool_MHW3[rng.integers(len(pool_MHW3), size=size)]
     flip_B = rng.random(size) < 0.5
-    pictures_BHW3[flip_B] = pictures_BHW3[flip_B, :, ::-1]
-    return to_batch(pictures_BHW3)
+    images_BHW3[flip_B] = images_BHW3[flip_B, :, ::-1]
+    return to_batch(images_BHW3)
 
 
-def to_batch(pictures_BHW3: np.ndarray) -> Tensor:
-    """uint8 pictures as float32 [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(pictures_BHW3).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+def to_batch(images_BHW3: np.ndarray) -> Tensor:
+    """uint8 images as float32 [B, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(images_BHW3).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation
 
 
 @torch.no_grad()
-def set_latent_statistics(model: CompactAutoencoder, pictures_MHW3: np.ndarray) -> None:
-    """Set the buffers that standardise latents, per channel, from pictures."""
-    means = [model.moments(to_batch(part)).chunk(2, dim=1)[0] for part in _parts(pictures_MHW3)]
+def set_latent_statistics(model: CompactAutoencoder, images_MHW3: np.ndarray) -> None:
+    """Set the buffers that standardize latents, per channel, from images."""
+    means = [model.moments(to_batch(part)).chunk(2, dim=1)[0] for part in _parts(images_MHW3)]
     latents_Mzhw = torch.cat(means)
     model.latent_mean.copy_(latents_Mzhw.mean(dim=(0, 2, 3)))
     model.latent_std.copy_(latents_Mzhw.std(dim=(0, 2, 3)).clamp_min(1e-6))
 
 
 @torch.no_grad()
-def psnr(model: CompactAutoencoder, pictures_MHW3: np.ndarray, noise: float = 0.0, seed: int = 0) -> float:
-    """Mean PSNR in dB over pictures; ``noise`` (in units of each latent channel's spread) is added to the latents."""
+def psnr(model: CompactAutoencoder, images_MHW3: np.ndarray, noise: float = 0.0, seed: int = 0) -> float:
+    """Mean PSNR in dB over images; ``noise`` (in units of each latent channel's spread) is added to the latents."""
     generator = torch.Generator().manual_seed(seed)
     ratios = []
-    for part in _parts(pictures_MHW3):
+    for part in _parts(images_MHW3):
         x_B3HW = to_batch(part)
         z_Bzhw = model.moments(x_B3HW).chunk(2, dim=1)[0]
         if noise:
@@ -252,7 +252,7 @@ def psnr(model: CompactAutoencoder, pictures_MHW3: np.ndarray, noise: float = 0.
 
 
 def evaluate(model: CompactAutoencoder, held_MHW3: np.ndarray) -> dict[str, float]:
-    """PSNR on held-out pictures, clean and with noised latents, and the time to decode one picture."""
+    """PSNR on held-out images, clean and with noised latents, and the time to decode one image."""
     results = {f"psnr_noise_{level}": psnr(model, held_MHW3, level) for level in (0.0, 0.05, 0.1, 0.2)}
     side = held_MHW3.shape[1] // model.downsample
     z_1zhw = torch.zeros(1, model.z_channels, side, side)
@@ -264,8 +264,8 @@ def evaluate(model: CompactAutoencoder, held_MHW3: np.ndarray) -> dict[str, floa
     return results | {"decode_ms": round((time.perf_counter() - start) / 20 * 1000, 2)}
 
 
-def _parts(pictures_MHW3: np.ndarray, size: int = 64) -> list[np.ndarray]:
-    return [pictures_MHW3[i : i + size] for i in range(0, len(pictures_MHW3), size)]
+def _parts(images_MHW3: np.ndarray, size: int = 64) -> list[np.ndarray]:
+    return [images_MHW3[i : i + size] for i in range(0, len(images_MHW3), size)]
 
 
 def load_compact(folder: Path | str) -> CompactAutoencoder:
@@ -288,16 +288,16 @@ def softener(folder: Path | str, noise: float = 0.35, seed: int = 0) -> Callable
 def through(
     model: Autoencoder | CompactAutoencoder, noise: float = 0.35, seed: int = 0
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that gives pictures the look of decoded latents: uint8 [B, H, W, 3] in and out.
+    """A function that gives images the look of decoded latents: uint8 [B, H, W, 3] in and out.
 
-    Each picture's latents get noise of a spread drawn from 0 to ``noise``.
+    Each image's latents get noise of a spread drawn from 0 to ``noise``.
     """
     generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
-    def soften(pictures_BHW3: np.ndarray) -> np.ndarray:
+    def soften(images_BHW3: np.ndarray) -> np.ndarray:
         parts = []
-        for part_BHW3 in _parts(pictures_BHW3):
+        for part_BHW3 in _parts(images_BHW3):
             z_Bzhw = model.encode(to_batch(part_BHW3))
             level_B = torch.rand(len(z_Bzhw), generator=generator) * noise
             z_Bzhw = z_Bzhw + level_B.view(-1, 1, 1, 1) * torch.randn(z_Bzhw.shape, generator=generator)
@@ -312,7 +312,7 @@ def through(
 
 def render_pool(count: int, size: int, seed: int, spoiled_share: float = 0.1, vocab: str = "core") -> np.ndarray:
     """Rendered random scenes of the mini world, a share of them spoiled: uint8 [count, size, size, 3]."""
-    from irg_mini.perception.labelled_images import random_scene
+    from irg_mini.perception.labeled_images import random_scene
     from irg_mini.world.render import degrade, render
 
     pool_MHW3 = np.empty((count, size, size, 3), dtype=np.uint8)

@@ -5,7 +5,7 @@ results. They differ in seed and in architecture, so that a model cannot please 
 
 Run: ``python -m irg_mini.perception.detector --out DIR --variant judge --seed 1 --minutes 10``
 
-Legend: B pictures; K classes; g cells on a side of the detector's grid; T things of a batch; H, W pixels.
+Legend: B images; K classes; g cells on a side of the detector's grid; T things of a batch; H, W pixels.
 """
 
 import json
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from irg.learning.optim import MuonAdamW
-from irg_mini.perception.labelled_images import (
+from irg_mini.perception.labeled_images import (
     Pool,
     Shift,
     Sight,
@@ -66,7 +66,7 @@ class DetectionConfig:
     refresh: int = 3
     held_out: int = 600
     measured: int = 2000
-    """Pictures on which its verdicts are compared with the truth at the end."""
+    """Images on which its verdicts are compared with the truth at the end."""
     threads: int = 1
     autoencoder: Path | None = None
     """Folder of a trained compact autoencoder; a third of the pool then goes through it."""
@@ -79,7 +79,7 @@ class DetectionConfig:
         if self.variant not in VARIANTS:
             raise ValueError(f"unknown variant {self.variant!r}; choose from {', '.join(VARIANTS)}")
         if self.pool < self.batch:
-            raise ValueError(f"a pool of {self.pool} pictures cannot fill a batch of {self.batch}")
+            raise ValueError(f"a pool of {self.pool} images cannot fill a batch of {self.batch}")
 
     @property
     def detector(self) -> DetectorConfig:
@@ -93,20 +93,20 @@ class DetectionConfig:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the maps should say: the heat of every cell, and the rest at the cells that hold a centre."""
+    """What the maps should say: the heat of every cell, and the rest at the cells that hold a center."""
 
     heat_BKgg: Tensor
     cell_T3: Tensor
-    """int64 (picture, row, col)."""
+    """int64 (image, row, col)."""
     color_T: Tensor
     box_T4: Tensor
 
 
 def targets_of(sights: list[Sight], shift: Shift, config: DetectorConfig, spread: float = 0.6) -> Targets:
-    """Targets for pictures moved by ``shift``; ``spread`` is in cells."""
+    """Targets for images moved by ``shift``; ``spread`` is in cells."""
     grid, names = config.grid, {name: index for index, name in enumerate(config.names)}
     heat_BKgg = np.zeros((len(sights), len(names), grid, grid), np.float32)
-    centres = np.arange(grid) + 0.5
+    centers = np.arange(grid) + 0.5
     cells, colors, boxes = [], [], []
     for b, sight in enumerate(sights):
         for thing in sight.things:
@@ -116,7 +116,7 @@ def targets_of(sights: list[Sight], shift: Shift, config: DetectorConfig, spread
             row, col = int(y), int(x)
             if not (0 <= x < grid and 0 <= y < grid):
                 continue
-            bump = np.exp(-((centres[:, None] - y) ** 2 + (centres - x) ** 2) / (2 * spread**2))
+            bump = np.exp(-((centers[:, None] - y) ** 2 + (centers - x) ** 2) / (2 * spread**2))
             heat_gg = heat_BKgg[b, names[thing.name]]
             np.maximum(heat_gg, bump, out=heat_gg)
             heat_gg[row, col] = 1.0
@@ -132,15 +132,15 @@ def targets_of(sights: list[Sight], shift: Shift, config: DetectorConfig, spread
 
 
 def detection_loss(maps: Maps, targets: Targets) -> dict[str, Tensor]:
-    """Focal loss of the heat, cross-entropy of colours and L1 of boxes at the centres, and their total."""
+    """Focal loss of the heat, cross-entropy of colors and L1 of boxes at the centers, and their total."""
     logits, heat = maps.heat_BKgg, targets.heat_BKgg
     p = torch.sigmoid(logits)
-    centre = heat == 1
+    center = heat == 1
     hit = -((1 - p) ** 2) * F.logsigmoid(logits)
     miss = -((1 - heat) ** 4) * p**2 * F.logsigmoid(-logits)
     things = max(1, len(targets.color_T))
     b, row, col = targets.cell_T3.unbind(1)
-    losses = {"heat": torch.where(centre, hit, miss).sum() / things}
+    losses = {"heat": torch.where(center, hit, miss).sum() / things}
     losses["color"] = F.cross_entropy(maps.color_BQgg[b, :, row, col], targets.color_T, reduction="sum") / things
     losses["box"] = (maps.box_B4gg[b, :, row, col] - targets.box_T4).abs().sum() / things
     losses["total"] = losses["heat"] + 0.5 * losses["color"] + 0.5 * losses["box"]
@@ -167,7 +167,7 @@ class Detection:
         self.step = 0
 
     def train_step(self, pool: Pool) -> dict[str, float]:
-        """One update on pictures drawn from the pool, which is refreshed a little."""
+        """One update on images drawn from the pool, which is refreshed a little."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -202,7 +202,7 @@ class Detection:
 def calibrated(detector: Detector, sights: list[Sight], seed: int = 0) -> DetectorConfig:
     """The detector's configuration with scores that are chances: of a peak at that height being a thing.
 
-    Peaks on softened pictures are matched with the truth (same class, boxes overlapping by 0.3), and a logistic curve
+    Peaks on softened images are matched with the truth (same class, boxes overlapping by 0.3), and a logistic curve
     over their logits is fitted.
     """
     raw = Detector(replace(detector.config, score_slope=1.0, score_shift=0.0)).eval()
@@ -251,7 +251,7 @@ def agreement(
     """How often the verdict from the detector's eyes equals the true one, on correct and on corrupted scenes.
 
     Held-out requests; the corrupted half has at least one mistake made on purpose. Also per tag, and the share of
-    things found with the right class and colour.
+    things found with the right class and color.
     """
     requests, truths, images, wanted = [], [], [], []
     nouns: Vocab = vocab or detector.config.names
@@ -264,8 +264,8 @@ def agreement(
         wanted.append(see(scene, detector.config.size))
         truths.append(satisfied(request, wanted[-1]))
         images.append(render(scene, detector.config.size, sprites))
-    pictures_BHW3 = np.stack(images) if soften is None else soften(np.stack(images))
-    found = detector.detect(pictures_BHW3)
+    images_BHW3 = np.stack(images) if soften is None else soften(np.stack(images))
+    found = detector.detect(images_BHW3)
     agreed = np.array([satisfied(r, seen) == t for r, seen, t in zip(requests, found, truths, strict=True)])
     true = np.array(truths)
     things, hits, colors = 0, 0, 0
@@ -282,7 +282,7 @@ def agreement(
         "by_tag": {tag: round(float(np.mean(values)), 4) for tag, values in by_tag.items() if values},
         "things_found": round(hits / things, 4),
         "colors_right": round(colors / max(1, hits), 4),
-        "pictures": count,
+        "images": count,
     }
 
 

@@ -1,14 +1,14 @@
-"""Supervised pre-training of a small picture reader on the mini world: what SigLIP's pre-training is to BAGEL.
+"""Supervised pre-training of a small image reader on the mini world: what SigLIP's pre-training is to BAGEL.
 
 Linear heads on every patch's feature must tell what stands where; they are dropped afterwards. The patch that holds a
-thing's centre tells its class, colour, size and place on the world's grid; every patch tells which class and colour
-covers it, the background and what is wrong with the picture. So each feature a language model later reads already says,
-linearly, what a sentence about the picture needs.
+thing's center tells its class, color, size and place on the world's grid; every patch tells which class and color
+covers it, the background and what is wrong with the image. So each feature a language model later reads already says,
+linearly, what a sentence about the image needs.
 
 Run: ``python -m irg_mini.perception.vit --out DIR --minutes 10``
 
-Legend: B pictures; P patches of all pictures; N patches of one picture; S patches a side; D values per patch;
-C features; M pictures in the pool; H, W pixels.
+Legend: B images; P patches of all images; N patches of one image; S patches a side; D values per patch;
+C features; M images in the pool; H, W pixels.
 """
 
 import json
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from irg.learning.optim import MuonAdamW
 from irg.model.network.config import VitConfig
 from irg.model.network.vit import VisionTransformer
-from irg_mini.perception.labelled_images import (
+from irg_mini.perception.labeled_images import (
     Pool,
     Shift,
     Sight,
@@ -46,7 +46,7 @@ NOTHING = -100  # what cross_entropy leaves out
 
 @dataclass(frozen=True)
 class VitPretrainingConfig:
-    """How a picture reader is pre-trained."""
+    """How an image reader is pre-trained."""
 
     out: Path = Path("runs/vit")
     vit: VitConfig = field(default_factory=lambda: VitConfig(192, 576, 4, 6, patch_size=12, image_size=96))
@@ -61,7 +61,7 @@ class VitPretrainingConfig:
     spoiled_share: float = 0.12
     pool: int = 8000
     refresh: int = 4
-    """Pictures of the pool rendered anew in each step."""
+    """Images of the pool rendered anew in each step."""
     held_out: int = 512
     seed: int = 0
     threads: int = 1
@@ -70,15 +70,15 @@ class VitPretrainingConfig:
     init: Path | None = None
     """Weights of a reader to start from (a model.safetensors)."""
     vocab: str = "core"
-    """The vocabulary of the pictures: core, geneval or full."""
+    """The vocabulary of the images: core, geneval or full."""
     low_precision: bool = False
     """Matrix products in bfloat16: twice as fast on CPUs that have units for it, far slower on others."""
 
     def __post_init__(self) -> None:
         if self.vit.image_size % self.vit.patch_size:
-            raise ValueError("the reader's picture size must be a multiple of its patch size")
+            raise ValueError("the reader's image size must be a multiple of its patch size")
         if self.pool < self.batch:
-            raise ValueError(f"a pool of {self.pool} pictures cannot fill a batch of {self.batch}")
+            raise ValueError(f"a pool of {self.pool} images cannot fill a batch of {self.batch}")
 
     @property
     def side(self) -> int:
@@ -88,15 +88,15 @@ class VitPretrainingConfig:
 
 # ---------------------------------------------------------------------------------------------------------- targets
 
-CENTRE_HEADS = ("class", "color", "size", "col", "row")
-"""What the patch that holds a thing's centre tells; the last class is "no centre here", asked of every patch."""
+CENTER_HEADS = ("class", "color", "size", "col", "row")
+"""What the patch that holds a thing's center tells; the last class is "no center here", asked of every patch."""
 
 
 def heads(vocab: str = "core") -> dict[str, int]:
-    """Number of answers of every question: those of the centres, then those of every patch (the last cover, and its
-    colour, is "nothing")."""
-    centre = {"class": len(classes(vocab)) + 1, "color": len(COLORS) + 1, "size": len(SIZES), "col": GRID, "row": GRID}
-    return centre | {
+    """Number of answers of every question: those of the centers, then those of every patch (the last cover, and its
+    color, is "nothing")."""
+    center = {"class": len(classes(vocab)) + 1, "color": len(COLORS) + 1, "size": len(SIZES), "col": GRID, "row": GRID}
+    return center | {
         "cover": len(classes(vocab)) + 1,
         "cover_color": len(COLORS) + 2,
         "background": len(BACKGROUNDS),
@@ -126,7 +126,7 @@ def targets_of(sights: list[Sight], shift: Shift, side: int, vocab: str = "core"
             x, y = shift(b, ((thing.col + 0.5) / GRID, (thing.row + 0.5) / GRID))
             patch = (min(side - 1, max(0, int(y * side))), min(side - 1, max(0, int(x * side))))
             distance = (y * side - patch[0] - 0.5) ** 2 + (x * side - patch[1] - 0.5) ** 2
-            if distance < nearest[patch]:  # where two centres share a patch, it tells of the more central one
+            if distance < nearest[patch]:  # where two centers share a patch, it tells of the more central one
                 nearest[patch] = distance
                 told = (
                     names[thing.name],
@@ -135,7 +135,7 @@ def targets_of(sights: list[Sight], shift: Shift, side: int, vocab: str = "core"
                     min(GRID - 1, max(0, int(x * GRID))),
                     min(GRID - 1, max(0, int(y * GRID))),
                 )
-                for head, answer in zip(CENTRE_HEADS, told, strict=True):
+                for head, answer in zip(CENTER_HEADS, told, strict=True):
                     answers[head][b][patch] = answer
     return {name: torch.from_numpy(values.reshape(-1)) for name, values in answers.items()}
 
@@ -166,7 +166,7 @@ def pretraining_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> d
     for name, target_P in targets.items():
         each_P = F.cross_entropy(logits[name], target_P, ignore_index=NOTHING, reduction="none")
         weight_P = (target_P != NOTHING).float()
-        if name == "class":  # centres are few: without more weight "no centre" is learnt first and for long
+        if name == "class":  # centers are few: without more weight "no center" is learnt first and for long
             weight_P = torch.where(target_P == logits["class"].shape[-1] - 1, 0.25, 1.0)
         losses[name] = (each_P * weight_P).sum() / weight_P.sum().clamp_min(1)
     weights = {"background": 0.2, "quality": 0.3, "size": 0.5, "cover": 0.7, "cover_color": 0.5}
@@ -178,7 +178,7 @@ def pretraining_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> d
 
 
 def to_patches(x_B3HW: Tensor, patch: int) -> Tensor:
-    """Pictures as patches [P, D], row by row, values ordered (row, column, RGB)."""
+    """Images as patches [P, D], row by row, values ordered (row, column, RGB)."""
     batch, channels, height, width = x_B3HW.shape
     tiles = x_B3HW.reshape(batch, channels, height // patch, patch, width // patch, patch)
     return tiles.permute(0, 2, 4, 3, 5, 1).reshape(-1, patch * patch * channels)
@@ -198,7 +198,7 @@ def batch_of(
 
 
 class VitPretraining:
-    """One pre-training run: the reader, its heads and their optimiser."""
+    """One pre-training run: the reader, its heads and their optimizer."""
 
     def __init__(self, config: VitPretrainingConfig) -> None:
         self.config = config
@@ -221,14 +221,14 @@ class VitPretraining:
         self.step = 0
 
     def logits(self, patches_PD: Tensor) -> dict[str, Tensor]:
-        """Answers of every patch of equally large pictures."""
+        """Answers of every patch of equally large images."""
         count = self.config.side**2
-        pictures = len(patches_PD) // count
-        cells_P = torch.arange(count).repeat(pictures)
-        return self.heads(self.vit(patches_PD, cells_P, [count] * pictures))
+        images = len(patches_PD) // count
+        cells_P = torch.arange(count).repeat(images)
+        return self.heads(self.vit(patches_PD, cells_P, [count] * images))
 
     def train_step(self, pool: Pool) -> dict[str, float]:
-        """One update on pictures drawn from the pool, which is refreshed a little."""
+        """One update on images drawn from the pool, which is refreshed a little."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -247,7 +247,7 @@ class VitPretraining:
 
     @torch.no_grad()
     def measure(self, pool: Pool, softened: bool) -> dict[str, float]:
-        """Shares of right answers on a pool: at true centres, and centres found and falsely seen."""
+        """Shares of right answers on a pool: at true centers, and centers found and falsely seen."""
         generator = torch.Generator().manual_seed(1)
         names = list(self.heads.answers)
         logits: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -262,11 +262,11 @@ class VitPretraining:
         true = {name: torch.cat(values) for name, values in targets.items()}
         right = {name: (told[name] == true[name])[true[name] != NOTHING].float().mean().item() for name in names}
         none = self.heads.answers["class"] - 1
-        centre_P, seen_P = true["class"] != none, told["class"] != none
-        right["class"] = (told["class"] == true["class"])[centre_P].float().mean().item()
-        right["place"] = ((told["col"] == true["col"]) & (told["row"] == true["row"]))[centre_P].float().mean().item()
-        right["centres_found"] = seen_P[centre_P].float().mean().item()
-        right["false_centres"] = (seen_P & ~centre_P).sum().item() / max(1, int(centre_P.sum()))
+        center_P, seen_P = true["class"] != none, told["class"] != none
+        right["class"] = (told["class"] == true["class"])[center_P].float().mean().item()
+        right["place"] = ((told["col"] == true["col"]) & (told["row"] == true["row"]))[center_P].float().mean().item()
+        right["centres_found"] = seen_P[center_P].float().mean().item()
+        right["false_centres"] = (seen_P & ~center_P).sum().item() / max(1, int(center_P.sum()))
         return {name: round(value, 4) for name, value in right.items()}
 
     def save(self, metrics: dict[str, Any]) -> None:
@@ -292,7 +292,7 @@ class VitPretraining:
         return metrics
 
     def _measured(self, held: Pool) -> dict[str, Any]:
-        """Measure on clean and softened held-out pictures, and save."""
+        """Measure on clean and softened held-out images, and save."""
         metrics: dict[str, Any] = {"step": self.step, "seconds": self.pace.seconds}
         metrics |= {"clean": self.measure(held, softened=False), "softened": self.measure(held, softened=True)}
         self.save(metrics)

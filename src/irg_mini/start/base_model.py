@@ -18,7 +18,7 @@ from irg.model.weights.checkpoint import save_model
 from irg.model.weights.profile import Profile
 from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
 from irg_mini import world
-from irg_mini.start.initialise import fresh_model
+from irg_mini.start.initialize import fresh_model
 
 PLACE = re.compile(r" ?\((\d+),(\d+)\)")
 PROFILE = Profile(

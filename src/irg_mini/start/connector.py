@@ -3,8 +3,8 @@
 A connector that starts at random has to be learned through the decoder, and a small decoder that can also read latents
 never learns it: it drowned the reader's tokens in one large constant instead (rms 30, of which 2.9 told one patch from
 another), and read latents only. So the connector starts as the linear map that comes nearest (ridge regression) to the
-sum of the word embeddings of what a patch holds: size, colour, noun and place of the thing whose centre lies in it, and
-the picture's background; then it is trained alone for a few seconds, to tell these words apart. tanh-GELU passes x
+sum of the word embeddings of what a patch holds: size, color, noun and place of the thing whose center lies in it, and
+the image's background; then it is trained alone for a few seconds, to tell these words apart. tanh-GELU passes x
 exactly as gelu(x) - gelu(-x), so two layers of width C hold a linear map of rank C / 2.
 
 Legend: P patches; F features of the reader; C decoder width; R rank.
@@ -20,7 +20,7 @@ from torch import Tensor
 from irg.model.network.embeddings import Connector
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.tokenizer import TextTokenizer
-from irg_mini.perception.labelled_images import Pool, Sight, Softening, softened_part, to_batch
+from irg_mini.perception.labeled_images import Pool, Sight, Softening, softened_part, to_batch
 from irg_mini.perception.vit import NOTHING, targets_of, to_patches
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.classes import COLORS, GRID, SIZES, classes
@@ -33,14 +33,14 @@ GAIN = 3.0  # how loud; regression speaks softly of what it is unsure of, and th
 
 @dataclass(frozen=True)
 class Lesson:
-    """Patches of rendered pictures: what the reader makes of them, and what they should say."""
+    """Patches of rendered images: what the reader makes of them, and what they should say."""
 
     features_PF: Tensor
     said_PC: Tensor
-    centres_N: Tensor
-    """Patches that hold the centre of a thing."""
+    centers_N: Tensor
+    """Patches that hold the center of a thing."""
     named: dict[str, tuple[Tensor, Tensor]]
-    """For each kind of word: its words [K, C], and which of them each centre should say [N]."""
+    """For each kind of word: its words [K, C], and which of them each center should say [N]."""
 
 
 @torch.no_grad()
@@ -49,11 +49,11 @@ def fit_connector(model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, poo
 
     Args:
         vocab: of the world's nouns.
-        pool: pictures as large as the reader wants them, ten at least; every tenth only tests.
+        pool: images as large as the reader wants them, ten at least; every tenth only tests.
         soft: share of them that is shifted, blurred and ghosted like a draft.
 
     Returns:
-        The share of things in the test pictures whose place is the likeliest word of all places.
+        The share of things in the test images whose place is the likeliest word of all places.
     """
     learned, test = (
         _lesson(model, tokenizer, vocab, [s for i, s in enumerate(pool.sights) if (i % 10 == 0) == tests], soft)
@@ -63,7 +63,7 @@ def fit_connector(model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, poo
     set_linear(connector, learned.features_PF, learned.said_PC)
     _refine(connector, learned)
     words_KC, which_N = test.named["place"]
-    told_N = (connector(test.features_PF[test.centres_N]) @ _apart(words_KC).T).argmax(dim=1)
+    told_N = (connector(test.features_PF[test.centers_N]) @ _apart(words_KC).T).argmax(dim=1)
     connector.fc2.weight.mul_(GAIN)
     connector.fc2.bias.mul_(GAIN)
     return float((told_N == which_N).double().mean())
@@ -96,7 +96,7 @@ def _refine(connector: Connector, lesson: Lesson, steps: int = 1200, batch: int 
     """Train the connector alone, from the linear map on.
 
     The squared error alone leaves out what tells a place from the next one: so little of its features, and all of its
-    meaning. So every centre's words are also told apart, each kind by cross-entropy.
+    meaning. So every center's words are also told apart, each kind by cross-entropy.
     """
     generator = torch.Generator().manual_seed(1)
     spread = float((lesson.said_PC - lesson.said_PC.mean(dim=0)).square().mean())
@@ -107,8 +107,8 @@ def _refine(connector: Connector, lesson: Lesson, steps: int = 1200, batch: int 
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 50, 2 * (steps - step) / steps)
         patches_B = torch.randint(len(lesson.features_PF), (batch,), generator=generator)
         loss = F.mse_loss(connector(lesson.features_PF[patches_B]), lesson.said_PC[patches_B]) / spread
-        chosen_B = torch.randint(len(lesson.centres_N), (batch // 4,), generator=generator)
-        told_BC = connector(lesson.features_PF[lesson.centres_N[chosen_B]])
+        chosen_B = torch.randint(len(lesson.centers_N), (batch // 4,), generator=generator)
+        told_BC = connector(lesson.features_PF[lesson.centers_N[chosen_B]])
         for words_KC, which_N in named:
             loss = loss + TOLD_APART * F.cross_entropy(told_BC @ words_KC.T, which_N[chosen_B])
         optimizer.zero_grad()
@@ -122,7 +122,7 @@ def _apart(words_KC: Tensor) -> Tensor:
 
 
 def _lesson(model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, sights: Sequence[Sight], soft: float) -> Lesson:
-    """The reader's features of all patches of some pictures, and the summed embeddings of what each patch holds."""
+    """The reader's features of all patches of some images, and the summed embeddings of what each patch holds."""
     table = model.language_model.model.embed_tokens.weight
     side = model.config.vit.image_size // model.config.vit.patch_size
     names: dict[str, list[str | None]] = {
@@ -134,7 +134,7 @@ def _lesson(model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, sights: S
     }
     words = {kind: torch.stack([_word(table, tokenizer, name) for name in some]) for kind, some in names.items()}
     generator = torch.Generator().manual_seed(0)
-    features, said, centres = [], [], []
+    features, said, centers = [], [], []
     which: dict[str, list[Tensor]] = {kind: [] for kind in names if kind != "background"}
     for start in range(0, len(sights), 64):
         some = list(sights[start : start + 64])
@@ -146,14 +146,14 @@ def _lesson(model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, sights: S
         cells_P = torch.arange(side * side).repeat(len(some))
         features.append(model.vit_model(patches_PD, cells_P, [side * side] * len(some)))
         told_PC = BACKGROUND * words["background"][answers["background"]]
-        held_P = answers["col"] != NOTHING  # only centres tell
-        centres.append(held_P)
+        held_P = answers["col"] != NOTHING  # only centers tell
+        centers.append(held_P)
         for kind, found in which.items():
             found.append(answers[kind][held_P])
             told_PC[held_P] += words[kind][found[-1]]
         said.append(told_PC)
     named = {kind: (words[kind], torch.cat(found)) for kind, found in which.items()}
-    return Lesson(torch.cat(features), torch.cat(said), torch.cat(centres).nonzero().flatten(), named)
+    return Lesson(torch.cat(features), torch.cat(said), torch.cat(centers).nonzero().flatten(), named)
 
 
 def _word(table_VC: Tensor, tokenizer: TextTokenizer, word: str | None) -> Tensor:

@@ -1,11 +1,11 @@
-"""A trained small model carried over to larger pictures and more words, so that training goes on and does not begin.
+"""A trained small model carried over to larger images and more words, so that training goes on and does not begin.
 
 ``python -m irg_mini.start.enlarge --model DIR --out DIR --size 128 [--vocab geneval --words 2048] [--vit DIR]``
 
 What is kept: every weight of the network. What is made anew: the tokenizer, if asked for (a token that the old one had
-keeps its embedding, another begins as the mean of the old tokens that spell it), and the table of places in a picture,
-which is stretched: a token of the larger picture gets the features of the same place in the smaller one. A new reader
-of pictures gets a connector that begins by saying in words what it sees (:mod:`irg_mini.start.connector`).
+keeps its embedding, another begins as the mean of the old tokens that spell it), and the table of places in an image,
+which is stretched: a token of the larger image gets the features of the same place in the smaller one. A new reader
+of images gets a connector that begins by saying in words what it sees (:mod:`irg_mini.start.connector`).
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from irg.model.weights.tokenizer import TextTokenizer
 from irg.sequence.images import ResizeRule
 from irg_mini import world
 from irg_mini.perception.autoencoder import through
-from irg_mini.perception.labelled_images import Pool, Soften
+from irg_mini.perception.labeled_images import Pool, Soften
 from irg_mini.start.base_model import example_thoughts, train_tokenizer
 from irg_mini.start.connector import fit_connector
 
@@ -37,25 +37,25 @@ class Enlargement:
     model: str
     out: str
     size: int = 128
-    """Side of the pictures that will be drawn, in pixels."""
+    """Side of the images that will be drawn, in pixels."""
     vocab: str = "geneval"
     words: int | None = None
     """Tokens of a new vocabulary; default: the model keeps its own."""
     vit: str | None = None
-    """A folder with a pre-trained picture reader to put in (model.safetensors)."""
-    pictures: int = 3000
-    """Rendered pictures that a new reader's connector is fitted on."""
+    """A folder with a pre-trained image reader to put in (model.safetensors)."""
+    images: int = 3000
+    """Rendered images that a new reader's connector is fitted on."""
     sprites: Literal["fluent", "builtin"] = "fluent"
     max_think_tokens: int = 320
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pictures < 10:
-            raise ValueError(f"pictures must be at least 10, got {self.pictures}")
+        if self.images < 10:
+            raise ValueError(f"images must be at least 10, got {self.images}")
 
 
 def stretched_places(side: int, old: int, hidden: int) -> Tensor:
-    """Position features of a ``side`` x ``side`` picture in the terms of one of ``old`` tokens a side, [side^2, C]."""
+    """Position features of a ``side`` x ``side`` image in the terms of one of ``old`` tokens a side, [side^2, C]."""
     index = torch.arange(side * side)
     places = [(axis + 0.5) * (old / side) - 0.5 for axis in (index % side, index // side)]
     return sincos_rows(places[0], places[1], hidden)
@@ -87,7 +87,7 @@ def enlarge(options: Enlargement) -> Path:
     loaded = load_model(folder, dtype=torch.float32)
     before, profile = loaded.config, read_profile(folder)
     if profile is None or "width" not in profile.settings:
-        raise ValueError(f"{folder}: its irg.json does not tell the size of its pictures")
+        raise ValueError(f"{folder}: its irg.json does not tell the size of its images")
     if options.size % before.image_stride or options.size > before.max_image_size:
         raise ValueError(
             f"size {options.size} must be a multiple of {before.image_stride} and at most {before.max_image_size}"
@@ -115,16 +115,16 @@ def enlarge(options: Enlargement) -> Path:
 
 
 def _put_reader_in(model: UnifiedModel, vit: Path, words: TextTokenizer, soften: Soften, options: Enlargement) -> None:
-    """A new reader of pictures, and a connector that says what it sees."""
+    """A new reader of images, and a connector that says what it sees."""
     model.vit_model.load_state_dict(load_file(vit / "model.safetensors"))
     sprites = world.load_sprites(options.sprites)
     known = [name for name in world.classes(options.vocab) if name in sprites.images]
     size = model.config.vit.image_size
     pool = Pool(
-        options.pictures, 77, size, mush_share=0.1, spoiled_share=0.1, soften=soften, sprites=sprites, vocab=known
+        options.images, 77, size, mush_share=0.1, spoiled_share=0.1, soften=soften, sprites=sprites, vocab=known
     )
     named = fit_connector(model, words, options.vocab, pool)
-    print(f"The connector names the places of {100 * named:.0f} % of things in pictures it was not fitted on.")
+    print(f"The connector names the places of {100 * named:.0f} % of things in images it was not fitted on.")
 
 
 def _config(before: ModelConfig, options: Enlargement, tokenizer: TextTokenizer) -> ModelConfig:

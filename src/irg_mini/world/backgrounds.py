@@ -1,4 +1,4 @@
-"""Named backgrounds: gradients, a horizon, a little soft texture. Each is a pure function of the picture's size."""
+"""Named backgrounds: gradients, a horizon, a little soft texture. Each is a pure function of the image's size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Background:
-    """`light` is where the light comes from (-1 left, +1 right); things of the colours in `clash` are hard to see."""
+    """`light` is where the light comes from (-1 left, +1 right); things of the colors in `clash` are hard to see."""
 
     name: str
     phrase: str
@@ -23,7 +23,7 @@ class Background:
 
 
 def _ramp(position: np.ndarray, top: RGB, bottom: RGB) -> np.ndarray:
-    """[H, W, 3] colours from `top` at 0 to `bottom` at 1."""
+    """[H, W, 3] colors from `top` at 0 to `bottom` at 1."""
     position = np.clip(position, 0, 1)[..., None]
     return np.asarray(top, np.float32) * (1 - position) + np.asarray(bottom, np.float32) * position
 

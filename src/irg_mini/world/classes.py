@@ -1,6 +1,6 @@
-"""What the mini world knows: its object classes, colours, sizes and the placing grid. Pure data and its look-ups.
+"""What the mini world knows: its object classes, colors, sizes and the placing grid. Pure data and its look-ups.
 
-A class is one line of a file in `nouns/` (and, if its picture has something beside the object, one line of `_CUTS`).
+A class is one line of a file in `nouns/` (and, if its image has something beside the object, one line of `_CUTS`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from functools import cache
 from importlib.resources import files
 
 GRID = 12
-"""Things stand on the centres of a GRID x GRID lattice of cells."""
+"""Things stand on the centers of a GRID x GRID lattice of cells."""
 
 SIZES: dict[str, float] = {"small": 0.2, "medium": 0.28, "large": 0.38, "huge": 0.55}
-"""Size word -> side of the square with the thing's box area, as a share of the picture's side."""
+"""Size word -> side of the square with the thing's box area, as a share of the image's side."""
 
 LONGEST = 1.25
 """A thing's longer side is at most this many times its size (a spoon of its area's size would be very long)."""
@@ -24,7 +24,7 @@ Polygon = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """One kind of thing. `aspect` is width / height of its tight box; `natural` the one colour it has, if any.
+    """One kind of thing. `aspect` is width / height of its tight box; `natural` the one color it has, if any.
 
     `emoji` is None for what we draw ourselves; `synonyms` are further names that prompts may use.
     """
@@ -114,11 +114,11 @@ def is_class(name: str) -> bool:
 
 
 COLORLESS_CLASSES = frozenset(name for name, kind in classes("full").items() if kind.category == "person")
-"""Classes that are never asked in a colour: people (GenEval asks none for a person)."""
+"""Classes that are never asked in a color: people (GenEval asks none for a person)."""
 
 
 def takes_color(name: str) -> bool:
-    """Whether prompts may ask for this class in a colour."""
+    """Whether prompts may ask for this class in a color."""
     return name not in COLORLESS_CLASSES
 
 
@@ -129,7 +129,7 @@ def _unsteady() -> frozenset[str]:
 
 
 def can_carry(name: str) -> bool:
-    """Whether something that stands on this class's box seems to stand on it in the picture."""
+    """Whether something that stands on this class's box seems to stand on it in the image."""
     return name not in _unsteady()
 
 

@@ -1,4 +1,4 @@
-"""How pictures go wrong: flawed versions of correct scenes."""
+"""How images go wrong: flawed versions of correct scenes."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _discolor(request: Request, things: list[Thing], names: list[str], rng: np.r
     choices: list[str | None] = [color for color in COLORS if color != thing.color]
     if object_class(thing.name).natural != thing.color:
         choices += [None] * 3
-    # Colours asked of the other things leak most often in real drafts.
+    # Colors asked of the other things leak most often in real drafts.
     choices += [color for color in wanted.values() if color != thing.color] * 6
     things[index] = Thing(thing.name, choices[int(rng.integers(len(choices)))], thing.col, thing.row, thing.size)
 

@@ -1,9 +1,9 @@
 """A small detector of the world's things: one convolutional network, one peak per thing (after CenterNet).
 
-Each cell of a coarse grid says how likely the centre of a thing of each class is there; at peaks the network also says
-colour, box and place inside the cell. This is the only file of the room that needs torch.
+Each cell of a coarse grid says how likely the center of a thing of each class is there; at peaks the network also says
+color, box and place inside the cell. This is the only file of the room that needs torch.
 
-Legend: B pictures; H, W pixels; K classes; C channels; g cells on a side of the grid; Q colours (ten, then "none").
+Legend: B images; H, W pixels; K classes; C channels; g cells on a side of the grid; Q colors (ten, then "none").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from irg_mini.world.rules import Seen
 from irg_mini.world.scene import Box
 
 PEAKS = 32
-"""Peaks looked at in one picture; a scene has far fewer things."""
+"""Peaks looked at in one image; a scene has far fewer things."""
 
 
 BUNDLED = Path(__file__).parents[1] / "assets"
@@ -35,7 +35,7 @@ BUNDLED = Path(__file__).parents[1] / "assets"
 class DetectorConfig:
     """A detector's architecture and vocabulary.
 
-    The picture, cut into ``patch`` x ``patch`` blocks, goes through ``fine_depth`` residual blocks at stride ``patch``;
+    The image, cut into ``patch`` x ``patch`` blocks, goes through ``fine_depth`` residual blocks at stride ``patch``;
     ``coarse_depth`` more follow after halving the grid. The heads read the coarse grid (stride 2 * patch) or, with
     ``fine_heads``, the fine one joined with the enlarged coarse one (stride ``patch``).
     """
@@ -111,15 +111,15 @@ class Maps:
     """What the network says of every cell."""
 
     heat_BKgg: Tensor
-    """Logits: is the centre of a thing of this class here?"""
+    """Logits: is the center of a thing of this class here?"""
     color_BQgg: Tensor
-    """Logits over the ten colours and "none"."""
+    """Logits over the ten colors and "none"."""
     box_B4gg: Tensor
-    """Centre inside the cell (x, y; 0..1 between its edges), then log(width), log(height) in shares of the picture."""
+    """Center inside the cell (x, y; 0..1 between its edges), then log(width), log(height) in shares of the image."""
 
 
 class Detector(nn.Module):
-    """Finds the world's things in pictures of its own size (others are resized first)."""
+    """Finds the world's things in images of its own size (others are resized first)."""
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
@@ -134,11 +134,11 @@ class Detector(nn.Module):
             self.enlarge = nn.Sequential(nn.ReLU(), nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2))
         width = 2 * fine if config.fine_heads else coarse
         self.heads = nn.Conv2d(width, len(config.names) + len(COLORS) + 1 + 4, 1)
-        # A thing's centre is rare: start at that rate, or the first steps are spent unlearning false alarms.
+        # A thing's center is rare: start at that rate, or the first steps are spent unlearning false alarms.
         nn.init.constant_(self.heads.bias[: len(config.names)], -5.0)  # type: ignore[index]
 
     def forward(self, x_B3HW: Tensor) -> Maps:
-        """Maps for pictures in [-1, 1] of the configured size."""
+        """Maps for images in [-1, 1] of the configured size."""
         fine = self.fine(self.stem(x_B3HW))
         features = self.coarse(self.halve(fine))
         if self.config.fine_heads:
@@ -148,7 +148,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(self, images_BHW3: np.ndarray, threshold: float = 0.2, batch: int = 64) -> list[list[Seen]]:
-        """The things seen in each picture, the surest first; boxes in pixels of the pictures given.
+        """The things seen in each image, the surest first; boxes in pixels of the images given.
 
         ``images_BHW3`` is uint8 [B, H, W, 3]. Nothing is random. The network is left in the mode it was in.
         """
@@ -194,7 +194,7 @@ class Detector(nn.Module):
 
 
 def to_input(images_BHW3: np.ndarray, size: int) -> Tensor:
-    """uint8 pictures as float32 [B, 3, size, size] in [-1, 1]."""
+    """uint8 images as float32 [B, 3, size, size] in [-1, 1]."""
     x_B3HW = torch.from_numpy(np.array(images_BHW3)).permute(0, 3, 1, 2).float()
     if x_B3HW.shape[2:] != (size, size):
         x_B3HW = F.interpolate(x_B3HW, (size, size), mode="bilinear", antialias=True)
@@ -216,7 +216,7 @@ def overlap(box_a: tuple[float, ...], box_b: tuple[float, ...]) -> float:
 
 
 def decode_maps(maps: Maps, config: DetectorConfig, threshold: float, size: tuple[int, int]) -> list[list[Seen]]:
-    """Peaks of the heat maps as things: per picture, the surest first, boxes scaled to ``size`` (width, height)."""
+    """Peaks of the heat maps as things: per image, the surest first, boxes scaled to ``size`` (width, height)."""
     heat_BKgg = maps.heat_BKgg.float()
     peaks_BKgg = heat_BKgg.masked_fill(F.max_pool2d(heat_BKgg, 3, stride=1, padding=1) > heat_BKgg, -torch.inf)
     flat_BN = peaks_BKgg.flatten(1)
@@ -224,7 +224,7 @@ def decode_maps(maps: Maps, config: DetectorConfig, threshold: float, size: tupl
     scores_BP = torch.sigmoid(config.score_slope * logits_BP + config.score_shift)
     colors_Bgg = maps.color_BQgg.argmax(dim=1)
     box_B4gg = maps.box_B4gg.float()
-    pictures = []
+    images = []
     for b in range(len(heat_BKgg)):
         candidates = []
         for score, index in zip(scores_BP[b].tolist(), index_BP[b].tolist(), strict=True):
@@ -235,8 +235,8 @@ def decode_maps(maps: Maps, config: DetectorConfig, threshold: float, size: tupl
             color = int(colors_Bgg[b, row, col])
             name = config.names[int(kind)]
             candidates.append(Seen(name, COLORS[color] if color < len(COLORS) else None, box, score))
-        pictures.append(without_doubles(candidates))
-    return pictures
+        images.append(without_doubles(candidates))
+    return images
 
 
 def _box(values: list[float], col: int, row: int, grid: int, size: tuple[int, int]) -> Box:

@@ -1,4 +1,4 @@
-"""The 13 of GenEval's classes that the emoji set has no picture for, drawn with `kit` in the same soft style."""
+"""The 13 of GenEval's classes that the emoji set has no image for, drawn with `kit` in the same soft style."""
 
 from __future__ import annotations
 

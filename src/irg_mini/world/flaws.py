@@ -1,4 +1,4 @@
-"""What is wrong with a picture: what is seen in it against what was asked."""
+"""What is wrong with an image: what is seen in it against what was asked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Slot:
 def match(request: Request, seen: Sequence[Seen], threshold: float | None) -> tuple[list[Slot], list[Seen]]:
     """Give each asked thing a seen object; also return what is left over.
 
-    Where there are too many of a class, those of the right colour, in the right place, with a high score go first.
+    Where there are too many of a class, those of the right color, in the right place, with a high score go first.
     """
     groups = kept(seen, score_threshold(request) if threshold is None else threshold)
     slots: list[Slot] = []
@@ -63,7 +63,7 @@ def match(request: Request, seen: Sequence[Seen], threshold: float | None) -> tu
 def _faults(
     request: Request, index: int, item: Seen, slots: list[Slot], groups: dict[str, list[Seen]]
 ) -> tuple[bool, int]:
-    """(wrong colour, how many relations fail) of an object that is to be one of `include[index]`'s.
+    """(wrong color, how many relations fail) of an object that is to be one of `include[index]`'s.
 
     `slots` holds what earlier entries got, `groups` the candidates of later ones.
     """
@@ -90,9 +90,9 @@ def _snapped(item: Seen, size: int) -> Thing:
 def find_flaws(
     request: Request, seen: Sequence[Seen], size: int = 96, threshold: float | None = None, quality: str | None = None
 ) -> list[Flaw]:
-    """What is wrong with a picture of `size` px in which `seen` is seen. None wrong implies `satisfied`.
+    """What is wrong with an image of `size` px in which `seen` is seen. None wrong implies `satisfied`.
 
-    Stricter than GenEval in one thing: objects that nobody asked for are `extra`. `quality` is how the picture is
+    Stricter than GenEval in one thing: objects that nobody asked for are `extra`. `quality` is how the image is
     spoiled (one of SPOILINGS), which boxes cannot tell.
     """
     slots, extras = match(request, seen, threshold)

@@ -20,7 +20,7 @@ _CONVERSE = {"right of": "left of", "below": "above"}
 
 
 def held_out(request: Request) -> bool:
-    """Whether it has a combination that training never sees: a fixed tenth of all object pairs, coloured and counted
+    """Whether it has a combination that training never sees: a fixed tenth of all object pairs, colored and counted
     objects, and unknown words.
     """
     combinations = []

@@ -85,8 +85,8 @@ def rounded(shape: Shape, radius: float) -> Shape:
 def turned(shape: Shape, degrees: float, about: Point = (50, 50)) -> Shape:
     """The shape turned anticlockwise."""
     image = Image.fromarray((shape * 255).astype(np.uint8))
-    centre = (_px(about[0]), _px(about[1]))
-    return np.asarray(image.rotate(degrees, Image.Resampling.BICUBIC, center=centre), np.float32) / 255
+    center = (_px(about[0]), _px(about[1]))
+    return np.asarray(image.rotate(degrees, Image.Resampling.BICUBIC, center=center), np.float32) / 255
 
 
 def _rgb(color: str) -> np.ndarray:
@@ -94,32 +94,32 @@ def _rgb(color: str) -> np.ndarray:
 
 
 class Icon:
-    """Shapes over one another: premultiplied colour [C, C, 3] in 0..255 and coverage [C, C]."""
+    """Shapes over one another: premultiplied color [C, C, 3] in 0..255 and coverage [C, C]."""
 
     def __init__(self) -> None:
-        self.colour: np.ndarray = np.zeros((CANVAS, CANVAS, 3), np.float32)
+        self.color: np.ndarray = np.zeros((CANVAS, CANVAS, 3), np.float32)
         self.alpha: np.ndarray = np.zeros((CANVAS, CANVAS), np.float32)
 
     def lay(
         self, shape: Shape, *fill: str, across: float = 0.0, bevel: float = 0.0, depth: float = 0.5, alpha: float = 1.0
     ) -> Icon:
-        """Lay a shape over the icon, in one colour or in a gradient over it.
+        """Lay a shape over the icon, in one color or in a gradient over it.
 
         The gradient runs from top to bottom; with `across` 1 from left to right, in between aslant. `bevel` is how far
         in the rounded edge reaches: brighter towards the light, darker away from it, by `depth` (0..1).
         """
-        colour = _gradient(shape, fill, across)
+        color = _gradient(shape, fill, across)
         if bevel:
-            colour = _lit(colour, shape, bevel, depth)
+            color = _lit(color, shape, bevel, depth)
         cover = shape * alpha
-        self.colour = self.colour * (1 - cover[..., None]) + colour * cover[..., None]
+        self.color = self.color * (1 - cover[..., None]) + color * cover[..., None]
         self.alpha = self.alpha * (1 - cover) + cover
         return self
 
     def shade(self, shape: Shape, strength: float, color: str = "#20102c") -> Icon:
         """Darken (or tint) what is already drawn under a shape; nothing new appears outside it."""
         cover = np.minimum(shape * strength, 1)[..., None]
-        self.colour = self.colour * (1 - cover) + _rgb(color) * cover * self.alpha[..., None]
+        self.color = self.color * (1 - cover) + _rgb(color) * cover * self.alpha[..., None]
         return self
 
     def gloss(self, shape: Shape, strength: float, soft: float = 1.0) -> Icon:
@@ -128,7 +128,7 @@ class Icon:
 
     def sprite(self, longest: int) -> np.ndarray:
         """uint8 RGBA with straight alpha, tight to what is drawn, the longer side `longest` px."""
-        pixels = np.dstack([self.colour, self.alpha * 255]).round().clip(0, 255).astype(np.uint8)
+        pixels = np.dstack([self.color, self.alpha * 255]).round().clip(0, 255).astype(np.uint8)
         image = Image.fromarray(pixels, "RGBa")
         solid = Image.fromarray(pixels[..., 3]).point(lambda a: 255 if a >= 16 else 0).getbbox()
         assert solid is not None
@@ -139,7 +139,7 @@ class Icon:
 
 
 def _gradient(shape: Shape, fill: Sequence[str], across: float) -> np.ndarray:
-    """Colours of the gradient over the shape's own extent, [C, C, 3]."""
+    """Colors of the gradient over the shape's own extent, [C, C, 3]."""
     if len(fill) == 1:
         return np.broadcast_to(_rgb(fill[0]), (CANVAS, CANVAS, 3))
     rows, cols = np.nonzero(shape > 0.02)
@@ -150,10 +150,10 @@ def _gradient(shape: Shape, fill: Sequence[str], across: float) -> np.ndarray:
     return np.stack([np.interp(position, stops, table[:, k]) for k in range(3)], -1).astype(np.float32)
 
 
-def _lit(colour: np.ndarray, shape: Shape, bevel: float, depth: float) -> np.ndarray:
-    """The colours with the shape's edge rounded: the slope of its blurred coverage, against the light."""
+def _lit(color: np.ndarray, shape: Shape, bevel: float, depth: float) -> np.ndarray:
+    """The colors with the shape's edge rounded: the slope of its blurred coverage, against the light."""
     height = blurred(shape, bevel / 2)
     down, right = np.gradient(height)
     slope = (0.85 * down + 0.5 * right) * _px(bevel)
     light = np.clip(slope * 1.3, -1, 1)[..., None] * depth
-    return np.where(light > 0, colour + (255 - colour) * light, colour * (1 + light * 0.8))
+    return np.where(light > 0, color + (255 - color) * light, color * (1 + light * 0.8))

@@ -37,7 +37,7 @@ def prompt_rank(request: Request) -> Callable[[Thing], int]:
 
 
 def sample_scene(request: Request, rng: np.random.Generator) -> Scene:
-    """A random correct scene: what is asked and nothing else, all of it recognisable, relations clear."""
+    """A random correct scene: what is asked and nothing else, all of it recognizable, relations clear."""
     for entry in request.include:
         object_class(entry.name)
     things = sample_things(request, rng)
@@ -58,7 +58,7 @@ def sample_pair(rng: np.random.Generator, *args: Any, **options: Any) -> tuple[R
 
 
 def pick_background(things: tuple[Thing, ...], rng: np.random.Generator) -> str:
-    """A random background on which none of the things' colours is hard to see, if there is one."""
+    """A random background on which none of the things' colors is hard to see, if there is one."""
     colors = {thing.color or object_class(thing.name).natural for thing in things}
     clear = [name for name, background in BACKGROUNDS.items() if not background.clash & colors]
     names = clear or list(BACKGROUNDS)

@@ -18,7 +18,7 @@ FULL_TAGS = (*ALL_TAGS, "stacking")
 
 @dataclass(frozen=True)
 class Include:
-    """So many things of a class, perhaps in a colour, perhaps in a relation to an earlier entry.
+    """So many things of a class, perhaps in a color, perhaps in a relation to an earlier entry.
 
     `unknown` is the prompt's own word where the world does not know it; `name` is then the nearest class it knows.
     """

@@ -2,7 +2,7 @@
 
 T1:  `Scene: meadow. Things: large red apple at (3,7); medium bus at (9,5).`
      before it, where the prompt has words that the world does not know: `Unknown: hawk drawn as eagle. `
-T2:  `<think> Analysis: in the picture: small red apple at (3,7). the apple at (3,7) is red, not green.
+T2:  `<think> Analysis: in the image: small red apple at (3,7). the apple at (3,7) is red, not green.
      Improvements: ... . Steps: keep 1 things, fix 0, add 1, remove 0. Final prompt: <T1> </think>` (on one line)
      First it says what is seen, in T1's words: so that the reader learns to look before it compares.
 
@@ -89,7 +89,7 @@ def _parse_thing(text: str) -> Thing:
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r} in {text!r}")
     first, _, rest = " ".join(label.split()).partition(" ")
-    # 'orange' alone is the fruit; 'orange cup' a colour.
+    # 'orange' alone is the fruit; 'orange cup' a color.
     color, name = (first, rest) if first in COLORS and rest else (None, " ".join(label.split()))
     if not is_class(name):
         raise ValueError(f"unknown class {name!r} in {text!r}")
@@ -101,7 +101,7 @@ def _parse_thing(text: str) -> Thing:
 
 @dataclass(frozen=True)
 class Edit:
-    """One step from the picture to the corrected scene: keep, fix (before -> after), add (after), remove (before)."""
+    """One step from the image to the corrected scene: keep, fix (before -> after), add (after), remove (before)."""
 
     action: str
     before: Thing | None
@@ -187,9 +187,9 @@ def reflect(
     size: int = 96,
     anew: bool = False,
 ) -> str:
-    """T2: what is wrong with the picture, what to change, in which steps, and the corrected layout.
+    """T2: what is wrong with the image, what to change, in which steps, and the corrected layout.
 
-    With `anew` the corrected layout is a new plan, which keeps nothing of the picture.
+    With `anew` the corrected layout is a new plan, which keeps nothing of the image.
     """
     edits = find_edits(flaws, corrected, seen, size)
     mending = [_MENDING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
@@ -276,7 +276,7 @@ class Reflection:
 
     @property
     def seen(self) -> str:
-        """What the analysis says is in the picture, as a layout's list of things; empty if it does not say."""
+        """What the analysis says is in the image, as a layout's list of things; empty if it does not say."""
         shown, _, _ = self.analysis.removeprefix(_SHOWN).partition(". ")
         return shown if self.analysis.startswith(_SHOWN) else ""
 

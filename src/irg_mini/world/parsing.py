@@ -106,7 +106,7 @@ class _Reader:
         number = self.take("number")
         count = int(number or 1)
         pair = self.take("pair") is not None
-        # 'an orange' is a fruit, 'an orange cup' is a colour: the colour is tried first, then given back.
+        # 'an orange' is a fruit, 'an orange cup' is a color: the color is tried first, then given back.
         before_color = self.at
         self.skip("shade")
         color = self.take("color")

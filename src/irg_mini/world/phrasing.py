@@ -83,7 +83,7 @@ COUNT_PHRASES: dict[int, tuple[str, ...]] = {
 EXACTLY = ("exactly", "just", "only")
 SHADES = ("bright", "deep", "shiny")
 FILLERS = ("nice", "cute", "lovely", "pretty", "beautiful", "fine", "funny", "little", "big", "old", "new", "happy")
-"""Words before a colour, and before a noun, that mean nothing here."""
+"""Words before a color, and before a noun, that mean nothing here."""
 JOINTS = (" and ", " and ", " and ", " and also ", " together with ", " plus ", " with ", " & ")
 """Between the last two things."""
 

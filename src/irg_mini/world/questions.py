@@ -1,4 +1,4 @@
-"""Short questions about a picture and their answers, from the scene's truth: what teaches a model to look (mode 4)."""
+"""Short questions about an image and their answers, from the scene's truth: what teaches a model to look (mode 4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from irg_mini.world.scene import Scene, Thing, boxes
 from irg_mini.world.vocabularies import Vocabulary, find_vocabulary
 
 SIZE = 96
-"""Colours and relations are what a perfect detector sees in a picture of this many pixels."""
+"""Colors and relations are what a perfect detector sees in an image of this many pixels."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class _Sight:
-    """A scene as `ask` needs it: its things, their colours as seen, what else there could be."""
+    """A scene as `ask` needs it: its things, their colors as seen, what else there could be."""
 
     scene: Scene
     things: tuple[Thing, ...]
@@ -166,7 +166,7 @@ def _where(sight: _Sight) -> Answered:
 
 
 def _is_there(sight: _Sight) -> Answered:
-    """Half of the answers are yes; half of the rest fail by the colour alone, where there is a colour."""
+    """Half of the answers are yes; half of the rest fail by the color alone, where there is a color."""
     chance = sight.rng.random()
     if not sight.things or chance < 0.25:
         name = sight.absent()

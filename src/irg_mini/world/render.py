@@ -1,4 +1,4 @@
-"""From a scene to pixels: tinted, shaded sprites with soft shadows, painted from far to near; and spoiled pictures."""
+"""From a scene to pixels: tinted, shaded sprites with soft shadows, painted from far to near; and spoiled images."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ _FAINT = 60.0
 _SHADOW_COLOR = np.array([24, 26, 48], np.float32)
 
 Patch = tuple[np.ndarray, np.ndarray, int, int]
-"""(premultiplied colour float32 [h, w, 3] in 0..255, what shines through float32 [h, w, 1], dx, dy from the box)."""
+"""(premultiplied color float32 [h, w, 3] in 0..255, what shines through float32 [h, w, 1], dx, dy from the box)."""
 
 
 @lru_cache(maxsize=16)
 def _tint_table(color: str) -> np.ndarray:
-    """uint8 [256, 3]: brightness -> tinted colour."""
+    """uint8 [256, 3]: brightness -> tinted color."""
     stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _TINTS[color]], float)
     levels = np.linspace(0, 1, 256)
     return np.stack([np.interp(levels, _TINT_STOPS, stops[:, k]) for k in range(3)], -1).round().astype(np.uint8)
 
 
 def tint(rgba: np.ndarray, color: str | None) -> np.ndarray:
-    """The sprite in a colour, its shading kept: its brightness, stretched to its range, runs along a colour ramp."""
+    """The sprite in a color, its shading kept: its brightness, stretched to its range, runs along a color ramp."""
     return rgba if color is None else np.dstack([_tint_table(color)[_levels(rgba)], rgba[..., 3]])
 
 
 def _levels(rgba: np.ndarray) -> np.ndarray:
-    """uint8 [H, W]: where each pixel of a sprite lies on a colour ramp."""
+    """uint8 [H, W]: where each pixel of a sprite lies on a color ramp."""
     rgb, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3]
     brightness = rgb @ np.array([0.35, 0.45, 0.2], np.float32)
     solid = brightness[alpha > 127]
     low, middle, high = np.percentile(solid, [3, 50, 97]) if solid.size else (0.0, 128.0, 255.0)
-    # A sprite's typical brightness lands on the ramp's middle, so that a dark thing turns as colourful as a light one;
+    # A sprite's typical brightness lands on the ramp's middle, so that a dark thing turns as colorful as a light one;
     # the reach keeps faint shading faint where nearly all of the sprite is equally bright.
     darker, lighter = max(middle - low, _FAINT), max(high - middle, _FAINT)
     level = np.interp(brightness, [middle - darker, middle, middle + lighter], [0.12, 0.55, 0.95])
@@ -67,13 +67,13 @@ def _natural(sprites: Sprites, name: str) -> Image.Image:
 
 @lru_cache(maxsize=1024)
 def _shading(sprites: Sprites, name: str) -> Image.Image:
-    """A sprite's place on the colour ramps and its alpha, premultiplied: what all its tints have in common."""
+    """A sprite's place on the color ramps and its alpha, premultiplied: what all its tints have in common."""
     rgba = sprites.image(name)
     return Image.fromarray(np.dstack([_levels(rgba), rgba[..., 3]]), "LA").convert("La")
 
 
 def _scaled(sprites: Sprites, name: str, color: str | None, width: int, height: int) -> np.ndarray:
-    """A sprite in a colour at its final size: premultiplied float32 [height, width, 4] in 0..255."""
+    """A sprite in a color at its final size: premultiplied float32 [height, width, 4] in 0..255."""
     source = _natural(sprites, name) if color is None else _shading(sprites, name)
     filter_ = Image.Resampling.BOX if source.width > 2 * width else Image.Resampling.LANCZOS
     small = source.resize((width, height), filter_)
@@ -85,7 +85,7 @@ def _scaled(sprites: Sprites, name: str, color: str | None, width: int, height: 
 
 
 def _patch(sprites: Sprites, name: str, color: str | None, width: int, height: int, light: float) -> Patch:
-    """A sprite at its final size with its shadow, ready to be laid over a picture."""
+    """A sprite at its final size with its shadow, ready to be laid over an image."""
     reach = max(2, round(0.12 * (width + height) / 2))
     canvas = np.zeros((height + 2 * reach, width + 2 * reach, 4), np.float32)
     canvas[reach:-reach, reach:-reach] = _scaled(sprites, name, color, width, height)
@@ -95,7 +95,7 @@ def _patch(sprites: Sprites, name: str, color: str | None, width: int, height: i
     return canvas[..., :3] + (1 - alpha) * shadow * _SHADOW_COLOR, through, -reach, -reach
 
 
-# Patches of large pictures are large: fewer of them are kept, so that either cache ends at about 150 MB.
+# Patches of large images are large: fewer of them are kept, so that either cache ends at about 150 MB.
 _small_patch, _large_patch = lru_cache(maxsize=4096)(_patch), lru_cache(maxsize=1024)(_patch)
 
 
@@ -119,42 +119,42 @@ def _shadow(alpha: np.ndarray, reach: int, width: int, height: int, light: float
 def render(
     scene: Scene, size: int = 96, sprites: Sprites | None = None, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """uint8 [size, size, 3]. The same scene gives the same picture; an `rng` varies the background's brightness."""
+    """uint8 [size, size, 3]. The same scene gives the same image; an `rng` varies the background's brightness."""
     if size < 16:
         raise ValueError(f"a picture must be at least 16 px, not {size}")
     sprites = load_sprites() if sprites is None else sprites
-    picture = background_pixels(scene.background, size).copy()
+    image = background_pixels(scene.background, size).copy()
     if rng is not None:
         gain, lift = rng.uniform(0.92, 1.05), rng.uniform(-6, 6, 3)
-        np.clip(picture * np.float32(gain) + lift.astype(np.float32), 0, 255, out=picture)
+        np.clip(image * np.float32(gain) + lift.astype(np.float32), 0, 255, out=image)
     light = background(scene.background).light
     patch = _small_patch if size <= 128 else _large_patch
     for thing in painting_order(scene.things):
         x0, y0, x1, y1 = pixel_box(thing, size)
-        _lay(picture, patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
-    return (picture + 0.5).clip(0, 255).astype(np.uint8)
+        _lay(image, patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
+    return (image + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def _lay(picture: np.ndarray, patch: Patch, x: int, y: int) -> None:
-    """Lay a patch over the picture in place, clipped to the frame."""
-    colour, through, dx, dy = patch
+def _lay(image: np.ndarray, patch: Patch, x: int, y: int) -> None:
+    """Lay a patch over the image in place, clipped to the frame."""
+    color, through, dx, dy = patch
     x, y = x + dx, y + dy
-    size = picture.shape[0]
+    size = image.shape[0]
     left, top = max(0, -x), max(0, -y)
-    right, bottom = min(colour.shape[1], size - x), min(colour.shape[0], size - y)
+    right, bottom = min(color.shape[1], size - x), min(color.shape[0], size - y)
     if left >= right or top >= bottom:
         return
-    target = picture[y + top : y + bottom, x + left : x + right]
+    target = image[y + top : y + bottom, x + left : x + right]
     target *= through[top:bottom, left:right]
-    target += colour[top:bottom, left:right]
+    target += color[top:bottom, left:right]
 
 
 SPOILINGS = ("blurred", "noisy", "ghosted")
-"""The ways in which a picture is of poor quality."""
+"""The ways in which an image is of poor quality."""
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, how: str | None = None) -> np.ndarray:
-    """A spoiled copy of a uint8 [H, W, 3] picture; `how` is one of SPOILINGS, or chosen by the rng."""
+    """A spoiled copy of a uint8 [H, W, 3] image; `how` is one of SPOILINGS, or chosen by the rng."""
     how = SPOILINGS[int(rng.integers(len(SPOILINGS)))] if how is None else how
     side = max(image.shape[:2])
     if how == "blurred":
@@ -177,12 +177,12 @@ def degrade(image: np.ndarray, rng: np.random.Generator, how: str | None = None)
     raise ValueError(f"unknown spoiling {how!r}; choose from {', '.join(SPOILINGS)}")
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int = 8, gap: int = 4) -> Image.Image:
-    """Many equally large pictures side by side, for looking at."""
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: Sequence[np.ndarray], columns: int = 8, gap: int = 4) -> Image.Image:
+    """Many equally large images side by side, for looking at."""
+    height, width = images[0].shape[:2]
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        sheet.paste(Image.fromarray(picture), (gap + column * (width + gap), gap + row * (height + gap)))
+        sheet.paste(Image.fromarray(image), (gap + column * (width + gap), gap + row * (height + gap)))
     return sheet

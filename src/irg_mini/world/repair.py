@@ -1,4 +1,4 @@
-"""Putting a picture right: the scene that keeps what is right and mends the rest."""
+"""Putting an image right: the scene that keeps what is right and mends the rest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def correct(
     size: int = 96,
     threshold: float | None = None,
 ) -> Scene:
-    """The scene that repairs a picture: right things stay where they were seen (on the grid), wrong ones are mended in
+    """The scene that repairs an image: right things stay where they were seen (on the grid), wrong ones are mended in
     place or moved, missing ones are added (where `intended` has them, if that is free), all others go.
     """
     slots, _ = match(request, seen, threshold)
@@ -71,7 +71,7 @@ def replan(request: Request, intended: Scene | None, rng: np.random.Generator, s
 
 
 def _anew(request: Request, intended: Scene | None, rng: np.random.Generator, size: int) -> tuple[Thing, ...]:
-    """A right arrangement that does not look at the picture: the intended one, or else a random one."""
+    """A right arrangement that does not look at the image: the intended one, or else a random one."""
     if intended is not None and not find_flaws(request, see(intended, size), size):
         return intended.things
     return sample_things(request, rng)
@@ -112,7 +112,7 @@ def _repair(
 
 
 def _mended(item: Seen, entry: Include, size: int) -> Thing:
-    """The seen thing with the asked class and colour, nudged into the frame."""
+    """The seen thing with the asked class and color, nudged into the frame."""
     thing = snap(entry.name, entry.color, item.box, size)
     for word in sizes_down_from(thing.size):
         col, row = nearest_cell(free_cells(entry.name, word, []), (thing.col, thing.row))

@@ -44,7 +44,7 @@ DEFAULT_WEIGHTS: dict[str, float] = {
 FULL_WEIGHTS: dict[str, float] = {**DEFAULT_WEIGHTS, "stacking": 1.5}
 """The weights where the vocabulary has the relations on and behind."""
 MOST_THINGS = 6
-"""Things in one picture at most (core: five)."""
+"""Things in one image at most (core: five)."""
 
 
 def sample_request(
@@ -169,7 +169,7 @@ def _color_attr(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
 
 
 def _compound(rng: np.random.Generator, vocab: Vocabulary) -> list[Include]:
-    """Counts, colours and relations together; never one of the plain forms."""
+    """Counts, colors and relations together; never one of the plain forms."""
     form = rng.random()
     if form < 0.15:
         name = _names(rng, vocab, 1, colored=True)[0]

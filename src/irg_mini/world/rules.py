@@ -1,4 +1,4 @@
-"""GenEval's verdict: does what is seen in a picture satisfy a request? (The rules of its official evaluation.)"""
+"""GenEval's verdict: does what is seen in an image satisfy a request? (The rules of its official evaluation.)"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_PER_CLASS = 16
 
 @dataclass(frozen=True)
 class Seen:
-    """One object seen in a picture; the box in pixels, `color` one of the ten names or None."""
+    """One object seen in an image; the box in pixels, `color` one of the ten names or None."""
 
     name: str
     color: str | None
@@ -29,7 +29,7 @@ class Seen:
 
 
 def see(scene: Scene, size: int = 96) -> list[Seen]:
-    """What a perfect detector sees in the scene's picture."""
+    """What a perfect detector sees in the scene's image."""
     return [Seen(name, color, box) for name, color, box in boxes(scene, size)]
 
 
@@ -74,7 +74,7 @@ def score_threshold(request: Request) -> float:
 
 
 def satisfied(request: Request, seen: Sequence[Seen], threshold: float | None = None) -> bool:
-    """GenEval's verdict on a picture; `threshold` replaces GenEval's own limit on the objects' scores."""
+    """GenEval's verdict on an image; `threshold` replaces GenEval's own limit on the objects' scores."""
     groups = kept(seen, score_threshold(request) if threshold is None else threshold)
     matched: list[list[Seen] | None] = []
     for entry in request.include:

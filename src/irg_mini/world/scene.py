@@ -13,12 +13,12 @@ from irg_mini.world.classes import GRID, LONGEST, SIZES, check_color, object_cla
 from irg_mini.world.geometry import STACKED, STRENGTHS
 
 Box = tuple[float, float, float, float]
-"""(x0, y0, x1, y1), x to the right, y downwards; in shares of the picture's side unless a function says pixels."""
+"""(x0, y0, x1, y1), x to the right, y downwards; in shares of the image's side unless a function says pixels."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object in a scene: its centre is the centre of grid cell (col, row)."""
+    """One object in a scene: its center is the center of grid cell (col, row)."""
 
     name: str
     color: str | None
@@ -45,7 +45,7 @@ class Thing:
 
     @property
     def box(self) -> Box:
-        """Its box in shares of the picture's side."""
+        """Its box in shares of the image's side."""
         width, height = extent(self.name, self.size)
         x, y = (self.col + 0.5) / GRID, (self.row + 0.5) / GRID
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
@@ -61,7 +61,7 @@ class Scene:
 
 @cache
 def extent(name: str, size: str) -> tuple[float, float]:
-    """(width, height) of a class at a size, in shares of the picture's side; independent of the sprites used."""
+    """(width, height) of a class at a size, in shares of the image's side; independent of the sprites used."""
     aspect = object_class(name).aspect
     side = SIZES[size]
     width, height = side * math.sqrt(aspect), side / math.sqrt(aspect)
@@ -70,7 +70,7 @@ def extent(name: str, size: str) -> tuple[float, float]:
 
 
 def pixel_box(thing: Thing, size: int) -> tuple[int, int, int, int]:
-    """The whole pixels a thing covers in a picture of `size` px: where its sprite is painted."""
+    """The whole pixels a thing covers in an image of `size` px: where its sprite is painted."""
     width, height = extent(thing.name, thing.size)
     w, h = max(1, round(width * size)), max(1, round(height * size))
     x0 = round((thing.col + 0.5) / GRID * size - w / 2)
@@ -79,12 +79,12 @@ def pixel_box(thing: Thing, size: int) -> tuple[int, int, int, int]:
 
 
 def boxes(scene: Scene, size: int) -> list[tuple[str, str | None, tuple[int, int, int, int]]]:
-    """(class, color, box in pixels) of every thing; a natural-coloured thing reports its class's own colour, if any."""
+    """(class, color, box in pixels) of every thing; a natural-colored thing reports its class's own color, if any."""
     return [(t.name, t.color or object_class(t.name).natural, pixel_box(t, size)) for t in scene.things]
 
 
 def snap(name: str, color: str | None, box: Box, side: float) -> Thing:
-    """The thing on the grid that is nearest to a box seen in a picture of `side` px."""
+    """The thing on the grid that is nearest to a box seen in an image of `side` px."""
     x0, y0, x1, y1 = (value / side for value in box)
     area = max((x1 - x0) * (y1 - y0), 1e-6)
 
@@ -96,7 +96,7 @@ def snap(name: str, color: str | None, box: Box, side: float) -> Thing:
     return Thing(name, color, col, row, min(SIZES, key=misfit))
 
 
-_CENTRES = (np.arange(GRID) + 0.5) / GRID
+_CENTERS = (np.arange(GRID) + 0.5) / GRID
 _FRAME_SLACK = 1e-9
 _CLEAR = 0.66
 _TRIED_ROWS = (8, 7, 9)
@@ -116,8 +116,8 @@ def crowding(box_a: Box, box_b: Box) -> float:
 def _inside(name: str, size: str) -> np.ndarray:
     """bool [GRID row, GRID col]: cells where such a thing is inside the frame. Shared: copy before changing it."""
     width, height = extent(name, size)
-    fits_x = (_CENTRES - width / 2 >= -_FRAME_SLACK) & (_CENTRES + width / 2 <= 1 + _FRAME_SLACK)
-    fits_y = (_CENTRES - height / 2 >= -_FRAME_SLACK) & (_CENTRES + height / 2 <= 1 + _FRAME_SLACK)
+    fits_x = (_CENTERS - width / 2 >= -_FRAME_SLACK) & (_CENTERS + width / 2 <= 1 + _FRAME_SLACK)
+    fits_y = (_CENTERS - height / 2 >= -_FRAME_SLACK) & (_CENTERS + height / 2 <= 1 + _FRAME_SLACK)
     return fits_y[:, None] & fits_x[None, :]
 
 
@@ -129,8 +129,8 @@ def free_cells(name: str, size: str, others: Iterable[Box], most: float = 0.05) 
         return free
     width, height = extent(name, size)
     x0_N1, y0_N1, x1_N1, y1_N1 = (boxes_N4[:, k, None] for k in range(4))
-    over_x_NC = np.minimum(_CENTRES + width / 2, x1_N1) - np.maximum(_CENTRES - width / 2, x0_N1)
-    over_y_NR = np.minimum(_CENTRES + height / 2, y1_N1) - np.maximum(_CENTRES - height / 2, y0_N1)
+    over_x_NC = np.minimum(_CENTERS + width / 2, x1_N1) - np.maximum(_CENTERS - width / 2, x0_N1)
+    over_y_NR = np.minimum(_CENTERS + height / 2, y1_N1) - np.maximum(_CENTERS - height / 2, y0_N1)
     smaller_N1 = np.minimum(width * height, (x1_N1 - x0_N1) * (y1_N1 - y0_N1))
     shared_NRC = over_y_NR.clip(0)[:, :, None] * over_x_NC.clip(0)[:, None, :]
     return free & (shared_NRC <= most * smaller_N1[:, :, None]).all(axis=0)
@@ -155,12 +155,12 @@ def related_cells(name: str, size: str, relation: str, target: Box, margin: floa
     """
     width, height = extent(name, size)
     if relation in STACKED or relation in _ITS_TARGET:
-        across, down = _CENTRES[None, :], _CENTRES[:, None]
+        across, down = _CENTERS[None, :], _CENTERS[:, None]
         own = (across - width / 2, down - height / 2, across + width / 2, down + height / 2)
         strength = STRENGTHS[_ITS_TARGET.get(relation, relation)]
         return (strength(target, own) if relation in _ITS_TARGET else strength(own, target)) > margin
-    dx = (_CENTRES - (target[0] + target[2]) / 2)[None, :]
-    dy = (_CENTRES - (target[1] + target[3]) / 2)[:, None]
+    dx = (_CENTERS - (target[0] + target[2]) / 2)[None, :]
+    dy = (_CENTERS - (target[1] + target[3]) / 2)[:, None]
     norm = np.maximum(np.hypot(dx, dy), 1e-9)
     sign = -1 if relation in ("left of", "above") else 1
     if relation in ("left of", "right of"):
@@ -202,7 +202,7 @@ def may_overlap(relation: str) -> bool:
 
 
 def painting_order(things: Iterable[Thing]) -> list[Thing]:
-    """From far to near: what is higher in the picture is further away, but what stands on something comes after it."""
+    """From far to near: what is higher in the image is further away, but what stands on something comes after it."""
     order = sorted(things, key=lambda t: (t.row, t.col))
     for thing in reversed(order[:-1]):
         place = order.index(thing)

@@ -67,14 +67,14 @@ def background_sheet(size: int = 220) -> Image.Image:
 def scene_sheet(
     sprites: Sprites, weights: dict[str, float], seed: int, size: int = 128, count: int = 21
 ) -> Image.Image:
-    """Right pictures for random requests of the full world."""
+    """Right images for random requests of the full world."""
     rng = np.random.default_rng(seed)
-    pictures = [render(sample_pair(rng, weights, "full")[1], size, sprites) for _ in range(count)]
-    return contact_sheet(pictures, columns=7)
+    images = [render(sample_pair(rng, weights, "full")[1], size, sprites) for _ in range(count)]
+    return contact_sheet(images, columns=7)
 
 
 def repair_sheet(sprites: Sprites, seed: int, size: int = 150, count: int = 4) -> Image.Image:
-    """Flawed pictures on the left, what the oracle says of them, corrected ones on the right."""
+    """Flawed images on the left, what the oracle says of them, corrected ones on the right."""
     rng = np.random.default_rng(seed)
     sheet = Image.new("RGB", (2 * size + 520, count * (size + 6)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -133,7 +133,7 @@ def write_sheets(folder: Path, sprites: Sprites) -> list[Path]:
 
 
 def _png(image: Image.Image, most: int = 290_000) -> bytes:
-    """The picture as PNG; with a palette of 256 colours if it would be larger than `most` bytes."""
+    """The image as PNG; with a palette of 256 colors if it would be larger than `most` bytes."""
     palette = image.quantize(256, Image.Quantize.MEDIANCUT)
     for version in (image, image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)):
         buffer = io.BytesIO()

@@ -1,8 +1,8 @@
-"""Sprites: one RGBA picture per object class, fetched once from a public npm package, or drawn by ourselves.
+"""Sprites: one RGBA image per object class, fetched once from a public npm package, or drawn by ourselves.
 
 The fetched set is the MIT-licensed `@lobehub/fluent-emoji-3d` (Microsoft's Fluent emoji as 256 px images). It is not
 shipped: `fetch_sprites` gets it with the ordinary npm client, checks it against a pinned hash, and keeps only the
-pictures that the class tables name in one file, together with the classes that we draw ourselves.
+images that the class tables name in one file, together with the classes that we draw ourselves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TARBALL_SHA512 = (
 )
 TARBALL_BYTES = 15_792_027
 SPRITE_PX = 176
-"""A sprite's longer side: that of a huge thing in a picture of 256 px."""
+"""A sprite's longer side: that of a huge thing in an image of 256 px."""
 ASPECT_TOLERANCE = 0.03
 
 

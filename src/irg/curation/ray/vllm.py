@@ -115,7 +115,7 @@ def processor_config(endpoint: Endpoint, local: Vllm) -> dict[str, Any]:
         "engine_kwargs": dict(local.engine),
         "concurrency": (local.replicas, local.replicas),
         "batch_size": local.batch,
-        "prepare_multimodal_stage": True,  # pictures are decoded outside the engine
+        "prepare_multimodal_stage": True,  # images are decoded outside the engine
         "should_continue_on_error": True,  # a question that is too long must not end the build
     } | local.options
 
@@ -131,7 +131,7 @@ def question(row: dict[str, Any]) -> dict[str, Any]:
         for told in body["messages"]
     ]
     sampling = {name: body[name] for name in SAMPLING if name in body}
-    return {"messages": messages, "sampling_params": sampling, "body": ""}  # the pictures need not travel twice
+    return {"messages": messages, "sampling_params": sampling, "body": ""}  # the images need not travel twice
 
 
 def _answer(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from irg.curation.recipe import DataRecipe
 from irg.curation.stages import Workbench
 from irg.endpoints import AnswerCache, EndpointError, OfflineClient
 
-ROWS_AT_ONCE = 16  # whose questions are held together: they carry pictures
+ROWS_AT_ONCE = 16  # whose questions are held together: they carry images
 
 
 def bare(layout: Layout) -> Layout:

@@ -1,4 +1,4 @@
-"""The five benchmarks as one kind of thing: what to ask about a picture, how to grade the answers, how to sum up."""
+"""The five benchmarks as one kind of thing: what to ask about an image, how to grade the answers, how to sum up."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from irg.evaluation.image_folders import LAYOUTS, Layout
 from irg.promptsets import HOMES, BenchPrompt
 
 Kind = Literal["detect", "chat", "yes", "ocr", "reasoning", "style", "diversity"]
-"""What a judge can be asked for: boxes with colours, a text, P("Yes"), the text in a picture, a number of its own."""
+"""What a judge can be asked for: boxes with colors, a text, P("Yes"), the text in an image, a number of its own."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One question about one picture.
+    """One question about one image.
 
     Attributes:
-        name: which of the benchmark's questions it is, unique for a picture.
+        name: which of the benchmark's questions it is, unique for an image.
         text: for ``chat`` and ``yes`` the question, for ``ocr`` the instruction to a chat model.
         check: raises ValueError when an answer can't be used; a chat judge then asks again, a bounded number of times.
     """
@@ -36,8 +36,8 @@ class Grade:
     """What the answers come to.
 
     Attributes:
-        score: of this picture, 0..1.
-        right: what repair and damage are counted over: one value a picture, or one a question.
+        score: of this image, 0..1.
+        right: what repair and damage are counted over: one value an image, or one a question.
         detail: shown in the report.
         facts: what sums need beside the score.
     """
@@ -50,7 +50,7 @@ class Grade:
 
 @dataclass(frozen=True)
 class Graded:
-    """A picture with its grade; ``grade`` is None when it is missing and counts as all wrong."""
+    """An image with its grade; ``grade`` is None when it is missing and counts as all wrong."""
 
     prompt: BenchPrompt
     sample: int
@@ -66,7 +66,7 @@ class Options:
     rubric: str | None = None
     """Text of WISE's judging instruction with {prompt} and {explanation}; None: ours."""
     tiif_text: bool = False
-    """Also read the text in TIIF's pictures of text, for GNED and recall."""
+    """Also read the text in TIIF's images of text, for GNED and recall."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Benchmark:
     """A benchmark.
 
     Attributes:
-        asks: the questions about one picture of a prompt.
+        asks: the questions about one image of a prompt.
         grade: the raw answers by name -> their grade; ValueError when they can't be read.
-        summarise: all pictures -> the benchmark's numbers, of which ``columns`` are its table.
+        summarize: all images -> the benchmark's numbers, of which ``columns`` are its table.
         unit: what one of ``Grade.right`` is.
     """
 
@@ -84,8 +84,8 @@ class Benchmark:
     columns: tuple[str, ...]
     asks: Callable[[BenchPrompt, Options], list[Ask]]
     grade: Callable[[BenchPrompt, dict[str, Any], Options], Grade]
-    summarise: Callable[[Sequence[Graded]], dict[str, float]]
-    unit: str = "picture"
+    summarize: Callable[[Sequence[Graded]], dict[str, float]]
+    unit: str = "image"
 
     @property
     def title(self) -> str:
@@ -109,7 +109,7 @@ def _geneval_grade(prompt: BenchPrompt, answers: dict[str, Any], options: Option
 
 
 def _geneval_sum(graded: Sequence[Graded]) -> dict[str, float]:
-    return geneval.summarise((one.prompt.id, one.prompt.tag, bool(one.grade and one.grade.score)) for one in graded)
+    return geneval.summarize((one.prompt.id, one.prompt.tag, bool(one.grade and one.grade.score)) for one in graded)
 
 
 # --------------------------------------------------------------------------------------------------- WISE
@@ -132,7 +132,7 @@ def _wise_grade(prompt: BenchPrompt, answers: dict[str, Any], options: Options) 
 
 
 def _wise_sum(graded: Sequence[Graded]) -> dict[str, float]:
-    return wise.summarise((int(one.prompt.id), one.grade.score if one.grade else 0.0) for one in graded)
+    return wise.summarize((int(one.prompt.id), one.grade.score if one.grade else 0.0) for one in graded)
 
 
 # --------------------------------------------------------------------------------------------- TIIF-Bench
@@ -171,7 +171,7 @@ def _tiif_sum(graded: Sequence[Graded]) -> dict[str, float]:
             for one in own
         ]
         shares = {name: one.share for name, one in tiif.accuracies(verdicts).items()}
-        sums |= {f"{name} {length}": value for name, value in tiif.summarise(shares).items()}
+        sums |= {f"{name} {length}": value for name, value in tiif.summarize(shares).items()}
         if matches := [one.grade.facts for one in own if one.grade and one.grade.facts is not None]:
             gned, recall = (float(mean) for mean in np.mean(matches, axis=0))
             sums |= {f"GNED {length}": gned, f"recall {length}": recall}
@@ -193,7 +193,7 @@ def _genai_grade(_: BenchPrompt, answers: dict[str, Any], __: Options) -> Grade:
 
 
 def _genai_sum(graded: Sequence[Graded]) -> dict[str, float]:
-    return genai_bench.summarise(
+    return genai_bench.summarize(
         (one.prompt.metadata["skills"], one.grade.score if one.grade else 0.0) for one in graded
     )
 
@@ -216,7 +216,7 @@ def _oneig_asks(prompt: BenchPrompt, _: Options) -> list[Ask]:
 
 
 def _oneig_grade(prompt: BenchPrompt, answers: dict[str, Any], _: Options) -> Grade:
-    """One picture; what could not be asked (no judge for it) is left out."""
+    """One image; what could not be asked (no judge for it) is left out."""
     facts: dict[str, Any] = {
         name: float(answers[name]) for name in ("reasoning", "style", "diversity") if name in answers
     }
@@ -253,7 +253,7 @@ def _oneig_sum(graded: Sequence[Graded]) -> dict[str, float]:
             else:
                 found.setdefault(name, {}).setdefault(one.prompt.id, []).append(facts[name])
     sums = {name: oneig.prompt_mean(prompts.values()) for name, prompts in found.items()}
-    if text := oneig.summarise_text(matches):
+    if text := oneig.summarize_text(matches):
         sums |= {"text": text.pop("score")} | text
     overall = oneig.overall(sums)
     ordered = {name: sums[name] for name in (*oneig.DIMENSIONS, "ED", "CR", "WAC") if name in sums}
@@ -261,7 +261,7 @@ def _oneig_sum(graded: Sequence[Graded]) -> dict[str, float]:
 
 
 def _oneig_missing(prompt: BenchPrompt) -> dict[str, Any]:
-    """A missing picture: nothing that was asked is there, and no text can be read."""
+    """A missing image: nothing that was asked is there, and no text can be read."""
     if prompt.tag == "text":
         return {"text": oneig.text_match(prompt.metadata["text_content"], "")}
     if prompt.tag == "reasoning":

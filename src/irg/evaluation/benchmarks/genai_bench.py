@@ -10,10 +10,10 @@ QUESTION = 'Does this figure show "{prompt}"? Please answer yes or no.'
 ANSWER = "Yes"
 
 
-def summarise(scores: Iterable[tuple[Sequence[str], float]]) -> dict[str, float]:
-    """Mean score per skill from (skills of the prompt, score) of every picture.
+def summarize(scores: Iterable[tuple[Sequence[str], float]]) -> dict[str, float]:
+    """Mean score per skill from (skills of the prompt, score) of every image.
 
-    ``all`` is over pictures with any skill (the official number: seven prompts have none), ``every`` over all.
+    ``all`` is over images with any skill (the official number: seven prompts have none), ``every`` over all.
     """
     groups: dict[str, list[float]] = {}
     for skills, score in scores:

@@ -1,7 +1,7 @@
 """GenEval's rules and summary (github.com/djghosh13/geneval): what a detector found in, a verdict out.
 
 A detector's finding is ``{class: [[x1, y1, x2, y2, score], ...]}`` in pixels, before any threshold, and optionally the
-colour of each box in the same order.
+color of each box in the same order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ Colors = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Is the picture what the prompt asks for, and if not, why (one reason a line, in the official words)."""
+    """Is the image what the prompt asks for, and if not, why (one reason a line, in the official words)."""
 
     correct: bool
     reason: str
@@ -34,7 +34,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Found:
-    """A box that counts: [x1, y1, x2, y2] and its colour, if that was looked at."""
+    """A box that counts: [x1, y1, x2, y2] and its color, if that was looked at."""
 
     box: np.ndarray
     color: str | None
@@ -46,16 +46,16 @@ def judge(
     colors: Colors | None = None,
     counting_above: float = COUNTING_SCORE_ABOVE,
 ) -> Verdict:
-    """The official verdict on what was found in one picture.
+    """The official verdict on what was found in one image.
 
     Args:
         metadata: a line of GenEval's metadata: ``tag``, ``include``, perhaps ``exclude``.
         boxes: all boxes by class, with their scores, in any order.
-        colors: the colour of each box, needed where ``include`` asks for one.
+        colors: the color of each box, needed where ``include`` asks for one.
         counting_above: what a score must be above in ``counting`` prompts; the official 0.9 suits its own detector.
 
     Raises:
-        ValueError: a colour is asked for and ``colors`` has not one for each box of that class.
+        ValueError: a color is asked for and ``colors`` has not one for each box of that class.
     """
     threshold = counting_above if metadata.get("tag") == "counting" else SCORE_ABOVE
     wants_color = {clause["class"] for clause in metadata.get("include", ()) if "color" in clause}
@@ -65,7 +65,7 @@ def judge(
         if name in wants_color:
             named = (colors or {}).get(name, ())
             if len(named) != len(rows):
-                raise ValueError(f"{name}: {len(rows)} boxes, but {len(named)} colours")
+                raise ValueError(f"{name}: {len(rows)} boxes, but {len(named)} colors")
         if kept := _keep(rows, named, threshold):
             found[name] = kept
     reasons: list[str] = []
@@ -122,7 +122,7 @@ def _match(
 def relations(box_a: Sequence[float] | np.ndarray, box_b: Sequence[float] | np.ndarray) -> set[str]:
     """How a stands to b: any of ``left of``, ``right of``, ``above``, ``below``; boxes are (x1, y1, x2, y2).
 
-    The offset of the centres shrinks on each axis by a tenth of both sizes, is divided by the length of the unshrunk
+    The offset of the centers shrinks on each axis by a tenth of both sizes, is divided by the length of the unshrunk
     offset, and holds beyond 0.5.
     """
     a, b = (np.asarray(box, dtype=np.float64)[:4].reshape(2, 2) for box in (box_a, box_b))
@@ -136,11 +136,11 @@ def relations(box_a: Sequence[float] | np.ndarray, box_b: Sequence[float] | np.n
     return {name for name, strength in holds.items() if strength > HOLDS_ABOVE}
 
 
-def summarise(results: Iterable[tuple[str, str, bool]]) -> dict[str, float]:
-    """Shares from (prompt, tag, correct) of every picture.
+def summarize(results: Iterable[tuple[str, str, bool]]) -> dict[str, float]:
+    """Shares from (prompt, tag, correct) of every image.
 
-    Returns one entry a tag (mean over its pictures), ``overall`` (plain mean of the tags that occur), ``images`` and
-    ``prompts`` (share of right pictures; share of prompts with a right one). Empty when there are no results.
+    Returns one entry a tag (mean over its images), ``overall`` (plain mean of the tags that occur), ``images`` and
+    ``prompts`` (share of right images; share of prompts with a right one). Empty when there are no results.
     """
     tags: dict[str, list[bool]] = {}
     prompts: dict[str, bool] = {}

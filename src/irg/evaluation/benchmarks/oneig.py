@@ -1,6 +1,6 @@
 """OneIG-Bench (English): alignment, text, reasoning, style and diversity, each from a judge's raw findings.
 
-Legend: R references, F features, P pictures.
+Legend: R references, F features, P images.
 """
 
 import re
@@ -25,21 +25,21 @@ _DROPPED = re.compile(r"[^\u4e00-\u9fa5a-zA-Z0-9\sàâäéèêëîïôöùûüç
 def alignment(
     answers: Sequence[Mapping[str, str]], dependency: Mapping[str, Sequence[int]]
 ) -> tuple[float, list[list[bool]]]:
-    """Score of one prompt and, per picture, which questions count as fulfilled.
+    """Score of one prompt and, per image, which questions count as fulfilled.
 
     Args:
-        answers: per picture, question number -> the judge's answer as it stands; only an exact ``Yes`` is one.
+        answers: per image, question number -> the judge's answer as it stands; only an exact ``Yes`` is one.
         dependency: question number -> the questions it depends on (0: none). A question counts only when those
             were answered ``Yes`` too, by their raw answers: what zeroes a parent does not reach its grandchildren.
 
     Raises:
-        ValueError: there is no picture, or a picture without answers.
+        ValueError: there is no image, or an image without answers.
     """
     if not answers or not all(answers):
-        raise ValueError("alignment needs at least one picture, and answers for each")
+        raise ValueError("alignment needs at least one image, and answers for each")
     fulfilled = []
-    for picture in answers:
-        raw = {number: answer == YES for number, answer in picture.items()}
+    for image in answers:
+        raw = {number: answer == YES for number, answer in image.items()}
         fulfilled.append(
             [
                 yes and all(raw.get(str(parent), False) for parent in dependency.get(number, ()) if parent)
@@ -51,7 +51,7 @@ def alignment(
 
 @dataclass(frozen=True)
 class TextMatch:
-    """What is measured on one picture: edit distance, whether all is right, words found, words wanted."""
+    """What is measured on one image: edit distance, whether all is right, words found, words wanted."""
 
     distance: int
     right: bool
@@ -72,15 +72,15 @@ def clean_ocr(text: str) -> str:
 
 
 def text_match(wanted: Sequence[str], read: str) -> TextMatch:
-    """Compare what was read in a picture with the texts it should show."""
+    """Compare what was read in an image with the texts it should show."""
     truth, seen = clean_text(" ".join(wanted)), clean_ocr(read)
     distance = levenshtein(seen, truth)
     words = Counter(truth.split())
     return TextMatch(distance, distance == 0, (words & Counter(seen.split())).total(), words.total())
 
 
-def summarise_text(matches: Sequence[TextMatch]) -> dict[str, float]:
-    """ED (mean), CR (share that is all right), WAC (words pooled over all pictures), and the score made of them."""
+def summarize_text(matches: Sequence[TextMatch]) -> dict[str, float]:
+    """ED (mean), CR (share that is all right), WAC (words pooled over all images), and the score made of them."""
     if not matches:
         return {}
     ed = float(np.mean([match.distance for match in matches]))
@@ -91,19 +91,19 @@ def summarise_text(matches: Sequence[TextMatch]) -> dict[str, float]:
 
 
 def cosine(a_F: np.ndarray, b_F: np.ndarray) -> float:
-    """Cosine of two features: the reasoning score of a picture against its answer."""
+    """Cosine of two features: the reasoning score of an image against its answer."""
     a_F, b_F = np.asarray(a_F, np.float64), np.asarray(b_F, np.float64)
     return float(a_F @ b_F / (np.linalg.norm(a_F) * np.linalg.norm(b_F)))
 
 
 def style(features: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray]) -> float:
-    """Mean over the style encoders of the best cosine of a picture [F] to the style's references [R, F], at least 0."""
+    """Mean over the style encoders of the best cosine of an image [F] to the style's references [R, F], at least 0."""
     best = [max(cosine(feature_F, one_F) for one_F in references[name]) for name, feature_F in features.items()]
     return max(0.0, float(np.mean(best)))
 
 
 def diversity(features_PF: np.ndarray) -> float | None:
-    """Mean cosine distance over all pairs of a prompt's pictures; None for fewer than two."""
+    """Mean cosine distance over all pairs of a prompt's images; None for fewer than two."""
     distances = [1 - cosine(a_F, b_F) for a_F, b_F in combinations(features_PF, 2)]
     return float(np.mean(distances)) if distances else None
 
@@ -116,5 +116,5 @@ def overall(dimensions: Mapping[str, float]) -> float | None:
 
 
 def prompt_mean(scores: Iterable[Sequence[float]]) -> float:
-    """Mean over the pictures of each prompt, then over prompts."""
+    """Mean over the images of each prompt, then over prompts."""
     return float(np.mean([np.mean(values) for values in scores]))

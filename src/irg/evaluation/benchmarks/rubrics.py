@@ -39,11 +39,11 @@ nothing else. If there is no text, answer with an empty pair of brackets: []"""
 
 
 def wise_question(prompt: str, explanation: str, rubric: str | None = None) -> str:
-    """The question for one WISE picture; ``rubric`` is another text with {prompt} and {explanation} in it."""
+    """The question for one WISE image; ``rubric`` is another text with {prompt} and {explanation} in it."""
     return (rubric or WISE).replace("{prompt}", prompt).replace("{explanation}", explanation)
 
 
 def tiif_question(questions: Sequence[str]) -> str:
-    """One question for all yes/no questions about a TIIF picture."""
+    """One question for all yes/no questions about a TIIF image."""
     lines = "\n".join(f"{number}. {question.strip()}" for number, question in enumerate(questions, start=1))
     return TIIF.replace("{count}", str(len(questions))).replace("{questions}", lines)

@@ -23,7 +23,7 @@ def levenshtein(a: str, b: str) -> int:
     return int(row[-1])
 
 
-def normalised(a: str, b: str) -> float:
+def normalized(a: str, b: str) -> float:
     """Levenshtein distance as a share of the longer text; 0 for two empty ones."""
     longest = max(len(a), len(b))
     return levenshtein(a, b) / longest if longest else 0.0
@@ -63,7 +63,7 @@ def cheapest_pairs(costs_NM: np.ndarray) -> list[tuple[int, int]]:
 
 
 def pair_words(wanted: Sequence[str], seen: Sequence[str]) -> list[float]:
-    """Normalised distances of the cheapest pairing; a word without partner counts 1. Length: of the longer list.
+    """Normalized distances of the cheapest pairing; a word without partner counts 1. Length: of the longer list.
 
     The first ``len(wanted)`` values are those of the wanted words, in their order.
     """
@@ -71,5 +71,5 @@ def pair_words(wanted: Sequence[str], seen: Sequence[str]) -> list[float]:
     costs = np.ones((size, size))
     for i, word in enumerate(wanted):
         for j, other in enumerate(seen):
-            costs[i, j] = normalised(word, other)
+            costs[i, j] = normalized(word, other)
     return [float(costs[pair]) for pair in cheapest_pairs(costs)]

@@ -62,7 +62,7 @@ class Accuracy:
 
 
 def accuracies(verdicts: Iterable[tuple[str, Sequence[bool]]]) -> dict[str, Accuracy]:
-    """Pooled per attribute, from (attribute, right per question) of every picture of one length."""
+    """Pooled per attribute, from (attribute, right per question) of every image of one length."""
     pooled: dict[str, Accuracy] = {}
     for attribute, values in verdicts:
         before = pooled.get(attribute, Accuracy(0, 0))
@@ -70,7 +70,7 @@ def accuracies(verdicts: Iterable[tuple[str, Sequence[bool]]]) -> dict[str, Accu
     return {attribute: accuracy for attribute, accuracy in pooled.items() if accuracy.questions}
 
 
-def summarise(shares: Mapping[str, float]) -> dict[str, float]:
+def summarize(shares: Mapping[str, float]) -> dict[str, float]:
     """The groups and averages of one length from accuracy per attribute.
 
     A group is the mean of those of its attributes that are there, and is left out when none is. ``Overall`` is the
@@ -92,15 +92,15 @@ def summarise(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def wanted_texts(questions: Sequence[str]) -> list[str]:
-    """The texts that a picture of the attribute ``text`` should show, from its questions."""
+    """The texts that an image of the attribute ``text`` should show, from its questions."""
     found = (_TEXT.search(question) for question in questions)
     return [match[1] for match in found if match]
 
 
 def text_match(wanted: Sequence[str], seen: Sequence[str]) -> tuple[float, float]:
-    """(GNED, recall) of texts read in a picture against those it should show.
+    """(GNED, recall) of texts read in an image against those it should show.
 
-    Both sides are split into lower-case words and paired so that the sum of normalised edit distances is least. GNED
+    Both sides are split into lower-case words and paired so that the sum of normalized edit distances is least. GNED
     is that sum, a word without partner counting 1, over the longer list's length: 0 is perfect. Recall is the share
     of wanted words whose partner is within 0.3.
 
@@ -109,7 +109,7 @@ def text_match(wanted: Sequence[str], seen: Sequence[str]) -> tuple[float, float
     """
     words, read = ([word for text in texts for word in text.lower().split()] for texts in (wanted, seen))
     if not words:
-        raise ValueError("no text is wanted in this picture")
+        raise ValueError("no text is wanted in this image")
     distances = pair_words(words, read)
     found = sum(distance <= RECALL_WITHIN for distance in distances[: len(words)])
     return float(np.mean(distances)), found / len(words)

@@ -72,8 +72,8 @@ def wiscore(scores: Mapping[str, float]) -> float:
     return sum(weight * scores[name] for name, weight in CRITERIA_WEIGHTS.items()) / HIGHEST
 
 
-def summarise(scores: Iterable[tuple[int, float]]) -> dict[str, float]:
-    """Means from (prompt id, WiScore) of every picture.
+def summarize(scores: Iterable[tuple[int, float]]) -> dict[str, float]:
+    """Means from (prompt id, WiScore) of every image.
 
     Returns one entry a category that occurs and, when all six do, ``overall`` (the official weighted mean) and
     ``overall_plain`` (BAGEL's old script: the plain mean of the six).

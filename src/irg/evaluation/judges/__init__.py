@@ -1,4 +1,4 @@
-"""Judges: whoever looks at a picture and answers a benchmark's questions. Heavy ones are imported when asked for."""
+"""Judges: whoever looks at an image and answers a benchmark's questions. Heavy ones are imported when asked for."""
 
 from irg.evaluation.judges.base import Answer, Job, Judge
 from irg.evaluation.judges.make import JudgeOptions, make_judges

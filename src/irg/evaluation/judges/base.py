@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from irg.evaluation.benchmarks.benchmark import Ask
-from irg.evaluation.image_folders import Picture
+from irg.evaluation.image_folders import ImageFile
 from irg.promptsets import BenchPrompt
 
 Failure = Literal["refused", "outage", "bad_answer", "budget", "unreadable"]
@@ -18,18 +18,18 @@ PASSING: tuple[Failure, ...] = ("outage", "budget")
 
 @dataclass(frozen=True)
 class Job:
-    """One question about one picture of a prompt; ``turn`` 1 is the first picture."""
+    """One question about one image of a prompt; ``turn`` 1 is the first image."""
 
     prompt: BenchPrompt
     sample: int
     turn: int
-    picture: Picture
+    image: ImageFile
     ask: Ask
 
     @property
     def key(self) -> str:
-        """The same for the same question about the same picture, wherever it lies."""
-        told = [self.prompt.id, self.ask.kind, self.ask.name, self.ask.text, self.picture.sha256]
+        """The same for the same question about the same image, wherever it lies."""
+        told = [self.prompt.id, self.ask.kind, self.ask.name, self.ask.text, self.image.sha256]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
@@ -66,7 +66,7 @@ class Judge(Protocol):
         ...
 
     def covers(self, prompt: BenchPrompt) -> bool:
-        """Whether it can judge pictures of this prompt at all."""
+        """Whether it can judge images of this prompt at all."""
         ...
 
     def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
@@ -79,8 +79,8 @@ class Judge(Protocol):
 
 
 def pixels_or_failure(job: Job) -> Any:
-    """The job's picture, or the answer that says that it can't be read."""
+    """The job's image, or the answer that says that it can't be read."""
     try:
-        return job.picture.pixels()
+        return job.image.pixels()
     except ValueError as error:
         return Answer(None, "unreadable", str(error))

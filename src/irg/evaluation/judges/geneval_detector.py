@@ -1,9 +1,9 @@
-"""GenEval's detector on today's libraries: transformers' Mask2Former for boxes, CLIP for colours.
+"""GenEval's detector on today's libraries: transformers' Mask2Former for boxes, CLIP for colors.
 
-The original runs on mmdet 2.x, with other weights; scores from this one are labelled "GenEval (HF detector)". Before it
-judges anything it looks at pictures whose content is known: detectors have been seen to collapse silently on some GPUs.
+The original runs on mmdet 2.x, with other weights; scores from this one are labeled "GenEval (HF detector)". Before it
+judges anything it looks at images whose content is known: detectors have been seen to collapse silently on some GPUs.
 
-Legend: H, W pixels; N boxes; C colours; F features.
+Legend: H, W pixels; N boxes; C colors; F features.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -48,10 +48,10 @@ class GenEvalDetector:
     """Answers ``detect``.
 
     Args:
-        detect: picture -> what is in it.
-        paint: (cut-out objects, class) -> the colour of each.
+        detect: image -> what is in it.
+        paint: (cut-out objects, class) -> the color of each.
         pins: of both.
-        self_test: look at known pictures before the first answer; without it the label says so.
+        self_test: look at known images before the first answer; without it the label says so.
     """
 
     kinds = frozenset({"detect"})
@@ -95,7 +95,7 @@ class GenEvalDetector:
             yield job, image if isinstance(image, Answer) else Answer(self.look(image, job.prompt))
 
     def look(self, image: Image.Image, prompt: BenchPrompt) -> dict[str, Any]:
-        """Boxes of everything, and the colours of those classes that the prompt asks colours of."""
+        """Boxes of everything, and the colors of those classes that the prompt asks colors of."""
         wanted = {clause["class"] for clause in prompt.metadata.get("include", ()) if "color" in clause}
         boxes: dict[str, list[list[float]]] = {}
         cut_out: dict[str, list[Image.Image]] = {}
@@ -106,26 +106,26 @@ class GenEvalDetector:
             boxes.setdefault(name, []).append([*box, round(score, 4)])
             if name in wanted:
                 cut_out.setdefault(name, []).append(on_gray(image, mask_HW, box))
-        colors = {name: self._paint(pictures, name) for name, pictures in cut_out.items()}
+        colors = {name: self._paint(images, name) for name, images in cut_out.items()}
         return {"boxes": boxes, "colors": colors}
 
     def self_test(self) -> None:
-        """Look at pictures whose content is known.
+        """Look at images whose content is known.
 
         Raises:
-            ValueError: the detector sees things in an empty picture, its answer changes from one look to the next or
-                is not finite, or the colours of plain squares are wrong.
+            ValueError: the detector sees things in an empty image, its answer changes from one look to the next or
+                is not finite, or the colors of plain squares are wrong.
         """
         plain = Image.new("RGB", (512, 512), BACKGROUND)
-        scene = _test_picture()
+        scene = _test_image()
         empty, first, second = self._detect(plain), self._detect(scene), self._detect(scene)
         if not all(np.isfinite(score) and 0 <= score <= 1 for _, score, _ in (*empty, *first)):
             raise ValueError("the detector is broken: its scores are no chances (not finite, or outside 0..1)")
         seen = [(name, score) for name, score, _ in empty if score > 0.9]
         if seen:
-            raise ValueError(f"the detector is broken: it is sure of {seen[0][0]!r} in an empty picture")
+            raise ValueError(f"the detector is broken: it is sure of {seen[0][0]!r} in an empty image")
         if [(n, round(s, 3)) for n, s, _ in first] != [(n, round(s, 3)) for n, s, _ in second]:
-            raise ValueError("the detector is broken: it sees different things in the same picture")
+            raise ValueError("the detector is broken: it sees different things in the same image")
         if not any(name == "stop sign" and score > 0.3 for name, score, _ in first):
             raise ValueError("the detector is broken: it does not see a plain stop sign; try another device")
         squares = {name: Image.new("RGB", (224, 224), name) for name in ("red", "blue", "green", "yellow")}
@@ -135,18 +135,18 @@ class GenEvalDetector:
         self._tested = True
 
 
-def _test_picture() -> Image.Image:
+def _test_image() -> Image.Image:
     """A stop sign on a pole before a pale sky: the plainest of the 80 classes to draw."""
     from PIL import ImageDraw
 
-    picture = Image.new("RGB", (512, 512), (170, 200, 230))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (512, 512), (170, 200, 230))
+    draw = ImageDraw.Draw(image)
     draw.rectangle((0, 430, 512, 512), fill=(110, 130, 90))
     draw.rectangle((250, 260, 262, 470), fill=(120, 120, 125))
     draw.regular_polygon((256, 190, 108), 8, rotation=22.5, fill="white")
     draw.regular_polygon((256, 190, 100), 8, rotation=22.5, fill=(190, 25, 30))
     draw.text((256, 190), "STOP", fill="white", anchor="mm", font_size=62)
-    return picture
+    return image
 
 
 def mask_box(mask_HW: np.ndarray) -> list[float] | None:
@@ -211,7 +211,7 @@ class Mask2FormerBoxes:
 
 
 class ClipColors:
-    """Zero-shot colours by CLIP: the mean of three templates' text features for each colour."""
+    """Zero-shot colors by CLIP: the mean of three templates' text features for each color."""
 
     def __init__(self, model: Any, transform: Any, tokenizer: Any, pins: dict[str, Any]) -> None:
         self._model, self._transform, self._tokenizer, self.pins = model.eval(), transform, tokenizer, pins
@@ -236,14 +236,14 @@ class ClipColors:
         return cls(model, transform, open_clip.get_tokenizer(name), pins)
 
     @torch.inference_mode()
-    def __call__(self, pictures: Sequence[Image.Image], name: str) -> list[str]:
-        batch = torch.stack([self._transform(picture) for picture in pictures]).to(self._device)
+    def __call__(self, images: Sequence[Image.Image], name: str) -> list[str]:
+        batch = torch.stack([self._transform(image) for image in images]).to(self._device)
         features_NF = torch.nn.functional.normalize(self._model.encode_image(batch).float(), dim=-1)
         best_N = (features_NF @ self._head(name).T).argmax(-1)
         return [COLORS[int(index)] for index in best_N]
 
     def _head(self, name: str) -> torch.Tensor:
-        """Text features [C, F] of the colours of a class."""
+        """Text features [C, F] of the colors of a class."""
         if name not in self._heads:
             rows = []
             for color in COLORS:

@@ -16,7 +16,7 @@ _SPELLINGS = ("Yes", "yes", "YES", " Yes", " yes", " YES")
 
 
 class _Model:
-    """A model with its processor, asked about one picture at a time, greedily."""
+    """A model with its processor, asked about one image at a time, greedily."""
 
     def __init__(self, model: Any, processor: Any, name: str, pins: dict[str, Any]) -> None:
         self.model, self.processor, self.name, self.pins = model.eval(), processor, name, pins
@@ -131,7 +131,7 @@ class VisionLanguageJudge:
 
 
 class VQAScoreJudge:
-    """Answers ``yes`` only: VQAScore on any vision-language model, labelled with its name."""
+    """Answers ``yes`` only: VQAScore on any vision-language model, labeled with its name."""
 
     kinds = frozenset({"yes"})
 

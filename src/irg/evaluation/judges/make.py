@@ -36,7 +36,7 @@ class JudgeOptions:
     cache_dir: str | None = None
     """For openai: where answers are kept (default: judge-answers in $IRG_CACHE, else in ~/.cache/irg)."""
     no_self_test: bool = False
-    """For geneval: judge even when the detector fails on pictures whose content is known; the label says so."""
+    """For geneval: judge even when the detector fails on images whose content is known; the label says so."""
     device: str | None = None
     """For local models (default: cuda if there is one)."""
 

@@ -1,4 +1,4 @@
-"""Reading text in pictures with rapidocr, on the CPU."""
+"""Reading text in images with rapidocr, on the CPU."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from irg.promptsets import BenchPrompt
 class OCRJudge:
     """Answers ``ocr``: the lines that are read, from top to bottom, each on a line of its own.
 
-    OneIG's official OCR is a vision-language model; scores from this one are labelled as its own.
+    OneIG's official OCR is a vision-language model; scores from this one are labeled as its own.
 
     Raises:
         ValueError: rapidocr or its runtime is not installed, or its models can't be had.

@@ -103,7 +103,7 @@ class OpenAIJudge:
 
     async def _answer(self, client: Client, job: Job) -> Answer:
         try:
-            picture = image_part(job.picture.data)
+            image = image_part(job.image.data)
         except (OSError, ValueError) as error:
             return Answer(None, "unreadable", str(error))
         said: list[str] = []
@@ -113,7 +113,7 @@ class OpenAIJudge:
             if job.ask.check is not None:
                 job.ask.check(text)
 
-        content = [{"type": "text", "text": job.ask.text}, picture]
+        content = [{"type": "text", "text": job.ask.text}, image]
         messages = [{"role": "user", "content": content}]
         try:
             if job.ask.kind == "yes":
@@ -133,7 +133,7 @@ _ENDPOINT = "endpoint: "
 
 
 def _failure(error: EndpointError) -> tuple[Failure, str]:
-    """A refusal that is about the endpoint (no such model, a wrong key) is no refusal to judge this picture."""
+    """A refusal that is about the endpoint (no such model, a wrong key) is no refusal to judge this image."""
     if error.kind == "refused" and not error.about_the_request:
         return "outage", f"{_ENDPOINT}{error}"
     return error.kind, str(error)

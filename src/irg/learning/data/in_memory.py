@@ -1,7 +1,7 @@
-"""Trajectories held in memory: pictures as pixels plus latents encoded once. Right for data of one machine; larger data
+"""Trajectories held in memory: images as pixels plus latents encoded once. Right for data of one machine; larger data
 is streamed (:mod:`.stream`).
 
-Legend: N pictures; z latent channels; h, w latent sides.
+Legend: N images; z latent channels; h, w latent sides.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from irg.learning.data.modes import EncodedPicture, EncodedTrajectory, Mode
+from irg.learning.data.modes import EncodedImage, EncodedTrajectory, Mode
 from irg.learning.data.rows import BadRow, Rejections, Row, data_files, pixels_of, read_rows
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.config import ModelConfig
@@ -27,12 +27,12 @@ from irg.sequence.images import ResizeRule, patchify, to_tensor
 
 
 def patches_of(pixels_HW3: np.ndarray, config: ModelConfig) -> Tensor:
-    """ViT patches of a picture (at the size the autoencoder sees), float32 [patches, values]."""
+    """ViT patches of an image (at the size the autoencoder sees), float32 [patches, values]."""
     return patchify(config.vit_resize(Image.fromarray(pixels_HW3)), config.vit.patch_size)
 
 
 def grids_of(height: int, width: int, config: ModelConfig) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(latent rows, columns), (patch rows, columns) of a picture of that many pixels."""
+    """(latent rows, columns), (patch rows, columns) of an image of that many pixels."""
     vit_width, vit_height = config.vit_resize.size(width, height)
     stride, patch = config.image_stride, config.vit.patch_size
     return (height // stride, width // stride), (vit_height // patch, vit_width // patch)
@@ -48,7 +48,7 @@ def fixed_texts(tokenizer: TextTokenizer, profile: Profile) -> dict[str, tuple[i
 
 
 class TrajectoryData:
-    """All trajectories of a run, encoded. Pictures are numbered; parts carry the number, not the pixels."""
+    """All trajectories of a run, encoded. Images are numbered; parts carry the number, not the pixels."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class TrajectoryData:
         rows: list[Row] = []
         seal = _fingerprint(autoencoder)
         with ThreadPoolExecutor(4) as pool:
-            for file in track(data_files(sources), "encoding pictures", disable=quiet):
+            for file in track(data_files(sources), "encoding images", disable=quiet):
                 new, pixels = [], list[np.ndarray]()
                 read = list(read_rows([file], rejections))
                 for row, decoded in zip(read, pool.map(partial(_decoded, rule=config.vae_resize), read), strict=True):
@@ -87,7 +87,7 @@ class TrajectoryData:
                 self.pixels += pixels
                 rows += new
         starts = np.cumsum([0, *(1 if row.improved is None else 2 for row in rows)])
-        self.first_picture = starts[:-1]
+        self.first_image = starts[:-1]
         self.two_turns = np.array([row.improved is not None for row in rows], bool)
         self.held = np.zeros(0, np.int64)
         self._encode_texts(rows, tokenizer, profile)
@@ -123,30 +123,30 @@ class TrajectoryData:
 
     def trajectory(self, row: int) -> EncodedTrajectory:
         """One row, encoded."""
-        picture, two = int(self.first_picture[row]), bool(self.two_turns[row])
+        image, two = int(self.first_image[row]), bool(self.two_turns[row])
         return EncodedTrajectory(
             prompt=self.prompts[row],
             thinking=self.thinking[row],
-            image=self._picture(picture),
+            image=self._image(image),
             reflection=self.reflections[row] if two else None,
-            improved=self._picture(picture + 1) if two else None,
+            improved=self._image(image + 1) if two else None,
             **self.fixed,
         )
 
-    def _picture(self, key: int) -> EncodedPicture:
-        return EncodedPicture(key, *grids_of(self.pixels[key].shape[0], self.pixels[key].shape[1], self.config))
+    def _image(self, key: int) -> EncodedImage:
+        return EncodedImage(key, *grids_of(self.pixels[key].shape[0], self.pixels[key].shape[1], self.config))
 
     def patches(self, key: int) -> Tensor:
-        """ViT patches of a picture, float32 [patches, values]."""
+        """ViT patches of an image, float32 [patches, values]."""
         return patches_of(self.pixels[key], self.config)
 
     def latents(self, key: int) -> Tensor:
-        """Latent tokens of a picture, [tokens, values]."""
+        """Latent tokens of an image, [tokens, values]."""
         return patchify(self._latents[key], self.config.latent_patch_size)
 
 
 def _decoded(row: Row, rule: ResizeRule) -> list[np.ndarray] | BadRow:
-    """A row's pictures, or why they can't be had."""
+    """A row's images, or why they can't be had."""
     try:
         return [pixels_of(data, row.where, rule) for data in (row.image, row.improved) if data is not None]
     except BadRow as bad:
@@ -163,9 +163,9 @@ def _fingerprint(autoencoder: Autoencoder) -> bytes:
 
 @torch.inference_mode()
 def _cached_latents(autoencoder: Autoencoder, pixels: list[np.ndarray], file: Path | None) -> list[Tensor]:
-    """Posterior means of pictures (float16 [z, h, w] each), from the cache file if it is there.
+    """Posterior means of images (float16 [z, h, w] each), from the cache file if it is there.
 
-    Pictures of several sizes are encoded one by one and not cached.
+    Images of several sizes are encoded one by one and not cached.
     """
     same = len({p.shape for p in pixels}) == 1
     if file and same and file.is_file():

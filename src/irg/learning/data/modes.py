@@ -2,7 +2,7 @@
 
 A trajectory is prompt, T1, I1, T2, I2. Whatever a mode does not learn is context without loss (``docs/training.md``;
 the paper's figure of the modes). Two further ways are not IRGL's but BAGEL's own ground: ``direct`` (prompt ->
-picture) and ``unconditional`` (a picture from nothing, what guidance subtracts).
+image) and ``unconditional`` (an image from nothing, what guidance subtracts).
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ IMPROVING: tuple[Mode, ...] = MODES[3:6]
 
 
 @dataclass(frozen=True)
-class EncodedPicture:
-    """A picture in all its forms, ready to become parts. ``key`` is what says which picture it is: a number for rows in
+class EncodedImage:
+    """An image in all its forms, ready to become parts. ``key`` is what says which image it is: a number for rows in
     memory, the pixels themselves for rows that are streamed."""
 
     key: Any
@@ -35,25 +35,25 @@ class EncodedPicture:
     patch_grid: tuple[int, int]
 
     def read(self, vit: bool = True, vae: bool = True) -> list[Part]:
-        """The picture as something to look at: clean latents, then ViT patches."""
+        """The image as something to look at: clean latents, then ViT patches."""
         forms: list[Part] = [Latents(self.latent_grid, self.key)] if vae else []
         return [*forms, Patches(self.patch_grid, self.key)] if vit else forms
 
     def drawn(self) -> Part:
-        """The picture as something to draw."""
+        """The image as something to draw."""
         return Target(self.latent_grid, self.key)
 
 
 @dataclass(frozen=True)
 class EncodedTrajectory:
-    """One trajectory as token ids and pictures. ``reflection`` and ``improved`` are None for a first turn alone."""
+    """One trajectory as token ids and images. ``reflection`` and ``improved`` are None for a first turn alone."""
 
     system: tuple[int, ...]
     prompt: tuple[int, ...]
     thinking: tuple[int, ...]
-    image: EncodedPicture
+    image: EncodedImage
     reflection: tuple[int, ...] | None = None
-    improved: EncodedPicture | None = None
+    improved: EncodedImage | None = None
     how_to_think: tuple[int, ...] = ()
     how_to_improve: tuple[int, ...] = ()
 
@@ -61,7 +61,7 @@ class EncodedTrajectory:
     def modes(self) -> tuple[Mode, ...]:
         """The modes this trajectory can be written in.
 
-        A trajectory with a second turn has, in general, a flawed first picture: it is not offered as something to
+        A trajectory with a second turn has, in general, a flawed first image: it is not offered as something to
         draw or to describe as if it were right.
         """
         if self.improved is None:
@@ -74,8 +74,8 @@ def hide_plan(
 ) -> EncodedTrajectory:
     """In ``share`` of all improving samples, take the thinking out of what the reflection sees.
 
-    A picture mostly shows what was planned, so a small model learns to repeat the plan instead of looking. Without the
-    plan, only the picture tells. ``uniform`` in [0, 1) is drawn from only where the share matters.
+    An image mostly shows what was planned, so a small model learns to repeat the plan instead of looking. Without the
+    plan, only the image tells. ``uniform`` in [0, 1) is drawn from only where the share matters.
     """
     if not share or mode not in IMPROVING or uniform() >= share:
         return trajectory
@@ -92,7 +92,7 @@ def write(mode: Mode, trajectory: EncodedTrajectory) -> list[Part]:
     system = [Text(t.system)] if t.system else []
     prompt = [*system, Text(t.prompt)]
     if mode in IMPROVING and (t.improved is None or t.reflection is None):
-        raise ValueError(f"mode {mode} needs a reflection and an improved picture, which this trajectory lacks")
+        raise ValueError(f"mode {mode} needs a reflection and an improved image, which this trajectory lacks")
     match mode:
         case "initial_thinking_understanding":
             return [*prompt, *t.image.read(), Text(t.how_to_think), Text(t.thinking, loss=True)]

@@ -32,12 +32,12 @@ PackAttention = PackedAttention | SharedContextAttention | FlexAttention
 Attention = Callable[[Sequence[Layout], StreamOrder], PackAttention]
 
 EMPTY = object()
-"""Content of a picture of zeros: see :func:`filler`."""
+"""Content of an image of zeros: see :func:`filler`."""
 
 
 @dataclass
 class Unread:
-    """Pictures that the autoencoder has yet to read: float [3, H, W] each, and which one every block of latents shows
+    """Images that the autoencoder has yet to read: float [3, H, W] each, and which one every block of latents shows
     (-1: zeros)."""
 
     pixels: list[Tensor]
@@ -47,7 +47,7 @@ class Unread:
 @dataclass
 class Pack:
     """One training step's inputs. ``clean_GD`` and ``normal_G`` are what :func:`.objective.flow_targets` takes;
-    ``clean_GD`` waits for the pictures in ``unread``, if there are any."""
+    ``clean_GD`` waits for the images in ``unread``, if there are any."""
 
     batch: TokenBatch
     attend: PackAttention
@@ -188,7 +188,7 @@ class Packer:
 
 
 def filler(samples: Sequence[Sequence[Part]]) -> list[Part] | None:
-    """A sample of two empty picture tokens for a pack that has no ViT patches or no latents, else None.
+    """A sample of two empty image tokens for a pack that has no ViT patches or no latents, else None.
 
     Sharded weights are gathered by all ranks together, so every rank must run every layer; the filler carries no loss
     and no other sample sees it, so no gradient changes.
@@ -209,7 +209,7 @@ def assemble(
     attention: Attention = PackedAttention,
 ) -> Pack:
     """Tensors of a pack. ``patches`` [N, D] and ``latents`` [N, D] are listed in reading order; ``normal`` draws the
-    one number per target that decides its noise level (clean pictures get -inf). ``modes``: of the samples."""
+    one number per target that decides its noise level (clean images get -inf). ``modes``: of the samples."""
     order = StreamOrder.of(layouts)
     levels = [
         (part.tokens, normal() if isinstance(part, Target) else -np.inf)

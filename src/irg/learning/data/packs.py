@@ -1,4 +1,4 @@
-"""Where a trainer's packs come from, memory or a stream, and the reading of their pictures."""
+"""Where a trainer's packs come from, memory or a stream, and the reading of their images."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -80,7 +80,7 @@ def build_packs(
 def encode(
     pack: Pack, autoencoder: Autoencoder, config: ModelConfig, generator: torch.Generator, sample: bool = False
 ) -> None:
-    """Let the autoencoder read a pack's waiting pictures; sets ``clean_GD``. Each picture is read once, however often
+    """Let the autoencoder read a pack's waiting images; sets ``clean_GD``. Each image is read once, however often
     it stands in the pack. With ``sample`` the latents are drawn from the posterior instead of being its mean."""
     if pack.unread is None:
         return

@@ -1,7 +1,7 @@
 """Rows of training data as they lie on disk, and which of them are fit to be used.
 
 Two kinds of parquet are read. **Trajectories**: columns ``prompt``, ``thinking``, ``image``, ``reflection``,
-``improved``; pictures are ``{bytes, path}`` structs. **Conversations**, the IRG authors' own: one column
+``improved``; images are ``{bytes, path}`` structs. **Conversations**, the IRG authors' own: one column
 ``conversation``, JSON, a list of turns; a user's turn has a string, an assistant's a list of parts ``{type: text|image,
 content, need_loss, need_vae, need_vit}``. A row that is not whole is refused, with file, row and reason.
 """
@@ -25,7 +25,7 @@ from irg.sequence.images import ResizeRule, to_rgb
 
 COLUMNS = ("prompt", "thinking", "image", "reflection", "improved")
 CONVERSATION = ("conversation",)
-PICTURES = ("image", "improved")
+IMAGES = ("image", "improved")
 
 
 class BadRow(ValueError):
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Piece:
-    """One part of a conversation: a text, or an encoded picture in the forms that are set."""
+    """One part of a conversation: a text, or an encoded image in the forms that are set."""
 
     text: str | None = None
     image: bytes | None = None
@@ -112,8 +112,8 @@ def open_parquet(file: Path, columns: Sequence[str]) -> pq.ParquetFile:
         raise ValueError(f"{file}: not a {kind} parquet file: it has no column {missing[0]}")
     for name in columns:
         held = opened.schema_arrow.field(name).type
-        wanted = "bytes in a struct {bytes, path}" if name in PICTURES else "text"
-        if not (pa.types.is_null(held) or (_has_bytes(held) if name in PICTURES else _is_text(held))):
+        wanted = "bytes in a struct {bytes, path}" if name in IMAGES else "text"
+        if not (pa.types.is_null(held) or (_has_bytes(held) if name in IMAGES else _is_text(held))):
             raise ValueError(f"{file}: not a {kind} parquet file: column {name} must hold {wanted}, it holds {held}")
     return opened
 
@@ -153,33 +153,33 @@ def checked(row: Mapping[str, Any], where: str) -> Row:
         BadRow: a part is missing.
     """
 
-    def picture(name: str) -> bytes | None:
+    def stored(name: str) -> bytes | None:
         return row[name]["bytes"] if row[name] else None
 
-    image, improved = picture("image"), picture("improved")
+    image, improved = stored("image"), stored("improved")
     if not row["prompt"] or not row["thinking"] or not image:
         raise BadRow(where, "a trajectory needs prompt, thinking and image")
     if bool(row["reflection"]) != bool(improved):
-        raise BadRow(where, "reflection and improved picture come together or not at all")
+        raise BadRow(where, "reflection and improved image come together or not at all")
     return Row(where, row["prompt"], row["thinking"], image, row["reflection"] or None, improved or None)
 
 
-def pixels_of(image: bytes, where: str, rule: ResizeRule) -> np.ndarray:
-    """A picture, uint8 [H, W, 3], at the size that the rule wants.
+def pixels_of(data: bytes, where: str, rule: ResizeRule) -> np.ndarray:
+    """An image, uint8 [H, W, 3], at the size that the rule wants.
 
     Raises:
         BadRow: it cannot be decoded.
     """
     try:
-        opened = Image.open(io.BytesIO(image))
+        opened = Image.open(io.BytesIO(data))
         opened.load()
-        picture = to_rgb(opened)
+        image = to_rgb(opened)
     except Exception as error:  # decoders raise whatever they stumble over: struct.error, EOFError, SyntaxError ...
-        raise BadRow(where, f"the picture cannot be decoded: {error}") from None
-    size = rule.size(*picture.size)
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+        raise BadRow(where, f"the image cannot be decoded: {error}") from None
+    size = rule.size(*image.size)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 # ------------------------------------------------------------------------------------------------------- conversations
@@ -228,9 +228,9 @@ def _piece(part: Any, where: str, at: str) -> Piece:
     if kind != "image":
         raise BadRow(where, f"{at}: unknown type {kind!r}")
     if not any(flags.values()):
-        raise BadRow(where, f"{at}: the picture has neither need_loss nor need_vae nor need_vit")
+        raise BadRow(where, f"{at}: the image has neither need_loss nor need_vae nor need_vit")
     try:
         data = content.partition(",")[2] if content.startswith("data:") else content
         return Piece(image=base64.b64decode(data, validate=True), **flags)
     except (binascii.Error, ValueError) as error:
-        raise BadRow(where, f"{at}: the picture is not base64: {error}") from None
+        raise BadRow(where, f"{at}: the image is not base64: {error}") from None

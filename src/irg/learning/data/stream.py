@@ -1,6 +1,6 @@
 """Packs from streamed rows: a lane draws samples by the mixture's weights, keeps a few waiting, fills packs with them.
 
-Rows are read, checked and their pictures decoded once, in a thread beside the training step; the autoencoder reads them
+Rows are read, checked and their images decoded once, in a thread beside the training step; the autoencoder reads them
 on the device, as part of the step. What a lane must know to go on (places in the shelves, and which samples wait) is a
 few numbers, and part of the checkpoint.
 """
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from irg.learning.data.in_memory import fixed_texts, grids_of, patches_of
-from irg.learning.data.modes import IMPROVING, MODES, EncodedPicture, EncodedTrajectory, Mode, hide_plan, write
+from irg.learning.data.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
 from irg.learning.data.packing import EMPTY, Attention, Pack, Unread, assemble, filler
 from irg.learning.data.row_source import Cursor, Found, Shelf, conversation_shelf, dealt_anew, trajectory_shelves
 from irg.learning.data.rows import BadRow, Rejections, checked, conversation, data_files, pixels_of
@@ -40,7 +40,7 @@ TRIES = 8
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """A decoded picture, uint8 [H, W, 3], at the size the autoencoder reads."""
+    """A decoded image, uint8 [H, W, 3], at the size the autoencoder reads."""
 
     values: np.ndarray
 
@@ -71,7 +71,7 @@ class Sample:
 
 
 class Bakery:
-    """Makes samples from rows: texts to ids, pictures to pixels, a mode's parts, dropout."""
+    """Makes samples from rows: texts to ids, images to pixels, a mode's parts, dropout."""
 
     def __init__(self, recipe: TrainRecipe, config: ModelConfig, tokenizer: TextTokenizer, profile: Profile) -> None:
         self.recipe, self.config, self.tokenizer = recipe, config, tokenizer
@@ -100,9 +100,9 @@ class Bakery:
             raise BadRow(found.where, f"{len(layout)} tokens in mode {mode}, more than {which} {self.limit}")
         return Sample(Address(mode, found.unit, found.row, lane, draw), parts, layout, found.where)
 
-    def _picture(self, image: bytes, where: str) -> EncodedPicture:
+    def _image(self, image: bytes, where: str) -> EncodedImage:
         pixels = Pixels(pixels_of(image, where, self.config.vae_resize))
-        return EncodedPicture(pixels, *grids_of(pixels.values.shape[0], pixels.values.shape[1], self.config))
+        return EncodedImage(pixels, *grids_of(pixels.values.shape[0], pixels.values.shape[1], self.config))
 
     def _trajectory(self, found: Found) -> EncodedTrajectory:
         row = checked(found.values, found.where)
@@ -110,9 +110,9 @@ class Bakery:
         return EncodedTrajectory(
             prompt=encode(row.prompt),
             thinking=encode(row.thinking),
-            image=self._picture(row.image, row.where),
+            image=self._image(row.image, row.where),
             reflection=None if row.reflection is None else encode(row.reflection),
-            improved=None if row.improved is None else self._picture(row.improved, row.where),
+            improved=None if row.improved is None else self._image(row.improved, row.where),
             **self.fixed,
         )
 
@@ -123,9 +123,9 @@ class Bakery:
                 parts.append(Text(self.tokenizer.encode(piece.text), piece.loss))
             else:
                 assert piece.image is not None
-                picture = self._picture(piece.image, found.where)
-                parts += [picture.drawn()] * piece.loss
-                parts += picture.read(vit=piece.vit, vae=piece.vae)
+                image = self._image(piece.image, found.where)
+                parts += [image.drawn()] * piece.loss
+                parts += image.read(vit=piece.vit, vae=piece.vae)
         return parts
 
 

@@ -1,9 +1,9 @@
-"""The two picture autoencoders: FLUX's, and a compact one for small models on CPUs.
+"""The two image autoencoders: FLUX's, and a compact one for small models on CPUs.
 
 Both compress by ``downsample`` per side into ``z_channels`` channels and answer the same calls: ``moments``,
 ``encode``, ``decode``. Parameter names of the FLUX one are those of its published weights.
 
-Legend: B pictures; H, W pixels; h, w latent cells on a side (H / downsample, W / downsample); z latent channels;
+Legend: B images; H, W pixels; h, w latent cells on a side (H / downsample, W / downsample); z latent channels;
 C channels inside; N = h * w.
 """
 
@@ -52,7 +52,7 @@ class CompactConfig:
     """Sizes of a compact autoencoder; the defaults are those of irg-mini (about 1.9 M parameters).
 
     Widths and depths (number of residual blocks) are listed from the finest grid to the coarsest: the encoder works at
-    1/4 and 1/8 of the picture's sides, the decoder at 1/2, 1/4 and 1/8.
+    1/4 and 1/8 of the image's sides, the decoder at 1/2, 1/4 and 1/8.
     """
 
     z_channels: int = 12
@@ -61,7 +61,7 @@ class CompactConfig:
     decoder_widths: tuple[int, int, int] = (24, 64, 128)
     decoder_depths: tuple[int, int, int] = (1, 3, 3)
     posterior_std: float = 0.03
-    """Spread of the posterior around its mean, in units of a standardised latent."""
+    """Spread of the posterior around its mean, in units of a standardized latent."""
 
     @property
     def downsample(self) -> int:
@@ -77,50 +77,50 @@ class CompactConfig:
 
 
 class Autoencoder(nn.Module):
-    """What both autoencoders offer; subclasses give ``moments``, ``standardise``, ``restore`` and ``_decode``."""
+    """What both autoencoders offer; subclasses give ``moments``, ``standardize``, ``restore`` and ``_decode``."""
 
     downsample: int
     z_channels: int
 
     def moments(self, x_B3HW: Tensor) -> Tensor:
-        """Mean and log-variance of the raw posterior, [B, 2z, h, w], for pictures in [-1, 1].
+        """Mean and log-variance of the raw posterior, [B, 2z, h, w], for images in [-1, 1].
 
         Raises ValueError when a side is no multiple of ``downsample``.
         """
         raise NotImplementedError
 
-    def standardise(self, z_Bzhw: Tensor) -> Tensor:
+    def standardize(self, z_Bzhw: Tensor) -> Tensor:
         """Raw latents to the scale that the generator works at."""
         raise NotImplementedError
 
     def restore(self, z_Bzhw: Tensor) -> Tensor:
-        """The inverse of ``standardise``."""
+        """The inverse of ``standardize``."""
         raise NotImplementedError
 
     def _decode(self, z_Bzhw: Tensor) -> Tensor:
         raise NotImplementedError
 
     def encode(self, x_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Scaled latents [B, z, h, w] of pictures in [-1, 1].
+        """Scaled latents [B, z, h, w] of images in [-1, 1].
 
         ``eps`` is standard normal noise [B, z, h, w] to sample the posterior with; None takes the posterior's mean.
         """
         mean_Bzhw, logvar_Bzhw = self.moments(x_B3HW).chunk(2, dim=1)
         if eps is not None:
             mean_Bzhw = mean_Bzhw + torch.exp(0.5 * logvar_Bzhw) * eps
-        return self.standardise(mean_Bzhw)
+        return self.standardize(mean_Bzhw)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] of scaled latents [B, z, h, w]: about [-1, 1], not clamped."""
+        """Images [B, 3, H, W] of scaled latents [B, z, h, w]: about [-1, 1], not clamped."""
         if z.ndim != 4 or z.shape[1] != self.z_channels:
             raise ValueError(f"latents must be [B, {self.z_channels}, h, w], not {list(z.shape)}")
         return self._decode(self.restore(z))
 
-    def _check_picture(self, x_B3HW: Tensor) -> None:
+    def _check_image(self, x_B3HW: Tensor) -> None:
         if x_B3HW.ndim != 4 or x_B3HW.shape[1] != 3:
-            raise ValueError(f"pictures must be [B, 3, H, W], not {list(x_B3HW.shape)}")
+            raise ValueError(f"images must be [B, 3, H, W], not {list(x_B3HW.shape)}")
         if x_B3HW.shape[2] % self.downsample or x_B3HW.shape[3] % self.downsample:
-            raise ValueError(f"picture sides {list(x_B3HW.shape[2:])} must be multiples of {self.downsample}")
+            raise ValueError(f"image sides {list(x_B3HW.shape[2:])} must be multiples of {self.downsample}")
 
 
 def build_autoencoder(config: FluxConfig | CompactConfig) -> Autoencoder:
@@ -129,15 +129,15 @@ def build_autoencoder(config: FluxConfig | CompactConfig) -> Autoencoder:
 
 
 def to_uint8(x_3HW: Tensor) -> np.ndarray:
-    """A picture in [-1, 1] as uint8 [H, W, 3]: clamped, and truncated rather than rounded."""
+    """An image in [-1, 1] as uint8 [H, W, 3]: clamped, and truncated rather than rounded."""
     levels_3HW = (x_3HW.detach().float() / 2 + 0.5).clamp(0, 1) * 255
     return levels_3HW.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
 
 
 def from_uint8(image_HW3: np.ndarray) -> Tensor:
-    """A uint8 picture [H, W, 3] as float32 [3, H, W] in [-1, 1]."""
+    """A uint8 image [H, W, 3] as float32 [3, H, W] in [-1, 1]."""
     if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
-        raise ValueError(f"a picture must be uint8 [H, W, 3], not {image_HW3.dtype} {list(image_HW3.shape)}")
+        raise ValueError(f"an image must be uint8 [H, W, 3], not {image_HW3.dtype} {list(image_HW3.shape)}")
     return torch.from_numpy(np.array(image_HW3)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
 
 
@@ -168,7 +168,7 @@ class _ResnetBlock(nn.Module):
 
 
 class _AttnBlock(nn.Module):
-    """Single-head attention among all cells of one picture."""
+    """Single-head attention among all cells of one image."""
 
     def __init__(self, channels: int, config: FluxConfig) -> None:
         super().__init__()
@@ -285,10 +285,10 @@ class FluxAutoencoder(Autoencoder):
         self.decoder = _FluxDecoder(config)
 
     def moments(self, x_B3HW: Tensor) -> Tensor:
-        self._check_picture(x_B3HW)
+        self._check_image(x_B3HW)
         return self.encoder(x_B3HW)
 
-    def standardise(self, z_Bzhw: Tensor) -> Tensor:
+    def standardize(self, z_Bzhw: Tensor) -> Tensor:
         return self.config.scale_factor * (z_Bzhw - self.config.shift_factor)
 
     def restore(self, z_Bzhw: Tensor) -> Tensor:
@@ -320,9 +320,9 @@ def _blocks(channels: int, depth: int) -> list[nn.Module]:
 
 
 class CompactAutoencoder(Autoencoder):
-    """A small fully convolutional autoencoder whose latents are standardised channel by channel.
+    """A small fully convolutional autoencoder whose latents are standardized channel by channel.
 
-    Its heavy path has no norm layers, and nearly all arithmetic happens at 1/8 and 1/4 of the picture's sides, which is
+    Its heavy path has no norm layers, and nearly all arithmetic happens at 1/8 and 1/4 of the image's sides, which is
     what CPUs run well. The posterior's spread is fixed.
     """
 
@@ -363,12 +363,12 @@ class CompactAutoencoder(Autoencoder):
         self.register_buffer("latent_std", torch.ones(config.z_channels))
 
     def moments(self, x_B3HW: Tensor) -> Tensor:
-        self._check_picture(x_B3HW)
+        self._check_image(x_B3HW)
         mean_Bzhw = self.encoder(x_B3HW)
         logvar_z = 2 * torch.log(self.config.posterior_std * self.latent_std)
         return torch.cat([mean_Bzhw, logvar_z.view(-1, 1, 1).expand_as(mean_Bzhw)], dim=1)
 
-    def standardise(self, z_Bzhw: Tensor) -> Tensor:
+    def standardize(self, z_Bzhw: Tensor) -> Tensor:
         return (z_Bzhw - self.latent_mean.view(-1, 1, 1)) / self.latent_std.view(-1, 1, 1)
 
     def restore(self, z_Bzhw: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class VitConfig:
-    """The SigLIP-NaViT picture reader. ``num_hidden_layers`` is the number of layers that are really built."""
+    """The SigLIP-NaViT image reader. ``num_hidden_layers`` is the number of layers that are really built."""
 
     hidden_size: int
     intermediate_size: int
@@ -100,7 +100,7 @@ class ModelConfig:
 
     @property
     def image_stride(self) -> int:
-        """Pixels a latent token covers on a side: pictures have sides that are multiples of this."""
+        """Pixels a latent token covers on a side: images have sides that are multiples of this."""
         return self.autoencoder.downsample * self.latent_patch_size
 
     @property
@@ -127,7 +127,7 @@ def bagel_7b() -> ModelConfig:
 
 
 def mini(vocab_size: int = 1024, special: SpecialTokens | None = None) -> ModelConfig:
-    """irg-mini: the same network at a size that runs on a laptop's CPU; pictures of 96 x 96."""
+    """irg-mini: the same network at a size that runs on a laptop's CPU; images of 96 x 96."""
     return ModelConfig(
         decoder=DecoderConfig(vocab_size, 256, 640, 6, 8, 8, rope_theta=1_000_000.0, max_position_embeddings=4096),
         vit=VitConfig(192, 576, 4, 6, patch_size=12, image_size=96),

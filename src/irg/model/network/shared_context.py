@@ -1,10 +1,10 @@
-"""The attend() seam for training packs on a CPU: pictures being drawn share their context's keys.
+"""The attend() seam for training packs on a CPU: images being drawn share their context's keys.
 
-A sample is a context (texts, pictures read) and, mostly at its end, noised pictures: several copies of one target that
+A sample is a context (texts, images read) and, mostly at its end, noised images: several copies of one target that
 do not see each other. A dense mask over all of it is mainly empty. Here every token is scored against the context's
-keys, and a noised picture besides against itself alone, by plain matrix products (``bench/pack_attention.py``).
+keys, and a noised image besides against itself alone, by plain matrix products (``bench/pack_attention.py``).
 
-Legend: T tokens in stream order; R samples side by side; C slots of the context; M noised pictures of a sample; B
+Legend: T tokens in stream order; R samples side by side; C slots of the context; M noised images of a sample; B
 slots of each; N = M x B; H query heads; K key-value heads; E head size.
 """
 
@@ -24,11 +24,11 @@ from irg.sequence.layout import Layout, SplitMode, visibility
 
 @dataclass(frozen=True)
 class _Group:
-    """Samples of about equal shape. Slots of a row: C of the context, then M x B of the noised pictures."""
+    """Samples of about equal shape. Slots of a row: C of the context, then M x B of the noised images."""
 
     rows: int
     context: int
-    pictures: int
+    images: int
     block: int
     context_bias_R1CC: Tensor
     noised_bias_R1NC: Tensor | None
@@ -36,7 +36,7 @@ class _Group:
 
     @property
     def slots(self) -> int:
-        return self.rows * (self.context + self.pictures * self.block)
+        return self.rows * (self.context + self.images * self.block)
 
     def to(self, device: torch.device | str) -> "_Group":
         biases: dict[str, Any] = {
@@ -64,7 +64,7 @@ class _Split:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(noised pictures, tokens of the largest, tokens of the context)."""
+        """(noised images, tokens of the largest, tokens of the context)."""
         return len(self.noised), max((len(b) for b in self.noised), default=0), len(self.context_C)
 
 
@@ -121,8 +121,8 @@ def _attend(group: _Group, *qkv: Tensor) -> Tensor:
     if group.context:
         scores_RHCC = q_RHCE @ k_RHCE.transpose(-1, -2) + group.context_bias_R1CC.to(q_RHCE.dtype)
         out.append(scores_RHCC.softmax(-1) @ v_RHCE)
-    if group.pictures:
-        blocks = (group.pictures, group.block)
+    if group.images:
+        blocks = (group.images, group.block)
         q_RHMBE, k_RHMBE, v_RHMBE = (x.unflatten(2, blocks) for x in (q_RHNE, k_RHNE, v_RHNE))
         own_RHMBB = q_RHMBE @ k_RHMBE.transpose(-1, -2)
         if group.own_bias_RM11B is not None:
@@ -138,13 +138,13 @@ def _attend(group: _Group, *qkv: Tensor) -> Tensor:
 
 def _group(splits: Sequence[_Split]) -> tuple[_Group, np.ndarray]:
     """The biases of samples set side by side, and the token (in reading order, -1: padding) in each of their slots."""
-    pictures, block = splits[0].shape[0], max(split.shape[1] for split in splits)
+    images, block = splits[0].shape[0], max(split.shape[1] for split in splits)
     context = max(len(split.context_C) for split in splits)
-    rows, width = len(splits), context + pictures * block
+    rows, width = len(splits), context + images * block
     places_RS = np.full((rows, width), -1, np.int64)
     sees_RCC = np.zeros((rows, context, context), bool)
-    sees_RNC = np.zeros((rows, pictures * block, context), bool)
-    own_RMB = np.zeros((rows, pictures, block), bool)
+    sees_RNC = np.zeros((rows, images * block, context), bool)
+    own_RMB = np.zeros((rows, images, block), bool)
     sees_RCC[:, :, :1] = True  # padding must see something, or softmax gives NaN
     own_RMB[:, :, :1] = True
     for row, split in enumerate(splits):
@@ -158,12 +158,12 @@ def _group(splits: Sequence[_Split]) -> tuple[_Group, np.ndarray]:
             sees_RNC[row, m * block :][:n, :held] = split.visible_TT[np.ix_(tokens, split.context_C)]
     biases = [to_bias(torch.from_numpy(x), torch.float32) for x in (sees_RCC[:, None], sees_RNC[:, None])]
     own = None if own_RMB.all() else to_bias(torch.from_numpy(own_RMB[:, :, None, None]), torch.float32)
-    group = _Group(rows, context, pictures, block, biases[0], biases[1] if pictures else None, own)
+    group = _Group(rows, context, images, block, biases[0], biases[1] if images else None, own)
     return group, places_RS
 
 
 def _alike(shapes: Sequence[tuple[int, int, int]], slack: float) -> list[list[int]]:
-    """Sample indices in groups of equally many and equally large noised pictures and contexts of similar length."""
+    """Sample indices in groups of equally many and equally large noised images and contexts of similar length."""
     groups: list[list[int]] = []
     for index in sorted(range(len(shapes)), key=lambda i: shapes[i], reverse=True):
         if groups:

@@ -1,4 +1,4 @@
-"""The unified model: one decoder over text, pictures read and pictures drawn.
+"""The unified model: one decoder over text, images read and images drawn.
 
 Parameter names are those of BAGEL's checkpoints. The model knows tokens, not sequences: the grammar lays them out, an
 ``attend`` callable says who sees whom.
@@ -17,7 +17,7 @@ from irg.model.network.vit import VisionTransformer
 
 
 class UnifiedModel(nn.Module):
-    """Text in and out, pictures in (ViT patches, clean latents), velocities of pictures out."""
+    """Text in and out, images in (ViT patches, clean latents), velocities of images out."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The picture reader: SigLIP as a NaViT, pictures of any size packed one after the other.
+"""The image reader: SigLIP as a NaViT, images of any size packed one after the other.
 
-Module names follow the public checkpoints. Legend: P patches of all pictures; D values per patch; C width;
-H heads; E head size; B pictures; S patches of the largest picture.
+Module names follow the public checkpoints. Legend: P patches of all images; D values per patch; C width;
+H heads; E head size; B images; S patches of the largest image.
 """
 
 import torch
@@ -23,7 +23,7 @@ class _Attention(nn.Module):
 
     def forward(self, x_PC: Tensor, lens: list[int]) -> Tensor:
         q, k, v = (proj(x_PC).unflatten(-1, (self.heads, -1)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        if len(set(lens)) == 1:  # equal pictures: one batched call
+        if len(set(lens)) == 1:  # equal images: one batched call
             q, k, v = (t.unflatten(0, (len(lens), lens[0])).transpose(1, 2) for t in (q, k, v))
             out_PC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1)
         else:
@@ -85,7 +85,7 @@ class _Tower(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches of one or more pictures -> features; pictures do not see each other."""
+    """Patches of one or more images -> features; images do not see each other."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class VisionTransformer(nn.Module):
         self.vision_model = _Tower(config)
 
     def forward(self, patches_PD: Tensor, cells_P: Tensor, lens: list[int]) -> Tensor:
-        """Read pictures.
+        """Read images.
 
         Args:
             patches_PD: values of all patches in [-1, 1], ordered (row, column, RGB) inside a patch.
             cells_P: int64 rows of the learned position table.
-            lens: patches of each picture.
+            lens: patches of each image.
 
         Returns:
             Features [P, C], after the post layer norm.

@@ -1,1 +1,1 @@
-"""Model folders in and out: configuration, weights, tokenizer, conversion, quantisation, the hub."""
+"""Model folders in and out: configuration, weights, tokenizer, conversion, quantization, the hub."""

@@ -26,10 +26,10 @@ from irg.model.network.embeddings import PositionTable
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import CONFIG, read_config, to_sections
 from irg.model.weights.manifest import TensorEntry, TensorReader, compare, find_weights, read_entries
-from irg.model.weights.quantise import PARTS as QUANTISED_PARTS
-from irg.model.weights.quantise import (
+from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
+from irg.model.weights.quantize import (
     Kind,
-    QuantisedLinear,
+    QuantizedLinear,
     make_room,
     prepare_for,
     require_torchao,
@@ -61,7 +61,7 @@ def load_model(
     device: torch.device | str | Callable[[str], torch.device] = "cpu",
     prefer: Literal["ema", "model"] = "ema",
     autoencoder_file: Path | str | None = None,
-    quantise: Kind | None = None,
+    quantize: Kind | None = None,
 ) -> LoadedModel:
     """Load a model folder; both networks are in eval mode.
 
@@ -70,25 +70,25 @@ def load_model(
 
     Args:
         folder: or one that has been checked already; its networks are then filled, so it serves once.
-        dtype: of all weights; None keeps each tensor's stored one. What a folder has quantised stays quantised.
+        dtype: of all weights; None keeps each tensor's stored one. What a folder has quantized stays quantized.
         device: of all weights, or a function that gives it for the name of a module of the unified model (the
             autoencoder is asked for as ``""``).
         prefer: which weights to take where a folder has the averaged (``ema``) and the plain (``model``) ones.
         autoencoder_file: a safetensors file to read the autoencoder from, instead of the folder's ``ae.safetensors``.
-        quantise: make the decoder's linear layers int8 or int4, each as soon as it is read.
+        quantize: make the decoder's linear layers int8 or int4, each as soon as it is read.
 
     Raises:
         ValueError: a file is missing, damaged, or does not fit the configuration. One line that names the file.
     """
     checked = folder if isinstance(folder, CheckedFolder) else check_folder(folder, prefer, autoencoder_file)
     stored = stored_kind(checked.entries)
-    if quantise is not None and stored not in (None, quantise):
-        raise ValueError(f"{checked.weights_file} is quantised to {stored}, so it can't be loaded as {quantise}")
+    if quantize is not None and stored not in (None, quantize):
+        raise ValueError(f"{checked.weights_file} is quantized to {stored}, so it can't be loaded as {quantize}")
     model, autoencoder = checked.model, checked.autoencoder
     where = device if callable(device) else (lambda _: torch.device(device))
-    if quantise is not None and stored is None:
+    if quantize is not None and stored is None:
         require_torchao()
-        make_room(model, quantise, where)
+        make_room(model, quantize, where)
     _fill(model, checked.entries, dtype, where)
     _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))
     return LoadedModel(checked.config, model.eval(), autoencoder.eval())
@@ -216,14 +216,14 @@ def _check_size(config: ModelConfig, entries: Mapping[str, TensorEntry], path: P
 def _on_meta(make: Callable[[], M], folder: Path) -> M:
     """Build a network without memory. Sizes too absurd even for that are the configuration's fault."""
     try:
-        with torch.device("meta"), _NoInitialisation():
+        with torch.device("meta"), _NoInitialization():
             return make()
     except (RuntimeError, ArithmeticError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{folder}: no network can be built from the configuration: {reason}") from None
 
 
-class _NoInitialisation(TorchFunctionMode):
+class _NoInitialization(TorchFunctionMode):
     """Skips ``torch.nn.init``: on the meta device it does nothing, slowly."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -252,8 +252,8 @@ def _fill(
     """Put a checkpoint's tensors into a network on the meta device, module by module."""
     reader, copying = TensorReader(), TensorReader(map_files=False)
     for name, module in network.named_modules():
-        if isinstance(module, QuantisedLinear) and (entry := entries.get(f"{name}.weight")) is not None:
-            # read, not mapped: the file's pages would count beside the quantised weights
+        if isinstance(module, QuantizedLinear) and (entry := entries.get(f"{name}.weight")) is not None:
+            # read, not mapped: the file's pages would count beside the quantized weights
             set_weight(module, copying.read(entry, dtype, where(name)))
         own: list[tuple[str, Tensor | None]] = [*module._parameters.items(), *module._buffers.items()]
         for leaf, placeholder in own:
@@ -273,8 +273,8 @@ def _fill(
 
 
 def _target_dtype(key: str, entry: TensorEntry, dtype: torch.dtype | None) -> torch.dtype | None:
-    """Quantised numbers keep their dtypes; everything else takes the wanted one."""
-    return entry.dtype if key.rpartition(".")[2] in QUANTISED_PARTS else dtype
+    """Quantized numbers keep their dtypes; everything else takes the wanted one."""
+    return entry.dtype if key.rpartition(".")[2] in QUANTIZED_PARTS else dtype
 
 
 def _complete(model: UnifiedModel, dtype: torch.dtype | None, device: torch.device) -> None:
@@ -293,7 +293,7 @@ def _state(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
     tensors = module.state_dict()
 
     def stored(key: str) -> Tensor:
-        kept = key.rpartition(".")[2] in QUANTISED_PARTS
+        kept = key.rpartition(".")[2] in QUANTIZED_PARTS
         return tensors[key].detach().to(dtype=None if kept else dtype).contiguous()
 
     return {key: stored(key) for key in expected(module)}

@@ -347,10 +347,10 @@ def _check_whole(config: ModelConfig, path: Path) -> None:
             raise ValueError(f"{path}: {name} {getattr(config, name)} is not a real model's (at most {MAX_SIDE})")
     side = config.vit_max_num_patch_per_side
     longest = min(side, config.vit_resize.max_size // config.vit.patch_size)
-    if (longest - 1) * (side + 1) >= config.vit.positions:  # the last cell of the largest square picture
+    if (longest - 1) * (side + 1) >= config.vit.positions:  # the last cell of the largest square image
         raise ValueError(
             f"{path}: the ViT's image_size {config.vit.image_size} gives a table of {config.vit.positions} positions, "
-            f"too small for pictures of {longest} patches a side, numbered by vit_max_num_patch_per_side {side}"
+            f"too small for images of {longest} patches a side, numbered by vit_max_num_patch_per_side {side}"
         )
     strides = (
         ("vae_image_transform", config.vae_resize, config.image_stride),
@@ -360,4 +360,4 @@ def _check_whole(config: ModelConfig, path: Path) -> None:
         if not 0 < rule.min_size <= rule.max_size or rule.stride < 1 or rule.stride % step:
             raise ValueError(f"{path}: {name} must have 0 < min <= max size and a stride that is a multiple of {step}")
         if rule.max_pixels < rule.stride**2:
-            raise ValueError(f"{path}: {name} has max_pixels {rule.max_pixels}, which leaves no picture")
+            raise ValueError(f"{path}: {name} has max_pixels {rule.max_pixels}, which leaves no image")

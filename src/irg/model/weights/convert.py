@@ -1,6 +1,6 @@
-"""One model folder into another: layout, dtype, shards, quantisation, a merged adapter. Tensor by tensor.
+"""One model folder into another: layout, dtype, shards, quantization, a merged adapter. Tensor by tensor.
 
-What is not asked for stays: without a dtype, an adapter or quantisation every tensor keeps its bits, and configuration
+What is not asked for stays: without a dtype, an adapter or quantization every tensor keeps its bits, and configuration
 files are copied as they are. Going from BAGEL's layout to ours keeps its configuration files inside ``config.json``
 (``bagel_files``), so that the way back gives them back too.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from irg.model.network.config import ModelConfig
-from irg.model.weights import quantise as quantising
+from irg.model.weights import quantize as quantizing
 from irg.model.weights.adapter_files import Adapter, read_adapter
 from irg.model.weights.checkpoint import AUTOENCODER, WEIGHTS, CheckedFolder, check_folder
 from irg.model.weights.config_files import (
@@ -47,7 +47,7 @@ class Conversion:
 
     layout: Layout | None = None
     dtype: torch.dtype | None = None
-    quantise: quantising.Kind | None = None
+    quantize: quantizing.Kind | None = None
     lora: Path | None = None
     shard_bytes: int | None = None
     prefer: Literal["ema", "model"] = "ema"
@@ -71,13 +71,13 @@ def convert(
         OSError: ``out`` can't be written.
     """
     checked = check_folder(source, conversion.prefer)
-    if (stored := quantising.stored_kind(checked.entries)) is not None:
+    if (stored := quantizing.stored_kind(checked.entries)) is not None:
         if conversion.lora is not None:
-            raise ValueError(f"{checked.weights_file} is quantised: merge the adapter into the full weights first")
-        if conversion.quantise not in (None, stored):
-            raise ValueError(f"{checked.weights_file} is quantised to {stored} already: start from the full weights")
-    if conversion.quantise is not None:
-        quantising.require_torchao()
+            raise ValueError(f"{checked.weights_file} is quantized: merge the adapter into the full weights first")
+        if conversion.quantize not in (None, stored):
+            raise ValueError(f"{checked.weights_file} is quantized to {stored} already: start from the full weights")
+    if conversion.quantize is not None:
+        quantizing.require_torchao()
     adapter = None if conversion.lora is None else read_adapter(conversion.lora, checked.entries)
     to_bagel = is_bagel_layout(source) if conversion.layout is None else conversion.layout == "bagel"
     weights = list(_weights(checked, conversion, adapter))
@@ -85,7 +85,7 @@ def convert(
     with made_aside(out, overwrite) as folder:
         started(sum(tensor.nbytes for tensor in (*weights, *autoencoder)))
         name = conversion.prefer if to_bagel else WEIGHTS
-        write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=conversion.quantise is not None)
+        write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=conversion.quantize is not None)
         write_weights(folder, AUTOENCODER, autoencoder, None, wrote)
         _write_configs(source, folder, to_bagel)
         for path in sorted(source.iterdir()):
@@ -138,28 +138,28 @@ def _is_model(folder: Path) -> bool:
 
 
 def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapter | None) -> Iterator[Planned]:
-    quantised: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
-    if conversion.quantise is not None:
+    quantized: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+    if conversion.quantize is not None:
         for name, module in checked.model.named_modules():
-            if quantising.wanted(name, module):
+            if quantizing.wanted(name, module):
                 assert isinstance(module, torch.nn.Linear)
-                shapes = quantising.part_shapes(module.in_features, module.out_features, conversion.quantise)
-                quantised |= {name: shapes} if shapes else {}
+                shapes = quantizing.part_shapes(module.in_features, module.out_features, conversion.quantize)
+                quantized |= {name: shapes} if shapes else {}
     for key, entry in checked.entries.items():
         module = key.removesuffix(".weight")
         adapted = adapter if adapter is not None and module in adapter.pairs and key != module else None
-        if key == module or module not in quantised:
+        if key == module or module not in quantized:
             yield _copied(key, entry, conversion.dtype, adapted, module)
         else:
-            assert conversion.quantise is not None
-            yield from _quantised(module, entry, quantised[module], conversion.quantise, adapted)
+            assert conversion.quantize is not None
+            yield from _quantized(module, entry, quantized[module], conversion.quantize, adapted)
 
 
 def _copied(
     key: str, entry: TensorEntry, dtype: torch.dtype | None, adapter: Adapter | None = None, module: str = ""
 ) -> Planned:
-    """A tensor as it is, in another dtype (quantised numbers keep theirs), or with its adapter merged."""
-    if dtype is None or key.rpartition(".")[2] in quantising.PARTS:
+    """A tensor as it is, in another dtype (quantized numbers keep theirs), or with its adapter merged."""
+    if dtype is None or key.rpartition(".")[2] in quantizing.PARTS:
         dtype = entry.dtype
     wanted = dtype
 
@@ -176,14 +176,14 @@ def _copied(
     return Planned(key, entry.shape, wanted, make)
 
 
-def _quantised(
+def _quantized(
     module: str,
     entry: TensorEntry,
     shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-    kind: quantising.Kind,
+    kind: quantizing.Kind,
     adapter: Adapter | None,
 ) -> Iterator[Planned]:
-    """A weight's quantised parts. It is quantised when the first is asked for, and forgotten with the last."""
+    """A weight's quantized parts. It is quantized when the first is asked for, and forgotten with the last."""
     made: dict[str, Tensor] = {}
 
     def make(part: str) -> Tensor:
@@ -191,7 +191,7 @@ def _quantised(
             weight = TensorReader(map_files=False).read(entry)
             if adapter is not None:
                 weight = adapter.merged(module, weight.to(torch.float32))
-            made.update(quantising.quantised_weight(weight, kind))
+            made.update(quantizing.quantized_weight(weight, kind))
         return made.pop(part)
 
     for part, (shape, dtype) in shapes.items():

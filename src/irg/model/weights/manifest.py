@@ -18,7 +18,7 @@ from torch import Tensor
 from irg.model.weights.config_files import read_json
 
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
-MAP_FROM_BYTES = 1 << 18  # smaller ones are read: a page that is touched brings its neighbours along
+MAP_FROM_BYTES = 1 << 18  # smaller ones are read: a page that is touched brings its neighbors along
 PIECE_BYTES = 16 << 20  # of a tensor that is converted while it is read
 MAX_AXES = 8  # multiplying the sizes of a made-up shape of millions of axes would take for ever
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -48,7 +48,7 @@ def write_weights(
     Args:
         folder: of which nothing is kept if writing fails: the caller's temporary one.
         wrote: called with the bytes of each tensor once it is written.
-        by_key: tensors lie by name alone, so that those made together (a weight's quantised parts) follow each other.
+        by_key: tensors lie by name alone, so that those made together (a weight's quantized parts) follow each other.
         holes: write zeros instead of the tensors, as files that take no room on disk.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Labelled pictures of the mini world for training what looks at pictures, and how they are made harder to see.
+"""Labeled images of the mini world for training what looks at images, and how they are made harder to see.
 
-A generator's pictures are soft, wobbly and slightly off in colour, and sometimes hold shapes that are no thing at all.
+A generator's images are soft, wobbly and slightly off in color, and sometimes hold shapes that are no thing at all.
 ``sample_sight`` renders scenes with such half-things, which are *not* among the labels; ``Softening`` makes whole
 batches look drawn rather than rendered.
 
-Legend: B pictures; H, W pixels.
+Legend: B images; H, W pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +24,20 @@ from irg_mini.world.sprites import Sprites
 from irg_mini.world.vocabularies import find_vocabulary
 
 Soften = Callable[[np.ndarray], np.ndarray]
-"""uint8 pictures [B, H, W, 3] -> the same as a generator's decoder would give them back."""
+"""uint8 images [B, H, W, 3] -> the same as a generator's decoder would give them back."""
 Vocab = str | Sequence[str]
 """A vocabulary's name, or nouns."""
 
 
 @dataclass(frozen=True)
 class Sight:
-    """A picture (uint8 [H, W, 3]), the things that can be recognised in it, and the scene it came from."""
+    """An image (uint8 [H, W, 3]), the things that can be recognized in it, and the scene it came from."""
 
     image: np.ndarray
     things: tuple[Thing, ...]
     scene: Scene
     spoiling: str | None = None
-    """Which of the world's ways of spoiling a whole picture was applied."""
+    """Which of the world's ways of spoiling a whole image was applied."""
 
 
 def sample_sight(
@@ -47,9 +47,9 @@ def sample_sight(
     sprites: Sprites | None = None,
     vocab: Vocab | None = None,
 ) -> Sight:
-    """A random picture of the world; in ``mush_share`` of them one thing is spoiled beyond recognition.
+    """A random image of the world; in ``mush_share`` of them one thing is spoiled beyond recognition.
 
-    Requests of both splits are drawn, since who looks at pictures must know every combination.
+    Requests of both splits are drawn, since who looks at images must know every combination.
     """
     scene = random_scene(rng, vocab, held_out=0.3)
     if rng.random() < 0.5:
@@ -73,7 +73,7 @@ def random_scene(rng: np.random.Generator, vocab: Vocab | None, held_out: float 
 
 
 def recolored(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with each thing's colour drawn anew, so that colour says nothing about the class or its neighbours."""
+    """The scene with each thing's color drawn anew, so that color says nothing about the class or its neighbors."""
     palette = (None, *COLORS)
     things = [
         thing
@@ -85,7 +85,7 @@ def recolored(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def color_of(thing: Thing) -> int:
-    """Index of the colour a thing shows: its tint, else its class's own colour; len(COLORS) where it has none."""
+    """Index of the color a thing shows: its tint, else its class's own color; len(COLORS) where it has none."""
     color = thing.color or object_class(thing.name).natural
     return len(COLORS) if color is None else COLORS.index(color)
 
@@ -122,7 +122,7 @@ def _with_mush(
 
 
 def _scrambled(rng: np.random.Generator, image: np.ndarray, victim: Thing, smear: bool) -> np.ndarray:
-    """The picture with the thing smeared to a blob, or with the tiles that it covers shuffled."""
+    """The image with the thing smeared to a blob, or with the tiles that it covers shuffled."""
     size = image.shape[0]
     x0, y0, x1, y1 = (min(max(value, 0), size) for value in pixel_box(victim, size))
     region = torch.from_numpy(image[y0:y1, x0:x1].astype(np.float32)).permute(2, 0, 1)[None]
@@ -178,7 +178,7 @@ class Pool:
         return sight
 
     def refresh(self, count: int) -> None:
-        """Replace the ``count`` oldest rendered pictures (softened ones stay: they cost more)."""
+        """Replace the ``count`` oldest rendered images (softened ones stay: they cost more)."""
         for _ in range(count):
             place = self.made % len(self.sights)
             if place % 3:
@@ -192,7 +192,7 @@ class Pool:
 
 
 def to_batch(sights: list[Sight]) -> Tensor:
-    """Their pictures, float32 [B, 3, H, W] in [-1, 1]."""
+    """Their images, float32 [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.stack([sight.image for sight in sights])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -201,24 +201,24 @@ def to_batch(sights: list[Sight]) -> Tensor:
 
 @dataclass(frozen=True)
 class Shift:
-    """How a batch was moved: a point at p (shares of the side) is now at centre + scale * (p - centre) + offset."""
+    """How a batch was moved: a point at p (shares of the side) is now at center + scale * (p - center) + offset."""
 
     scale_B: np.ndarray
     offset_B2: np.ndarray
 
     def __call__(self, index: int, point: tuple[float, float]) -> tuple[float, float]:
-        """Where a point (x, y) of picture ``index`` is now."""
+        """Where a point (x, y) of image ``index`` is now."""
         scale, offset = float(self.scale_B[index]), self.offset_B2[index].tolist()
         return 0.5 + scale * (point[0] - 0.5) + offset[0], 0.5 + scale * (point[1] - 0.5) + offset[1]
 
     def box(self, index: int, box: Box) -> Box:
-        """Where a box of picture ``index`` is now."""
+        """Where a box of image ``index`` is now."""
         x0, y0, x1, y1 = box
         return *self(index, (x0, y0)), *self(index, (x1, y1))
 
 
 def softened_part(x_B3HW: Tensor, softening: "Softening", share: float, generator: torch.Generator) -> Shift:
-    """Soften the first ``share`` of a batch in place; where the points of all its pictures are now."""
+    """Soften the first ``share`` of a batch in place; where the points of all its images are now."""
     batch, count = len(x_B3HW), round(share * len(x_B3HW))
     scale_B, offset_B2 = np.ones(batch), np.zeros((batch, 2))
     if count:
@@ -229,7 +229,7 @@ def softened_part(x_B3HW: Tensor, softening: "Softening", share: float, generato
 
 @dataclass(frozen=True)
 class Softening:
-    """Random changes to a batch that leave its things recognisable: wobble, blur, ghosts, noise, colour."""
+    """Random changes to a batch that leave its things recognizable: wobble, blur, ghosts, noise, color."""
 
     move: float = 0.03
     """Largest offset, in shares of the side; 0 keeps every thing on its place."""
@@ -241,7 +241,7 @@ class Softening:
     color: float = 0.06
 
     def __call__(self, x_B3HW: Tensor, generator: torch.Generator) -> tuple[Tensor, Shift]:
-        """Changed pictures (in [-1, 1]) and where their points went."""
+        """Changed images (in [-1, 1]) and where their points went."""
         x_B3HW, shift = self._moved(x_B3HW, generator)
         x_B3HW = self._blurred(x_B3HW, generator)
         return self._toned(x_B3HW, generator).clamp_(-1, 1), shift

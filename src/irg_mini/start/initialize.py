@@ -1,13 +1,13 @@
-"""A fresh small model: random weights arranged so that text finds its place in the picture early.
+"""A fresh small model: random weights arranged so that text finds its place in the image early.
 
 Nothing here changes the network; it is BAGEL's. But at a few thousand steps a plain random start hardly learns to
 listen to its text, so three things that training would have to discover are given at the start:
 
 1. a word that names a place, "(3,7)", starts as the position table's own features of that place;
-2. in some heads the query of a picture token and the key of a text or picture token are the same projection of those
-   features, so a picture token looks at the words that name its place, and at its neighbours;
+2. in some heads the query of an image token and the key of a text or image token are the same projection of those
+   features, so an image token looks at the words that name its place, and at its neighbors;
 3. in the first layers some understanding heads look a fixed number of tokens back (query and key biases that rope turns
-   into a preference for one distance), so a place word can gather the object, colour and size written before it.
+   into a preference for one distance), so a place word can gather the object, color and size written before it.
 
 Legend: C hidden size; E head size.
 """

@@ -1,4 +1,4 @@
-"""Pictures on their way to and from endpoints."""
+"""Images on their way to and from endpoints."""
 
 import base64
 import binascii
@@ -9,14 +9,14 @@ from PIL import Image
 
 
 def image_part(png: bytes) -> dict[str, Any]:
-    """A picture as a part of a chat message's content."""
+    """An image as a part of a chat message's content."""
     form = "jpeg" if png.startswith(b"\xff\xd8") else "webp" if png[8:12] == b"WEBP" else "png"
     data = base64.b64encode(png).decode("ascii")
     return {"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{data}"}}
 
 
 def decoded(text: str | None, size: tuple[int, int] | None) -> bytes:
-    """The bytes of a picture that came as base64, once it has shown to be whole and of (width, height) ``size``.
+    """The bytes of an image that came as base64, once it has shown to be whole and of (width, height) ``size``.
 
     Raises:
         ValueError: it is none; the message says why.
@@ -25,12 +25,12 @@ def decoded(text: str | None, size: tuple[int, int] | None) -> bytes:
         raise ValueError("the answer holds no b64_json (an address is not fetched; set extra.response_format)")
     try:
         data = base64.b64decode(text, validate=True)
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            found = picture.size
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            found = image.size
     except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow's own words name an object's address, and complaints are kept in rows
-        raise ValueError(f"the answer is no picture that can be decoded ({type(error).__name__})") from None
+        raise ValueError(f"the answer is no image that can be decoded ({type(error).__name__})") from None
     if size is not None and found != size:
-        raise ValueError(f"the picture is {found[0]}x{found[1]} instead of {size[0]}x{size[1]}")
+        raise ValueError(f"the image is {found[0]}x{found[1]} instead of {size[0]}x{size[1]}")
     return data

@@ -1,12 +1,12 @@
-"""Weight-only quantisation of the decoder's linear layers, applied to a built model from outside.
+"""Weight-only quantization of the decoder's linear layers, applied to a built model from outside.
 
-Quantised are the seven projections of both experts in every decoder layer: 13.05 of BAGEL's 14.6 B parameters. Left in
+Quantized are the seven projections of both experts in every decoder layer: 13.05 of BAGEL's 14.6 B parameters. Left in
 their own dtype are the embedding and the language head (a lookup, and the logits of a 152k vocabulary, whose small
-differences decide a token), all norms and biases (tiny), the picture heads, time embedder and connector (what every
+differences decide a token), all norms and biases (tiny), the image heads, time embedder and connector (what every
 latent or patch passes once; tiny too), the ViT and the autoencoder (0.5 B parameters together, whose errors are seen
-in every picture).
+in every image).
 
-The numbers come from torchao's affine quantisation: int8 is symmetric with one float32 scale per output row, int4 has
+The numbers come from torchao's affine quantization: int8 is symmetric with one float32 scale per output row, int4 has
 one bfloat16 scale and one zero point per group of input values. Running them needs no torchao: a layer widens its
 weight to the activations' dtype and calls the ordinary matrix product. That is the right trade for drawing (thousands
 of tokens a call, where torchao's int4 kernels for few tokens lose), keeps one file format for all devices, and costs
@@ -29,12 +29,12 @@ from irg.model.weights.manifest import TensorEntry
 Kind = Literal["int8", "int4"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GROUPS = (128, 64, 32)  # input values that share an int4 scale: the largest that divides a layer's inputs
-PIECE_CPU, PIECE_GPU = 1 << 18, 1 << 24  # numbers of a weight that are quantised at a time
+PIECE_CPU, PIECE_GPU = 1 << 18, 1 << 24  # numbers of a weight that are quantized at a time
 LAYERS = "language_model.model.layers."
 PARTS = ("qdata", "scale", "zero")
 
 
-class QuantisedLinear(nn.Module):
+class QuantizedLinear(nn.Module):
     """A linear layer with an int8 or int4 weight.
 
     Buffers: ``qdata`` int8 [O, I] or uint8 [O, I / 2] (the even input in the high half of a byte), ``scale`` float32
@@ -68,7 +68,7 @@ class QuantisedLinear(nn.Module):
 
 
 def widened(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Quantised numbers as a plain weight [O, I]."""
+    """Quantized numbers as a plain weight [O, I]."""
     if zero is None:
         return qdata.to(dtype) * scale.to(dtype)
     outputs, groups = scale.shape
@@ -76,8 +76,8 @@ def widened(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtyp
     return weight_OSI.sub_(zero[..., None].to(dtype)).mul_(scale[..., None].to(dtype)).view(outputs, -1)
 
 
-def quantised_weight(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
-    """``qdata``, ``scale`` and for int4 ``zero`` of a weight (shapes and dtypes: :class:`QuantisedLinear`).
+def quantized_weight(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
+    """``qdata``, ``scale`` and for int4 ``zero`` of a weight (shapes and dtypes: :class:`QuantizedLinear`).
 
     Raises:
         ValueError: torchao is missing, or no group size divides the inputs.
@@ -87,15 +87,15 @@ def quantised_weight(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
 
 
 def _pieces(weight_OI: Tensor, kind: Kind) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """A weight's quantised parts some rows at a time (torchao works in float32, several copies at once)."""
+    """A weight's quantized parts some rows at a time (torchao works in float32, several copies at once)."""
     numbers = PIECE_CPU if weight_OI.device.type == "cpu" else PIECE_GPU
     start = 0
     for rows_OI in weight_OI.split(max(1, numbers // weight_OI.shape[1])):
-        yield start, _quantised_rows(rows_OI, kind)
+        yield start, _quantized_rows(rows_OI, kind)
         start += len(rows_OI)
 
 
-def _quantised_rows(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
+def _quantized_rows(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
     ops = _torchao()
     rows, inputs = weight_OI.shape
     if kind == "int8":
@@ -131,12 +131,12 @@ def group_of(inputs: int) -> int | None:
 
 
 def wanted(name: str, module: nn.Module) -> bool:
-    """Whether a module of the unified model is one that quantisation is for."""
+    """Whether a module of the unified model is one that quantization is for."""
     return name.startswith(LAYERS) and isinstance(module, nn.Linear)
 
 
 def part_shapes(inputs: int, outputs: int, kind: Kind) -> dict[str, tuple[tuple[int, ...], torch.dtype]] | None:
-    """Shape and dtype of a quantised weight's parts; None where ``kind`` can't hold it (too few inputs for int4)."""
+    """Shape and dtype of a quantized weight's parts; None where ``kind`` can't hold it (too few inputs for int4)."""
     if kind == "int8":
         return {"qdata": ((outputs, inputs), torch.int8), "scale": ((outputs, 1), torch.float32)}
     group = group_of(inputs)
@@ -151,7 +151,7 @@ def part_shapes(inputs: int, outputs: int, kind: Kind) -> dict[str, tuple[tuple[
 
 
 def make_room(model: nn.Module, kind: Kind, where: Callable[[str], torch.device]) -> None:
-    """Replace the linear layers that quantisation is for by quantised ones with memory of their own but no values.
+    """Replace the linear layers that quantization is for by quantized ones with memory of their own but no values.
 
     All rooms are made before the first weight is read: what is made and dropped on the way can't lie between them.
     A layer that ``kind`` can't hold stays.
@@ -165,8 +165,8 @@ def make_room(model: nn.Module, kind: Kind, where: Callable[[str], torch.device]
             _replace(model, name, module, kind, where(name))
 
 
-def set_weight(layer: QuantisedLinear, weight_OI: Tensor) -> None:
-    """Quantise a weight into a layer's room.
+def set_weight(layer: QuantizedLinear, weight_OI: Tensor) -> None:
+    """Quantize a weight into a layer's room.
 
     Raises:
         ValueError: torchao is missing.
@@ -176,8 +176,8 @@ def set_weight(layer: QuantisedLinear, weight_OI: Tensor) -> None:
             getattr(layer, part)[start : start + len(tensor)].copy_(tensor)
 
 
-def quantise(model: nn.Module, kind: Kind) -> None:
-    """Quantise a unified model's decoder in place, layer by layer.
+def quantize(model: nn.Module, kind: Kind) -> None:
+    """Quantize a unified model's decoder in place, layer by layer.
 
     Raises:
         ValueError: torchao is missing.
@@ -192,29 +192,29 @@ def quantise(model: nn.Module, kind: Kind) -> None:
 
 def _replace(
     model: nn.Module, name: str, linear: nn.Linear, kind: Kind, device: torch.device
-) -> QuantisedLinear | None:
-    """Put an empty quantised layer in a linear one's place, if ``kind`` can hold it."""
+) -> QuantizedLinear | None:
+    """Put an empty quantized layer in a linear one's place, if ``kind`` can hold it."""
     shapes = part_shapes(linear.in_features, linear.out_features, kind)
     if shapes is None:
         return None
     parts = {part: torch.empty(shape, dtype=dtype, device=device) for part, (shape, dtype) in shapes.items()}
     parent, _, child = name.rpartition(".")
-    layer = QuantisedLinear(parts["qdata"], parts["scale"], parts.get("zero"), linear.bias)
+    layer = QuantizedLinear(parts["qdata"], parts["scale"], parts.get("zero"), linear.bias)
     setattr(model.get_submodule(parent), child, layer)
     return layer
 
 
-# -------------------------------------------------------------------------------------------------- quantised folders
+# -------------------------------------------------------------------------------------------------- quantized folders
 
 
 def stored_kind(entries: Mapping[str, TensorEntry]) -> Kind | None:
-    """What a folder's weights are quantised to, by their keys; None if they are not."""
+    """What a folder's weights are quantized to, by their keys; None if they are not."""
     qdata = next((entry for key, entry in entries.items() if key.endswith(".qdata")), None)
     return None if qdata is None else ("int8" if qdata.dtype == torch.int8 else "int4")
 
 
 def prepare_for(model: nn.Module, entries: Mapping[str, TensorEntry]) -> dict[str, torch.dtype]:
-    """Give a network on the meta device the quantised layers that a checkpoint holds.
+    """Give a network on the meta device the quantized layers that a checkpoint holds.
 
     Returns:
         The keys that must be stored in a dtype of their own, and which.

@@ -1,4 +1,4 @@
-"""Sprites, backgrounds, the renderer and spoiled pictures. Needs no download."""
+"""Sprites, backgrounds, the renderer and spoiled images. Needs no download."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_boxes_are_where_the_paint_is() -> None:
         for size in (96, 160):
             scene = mw.Scene("studio", (mw.Thing(name, "red", 4, 6, "large"),))
             [(_, color, (x0, y0, x1, y1))] = mw.boxes(scene, size)
-            picture = mw.render(scene, size, BUILTIN).astype(int)
-            rows, cols = np.nonzero(picture[..., 0] - picture[..., 1] > 70)
+            image = mw.render(scene, size, BUILTIN).astype(int)
+            rows, cols = np.nonzero(image[..., 0] - image[..., 1] > 70)
             assert color == "red"
             assert abs(cols.min() - x0) <= 2 and abs(cols.max() + 1 - x1) <= 2, name
             assert abs(rows.min() - y0) <= 2 and abs(rows.max() + 1 - y1) <= 2, name
 
 
-def test_natural_colours_are_reported() -> None:
+def test_natural_colors_are_reported() -> None:
     things = tuple(mw.Thing(name, None, 2 + 4 * i, 5, "small") for i, name in enumerate(("apple", "pizza")))
     assert [color for _, color, _ in mw.boxes(mw.Scene("sea", things), 96)] == ["red", None]
 
@@ -85,9 +85,9 @@ def test_tints_are_told_apart_and_keep_shading(color: str) -> None:
 
 def test_near_things_cover_far_ones() -> None:
     far, near = mw.Thing("book", "red", 5, 5, "large"), mw.Thing("book", "blue", 5, 6, "large")
-    pictures = [mw.render(mw.Scene("sea", order), 96, BUILTIN) for order in ((far, near), (near, far))]
-    assert np.array_equal(*pictures)
-    red, _, blue = pictures[0][52, 44].astype(int)
+    images = [mw.render(mw.Scene("sea", order), 96, BUILTIN) for order in ((far, near), (near, far))]
+    assert np.array_equal(*images)
+    red, _, blue = images[0][52, 44].astype(int)
     assert blue > red + 60
 
 
@@ -106,14 +106,14 @@ def test_backgrounds_differ_and_are_single_words() -> None:
 
 
 def test_spoiling_spoils() -> None:
-    picture = mw.render(some_scene(3), 96, BUILTIN)
+    image = mw.render(some_scene(3), 96, BUILTIN)
     for how in mw.SPOILINGS:
-        spoiled = mw.degrade(picture, np.random.default_rng(0), how)
-        assert spoiled.shape == picture.shape and spoiled.dtype == np.uint8
-        assert np.abs(spoiled.astype(int) - picture).mean() > 1
-        assert np.array_equal(spoiled, mw.degrade(picture, np.random.default_rng(0), how))
+        spoiled = mw.degrade(image, np.random.default_rng(0), how)
+        assert spoiled.shape == image.shape and spoiled.dtype == np.uint8
+        assert np.abs(spoiled.astype(int) - image).mean() > 1
+        assert np.array_equal(spoiled, mw.degrade(image, np.random.default_rng(0), how))
     with pytest.raises(ValueError, match="unknown spoiling 'burnt'"):
-        mw.degrade(picture, np.random.default_rng(0), "burnt")
+        mw.degrade(image, np.random.default_rng(0), "burnt")
 
 
 # ---- fetching --------------------------------------------------------------------------------------------------------
