@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast
 
+from irg.deprecation import old_names, warn
+
 T = TypeVar("T")
 
 
@@ -61,10 +63,11 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where or cls.__name__}: expected a mapping of fields, got {_show(data)}")
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
+    data = _by_new_names(cls, data, where)
     for name in data:
         if name not in fields:
             raise ValueError(_unknown(_join(where, str(name)), str(name), fields))
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     values = {name: _convert(hints[name], value, _join(where, name)) for name, value in data.items()}
     for name, field in fields.items():
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
@@ -75,6 +78,16 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     except ValueError as error:
         told = not where or str(error).startswith(where)
         raise ValueError(str(error) if told else f"{where}: {error}") from error
+
+
+def _by_new_names(cls: type, data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """``data`` with fields that were renamed under their new names, and a warning for each."""
+    renamed = {old: new for old, new in old_names(cls).items() if old in data}
+    for old, new in renamed.items():
+        if new in data:
+            raise ValueError(f"{_join(where, old)}: is now called {new}, which is given, too")
+        warn(_join(where, old), new)
+    return {renamed.get(name, name): value for name, value in data.items()}
 
 
 def choose(name: str, options: Iterable[str]) -> str:
@@ -92,6 +105,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     """``value`` as a ``kind``; the error names ``where``."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
+        for extra in arguments[1:]:
+            if hasattr(extra, "kinds"):  # further choices of a tagged union, by plug-ins (irg.registry.Plugins)
+                return _convert(Union[(arguments[0], *extra.kinds())], value, where)
         return _convert(arguments[0], value, where)
     if origin in (Union, types.UnionType):
         return _convert_union(arguments, value, where)

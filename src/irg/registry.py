@@ -4,6 +4,7 @@
 way.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -43,6 +44,18 @@ def load(group: str, name: str) -> Any:
         return points[name].load()
     except (ImportError, AttributeError) as error:
         raise ValueError(f"plug-in {name!r} of {group} ({points[name].value}) can't be loaded: {error}") from error
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Marks a recipe's field as open to plug-ins: ``Annotated[A | B, Plugins("irg.drafts")]`` takes the dataclasses ``A``
+    and ``B`` and those that installed packages register in the group, told apart by their field ``kind``."""
+
+    group: str
+
+    def kinds(self) -> list[type]:
+        """The dataclasses that installed packages register."""
+        return [load(self.group, name) for name in names(self.group)]
 
 
 def summary(group: str, name: str) -> str:

@@ -149,7 +149,7 @@ def test_what_a_judge_does_not_know_is_not_asked_and_told(asked, fake_judge):
     judge = fake_judge(lambda job: Answer(EVERYTHING), knows="dogs")
     _, result = score(asked, [judge], QUIET)
     assert len(judge.asked) == 4 and set(result.turns[0].scores) >= {"counting", "overall"}
-    assert "pictures: 1 of 3 prompts are covered by its vocabulary (fake)" in table.markdown(table.tables([result]))
+    assert "images: 1 of 3 prompts are covered by its vocabulary (fake)" in table.markdown(table.tables([result]))
 
 
 def test_a_limit_is_no_small_vocabulary(run, fake_judge):

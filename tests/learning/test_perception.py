@@ -86,7 +86,7 @@ def test_a_detector_learns(pool: Pool, sprites: Sprites, tmp_path: Path) -> None
     losses = [run.train_step(pool)["total"] for _ in range(50)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     found = agreement(run.detector, 12, seed=3, sprites=sprites)
-    assert 0 <= found["agreement"] <= 1 and found["pictures"] == 12
+    assert 0 <= found["agreement"] <= 1 and found["images"] == 12
     detector = Detector(calibrated(run.detector, pool.sights))
     assert detector.config.score_slope > 0
 

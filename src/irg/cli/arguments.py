@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import tyro
 
+from irg.deprecation import old_names
+
 T = TypeVar("T")
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
@@ -20,14 +22,30 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
         ValueError: an argument is unknown, missing or of the wrong type.
     """
     errors = io.StringIO()
+    argv = _by_new_names(kind, argv)
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, args=list(argv), prog=prog, description=description, config=_STYLE)
+            return tyro.cli(kind, args=argv, prog=prog, description=description, config=_STYLE)
     except SystemExit as exit_:
         if exit_.code == 2:
             raise ValueError(f"{_first_sentence(errors.getvalue())} (see {prog} --help)") from exit_
         sys.stderr.write(errors.getvalue())
         raise
+
+
+def _by_new_names(kind: type, argv: Sequence[str]) -> list[str]:
+    """The words with options that were renamed under their new names; each is told in a line."""
+    renamed = {f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}" for old, new in old_names(kind).items()}
+    words = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        option = name.replace("_", "-")
+        if option in renamed:
+            print(f"{option} is now called {renamed[option]}", file=sys.stderr)
+            words.append(renamed[option] + equals + value)
+        else:
+            words.append(word)
+    return words
 
 
 def image_size(text: str) -> tuple[int, int]:
