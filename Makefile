@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format docs clean
 
 help:
 	@echo "make demo    draw one prompt with the bundled model (into demo-out/)"
 	@echo "make test    lint, format check, types, order of the rooms, tests"
 	@echo "make lint    all of that but the tests"
 	@echo "make format  let ruff rewrite the sources"
+	@echo "make docs    build the documentation site into site/"
 	@echo "make clean   remove caches and the demo's output ($(VENV) stays)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -39,6 +40,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' -c constraints.txt
+	$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist site demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
