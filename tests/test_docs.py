@@ -1,4 +1,4 @@
-"""The documentation tells the truth about names: links lead somewhere, files, modules and commands that it names exist."""
+"""What the documentation names exists: links, files, modules and commands."""
 
 import importlib.util
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md"), ROOT / "bench" / "README.md"])
+PAGES = sorted(file for glob in ("*.md", "docs/*.md", "recipes/**/*.md", "bench/*.md") for file in ROOT.glob(glob))
 HISTORY = {"CHANGELOG.md"}  # speaks of names as they were
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)

@@ -50,7 +50,9 @@ def load(group: str, name: str) -> Any:
 class Plugins:
     """Marks a recipe's field as open to plug-ins.
 
-    ``Annotated[A | B, Plugins("irg.drafts")]`` takes the dataclasses ``A`` and ``B`` and those that installed packages register in the group, told apart by their field ``kind``."""
+    ``Annotated[A | B, Plugins("irg.drafts")]`` takes the dataclasses ``A`` and ``B`` and those that installed packages
+    register in the group, told apart by their field ``kind``.
+    """
 
     group: str
 
