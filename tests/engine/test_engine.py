@@ -703,3 +703,8 @@ def test_a_program_that_does_nothing(fresh: Callable[[], Engine]) -> None:
         yield
 
     assert fresh().run([(program(), 0)]) == [5]
+
+
+def test_seeds_beyond_32_bits_are_seeds_of_their_own(fresh: Callable[[], Engine]) -> None:
+    a, b = fresh().run([(PROGRAMS["direct"](JOBS[1][1]), seed) for seed in (1, 1 + 2**32)])
+    assert not torch.allclose(a[0].image.latents, b[0].image.latents, atol=0.1)

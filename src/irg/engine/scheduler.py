@@ -24,6 +24,7 @@ from irg.engine.runner import Branches, Runner
 from irg.engine.task import Drawing, Task, Writing
 from irg.model.network.autoencoder import to_uint8
 from irg.model.weights.tokenizer import TextTokenizer
+from irg.randomness import generator
 from irg.sequence.images import patchify, to_image, unpatchify
 from irg.sequence.parts import Latents, Part, Patches, Text
 
@@ -147,10 +148,10 @@ class Engine:
     def score(self, ops: Sequence[Say | Look], ids: Sequence[int], seed: int = 0) -> Tensor:
         """What the model thinks of a given text: logits before each of its tokens and before its eos, float32
         [len(ids) + 1, V]. ``ops`` are what comes before it."""
-        context, generator = self.runner.cache.new(), torch.Generator().manual_seed(seed)
+        context, random = self.runner.cache.new(), generator(seed)
         try:
             for op in ops:
-                self.runner.extend([(context, self._parts_of(op, generator))])
+                self.runner.extend([(context, self._parts_of(op, random))])
             return self.runner.feed([context], [[self.runner.grammar.special.bos, *ids]])[0]
         finally:
             self.runner.cache.free(context)

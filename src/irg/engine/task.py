@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from irg.engine.cache import Context, KVCache
 from irg.engine.drafting import MOST
 from irg.engine.guidance import scales_at
 from irg.engine.ops import Draw, Operation, Program, Write
+from irg.randomness import generator
 from irg.sequence.layout import extent
 from irg.sequence.parts import Part
 
@@ -79,7 +79,7 @@ class Task:
 
     def __init__(self, index: int, program: Program, seed: int, cache: KVCache) -> None:
         self.index, self.program = index, program
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = generator(seed)
         self.cache = cache
         self.main = cache.new()
         self.parts: list[Part] = []
