@@ -44,7 +44,7 @@ def test_from_recipe_to_shards(recipe: str, tmp_path: Path, capsys: pytest.Captu
     assert cli.main(["data", "stats", recipe]) == 0
     assert "Apache-2.0" in capsys.readouterr().out
     assert cli.main(["data", "sample", out, "--rows", "2"]) == 0
-    assert (tmp_path / "out" / "sample.html").read_text().count("<article>") == 2
+    assert (tmp_path / "out" / "sample.html").read_text().count("<article") == 2
     assert cli.main(["data", "export", out, "--export.validation", "0.0"]) == 0
     assert "9 train rows in 1 files" in capsys.readouterr().out
     assert cli.main(["data", "validate", f"{out}/export"]) == 0

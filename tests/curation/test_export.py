@@ -219,9 +219,9 @@ def test_what_was_tampered_with_is_found(built: Layout, tmp_path: Path) -> None:
 def test_the_page_needs_nothing_else(built: Layout, tmp_path: Path) -> None:
     assert sample(built, 5, 0, tmp_path / "page.html") == 5
     page = (tmp_path / "page.html").read_text()
-    assert page.count("<article>") == 5 and page.count("data:image/png;base64,") >= 5 and "http" not in page
+    assert page.count("<article") == 5 and page.count("data:image/png;base64,") >= 5 and "http" not in page
     assert "world_target_following" in page and "5 of 40 finished rows" in page
     assert page != (sample(built, 5, 1, tmp_path / "page.html"), (tmp_path / "page.html").read_text())[1]
     out, _ = exported(built, tmp_path / "set")
     assert sample_of_shards(out, 3, 0, tmp_path / "shards.html") == 3
-    assert (tmp_path / "shards.html").read_text().count("<article>") == 3
+    assert (tmp_path / "shards.html").read_text().count("<article") == 3

@@ -15,7 +15,8 @@ from irg.cli.output import Output
 from irg.cli.requests import Request, collect
 from irg.engine.settings import DrawSettings, RenormType
 from irg.reasoning.settings import IMPROVE, Mode, Recall, Settings, with_options
-from irg.results.trajectory import JSON_NAME, REPORT_NAME, Trajectory
+from irg.results.folder import JSON_NAME, REPORT_NAME
+from irg.results.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from irg.cli.display import Display

@@ -4,12 +4,13 @@ import os
 import re
 import tempfile
 import unicodedata
-import uuid
 from pathlib import Path
 
 from irg.cli.requests import Request
-from irg.results.report import render_index
-from irg.results.trajectory import Trajectory, check_free
+from irg.files import write_text
+from irg.results.folder import check_free
+from irg.results.report import render_gallery
+from irg.results.trajectory import Trajectory
 
 INDEX_NAME = "index.html"
 
@@ -58,13 +59,9 @@ class Output:
         if not self.several or not self.saved:
             return None
         order = {name: position for position, name in enumerate(self._names)}
-        page = render_index(sorted(self.saved, key=lambda entry: order[entry[0]]))
-        part = self.folder / f".{INDEX_NAME}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            part.write_text(page, encoding="utf-8")
-            part.replace(self.folder / INDEX_NAME)
-        finally:
-            part.unlink(missing_ok=True)
+        saved = sorted(self.saved, key=lambda entry: order[entry[0]])
+        page = render_gallery([(name, trajectory.to_dict()) for name, trajectory in saved])
+        write_text(self.folder / INDEX_NAME, page)
         return self.folder / INDEX_NAME
 
 

@@ -8,84 +8,23 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from irg.evaluation.benchmarks.benchmark import BENCHMARKS
 from irg.evaluation.results import Result
-from irg.evaluation.runs import read_record, write_whole
+from irg.evaluation.runs import read_record
 from irg.evaluation.scoring import Judged
-from irg.evaluation.table import headline, html_table, tables
+from irg.evaluation.table import headline, tables
+from irg.files import write_text
+from irg.results.pages import render
 from irg.results.reflection import without_tags
-from irg.results.report import page
 
+_UNTAGGED = "untagged"
 CHANGES = ("repaired", "damaged", "right", "wrong", "mixed", "not judged")
 _SHORT_LINE = 160  # characters
 _HALF = 0.5  # of a graded score: from here on an image without right and wrong counts as right in the filter
-
-_STYLE = """<style>
-.filters { display: flex; flex-wrap: wrap; gap: .6rem 1.2rem; align-items: center; margin: 1.4rem 0 1rem;
-  position: sticky; top: 0; padding: .6rem 0; background: var(--paper); z-index: 1; }
-.filters select, .filters input { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px; padding: .25rem .5rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 1.1rem; }
-.cards .card[hidden] { display: none; }
-.cards .prompt { margin: 0 0 .5rem; -webkit-line-clamp: 6; }
-.badge { display: inline-block; padding: 0 .55rem; border-radius: 99px; border: 1px solid var(--line);
-  font-size: .8rem; }
-.repaired { color: var(--good); border-color: currentColor; }
-.damaged { color: #b3402e; border-color: currentColor; }
-@media (prefers-color-scheme: dark) { .damaged { color: #ff9d8a; } }
-.pair figure { flex: 1 1 0; min-width: 0; }
-.pair figcaption { margin-top: .25rem; }
-.pair img { image-rendering: auto; }
-.gone { aspect-ratio: 1; display: grid; place-items: center; border: 1px dashed var(--line); border-radius: 8px;
-  color: var(--soft); font-size: .85rem; }
-.cards details { margin-top: .6rem; } .cards summary { font-weight: 500; font-size: .9rem; }
-.cards .text { font-size: .85rem; }
-.why { display: block; font-size: .78rem; overflow-wrap: anywhere; }
-.filters label:has(input[type=checkbox]) { cursor: pointer; }
-main { max-width: 1440px; }
-.none { padding: 2rem; text-align: center; }
-</style>"""
-
-_SCRIPT = """<script>
-const cards = [...document.querySelectorAll(".cards .card")];
-const category = document.getElementById("category"), change = document.getElementById("change");
-const words = document.getElementById("words"), count = document.getElementById("count");
-const none = document.getElementById("none"), open_all = document.getElementById("open");
-function show() {
-  let shown = 0;
-  const wanted = words.value.trim().toLowerCase();
-  for (const card of cards) {
-    const fits = (!category.value || card.dataset.category === category.value)
-      && (!change.value || (change.value === "gap" ? "gap" in card.dataset : card.dataset.change === change.value))
-      && (!wanted || card.dataset.prompt.includes(wanted));
-    card.hidden = !fits; shown += fits;
-  }
-  count.textContent = shown + " of " + cards.length + " shown";
-  none.hidden = shown > 0;
-  const chosen = new URLSearchParams();
-  for (const one of [category, change, words]) if (one.value) chosen.set(one.id, one.value);
-  try { history.replaceState(null, "", "#" + chosen); } catch (error) { /* some viewers forbid it */ }
-}
-function restore() {
-  const chosen = new URLSearchParams(location.hash.slice(1));
-  for (const one of [category, change, words]) {
-    one.value = chosen.get(one.id) || "";
-    if (one.selectedIndex === -1) one.value = "";
-  }
-  show();
-}
-for (const one of [category, change, words]) one.addEventListener("input", show);
-addEventListener("hashchange", restore);
-open_all.addEventListener("input", () => {
-  for (const one of document.querySelectorAll(".cards details")) one.open = open_all.checked;
-});
-restore();
-</script>"""
 
 
 @dataclass(frozen=True)
@@ -144,64 +83,45 @@ def _entry(turns: Sequence[Judged], trajectories: Path | None, skips: bool) -> E
 
 def write_report(folder: Path, result: Result, shown: Sequence[Entry]) -> Path:
     """Write ``index.html`` into ``folder``; returns it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    cards = "\n".join(_card(entry, folder) for entry in shown)
-    table = "".join(html_table(one) for one in tables([result]))
-    chips = "".join(f"<li><b>{escape(name)}</b> {escape(value)}</li>" for name, value in headline(result))
-    title = f"{BENCHMARKS[result.benchmark].title}: {result.model}{f', {result.mode}' if result.mode else ''}"
-    body = (
-        f'{_STYLE}<header><p class="eyebrow">irg bench · judged by {escape(result.judge)}</p>'
-        f'<h1>{escape(title)}</h1><ul class="chips">{chips}</ul></header>{table}{_filters(shown)}'
-        f'<section class="cards">\n{cards}\n</section>'
-        f'<p id="none" class="none note" hidden>No image is like that.</p>{_SCRIPT}'
-    )
-    path = folder / "index.html"
-    write_whole(path, page(title, body))
-    return path
-
-
-def _filters(shown: Sequence[Entry]) -> str:
-    tags = Counter(entry.turns[0].prompt.tag for entry in shown)
-    kinds = "".join(_option(tag, tag.replace("_", " "), count) for tag, count in tags.items() if tag)
-    kinds += _option("untagged", "untagged", tags[""]) if tags[""] else ""
+    tags = Counter(entry.turns[0].prompt.tag or _UNTAGGED for entry in shown)
     happened = Counter(entry.change for entry in shown)
-    changes = "".join(_option(name, name, happened[name]) for name in CHANGES if happened[name])
-    gaps = sum(entry.gap for entry in shown)
-    changes += _option("gap", "missing or not judged", gaps) if gaps else ""
-    return (
-        '<form class="filters" onsubmit="return false">'
-        f'<label>category <select id="category"><option value="">all ({len(shown)})</option>{kinds}</select></label>'
-        '<label>what happened <select id="change">'
-        f'<option value="">all ({len(shown)})</option>{changes}</select></label>'
-        '<label>words <input id="words" type="search"></label>'
-        '<label><input id="open" type="checkbox"> open all texts</label>'
-        '<span id="count" class="note" role="status"></span></form>'
+    page = render(
+        "bench.html",
+        title=f"{BENCHMARKS[result.benchmark].title}: {result.model}{f', {result.mode}' if result.mode else ''}",
+        judge=result.judge,
+        facts=headline(result),
+        tables=tables([result]),
+        categories={tag: tags[tag] for tag in sorted(tags, key=lambda tag: tag == _UNTAGGED)},
+        changes={name: happened[name] for name in CHANGES if happened[name]},
+        gaps=sum(entry.gap for entry in shown),
+        cards=[_card(entry, folder) for entry in shown],
     )
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
 
 
-def _option(value: str, text: str, count: int) -> str:
-    return f'<option value="{escape(value)}">{escape(text)} ({count})</option>'
-
-
-def _card(entry: Entry, folder: Path) -> str:
-    first, change = entry.turns[0], entry.change
-    prompt = first.prompt
-    images = "".join(_figure(one, folder, len(entry.turns)) for one in entry.turns)
-    parts = [
-        f'<article class="card" data-category="{escape(prompt.tag or "untagged")}" data-change="{change}" '
-        f'{"data-gap " if entry.gap else ""}data-prompt="{escape(prompt.text.lower())}">',
-        f'<p class="note"><span class="badge {change}">{change}</span> {escape(prompt.tag)} · {escape(prompt.id)}'
-        f"{f' · sample {first.sample}' if first.sample else ''}</p>",
-        f'<p class="prompt">{escape(prompt.text)}</p><div class="pair">{images}</div>',
-    ]
-    for number, thought in enumerate(entry.thoughts):
-        if thought:
+def _card(entry: Entry, folder: Path) -> dict[str, Any]:
+    """What the page shows of a request."""
+    first, turns = entry.turns[0], len(entry.turns)
+    texts = []
+    for number, text in enumerate(entry.thoughts):
+        if text:
             name = "Reflection" if number else "Thinking"
-            parts.append(_details(name if number < 2 else f"Reflection {number}", without_tags(thought)))
+            texts.append((name if number < 2 else f"Reflection {number}", without_tags(text)))
     for one in entry.turns:
         if (told := _told(one)) and told != _why(one):
-            parts.append(_details(f"Judge on the {_turn(one, len(entry.turns))} image", told))
-    return "".join(parts) + "</article>"
+            texts.append((f"Judge on the {_turn(one, turns)} image", told))
+    return {
+        "category": first.prompt.tag or _UNTAGGED,
+        "change": entry.change,
+        "gap": entry.gap,
+        "tag": first.prompt.tag,
+        "id": first.prompt.id,
+        "sample": first.sample,
+        "prompt": first.prompt.text,
+        "images": [_image(one, folder, turns) for one in entry.turns],
+        "texts": texts,
+    }
 
 
 def _told(one: Judged) -> str:
@@ -211,20 +131,28 @@ def _told(one: Judged) -> str:
     return "\n\n".join([told, *(answer for answer in said if answer not in told)]).strip()
 
 
-def _figure(one: Judged, folder: Path, turns: int) -> str:
-    label = _turn(one, turns)
-    verdict = one.state.replace("_", " ") if one.grade is None else _verdict(one)
-    why = f'<span class="why">{escape(_why(one))}</span>' if _why(one) else ""
-    caption = f"<figcaption>{escape(label)}: {escape(verdict)}{why}</figcaption>"
-    if one.image is None or one.state == "unreadable":
-        return f'<figure><div class="gone">{escape(one.state.replace("_", " "))}</div>{caption}</figure>'
+def _image(one: Judged, folder: Path, turns: int) -> dict[str, Any]:
+    """An image with its verdict; ``url`` is None where there is no image to see."""
+    state = one.state.replace("_", " ")
+    verdict = state if one.grade is None else _verdict(one)
+    return {
+        "label": _turn(one, turns),
+        "state": state,
+        "verdict": verdict,
+        "why": _why(one),
+        "url": None if one.image is None or one.state == "unreadable" else _url(one, folder),
+    }
+
+
+def _url(one: Judged, folder: Path) -> str:
+    """Where the image lies, relative to the page; a tile of a grid is written beside the page."""
+    assert one.image is not None
     place = one.image.path
     if one.image.tile is not None:
         place = folder / "tiles" / f"{one.prompt.id.replace('/', '-')}-{one.sample}-{one.turn}.png"
-        place.parent.mkdir(exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         one.image.pixels().save(place)
-    url = quote(os.path.relpath(place.resolve(), folder.resolve()).replace(os.sep, "/"))
-    return f'<figure><a href="{url}"><img src="{url}" alt="{escape(label)} image" loading="lazy"></a>{caption}</figure>'
+    return quote(os.path.relpath(place.resolve(), folder.resolve()).replace(os.sep, "/"))
 
 
 def _why(one: Judged) -> str:
@@ -246,7 +174,3 @@ def _turn(one: Judged, turns: int) -> str:
     if turns == 1:
         return "final"
     return "initial" if one.turn == 1 else "improved" if one.turn == 2 else f"improved {one.turn - 1}"
-
-
-def _details(name: str, text: str) -> str:
-    return f'<details><summary>{escape(name)}</summary><p class="text">{escape(text)}</p></details>'

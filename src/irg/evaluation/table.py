@@ -8,14 +8,13 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from irg.evaluation.benchmarks.benchmark import BENCHMARKS
 from irg.evaluation.benchmarks.geneval import COUNTING_SCORE_ABOVE
 from irg.evaluation.paper import REPORTED
 from irg.evaluation.results import Result, TurnScore
 from irg.evaluation.statistics import Share
-from irg.results.report import page
+from irg.results.pages import render
 
 _SHORT = {
     "single_object": "single",
@@ -55,6 +54,12 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+
+    @property
+    def by_mark(self) -> dict[str, str]:
+        """The judge and prompts that each mark stands for."""
+        notes = (note for note in self.notes if note.startswith("["))
+        return {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in notes}
 
 
 class _Marks:
@@ -259,61 +264,15 @@ def comma_separated(made: Sequence[Table]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("table", "row", "column", "value", "low", "high", "n", "partial", "judge and prompts"))
     for table in made:
-        told = _told(table)
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
                 if cell.value is not None:
                     bounds = (cell.share.low, cell.share.high, cell.share.of) if cell.share else ("", "", "")
-                    who = told.get(cell.mark, "")
+                    who = table.by_mark.get(cell.mark, "")
                     writer.writerow((table.title, row.name, column, cell.value, *bounds, "yes" * cell.part, who))
     return out.getvalue()
 
 
-def _told(table: Table) -> dict[str, str]:
-    """What each mark stands for."""
-    notes = (note for note in table.notes if note.startswith("["))
-    return {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in notes}
-
-
-_NUMBERS = """<style>
-.numbers th, .numbers td { white-space: nowrap; padding-right: 1rem; }
-.numbers thead th { white-space: normal; vertical-align: bottom; max-width: 8rem; overflow-wrap: normal; }
-.numbers tr > :first-child { position: sticky; left: 0; background: var(--card); }
-.numbers small { display: block; color: var(--soft); }
-.numbers .paper > * { color: var(--soft); }
-.numbers tbody tr:not(.paper) > * { color: var(--ink); font-weight: 600; } .numbers small { font-weight: 400; }
-.numbers sup { color: var(--soft); font-weight: 400; line-height: 0; }
-</style>"""
-
-
 def html(made: Sequence[Table]) -> str:
     """A page with all tables; a number's judge and prompts also show when the pointer rests on it."""
-    return page("Benchmarks", "\n".join(html_table(table) for table in made))
-
-
-def _two_lines(cell: Cell) -> str:
-    """A share with its interval below it: tables of many columns stay on the screen."""
-    value, bracket, interval = cell.text.partition(" (")
-    small = f"<small>{escape(bracket.strip() + interval)}</small>" if cell.share and bracket else ""
-    return escape(value) + small if small else escape(cell.text)
-
-
-def html_table(table: Table) -> str:
-    told = _told(table)
-    heads = (escape(column).replace("/", "/<wbr>").replace("+", "+<wbr>") for column in ("", *table.columns))
-    head = "".join(f'<th scope="col">{column}</th>' for column in heads)
-    rows = []
-    for row in table.rows:
-        cells = "".join(
-            f'<td title="{escape(told.get(cell.mark, ""))}">{_two_lines(cell)}'
-            f"{f'<sup>{cell.mark}</sup>' if cell.mark else ''}</td>"
-            for cell in row.cells
-        )
-        kind = ' class="paper"' if row.paper else ""
-        rows.append(f'<tr{kind}><th scope="row">{escape(row.name)}</th>{cells}</tr>')
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
-    grid = f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return (
-        f'{_NUMBERS}<section class="card below"><h2>{escape(table.title)}</h2>'
-        f'<div class="scroll">{grid}</div>{notes}</section>'
-    )
+    return render("tables.html", title="Benchmarks", tables=made)

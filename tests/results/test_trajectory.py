@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from irg import files as module
 from irg.reasoning.settings import Settings
-from irg.results import trajectory as module
 from irg.results.metadata import read_png_settings
 from irg.results.trajectory import Trajectory, Turn
 from irg.version import __version__
@@ -161,8 +161,14 @@ def test_a_fault_while_renaming_puts_the_earlier_result_back(tmp_path: Path, mon
     before = example(1, "the earlier one")
     before.save(tmp_path / "out")
     there = files_in(tmp_path)
-    real = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda self, to: full_disk() if self.suffix == ".part" else real(self, to))
+    real, calls = Path.rename, iter(range(100))
+    monkeypatch.setattr(
+        Path,
+        "rename",
+        lambda self, to: (
+            full_disk() if self.is_dir() and to == tmp_path / "out" and next(calls) == 0 else real(self, to)
+        ),
+    )
     with pytest.raises(OSError, match="No space"):
         example(2).save(tmp_path / "out", overwrite=True)
     monkeypatch.undo()

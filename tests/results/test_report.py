@@ -8,8 +8,17 @@ from typing import Any
 from PIL import Image
 
 from irg.reasoning.settings import Settings
-from irg.results.report import render, render_index
+from irg.results.report import render_gallery, render_report
 from irg.results.trajectory import Trajectory, Turn
+
+
+def render(trajectory: Trajectory) -> str:
+    return render_report(trajectory.to_dict(), [turn.image for turn in trajectory.turns])
+
+
+def render_index(entries: list[tuple[str, Trajectory]], title: str = "Results") -> str:
+    return render_gallery([(folder, trajectory.to_dict()) for folder, trajectory in entries], title)
+
 
 HOSTILE = '<script>alert(1)</script> "quoted" <img src=x onerror=alert(2)> & \' `'
 T2 = (
