@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from irg.learning.data.modes import EncodedImage, EncodedTrajectory, write
+from irg.learning.modes import EncodedImage, EncodedTrajectory, write
 from irg.model.network.attention import PackedAttention
 from irg.model.network.inputs import StreamOrder
 from irg.model.network.shared_context import SharedContextAttention

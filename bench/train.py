@@ -23,8 +23,8 @@ import tyro
 from torch import Tensor
 
 from engine import machine, mid
-from irg.learning.data.modes import MODES, EncodedImage, EncodedTrajectory, Mode, write
 from irg.learning.data.packing import assemble
+from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, Mode, write
 from irg.learning.objective import flow_targets, losses, total
 from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.decoder import rotate

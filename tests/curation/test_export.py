@@ -13,12 +13,13 @@ from local_hub import LocalHub
 from irg.curation import buckets
 from irg.curation.build import Layout, build
 from irg.curation.check import validate
-from irg.curation.conversation import MODES, conversation
+from irg.curation.conversation import conversation
 from irg.curation.export import export, push
 from irg.curation.recipe import DataRecipe
 from irg.curation.records import TrajectoryRecord
 from irg.curation.view import sample, sample_of_shards
 from irg.learning.data.in_memory import read_rows
+from irg.learning.modes import IRGL, Mode
 from irg.recipes import build as read
 
 WORLD = {"kind": "miniworld", "sprites": "builtin"}
@@ -151,7 +152,7 @@ RECORD = TrajectoryRecord("a cup", "plan", b"one", "<think> fix </think>", b"two
         ("improving_full", "u:a cup t:plan i:one:read t:<think> fix </think>:loss i:two:loss"),
     ],
 )
-def test_the_authors_format(mode: str, told: str) -> None:
+def test_the_authors_format(mode: Mode, told: str) -> None:
     words = []
     for number, turn in enumerate(conversation(RECORD, mode)):
         if turn["role"] == "user":
@@ -172,7 +173,7 @@ def test_conversations_are_written_by_mode(built: Layout, tmp_path: Path) -> Non
     assert len(texts) == two and all(json.loads(text)[1]["content"][-1]["need_loss"] for text in texts)
     with pytest.raises(ValueError, match=r"no mode 'initial_ful' \(did you mean 'initial_full'\?\)"):
         exported(built, tmp_path / "other", conversation=["initial_ful"])
-    assert len(MODES) == 6
+    assert len(IRGL) == 6
 
 
 def test_the_hub_gets_the_folder(built: Layout, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from irg.learning.data.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
+from irg.learning.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
 from irg.sequence import Latents, Part, Patches, Target, Text
 
 SYSTEM, PROMPT, T1, T2, HOW_THINK, HOW_IMPROVE = ((n,) for n in range(6))
@@ -82,12 +82,6 @@ def test_without_a_system_prompt() -> None:
 def test_a_first_turn_cannot_be_improved(mode: Mode) -> None:
     with pytest.raises(ValueError, match=rf"{mode} needs a reflection and an improved image"):
         write(mode, FIRST_TURN)
-
-
-def test_which_modes_a_row_serves() -> None:
-    """A flawed first image is not offered as something to draw or to describe."""
-    assert FIRST_TURN.modes == (*MODES[:3], "direct", "unconditional")
-    assert WHOLE.modes == IMPROVING
 
 
 def test_unknown_mode() -> None:

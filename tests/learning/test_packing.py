@@ -13,9 +13,9 @@ from torch import Tensor
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
 from irg.learning.data.in_memory import TrajectoryData
-from irg.learning.data.modes import MODES
 from irg.learning.data.packing import Pack, Packer
 from irg.learning.data.rows import read_rows
+from irg.learning.modes import MODES
 from irg.learning.recipe import Dropout, Mixture
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.tokenizer import TextTokenizer

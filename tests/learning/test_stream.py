@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
-from irg.learning.data.modes import MODES
 from irg.learning.data.packing import Pack
 from irg.learning.data.packs import encode
 from irg.learning.data.row_source import Cursor, dealt_anew, trajectory_shelves
 from irg.learning.data.rows import BadRow, Rejections, conversation, pixels_of
 from irg.learning.data.stream import Address, Lane, Sample, StreamPacks, fitting
 from irg.learning.data.subset_sum import fullest
+from irg.learning.modes import MODES
 from irg.learning.recipe import Dropout, Mixture, TrainRecipe
 from irg.model.network.config import tiny
 from irg.model.weights.checkpoint import LoadedModel

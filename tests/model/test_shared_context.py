@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.learning.data.modes import MODES, EncodedImage, EncodedTrajectory, write
+from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.model.network.attention import PackedAttention
 from irg.model.network.inputs import StreamOrder
 from irg.model.network.shared_context import SharedContextAttention

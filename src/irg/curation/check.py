@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from irg.curation.decontaminate import normalized
-from irg.curation.records import SCHEMA, content_digest
+from irg.curation.records import SCHEMA
+from irg.learning.data.schema import COLUMNS, IMAGE_COLUMNS, TrajectoryRow
 from irg.results.reflection import Reflection
 
 MOST_TOLD = 20
-_NEEDED = ("prompt", "thinking", "image", "reflection", "improved")
 
 
 @dataclass
@@ -52,7 +52,7 @@ def validate(folder: Path) -> Findings:
                 if ids[name] == 2:
                     found.problems.append(f"{where}: id {row['id']} stands here again")
             if file.parent.name in ("train", "val") and row.get("prompt"):
-                prompt = content_digest(normalized(row["prompt"]), "", b"")[:16].encode()
+                prompt = TrajectoryRow(normalized(row["prompt"]), "", b"").digest[:16].encode()
                 if split_of.setdefault(prompt, file.parent.name) != file.parent.name:
                     found.problems.append(f"{where}: its prompt is in train and val")
     return found
@@ -61,7 +61,7 @@ def validate(folder: Path) -> Findings:
 def _rows(file: Path, found: Findings) -> Any:
     try:
         opened = pq.ParquetFile(file)
-        missing = [name for name in _NEEDED if name not in opened.schema_arrow.names]
+        missing = [name for name in COLUMNS if name not in opened.schema_arrow.names]
         if missing:
             found.problems.append(f"{file}: no column {', '.join(missing)}")
             return
@@ -78,11 +78,11 @@ def _rows(file: Path, found: Findings) -> Any:
 
 def _problems(row: dict[str, Any], found: Findings) -> list[str]:
     problems = []
-    images = {name: row[name]["bytes"] if row[name] else None for name in ("image", "improved")}
-    if not row["prompt"] or not row["thinking"] or not images["image"]:
-        problems.append("a trajectory needs prompt, thinking and image")
-    if (row["reflection"] is None) != (images["improved"] is None):
-        problems.append("reflection and improved image come together or not at all")
+    images = {name: row[name]["bytes"] if row[name] else None for name in IMAGE_COLUMNS}
+    try:
+        TrajectoryRow.from_columns(row)
+    except ValueError as error:
+        problems.append(str(error))
     found.turns[1 if images["improved"] is None else 2] += 1
     for name, data in images.items():
         if data:
@@ -97,8 +97,6 @@ def _problems(row: dict[str, Any], found: Findings) -> list[str]:
             Reflection.parse(row["reflection"])
         except ValueError as error:
             problems.append(str(error))
-    if row.get("digest") and not problems:
-        image, improved = images["image"] or b"", images["improved"]
-        if content_digest(row["prompt"], row["thinking"], image, row["reflection"], improved) != row["digest"]:
-            problems.append("its digest is not that of its parts: it was changed")
+    if row.get("digest") and not problems and TrajectoryRow.from_columns(row).digest != row["digest"]:
+        problems.append("its digest is not that of its parts: it was changed")
     return problems

@@ -7,58 +7,53 @@ images are base64. Each of the six learning modes is a data set of its own.
 import base64
 from typing import Any
 
-from irg.curation.records import TrajectoryRecord
+from irg.learning.data.schema import TrajectoryRow
+from irg.learning.modes import EncodedImage, EncodedTrajectory, Mode, write
 from irg.reasoning.prompts import BAGEL_PROFILE
+from irg.sequence.parts import Latents, Target, Text
 
-MODES = {  # mode -> rows of how many turns it is for
-    "initial_thinking_understanding": 1,
-    "initial_thinking_generation": 1,
-    "initial_full": 1,
-    "improving_thinking_understanding": 2,
-    "improving_thinking_generation": 2,
-    "improving_full": 2,
-}
+PROMPT, THINKING, REFLECTION, HOW_TO_THINK, HOW_TO_IMPROVE = ((n,) for n in range(5))  # stand for a row's token ids
 
 
-def conversation(record: TrajectoryRecord, mode: str) -> list[dict[str, Any]]:
-    """A trajectory as the turns of a mode: loss on what the mode learns, images to be read as latents and patches.
+def conversation(row: TrajectoryRow, mode: Mode) -> list[dict[str, Any]]:
+    """A trajectory as the turns of a mode, part by part as training writes it (:func:`irg.learning.modes.write`).
 
-    The understanding modes begin with the image or images and end with the question how to think or improve.
+    Raises:
+        ValueError: the row lacks the mode's second turn.
     """
-    first, second = record.image, record.improved
-    match mode:
-        case "initial_thinking_understanding":
-            return [
-                _user(record.prompt),
-                _assistant(_read(first)),
-                _user(BAGEL_PROFILE.how_to_think),
-                _assistant(_text(record.thinking, True)),
-            ]
-        case "initial_thinking_generation":
-            return [_user(record.prompt), _assistant(_text(record.thinking, True))]
-        case "initial_full":
-            return [_user(record.prompt), _assistant(_text(record.thinking, True), _drawn(first))]
-    assert record.reflection is not None and second is not None, "improving modes need the second turn"
-    match mode:
-        case "improving_thinking_understanding":
-            images = (_read(first), _read(second))
-            question = _user(BAGEL_PROFILE.how_to_improve)
-            return [_user(record.prompt), _assistant(*images), question, _assistant(_text(record.reflection, True))]
-        case "improving_thinking_generation":
-            parts = (_text(record.thinking, False), _read(first), _text(record.reflection, True))
-            return [_user(record.prompt), _assistant(*parts)]
-        case "improving_full":
-            whole = (_text(record.thinking, False), _read(first), _text(record.reflection, True), _drawn(second))
-            return [_user(record.prompt), _assistant(*whole)]
-    raise ValueError(f"no learning mode {mode!r}; there are {', '.join(MODES)}")
-
-
-def _user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def _assistant(*parts: dict[str, Any]) -> dict[str, Any]:
-    return {"role": "assistant", "content": list(parts)}
+    texts: dict[tuple[int, ...], str] = {THINKING: row.thinking, REFLECTION: row.reflection or ""}
+    asked: dict[tuple[int, ...], str] = {
+        PROMPT: row.prompt,
+        HOW_TO_THINK: BAGEL_PROFILE.how_to_think,
+        HOW_TO_IMPROVE: BAGEL_PROFILE.how_to_improve,
+    }
+    first, second = (data and EncodedImage(data, (1, 1), (1, 1)) for data in (row.image, row.improved))
+    assert isinstance(first, EncodedImage)
+    trajectory = EncodedTrajectory(
+        system=(),
+        prompt=PROMPT,
+        thinking=THINKING,
+        image=first,
+        reflection=REFLECTION if row.reflection else None,
+        improved=second or None,
+        how_to_think=HOW_TO_THINK,
+        how_to_improve=HOW_TO_IMPROVE,
+    )
+    found: list[dict[str, Any]] = []
+    for part in write(mode, trajectory):
+        if isinstance(part, Text) and part.ids in asked:
+            found.append({"role": "user", "content": asked[part.ids]})
+            continue
+        if found[-1]["role"] == "user":
+            found.append({"role": "assistant", "content": []})
+        match part:
+            case Text(ids, loss):
+                found[-1]["content"].append(_text(texts[ids], loss))
+            case Latents(content=data):  # the patches that follow are of the same image
+                found[-1]["content"].append(_image(data, loss=False, read=True))
+            case Target(content=data):
+                found[-1]["content"].append(_image(data, loss=True, read=False))
+    return found
 
 
 def _text(text: str, loss: bool) -> dict[str, Any]:
@@ -68,11 +63,3 @@ def _text(text: str, loss: bool) -> dict[str, Any]:
 def _image(data: bytes, loss: bool, read: bool) -> dict[str, Any]:
     content = base64.b64encode(data).decode("ascii")
     return {"type": "image", "content": content, "need_loss": loss, "need_vae": read, "need_vit": read}
-
-
-def _read(data: bytes) -> dict[str, Any]:
-    return _image(data, loss=False, read=True)
-
-
-def _drawn(data: bytes) -> dict[str, Any]:
-    return _image(data, loss=True, read=False)

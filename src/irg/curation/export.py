@@ -20,11 +20,13 @@ import pyarrow as pa
 from irg.curation import card
 from irg.curation.buckets import Buckets
 from irg.curation.build import Layout, Told
-from irg.curation.conversation import MODES, conversation
+from irg.curation.conversation import conversation
 from irg.curation.decontaminate import normalized
 from irg.curation.finished import Gate, records, score_columns, text_columns
 from irg.curation.records import TrajectoryRecord, schema
 from irg.curation.store import Lock, digest, read_table, write_table, write_text
+from irg.learning.data.schema import TrajectoryRow
+from irg.learning.modes import IRGL, Mode, turns
 from irg.recipes import choose
 
 SPLITS = ("train", "val")
@@ -64,9 +66,9 @@ def export(layout: Layout, told: Told = lambda *_: None) -> tuple[Path, Summary]
     """
     settings = layout.recipe.export
     out = Path(settings.out) if settings.out else layout.out / "export"
-    if unknown := next((mode for mode in settings.conversation if mode not in MODES), None):
+    if unknown := next((mode for mode in settings.conversation if mode not in IRGL), None):
         raise ValueError(
-            f"export.conversation: no mode {unknown!r}{choose(unknown, MODES)}; there are {', '.join(MODES)}"
+            f"export.conversation: no mode {unknown!r}{choose(unknown, IRGL)}; there are {', '.join(IRGL)}"
         )
     if out.exists() and not (out / _MARK).exists():
         raise ValueError(f"{out}: is there and no export of ours; choose another place (export.out)")
@@ -116,7 +118,7 @@ def _write(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
         _deal(layout, gate, split, summary, told)
         for name, buckets in split.items():
             summary.shards[name] = _shards(buckets.sorted(), out / name, limit)
-            for mode in settings.conversation:
+            for mode in (mode for mode in IRGL if mode in settings.conversation):
                 _conversations(out / name, out / "conversation" / mode / name, mode)
     shutil.rmtree(aside, ignore_errors=True)
     summary.bytes = sum(file.stat().st_size for file in out.rglob("*.parquet"))
@@ -180,15 +182,14 @@ def _weight(table: pa.Table, row: int) -> int:
     return sum(len(value["bytes"]) for name in ("image", "improved") if (value := table[name][row].as_py()) is not None)
 
 
-def _conversations(shards: Path, out: Path, mode: str) -> None:
+def _conversations(shards: Path, out: Path, mode: Mode) -> None:
     """The rows of a mode in the authors' format, shard by shard."""
     for file in sorted(shards.glob("*.parquet")):
         rows = []
         for row in read_table(file).to_pylist():
-            images = {name: row[name] and row[name]["bytes"] for name in ("image", "improved")}
-            record = TrajectoryRecord(row["prompt"], row["thinking"], reflection=row["reflection"], **images)
-            if (record.improved is not None) == (MODES[mode] == 2):
-                text = json.dumps(conversation(record, mode), ensure_ascii=False)
+            trajectory = TrajectoryRow.from_columns(row)
+            if trajectory.turns == turns(mode):
+                text = json.dumps(conversation(trajectory, mode), ensure_ascii=False)
                 rows.append({"conversation": text, "id": row["id"]})
         if rows:
             write_table(out / file.name, pa.Table.from_pylist(rows))

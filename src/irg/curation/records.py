@@ -1,6 +1,5 @@
 """Trajectory rows on disk: typed parquet shards that training reads and dataset viewers show."""
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,14 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+from irg.learning.data.schema import COLUMNS, IMAGE, TrajectoryRow
+
 _FIELDS = (
     ("id", pa.string()),
-    ("prompt", pa.string()),
-    ("thinking", pa.string()),  # T1
-    ("image", IMAGE),  # I1
-    ("reflection", pa.string()),  # T2; null in rows of one turn, as is
-    ("improved", IMAGE),  # I2
+    *COLUMNS.items(),
     ("request", pa.string()),  # what the prompt asks for, as JSON in GenEval's metadata form; null if not known
     ("source", pa.string()),  # where the prompt is from: a file, a data set, "rendered", "draft:" or "plan:<model>"
     ("license", pa.string()),  # of the prompt
@@ -51,8 +47,8 @@ SCHEMA = schema()
 
 
 @dataclass(frozen=True)
-class TrajectoryRecord:
-    """One trajectory: prompt, T1, I1 and, with a second turn, T2, I2. Images are PNG bytes.
+class TrajectoryRecord(TrajectoryRow):
+    """A trajectory row with what is known about it.
 
     Attributes:
         id: a hash of what the row starts from; empty: of what it holds.
@@ -61,11 +57,6 @@ class TrajectoryRecord:
         provenance: JSON, stage -> how it was made.
     """
 
-    prompt: str
-    thinking: str
-    image: bytes
-    reflection: str | None = None
-    improved: bytes | None = None
     request: str | None = None
     source: str = "unknown"
     license: str = "unknown"
@@ -77,30 +68,11 @@ class TrajectoryRecord:
     scores: Mapping[str, float | None] = field(default_factory=dict)
     texts: Mapping[str, str | None] = field(default_factory=dict)
 
-    @property
-    def digest(self) -> str:
-        """sha256 of what is learned from."""
-        parts = (self.prompt, self.thinking, self.image, self.reflection, self.improved)
-        return content_digest(*parts)
-
     def to_row(self) -> dict[str, Any]:
         """The row as parquet takes it."""
-        row = {name: value for name, value in vars(self).items() if name not in ("scores", "texts")}
-        for name in ("image", "improved"):
-            row[name] = None if row[name] is None else {"bytes": row[name], "path": None}
+        own = {name: value for name, value in vars(self).items() if name not in ("scores", "texts")}
         whole = self.digest
-        return row | {"id": self.id or whole[:32], "digest": whole} | dict(self.scores) | dict(self.texts)
-
-
-def content_digest(
-    prompt: str, thinking: str, image: bytes, reflection: str | None = None, improved: bytes | None = None
-) -> str:
-    """sha256 of a trajectory's five parts; each goes in with its length, so that none can run into the next."""
-    whole = hashlib.sha256()
-    for part in (prompt, thinking, image, reflection, improved):
-        data = part.encode() if isinstance(part, str) else part
-        whole.update(b"-" if data is None else str(len(data)).encode() + b":" + data)
-    return whole.hexdigest()
+        return own | self.to_columns() | {"id": self.id or whole[:32], "digest": whole} | {**self.scores, **self.texts}
 
 
 def png(pixels_HW3: np.ndarray) -> bytes:

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, models
 
 from irg.learning.costs import Work, memory_bytes, step_flops, work_of
 from irg.learning.data.in_memory import grids_of
-from irg.learning.data.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.learning.data.packs import attention_of
 from irg.learning.data.rows import Rejections
 from irg.learning.data.stream import StreamPacks
+from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.learning.recipe import TrainRecipe
 from irg.learning.resume_check import differences, told
 from irg.learning.setup import adapter_of, freeze, quantize, trained, training_config

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from irg.learning.data.modes import MODES
 from irg.learning.data.packing import Pack
+from irg.learning.modes import MODES
 from irg.learning.objective import Losses
 from irg.learning.parallel import Ranks
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from irg.learning.data.modes import MODES
+from irg.learning.modes import MODES
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from irg.learning import parallel
 from irg.learning.checkpoints import Writer, latest, read_about, read_names, read_tensors
 from irg.learning.costs import peak_flops, step_flops
-from irg.learning.data.modes import write
 from irg.learning.data.packing import Pack, assemble
 from irg.learning.data.packs import build_packs, encode
 from irg.learning.export import merged, write_model
 from irg.learning.gradient_guard import Watch, out_of_memory
 from irg.learning.low_precision import Shadow
 from irg.learning.metrics import Metrics, memory_gb
+from irg.learning.modes import write
 from irg.learning.objective import Losses, flow_targets, losses, total
 from irg.learning.optim import belongs, build_optimizers, from_saved, rate, to_saved, update_average
 from irg.learning.recipe import TrainRecipe

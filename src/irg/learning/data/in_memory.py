@@ -17,8 +17,8 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from irg.learning.data.modes import EncodedImage, EncodedTrajectory, Mode
 from irg.learning.data.rows import BadRow, Rejections, Row, data_files, pixels_of, read_rows
+from irg.learning.modes import EncodedImage, EncodedTrajectory, Mode
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.config import ModelConfig
 from irg.model.weights.profile import Profile

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from irg.learning.costs import Work, work_of
 from irg.learning.data.in_memory import TrajectoryData
-from irg.learning.data.modes import MODES, Mode, hide_plan, write
+from irg.learning.modes import MODES, Mode, hide_plan, write
 from irg.learning.recipe import Dropout, Mixture
 from irg.model.network.attention import PackedAttention
 from irg.model.network.flex_attention import FlexAttention

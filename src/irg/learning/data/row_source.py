@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from irg.learning.data.rows import COLUMNS, CONVERSATION, open_parquet
+from irg.learning.data.rows import CONVERSATION, TRAJECTORY, open_parquet
 
 CHUNK = 32
 UNITS = 64  # at least so many, if there are rows enough, so that as many lanes can share
@@ -159,7 +159,7 @@ def trajectory_shelves(files: Sequence[Path], seed: int) -> dict[str, Shelf]:
     """
     found: dict[str, list[Unit]] = {"one-turn": [], "two-turn": []}
     for file in files:
-        opened = open_parquet(file, COLUMNS)
+        opened = open_parquet(file, TRAJECTORY)
         first = 0
         for group in range(opened.metadata.num_row_groups):
             two = _has_reflection(opened, group)
@@ -167,7 +167,7 @@ def trajectory_shelves(files: Sequence[Path], seed: int) -> dict[str, Shelf]:
                 if len(rows):
                     found[name].append(Unit(file, group, first, rows))
             first += len(two)
-    return {name: Shelf(name, striped(units), COLUMNS, seed) for name, units in found.items() if units}
+    return {name: Shelf(name, striped(units), TRAJECTORY, seed) for name, units in found.items() if units}
 
 
 def conversation_shelf(mode: str, files: Sequence[Path], seed: int) -> Shelf:

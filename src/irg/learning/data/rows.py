@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from irg.learning.data.schema import COLUMNS, IMAGE_COLUMNS, TrajectoryRow
 from irg.sequence.images import ResizeRule, to_rgb
 
-COLUMNS = ("prompt", "thinking", "image", "reflection", "improved")
+TRAJECTORY = tuple(COLUMNS)
 CONVERSATION = ("conversation",)
-IMAGES = ("image", "improved")
 
 
 class BadRow(ValueError):
@@ -59,15 +59,10 @@ class Rejections:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One trajectory before encoding; ``where`` names its file and row for messages."""
+class Row(TrajectoryRow):
+    """A trajectory row; ``where`` names its file and row for messages."""
 
-    where: str
-    prompt: str
-    thinking: str
-    image: bytes
-    reflection: str | None
-    improved: bytes | None
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def open_parquet(file: Path, columns: Sequence[str]) -> pq.ParquetFile:
     Raises:
         ValueError: it is no parquet file, or lacks a column.
     """
-    kind = "trajectory" if columns == COLUMNS else "conversation"
+    kind = "trajectory" if columns == TRAJECTORY else "conversation"
     try:
         opened = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
     except Exception as error:
@@ -112,8 +107,8 @@ def open_parquet(file: Path, columns: Sequence[str]) -> pq.ParquetFile:
         raise ValueError(f"{file}: not a {kind} parquet file: it has no column {missing[0]}")
     for name in columns:
         held = opened.schema_arrow.field(name).type
-        wanted = "bytes in a struct {bytes, path}" if name in IMAGES else "text"
-        if not (pa.types.is_null(held) or (_has_bytes(held) if name in IMAGES else _is_text(held))):
+        wanted = "bytes in a struct {bytes, path}" if name in IMAGE_COLUMNS else "text"
+        if not (pa.types.is_null(held) or (_has_bytes(held) if name in IMAGE_COLUMNS else _is_text(held))):
             raise ValueError(f"{file}: not a {kind} parquet file: column {name} must hold {wanted}, it holds {held}")
     return opened
 
@@ -135,7 +130,7 @@ def read_rows(files: Sequence[Path], rejections: Rejections | None = None) -> It
     """
     for file in files:
         number = 0
-        for batch in open_parquet(file, COLUMNS).iter_batches(64, columns=list(COLUMNS)):
+        for batch in open_parquet(file, TRAJECTORY).iter_batches(64, columns=list(TRAJECTORY)):
             for row in batch.to_pylist():
                 try:
                     yield checked(row, f"{file}, row {number}")
@@ -153,15 +148,10 @@ def checked(row: Mapping[str, Any], where: str) -> Row:
         BadRow: a part is missing.
     """
 
-    def stored(name: str) -> bytes | None:
-        return row[name]["bytes"] if row[name] else None
-
-    image, improved = stored("image"), stored("improved")
-    if not row["prompt"] or not row["thinking"] or not image:
-        raise BadRow(where, "a trajectory needs prompt, thinking and image")
-    if bool(row["reflection"]) != bool(improved):
-        raise BadRow(where, "reflection and improved image come together or not at all")
-    return Row(where, row["prompt"], row["thinking"], image, row["reflection"] or None, improved or None)
+    try:
+        return Row(**vars(TrajectoryRow.from_columns(row)), where=where)
+    except ValueError as error:
+        raise BadRow(where, str(error)) from None
 
 
 def pixels_of(data: bytes, where: str, rule: ResizeRule) -> np.ndarray:

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from irg.learning.data.in_memory import fixed_texts, grids_of, patches_of
-from irg.learning.data.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
 from irg.learning.data.packing import EMPTY, Attention, Pack, Unread, assemble, filler
 from irg.learning.data.row_source import Cursor, Found, Shelf, conversation_shelf, dealt_anew, trajectory_shelves
 from irg.learning.data.rows import BadRow, Rejections, checked, conversation, data_files, pixels_of
 from irg.learning.data.subset_sum import fullest
+from irg.learning.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
 from irg.learning.recipe import TrainRecipe
 from irg.model.network.attention import PackedAttention
 from irg.model.network.config import ModelConfig

@@ -1,4 +1,4 @@
-"""The six learning modes of IRGL: six ways to write one trajectory down as a sequence of parts.
+"""The learning modes: the six of IRGL, ways to write one trajectory down as a sequence of parts.
 
 A trajectory is prompt, T1, I1, T2, I2. Whatever a mode does not learn is context without loss (``docs/training.md``;
 the paper's figure of the modes). Two further ways are not IRGL's but BAGEL's own ground: ``direct`` (prompt ->
@@ -22,7 +22,13 @@ Mode = Literal[
     "unconditional",
 ]
 MODES: tuple[Mode, ...] = get_args(Mode)
+IRGL: tuple[Mode, ...] = MODES[:6]
 IMPROVING: tuple[Mode, ...] = MODES[3:6]
+
+
+def turns(mode: Mode) -> int:
+    """Of how many turns the rows are that a mode is for."""
+    return 2 if mode in IMPROVING else 1
 
 
 @dataclass(frozen=True)
@@ -56,17 +62,6 @@ class EncodedTrajectory:
     improved: EncodedImage | None = None
     how_to_think: tuple[int, ...] = ()
     how_to_improve: tuple[int, ...] = ()
-
-    @property
-    def modes(self) -> tuple[Mode, ...]:
-        """The modes this trajectory can be written in.
-
-        A trajectory with a second turn has, in general, a flawed first image: it is not offered as something to
-        draw or to describe as if it were right.
-        """
-        if self.improved is None:
-            return (*MODES[:3], "direct", "unconditional")
-        return IMPROVING
 
 
 def hide_plan(
