@@ -29,14 +29,14 @@ def call(*words: object) -> int:
 def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two direct images of irg-mini with few steps, judged by the bundled detector."""
     run = tmp_path / "run"
-    words = ("run", "geneval", "--mode", "direct", "--samples", 1, "--prompts", prompts, "--out", run)
-    assert call(*words, "--set", "num_timesteps=3") == 0
+    words = ("run", "geneval", "--mode", "direct", "-n", 1, "--prompts", prompts, "--out", run)
+    assert call(*words, "--num-timesteps", 3) == 0
     told = capsys.readouterr()
     assert told.out.strip() == str(run) and "2 of 3 prompts are covered, 2 are drawn" in told.err
     assert Image.open(run / "images/00001/samples/0000.png").size == (128, 128)
     assert not (run / "images/00002").exists()
     assert call(*words) == 2 and "--resume" in capsys.readouterr().err
-    assert call(*words, "--set", "num_timesteps=3", "--resume") == 0
+    assert call(*words, "--num-timesteps", 3, "--resume") == 0
     assert "0 images drawn, 2 are in" in capsys.readouterr().err
     assert call(*words, "--resume") == 2 and "settings was" in capsys.readouterr().err
 
@@ -55,7 +55,8 @@ def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys:
     ("words", "told"),
     [
         (("run", "genevl"), "did you mean 'geneval'"),
-        (("run", "geneval", "--set", "colour=3"), "unknown setting 'colour'"),
+        (("run", "geneval", "--colour", "3"), "--colour"),
+        (("run", "geneval", "--mode", "direct", "--rounds", "2"), "rounds has no meaning in mode 'direct'"),
         (("run", "geneval", "--set", "steps"), "should be name=value"),
         (("run", "geneval", "--offline"), "--prompts PATH"),
         (("run", "geneval", "--batch-size", "0"), "--batch-size"),

@@ -105,14 +105,14 @@ def test_every_setting_reaches_the_pipeline(fake: FakePipeline) -> None:
     words += " --timestep-shift 2 --cfg-text-scale 5 --cfg-img-scale 1.5 --cfg-interval 0.1,0.9 --cfg-renorm-min 0.5"
     words += " --cfg-renorm-type channel --improve-num-timesteps 6 --improve-cfg-text-scale 2 --stop-when-done"
     words += " --improve-cfg-interval 0,0.5 --improve-cfg-renorm-type global --batch-size 3 --out o --quiet"
-    words += " --recall prompt --reflect-temperature 0.5"
+    words += " --reflection-context prompt --reflect-temperature 0.5"
     assert cli.main(["generate", "cat", *words.split()]) == 0
     call = fake.calls[0]
     assert (call["prompts"], call["seeds"], call["batch_size"]) == (["cat"], [5], 3)
     settings = call["settings"]
     assert (settings.rounds, settings.width, settings.height, settings.temperature) == (2, 64, 48, 0.0)
     assert settings.max_think_tokens == 7 and settings.stop_when_done
-    assert (settings.recall, settings.reflect_temperature) == ("prompt", 0.5)
+    assert (settings.reflection_context, settings.reflect_temperature) == ("prompt", 0.5)
     assert settings.initial == DrawSettings(3, 2.0, 5.0, 1.5, (0.1, 0.9), "channel", 0.5)
     improving = fake.defaults.improving
     assert settings.improving == DrawSettings(6, improving.timestep_shift, 2.0, 2.0, (0.0, 0.5), "global", 0.0)
@@ -203,13 +203,17 @@ BAD_LINES = b'fine\n{"prompt": "x"\n'
         (["a", "--size", "33"], "width must be a multiple of 16"),
         (["a", "--rounds", "0"], "rounds must be"),
         (["a", "--mode", "think", "--rounds", "2"], "rounds has no meaning in mode 'think'"),
-        (["a", "--mode", "think", "--recall", "prompt"], "recall has no meaning in mode 'think'"),
+        (
+            ["a", "--mode", "think", "--reflection-context", "prompt"],
+            "reflection_context has no meaning in mode 'think'",
+        ),
         (
             ["a", "--mode", "direct", "--reflect-temperature", "0"],
             "reflect_temperature has no meaning in mode 'direct'",
         ),
         (["a", "--mode", "direct", "--improve-num-timesteps", "5"], "improve_num_timesteps has no meaning"),
-        (["a", "--always", "--stop-when-done"], "exclude each other"),
+        (["a", "--no-stop-when-done", "--stop-when-done"], "exclude each other"),
+        (["a", "--size", "64", "--width", "64"], "--size stands for --width and --height"),
         (["a", "--num-timesteps", "1"], "num_timesteps must be"),
         (["a", "--improve-num-timesteps", "1"], "improve_num_timesteps must be"),
         (["a", "--cfg-interval", "1,0"], "cfg_interval must be two numbers"),

@@ -1,9 +1,9 @@
 """The laboratory's commands: ``irg bench mini``, ``irg data mini | drafts | sprites``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from irg.cli.arguments import parse
+from irg.cli.arguments import parse, parse_with_settings
 
 
 def bench_mini(argv: Sequence[str]) -> int:
@@ -11,7 +11,8 @@ def bench_mini(argv: Sequence[str]) -> int:
     from irg_mini.measure.benchmark import Evaluation, evaluate
 
     what = "Held-out prompts of the mini world in GenEval's six forms, judged by a detector; resumes."
-    print(evaluate(parse(Evaluation, argv, "irg bench mini", what)))
+    evaluation, settings = parse_with_settings(Evaluation, argv, "irg bench mini", what, without=("mode",))
+    print(evaluate(replace(evaluation, settings=settings)))
     return 0
 
 

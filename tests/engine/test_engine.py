@@ -491,15 +491,15 @@ def test_what_is_forgotten_leaves_no_trace(fresh: Callable[[], Engine]) -> None:
     assert engine.runner.cache.rows_in_use == 0
 
 
-def test_with_recall_of_the_prompt_a_reflection_sees_no_plan(fresh: Callable[[], Engine]) -> None:
+def test_with_the_prompt_as_context_a_reflection_sees_no_plan(fresh: Callable[[], Engine]) -> None:
     """Two plans, one image shown each time: the same reflections; and other ones where the plan is in sight."""
     shown = Image.new("RGB", (48, 32), (200, 120, 10))
 
-    def reflections(recall: str) -> list[tuple[int, ...]]:
+    def reflections(context: str) -> list[tuple[int, ...]]:
         texts = []
         for plan in (65,) * 9, (90,) * 9:
             engine = fresh()
-            changed = replace(JOBS[0][1].settings, recall=recall, reflect_temperature=0.0)
+            changed = replace(JOBS[0][1].settings, reflection_context=context, reflect_temperature=0.0)
             program = PROGRAMS["irg"](replace(JOBS[0][1], settings=changed))
             program = scripted(program, plan, shown)
             texts.append(engine.run([(program, 0)])[0][1].thinking.ids)

@@ -155,9 +155,9 @@ def test_genevals_prompts_become_requests(tmp_path: Path) -> None:
 
 
 def test_a_run_is_finished_resumed_and_guarded(tmp_path: Path) -> None:
-    fast = ("num_timesteps=2", "improve_num_timesteps=2", "max_think_tokens=30")
+    fast = {"num_timesteps": 2, "improve_num_timesteps": 2, "max_think_tokens": 30}
     modes = ("direct", "always", "shuffled", "blind", "told")
-    evaluation = Evaluation(out=str(tmp_path), prompts=6, modes=modes, options=fast, batch=4)
+    evaluation = Evaluation(out=str(tmp_path), prompts=6, modes=modes, settings=fast, batch_size=4)
     text = evaluate(evaluation)
     files = {mode: (tmp_path / f"{mode}.jsonl").read_text() for mode in modes}
     lines = {mode: [json.loads(one) for one in told.splitlines()] for mode, told in files.items()}
@@ -178,7 +178,7 @@ def test_a_run_is_finished_resumed_and_guarded(tmp_path: Path) -> None:
         one["right"] for one in lines["always"]
     ]
     with pytest.raises(ValueError, match="holds an evaluation with prompts 6, not 12"):
-        evaluate(Evaluation(out=str(tmp_path), prompts=12, options=fast))
+        evaluate(Evaluation(out=str(tmp_path), prompts=12, settings=fast))
 
 
 def test_mistakes_are_named() -> None:

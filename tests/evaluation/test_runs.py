@@ -143,7 +143,7 @@ def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
 
 
 def test_samples_must_fit_the_layout(geneval_prompts, pipe):
-    with pytest.raises(ValueError, match="one image a prompt, got --samples 2"):
+    with pytest.raises(ValueError, match="one image a prompt, got --num-images 2"):
         info_of(replace(geneval_prompts, name="wise"), pipe, samples=2)
     with pytest.raises(ValueError, match="1 to 4"):
         info_of(replace(geneval_prompts, name="oneig"), pipe, samples=5)

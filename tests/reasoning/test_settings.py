@@ -10,9 +10,9 @@ from irg.reasoning.settings import (
     MAX_PROMPT_BYTES,
     MAX_SEED,
     Settings,
+    check_options,
     check_prompt,
     check_seed,
-    read_options,
     with_options,
 )
 
@@ -120,12 +120,25 @@ def test_prompts_and_seeds() -> None:
             check_seed(seed)  # type: ignore[arg-type]
 
 
-def test_options_are_read_as_they_are_typed() -> None:
-    given = read_options(["cfg_text_scale=4", "look=vit", "cfg_interval=[0.4, 1]", "stop_when_done=true"], "--set")
-    assert given == {"cfg_text_scale": 4, "look": "vit", "cfg_interval": [0.4, 1], "stop_when_done": True}
-    settings = with_options(Settings(), given)
-    assert settings.look == "vit" and settings.initial.cfg_interval == (0.4, 1.0)
-    with pytest.raises(ValueError, match="--set 'look' should be name=value"):
-        read_options(["look"], "--set")
-    with pytest.raises(ValueError, match="look"):
-        with_options(Settings(), {"look": "both eyes"})
+def test_options_are_checked_before_there_is_a_model() -> None:
+    check_options({"mode": "think", "cfg_text_scale": 4})
+    for options, told in (
+        ({"look": "both eyes"}, "look must be one of"),
+        ({"colour": 3}, "unknown setting 'colour'"),
+        ({"mode": "think", "rounds": 2}, "rounds has no meaning in mode 'think'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            check_options(options)
+
+
+def test_the_old_name_of_the_reflection_context_works() -> None:
+    wanted = Settings(reflection_context="prompt")
+    with pytest.warns(DeprecationWarning, match="recall is now called reflection_context"):
+        assert Settings(recall="prompt") == wanted  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning):
+        assert Settings.from_dict({"recall": "prompt"}) == wanted
+    with pytest.warns(DeprecationWarning):
+        assert with_options(Settings(), {"recall": "prompt"}) == wanted
+    with pytest.warns(DeprecationWarning):
+        assert wanted.recall == "prompt"  # type: ignore[attr-defined]
+    assert "recall" not in wanted.to_dict()

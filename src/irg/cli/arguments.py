@@ -1,18 +1,53 @@
-"""Command-line words into a dataclass, with one clear line for a mistake."""
+"""Command-line words into a dataclass, with one clear line for a mistake.
+
+The grammar, the same in every command that makes images (``generate``, ``bench run``, ``bench mini``):
+
+* A setting of a request (the fields of ``Settings`` and ``DrawSettings``) is an option of its name: ``--rounds 2``,
+  ``--cfg-text-scale 4``; for later images ``--improve-cfg-text-scale 2``. What is left out is the model's own.
+* A setting that is true or false has two options, ``--stop-when-done`` and ``--no-stop-when-done``. An interval is
+  ``--cfg-interval 0.4,1``. ``--size 128x96`` stands for ``--width 128 --height 96``.
+* The model and where it runs: ``--model --weights --memory --device`` (:class:`ModelOptions`).
+* In recipes the same names are keys of a dictionary (``options: {cfg_text_scale: 4, mode: think}``), and fields of the
+  recipe itself are options, nested ones with dots: ``irg train RECIPE.yaml --optimizer.lr 1e-4``.
+* Old spellings (``--recall``, ``--always``, ``--set name=value``, ``--options name=value``) work for this version, with
+  a line that says the new one.
+"""
 
 import contextlib
 import io
 import re
 import sys
-from collections.abc import Sequence
-from typing import TypeVar
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from irg.deprecation import old_names
+from irg.engine.settings import DrawSettings
+from irg.reasoning.settings import IMPROVE, Settings, check_options
 
 T = TypeVar("T")
+Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
+Weights = Literal["ema", "model"]
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    model: str = "mini"
+    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
+    weights: Weights = "ema"
+    """Which ones to take where a model has the averaged (ema) and the plain (model) ones."""
+    memory: Memory = "auto"
+    """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
+    device: str | None = None
+    """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
 
 
 def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
@@ -21,8 +56,39 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
     Raises:
         ValueError: an argument is unknown, missing or of the wrong type.
     """
+    return _parse(kind, _by_new_names(argv, old_names(kind)), prog, description)
+
+
+def parse_with_settings(
+    kind: type[T], argv: Sequence[str], prog: str, description: str, without: Sequence[str] = ()
+) -> tuple[T, dict[str, Any]]:
+    """Read ``argv`` into ``kind`` and the settings of a request that the command line changes, by name.
+
+    Args:
+        without: settings that the command chooses itself; a field of ``kind`` takes the place of its namesake, too.
+
+    Raises:
+        ValueError: an argument is unknown, missing or of the wrong type; a setting's value is not acceptable, or has
+            no meaning in the mode.
+    """
+    flags = _setting_flags((*without, *(one.name for one in fields(kind))))  # type: ignore[arg-type]
+    renamed = {**old_names(kind), **old_names(flags)}
+    if "no_stop_when_done" in (one.name for one in fields(flags)):
+        renamed["always"] = "no_stop_when_done"
+    extended = make_dataclass(
+        kind.__name__,
+        [("generation", Annotated[flags, tyro.conf.OmitArgPrefixes], field(default_factory=flags))],
+        bases=(kind,),
+        frozen=True,
+    )
+    options: Any = _parse(extended, _by_new_names(list(_flags_of_pairs(argv)), renamed), prog, description)
+    changes = _changes(options.generation)
+    check_options(changes)
+    return options, changes
+
+
+def _parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
     errors = io.StringIO()
-    argv = _by_new_names(kind, argv)
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(kind, args=argv, prog=prog, description=description, config=_STYLE)
@@ -33,9 +99,94 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
         raise
 
 
-def _by_new_names(kind: type, argv: Sequence[str]) -> list[str]:
-    """The words with options that were renamed under their new names; each is told in a line."""
-    renamed = {f"--{old.replace('_', '-')}": f"--{new.replace('_', '-')}" for old, new in old_names(kind).items()}
+# ---- settings of a request as options
+
+
+@cache
+def _setting_flags(without: tuple[str, ...]) -> type:
+    """A dataclass with an optional field for each setting: kinds and help are those of ``Settings``."""
+    made: list[tuple[str, Any, Any]] = []
+    for name, kind, text, metadata in _settings():
+        if name in without:
+            continue
+        given: Any = field(default=None, metadata=metadata)
+        if kind is bool:
+            made.append((name, Annotated[bool, _help(text)], field(default=False, metadata=metadata)))
+            made.append((f"no_{name}", Annotated[bool, _help(f"The opposite of {_flag(name)}.")], field(default=False)))
+        elif typing.get_origin(kind) is tuple:
+            made.append((name, Annotated[str | None, _help(text, "LOW,HIGH")], given))
+        else:
+            made.append((name, Annotated[kind | None, _help(text)], given))
+    if not {"width", "height"} & set(without):
+        text = "Width and height in pixels, or one number for a square."
+        made.append(("size", Annotated[str | None, _help(text, "WIDTHxHEIGHT")], field(default=None)))
+    return make_dataclass("SettingOptions", made, frozen=True)
+
+
+def _help(text: str, metavar: str | None = None) -> Any:
+    return tyro.conf.arg(help=text[0].upper() + text[1:], metavar=metavar, help_behavior_hint="")
+
+
+def _settings() -> Iterator[tuple[str, Any, str, Any]]:
+    """(name, type, help, metadata) of every setting, in the order of the help."""
+    for owner, start, who in ((Settings, "", ""), (DrawSettings, "", "First image: "), (DrawSettings, IMPROVE, "")):
+        hints, texts = typing.get_type_hints(owner), _attribute_texts(owner)
+        for one in fields(owner):
+            if hints[one.name] is not DrawSettings:
+                text = f"Later images: as {one.name.replace('_', '-')}." if start else who + texts[one.name]
+                yield start + one.name, _without_none(hints[one.name]), text, one.metadata
+
+
+def _attribute_texts(owner: type) -> dict[str, str]:
+    """What the docstring's section "Attributes" says of each field."""
+    _, _, section = (owner.__doc__ or "").partition("Attributes:\n")
+    section = section.partition("\n\n")[0].replace("``", "")
+    return {name: " ".join(text.split()) for name, text in re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", section, re.M)}
+
+
+def _without_none(kind: Any) -> Any:
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    (only,) = (one for one in typing.get_args(kind) if one is not types.NoneType)
+    return only
+
+
+def _changes(given: Any) -> dict[str, Any]:
+    """The settings that were given, as values for ``with_options``."""
+    changes: dict[str, Any] = {}
+    for one in fields(given):
+        value = getattr(given, one.name)
+        name = one.name.removeprefix("no_")
+        if value is None or value is False:
+            continue
+        if value is True:
+            if name in changes:
+                raise ValueError(f"{_flag(name)} and {_flag(one.name)} exclude each other")
+            changes[name] = name == one.name
+        elif name.removeprefix(IMPROVE) == "cfg_interval":
+            changes[name] = _interval(name, value)
+        elif name == "size":
+            if {"width", "height"} & changes.keys():
+                raise ValueError("--size stands for --width and --height: give it alone")
+            changes["width"], changes["height"] = image_size(value)
+        else:
+            changes[name] = value
+    return changes
+
+
+def _interval(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{name} must be LOW,HIGH (such as 0.4,1), got {text!r}") from error
+
+
+# ---- old spellings
+
+
+def _by_new_names(argv: Sequence[str], old: dict[str, str]) -> list[str]:
+    """The words with options that were renamed under their new names; each prints a line."""
+    renamed = {_flag(was): _flag(name) for was, name in old.items()}
     words = []
     for word in argv:
         name, equals, value = word.partition("=")
@@ -46,6 +197,36 @@ def _by_new_names(kind: type, argv: Sequence[str]) -> list[str]:
         else:
             words.append(word)
     return words
+
+
+def _flags_of_pairs(argv: Sequence[str]) -> Iterator[str]:
+    """``--set cfg_text_scale=4 look=vit`` -> ``--cfg-text-scale 4 --look vit``; prints a line for each pair."""
+    old = None  # the option whose pairs are being read
+    for word in argv:
+        start, equals, rest = word.partition("=")
+        if word.startswith("-"):
+            old = start if start in ("--set", "--options") else None
+            if old is None:
+                yield word
+                continue
+            if not equals:
+                continue
+            word = rest
+        if old is None:
+            yield word
+            continue
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{old} {word!r} should be name=value")
+        new = [_flag(name), re.sub(r"[\[\] ]", "", value)]
+        if value in ("true", "false"):
+            new = [_flag(name if value == "true" else f"no_{name}")]
+        print(f"{old} {word} is now {' '.join(new)}", file=sys.stderr)
+        yield from new
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -1,35 +1,25 @@
 """``irg bench run NAME --model M``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 
 from irg import promptsets
-from irg.cli.arguments import parse
-from irg.cli.generate import Memory, Weights
-from irg.reasoning.settings import Mode, Settings, read_options, with_options
+from irg.cli.arguments import ModelOptions, parse_with_settings
+from irg.deprecation import renamed
+from irg.reasoning.settings import with_options
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(ModelOptions):
     """Settings that are left out are the model's own."""
 
-    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    name: Positional[Annotated[str, arg(metavar="NAME")]] = field(kw_only=True)
     """geneval, wise, tiif, genai-bench or oneig."""
-    model: str = "mini"
-    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
-    weights: Weights = "ema"
-    """Which ones to take where a model has the averaged (ema) and the plain (model) ones."""
-    memory: Memory = "auto"
-    """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
-    device: str | None = None
-    """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
-    mode: Mode = "irg"
-    """direct: draw at once; think: think first; irg: then look, reflect and draw again."""
     out: str | None = None
     """The run's folder (default: irg-bench/NAME-MODEL-MODE)."""
     resume: bool = False
@@ -42,18 +32,14 @@ class RunOptions:
     """Fetch nothing."""
     limit: int | None = None
     """So many prompts only, evenly from all categories."""
-    samples: int | None = None
+    num_images: Annotated[int | None, arg(aliases=["-n"])] = renamed(was="samples", default=None)
     """Images a prompt (default: the protocol's: 4 for GenEval and OneIG, else 1)."""
     covered_by: str | None = None
     """Leave out prompts that this judge's vocabulary does not cover (default: mini for irg-mini); all: none."""
     seed: int = 0
     """Of the run; every image has its own seed, made of this, the prompt's id and its number."""
-    rounds: int | None = None
-    """For irg: how many times at most to look and draw again."""
     batch_size: int | None = None
     """Images that are drawn together (default: 16, or as many as memory has room for)."""
-    set: tuple[str, ...] = ()
-    """More settings, each name=value (cfg_text_scale=4, improve_num_timesteps=30, stop_when_done=true)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,13 +50,9 @@ def main(argv: Sequence[str]) -> int:
         FileExistsError: the run's folder is taken.
     """
     what = "Draw a benchmark's prompts into a folder that irg bench score reads; can be interrupted, and resumed."
-    options = parse(RunOptions, argv, "irg bench run", what)
+    options, changes = parse_with_settings(RunOptions, argv, "irg bench run", what)
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
-    changes: dict[str, Any] = {"mode": options.mode, **read_options(options.set, "--set")}
-    if options.rounds is not None:
-        changes["rounds"] = options.rounds
-    with_options(Settings(), changes)  # a bad value shows before anything is loaded
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     prompt_set = promptsets.load(
         options.name, options.prompts, variant=options.variant, offline=options.offline, say=console.print
@@ -91,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     info = runs.plan(
         prompt_set,
         chosen,
-        options.samples,
+        options.num_images,
         covered_by=covered_by,
         covered=len(covered),
         model=str(options.model),
@@ -99,11 +81,11 @@ def main(argv: Sequence[str]) -> int:
         model_name=runs.safe_name(str(options.model)),
         weights=options.weights,
         precision=pipe.choice.precision if pipe.choice else "",
-        mode=options.mode,
+        mode=settings.mode,
         settings=settings.to_dict(),
         seed=options.seed,
     )
-    out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, options.mode)
+    out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, settings.mode)
     runs.begin(out, info, options.resume)
     try:
         drawn = runs.draw(out, info, chosen, pipe, options.batch_size or pipe.together(16), console)

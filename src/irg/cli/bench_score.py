@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from irg import promptsets
 from irg.cli.arguments import parse
+from irg.deprecation import renamed
 from irg.evaluation.judges.make import JudgeOptions
 
 
@@ -45,7 +46,7 @@ class ScoreOptions(JudgeOptions):
     """For folders that are no run: which prompt set they were drawn from (default: the usual one)."""
     model_name: str | None = None
     """For folders that are no run: the model's name in the layout (TIIF, OneIG) and in tables."""
-    samples: int | None = None
+    num_images: Annotated[int | None, arg(aliases=["-n"])] = renamed(was="samples", default=None)
     """For folders that are no run: how many images there are of a prompt (default: the protocol's)."""
     offline: bool = False
     """Fetch nothing."""
@@ -80,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         prompts=options.prompts,
         variant=options.variant,
         model_name=options.model_name,
-        samples=options.samples,
+        samples=options.num_images,
         text_extra=options.text_extra,
         offline=options.offline,
     )

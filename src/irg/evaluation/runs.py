@@ -123,7 +123,7 @@ def plan(prompt_set: PromptSet, chosen: Sequence[BenchPrompt], samples: int | No
     most = LAYOUTS[prompt_set.name].most
     if not 1 <= wanted <= most:
         place = "has a place for one image a prompt" if most == 1 else f"takes 1 to {most} images a prompt"
-        raise ValueError(f"{prompt_set.name} {place}, got --samples {wanted}")
+        raise ValueError(f"{prompt_set.name} {place}, got --num-images {wanted}")
     return RunInfo(
         benchmark=prompt_set.name,
         variant=prompt_set.variant,

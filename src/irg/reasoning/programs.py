@@ -2,7 +2,7 @@
 
 Guidance (``docs/architecture.md``): the text branch of a first image holds the system prompt only; that of a later
 image holds everything but the newest thought. The image branch of a later image leaves out every image looked
-at. With ``recall: prompt`` there is nothing but the prompt, the newest image and its reflection.
+at. With ``reflection_context: prompt`` there is nothing but the prompt, the newest image and its reflection.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def irg(job: Job) -> Program:
     steps: list[Step] = [Step(thought, image)]
     looked: Handles = ()
     for turn in range(1, job.settings.rounds + 1):
-        if job.settings.recall == "prompt":
+        if job.settings.reflection_context == "prompt":
             yield Forget(prompt.handles)
             looked = ()
         shown: Said = yield job.look(image.image)
@@ -93,7 +93,7 @@ def retold(job: Job, thinking: str, image: Image, reflection: str) -> Program:
     if job.system:
         yield Say(job.system)
     yield Say(job.prompt)
-    if job.settings.recall == "all":
+    if job.settings.reflection_context == "all":
         yield Say(thinking)
     shown: Said = yield job.look(image)
     told: Said = yield Say(reflection)

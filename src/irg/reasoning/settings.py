@@ -1,22 +1,28 @@
-"""What a request may set, checked: the way of reasoning, the size, the thinking, and how each image is drawn."""
+"""What a request may set, checked: the way of reasoning, the size, the thinking, and how each image is drawn.
 
-import json
-from collections.abc import Mapping, Sequence
+The fields of :class:`Settings` and :class:`DrawSettings` are the one list of settings: options of the command line,
+keyword arguments of the pipeline and dictionaries in recipes have these names (:func:`with_options`).
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from irg.deprecation import accepts_old_names, old_names, renamed, warn
 from irg.engine.settings import IMPROVING, DrawSettings, choice, number, whole
 from irg.recipes import build, choose
 
 Mode = Literal["direct", "think", "irg"]
 Look = Literal["both", "vit", "vae", "none"]
-Recall = Literal["all", "prompt"]
+ReflectionContext = Literal["all", "prompt"]
 MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
-_DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
+_LATER = (IMPROVE, "rounds", "reflect", "recall", "stop_", "look")  # settings of mode irg alone begin with these
+DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
 
 
+@accepts_old_names
 @dataclass(frozen=True)
 class Settings:
     """All settings of a request but prompt and seed. The defaults are the paper's; a model brings its own.
@@ -24,14 +30,15 @@ class Settings:
     Attributes:
         mode: ``direct`` draws at once, ``think`` thinks first, ``irg`` then looks, reflects and draws again.
         rounds: for ``irg``: how many times at most the image is looked at and drawn again.
-        height, width: of the image in pixels; both or neither (then the model's usual size).
+        height: of the image in pixels; given together with the width (default: the model's usual size).
+        width: of the image in pixels; given together with the height.
         temperature: of the thinking; 0 always takes the likeliest token.
-        reflect_temperature: of the reflections, where it is to be another one (reading an image is no invention).
-        max_think_tokens: where a thought is cut off.
+        reflect_temperature: of the reflections; default: that of the thinking.
+        max_think_tokens: the most tokens of a thinking text or reflection.
         stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
         look: for ``irg``: how an image is shown back: through the autoencoder and the ViT, one of them, or not at all.
-        recall: for ``irg``: what a reflection sees besides the image: all that went before, as in the paper, or the
-            prompt alone, so that it has to look (for models trained with ``dropout.plan``).
+        reflection_context: for ``irg``: what a reflection sees besides the image: ``all`` that went before, as in the
+            paper, or the ``prompt`` alone, so that it has to look (for models trained with ``dropout.plan``).
         initial: how the first image is drawn.
         improving: how every later image is drawn.
 
@@ -48,14 +55,14 @@ class Settings:
     max_think_tokens: int = 4096
     stop_when_done: bool = False
     look: Look = "both"
-    recall: Recall = "all"
+    reflection_context: ReflectionContext = renamed(was="recall", default="all")
     initial: DrawSettings = field(default_factory=DrawSettings)
     improving: DrawSettings = IMPROVING
 
     def __post_init__(self) -> None:
         choice(self, "mode", get_args(Mode))
         choice(self, "look", get_args(Look))
-        choice(self, "recall", get_args(Recall))
+        choice(self, "reflection_context", get_args(ReflectionContext))
         whole(self, "rounds", 1, 100, "mode 'think' draws one image only")
         if not isinstance(self.stop_when_done, bool):
             raise ValueError(f"stop_when_done must be true or false, got {self.stop_when_done!r}")
@@ -100,15 +107,19 @@ def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
     own: dict[str, Any] = {}
     first: dict[str, Any] = {}
     later: dict[str, Any] = {}
+    renamed_names = old_names(Settings)
     for name, value in options.items():
-        if name in _DRAW_FIELDS:
+        if name in renamed_names:
+            warn(f"the setting {name}", renamed_names[name])
+            name = renamed_names[name]
+        if name in DRAW_FIELDS:
             first[name] = value
-        elif name.removeprefix(IMPROVE) in _DRAW_FIELDS:
+        elif name.removeprefix(IMPROVE) in DRAW_FIELDS:
             later[name.removeprefix(IMPROVE)] = value
         elif name in Settings.__dataclass_fields__:
             own[name] = value
         else:
-            known = [*Settings.__dataclass_fields__, *_DRAW_FIELDS, *(IMPROVE + field for field in _DRAW_FIELDS)]
+            known = [*Settings.__dataclass_fields__, *DRAW_FIELDS, *(IMPROVE + field for field in DRAW_FIELDS)]
             raise ValueError(f"unknown setting {name!r}{choose(name, known)}; there are {', '.join(known)}")
     changed = replace(settings, **own)
     initial = replace(changed.initial, **first)
@@ -119,22 +130,17 @@ def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
     return replace(changed, initial=initial, improving=improving)
 
 
-def read_options(pairs: Sequence[str], flag: str) -> dict[str, Any]:
-    """``name=value`` pairs as they are typed, values read as JSON where they are, for :func:`with_options`.
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check settings by name before a model is there: what they are called, their values, and that the mode uses them.
 
     Raises:
-        ValueError: one has no ``=``; it is named after ``flag``.
+        ValueError: see :func:`with_options`; or a setting has no meaning in the mode that is given with it.
     """
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ValueError(f"{flag} {pair!r} should be name=value")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
+    with_options(Settings(), options)
+    mode = options.get("mode", "irg")
+    unused = next((name for name in options if name.startswith(_LATER)), None)
+    if mode != "irg" and unused:
+        raise ValueError(f"{unused} has no meaning in mode {mode!r}, which draws one image")
 
 
 def check_prompt(prompt: str) -> str:

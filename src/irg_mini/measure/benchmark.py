@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 from PIL import Image
 from rich.progress import track
 
 from irg import promptsets
+from irg.deprecation import old_names, renamed
 from irg.reasoning.pipeline import IRGPipeline
-from irg.reasoning.settings import Settings, read_options, with_options
+from irg.reasoning.settings import Settings, with_options
 from irg.results.reflection import is_done
 from irg.results.trajectory import Trajectory, Turn
 from irg_mini import world
@@ -78,7 +80,7 @@ class Evaluation:
     and things on and behind others; geneval: the official prompts."""
     geneval: str | None = None
     """Where GenEval's prompts are; default: fetched once, like ``irg bench run`` does."""
-    images: int = 1
+    num_images: int = renamed(was="images", default=1)
     """Images a prompt."""
     modes: tuple[str, ...] = ("direct", "think", "irg")
     """Ways of reasoning: direct, think, irg, always, redraw, again (redraw, and looked at), blind, vit-only,
@@ -86,16 +88,16 @@ class Evaluation:
     itself)."""
     rounds: int = 1
     seed: int = 0
-    batch: int = 16
-    options: tuple[str, ...] = ()
-    """Settings to change, each ``name=value`` (``cfg_text_scale=4``, ``improve_cfg_img_scale=1.5``)."""
+    batch_size: int = renamed(was="batch", default=16)
+    settings: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Settings to change, by name; on the command line the options of ``irg generate``."""
 
     def __post_init__(self) -> None:
         for mode in self.modes:
             if mode not in WAYS:
                 raise ValueError(f"modes: unknown {mode!r}; there are {', '.join(WAYS)}")
-        if min(self.images, self.batch, self.rounds) < 1 or self.prompts < 0:
-            raise ValueError("images, batch and rounds must be at least 1, and prompts not negative")
+        if min(self.num_images, self.batch_size, self.rounds) < 1 or self.prompts < 0:
+            raise ValueError("num_images, batch_size and rounds must be at least 1, and prompts not negative")
         if self.prompts == 0 and self.prompt_set != "geneval":
             raise ValueError("prompts: say how many held-out ones; 0 means all of GenEval's")
 
@@ -147,7 +149,6 @@ class MiniRun:
         else:
             self.requests = held_out_requests(evaluation.prompts, evaluation.seed, names)
         self.pipe = IRGPipeline.from_pretrained(evaluation.model)
-        self.changes = read_options(evaluation.options, "options:")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @cached_property
@@ -157,17 +158,19 @@ class MiniRun:
 
     def settings(self, way: Way) -> Settings:
         """The model's own, the way's, and what was asked for."""
-        return with_options(self.pipe.defaults, {"rounds": self.evaluation.rounds, **way.settings, **self.changes})
+        return with_options(
+            self.pipe.defaults, {"rounds": self.evaluation.rounds, **way.settings, **self.evaluation.settings}
+        )
 
     def run(self, name: str) -> list[dict[str, Any]]:
         """Draw and judge all prompts in one way; a line of ``<out>/<name>.jsonl`` for each image asked for."""
         way, file = WAYS[name], self.folder / f"{name}.jsonl"
-        jobs = [(i, n) for i in range(len(self.requests)) for n in range(self.evaluation.images)]
+        jobs = [(i, n) for i in range(len(self.requests)) for n in range(self.evaluation.num_images)]
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        starts = range(len(lines), len(jobs), self.evaluation.batch)
+        starts = range(len(lines), len(jobs), self.evaluation.batch_size)
         with file.open("a", encoding="utf-8") as out:
             for start in track(starts, description=f"{name:>8}", disable=not len(starts)):
-                chunk = jobs[start : start + self.evaluation.batch]
+                chunk = jobs[start : start + self.evaluation.batch_size]
                 begun = time.perf_counter()
                 trajectories = self._made(chunk, start, way)
                 spent = (time.perf_counter() - begun) / len(chunk)
@@ -206,7 +209,7 @@ class MiniRun:
             [world.caption(self.requests[i]) for i, _ in chunk],
             seed=[self._seed(i, n, way) for i, n in chunk],
             settings=self.settings(way),
-            batch_size=self.evaluation.batch,
+            batch_size=self.evaluation.batch_size,
         )
         return [output.trajectory for output in outputs]
 
@@ -218,7 +221,7 @@ class MiniRun:
         else:
             some = self._reflections()
             told = [some[(start + k + len(some) // 2) % len(some)] for k in range(len(chunk))]
-        images = self.pipe.retell(first, told, self.settings(way), self.evaluation.batch)
+        images = self.pipe.retell(first, told, self.settings(way), self.evaluation.batch_size)
         return [_with_turn(t, text, image) for t, text, image in zip(first, told, images, strict=True)]
 
     def _oracle(self, index: int, n: int, first: Trajectory) -> str:
@@ -302,15 +305,11 @@ def _check_same(folder: Path, evaluation: Evaluation) -> None:
     if not file.is_file():
         return
     before = json.loads(file.read_text(encoding="utf-8"))
+    before = {"settings": dict(pair.split("=") for pair in before.pop("options", []))} | before  # of earlier versions
+    before = {old_names(Evaluation).get(name, name): value for name, value in before.items()}
     now = json.loads(json.dumps(asdict(evaluation)))
-    for name in now.keys() - {"modes", "batch", "geneval"}:
+    for name in now.keys() - {"modes", "batch_size", "geneval"}:
         if before.get(name) != now[name]:
             raise ValueError(
                 f"{folder} holds an evaluation with {name} {before.get(name)!r}, not {now[name]!r}: choose another out"
             )
-
-
-if __name__ == "__main__":
-    import tyro
-
-    print(evaluate(tyro.cli(Evaluation)))

@@ -1,0 +1,99 @@
+"""One grammar: every command that makes images takes the same settings in the same spelling."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+
+from irg.cli.arguments import parse_with_settings
+from irg.cli.bench_run import RunOptions
+from irg.cli.generate import GenerateOptions
+from irg.engine.settings import DrawSettings
+from irg.reasoning.settings import IMPROVE, Settings, with_options
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with a field of its own."""
+
+    out: str = "o"
+
+
+def read(*words: str, **more: Any) -> dict[str, Any]:
+    return parse_with_settings(Command, words, "irg x", "", **more)[1]
+
+
+VALUES = {
+    "mode": ("irg", "irg"),
+    "rounds": ("2", 2),
+    "height": ("64", 64),
+    "width": ("48", 48),
+    "temperature": ("0.5", 0.5),
+    "reflect_temperature": ("0", 0.0),
+    "max_think_tokens": ("9", 9),
+    "look": ("vit", "vit"),
+    "reflection_context": ("prompt", "prompt"),
+    "num_timesteps": ("5", 5),
+    "timestep_shift": ("2", 2.0),
+    "cfg_text_scale": ("3", 3.0),
+    "cfg_img_scale": ("1.5", 1.5),
+    "cfg_interval": ("0.4,1", (0.4, 1.0)),
+    "cfg_renorm_type": ("channel", "channel"),
+    "cfg_renorm_min": ("0.5", 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", [GenerateOptions, RunOptions])
+def test_every_setting_is_an_option_of_every_command(kind: type) -> None:
+    drawing = [one.name for one in fields(DrawSettings)]
+    own = [one.name for one in fields(Settings) if one.name not in ("initial", "improving", "stop_when_done")]
+    assert set(VALUES) == {*own, *drawing}
+    words, wanted = ["x", "--stop-when-done"], {"stop_when_done": True}
+    for name in (*own, *drawing, *(IMPROVE + name for name in drawing)):
+        text, value = VALUES[name.removeprefix(IMPROVE)]
+        words += [f"--{name.replace('_', '-')}", text]
+        wanted[name] = value
+    _, changes = parse_with_settings(kind, words, "irg x", "")
+    assert changes == wanted
+    assert with_options(Settings(), changes).improving.cfg_interval == (0.4, 1.0)
+
+
+def test_what_is_left_out_is_the_models_own() -> None:
+    assert read() == {}
+    assert read("--no-stop-when-done", "--size", "64x32") == {"stop_when_done": False, "width": 64, "height": 32}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--recall", "prompt"], ["--reflection-context", "prompt"]),
+        (["--always"], ["--no-stop-when-done"]),
+        (["--set", "cfg_text_scale=4", "stop_when_done=true"], ["--cfg-text-scale", "4", "--stop-when-done"]),
+        (["--set", "stop_when_done=false"], ["--no-stop-when-done"]),
+        (["--set=recall=prompt"], ["--reflection-context", "prompt"]),
+        (
+            ["--options", "improve_cfg_interval=[0.1, 0.9]", "--rounds", "2"],
+            ["--improve-cfg-interval", "0.1,0.9", "--rounds", "2"],
+        ),
+    ],
+)
+def test_old_spellings_work_and_print_the_new_one(
+    old: list[str], new: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = read(*new)
+    assert capsys.readouterr().err == ""
+    assert read(*old) == wanted
+    assert new[0] in capsys.readouterr().err
+
+
+def test_a_mistake_names_the_option() -> None:
+    for words, told in (
+        (("--improve-num-timesteps", "1"), "improve_num_timesteps must be"),
+        (("--mode", "think", "--look", "vit"), "look has no meaning in mode 'think'"),
+        (("--set", "steps"), "--set 'steps' should be name=value"),
+        (("--colour", "3"), "--colour"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            read(*words)
+    with pytest.raises(ValueError, match="--mode"):
+        read("--mode", "irg", without=("mode",))
