@@ -355,31 +355,62 @@ def test_folder_names(prompt: str, name: str) -> None:
 
 
 SCRIPT = """
-import signal, sys, time
+import signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from tests_cli import FakePipeline
 from irg.cli import main as cli
 from irg.cli import generate
 pipeline = FakePipeline()
+def wait(what):
+    print(what, file=sys.stderr, flush=True)
+    threading.Event().wait()
 def events(prompts, seeds, settings):
     yield from pipeline._request(0, prompts[0], seeds[0], settings)
-    print("waiting", file=sys.stderr, flush=True)
-    time.sleep(60)
+    try:
+        wait("working")
+    finally:
+        CLEANUP
 pipeline._events = events
 generate._load = lambda model, display: pipeline
-sys.exit(cli.main(["generate", "a", "b", "--out", "o"]))
+sys.argv = ["irg", "generate", "a", "b", "--out", "o"]
+sys.exit(cli.main())
 """
 
 
-def test_a_real_ctrl_c(tmp_path: Path) -> None:
+def interrupted(tmp_path: Path, cleanup: str, times: int) -> tuple[int, str]:
+    """Exit code and errors of a command that gets Ctrl-C as often as it says on standard error what it does."""
     (tmp_path / "tests_cli.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None and process.stderr.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert error == "irg generate: interrupted; 1 of 2 results are kept in o\n"
+    script = SCRIPT.replace("CLEANUP", cleanup)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for _ in range(times):
+        line = process.stderr.readline()
+        assert line in ("working\n", "cleaning up\n"), line + process.stderr.read()
+        process.send_signal(signal.SIGINT)
+    error = process.stderr.read()
+    return process.wait(), error
+
+
+def test_a_real_ctrl_c(tmp_path: Path) -> None:
+    code, error = interrupted(tmp_path, "pass", 1)
+    assert (code, error) == (130, "irg generate: interrupted; 1 of 2 results are kept in o\n")
     assert files_in(tmp_path / "o") == {"index.html", *(f"a-0/{file}" for file in ONE)}
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    """The first one waits for what must be put in order; that may take long."""
+    code, error = interrupted(tmp_path, 'wait("cleaning up")', 2)
+    assert code == -signal.SIGINT and error == ""
+
+
+@pytest.mark.parametrize("device", ["mps", "cpu,xpu"])
+def test_devices_that_are_not_supported_are_refused_before_anything_is_loaded(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["generate", "a", "--device", device, "--model", "no/such/model", "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert f"device {device.split(',')[-1]!r} is not supported: models run on cpu or cuda" in error
 
 
 @pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["generate", ""], ["train", "--help"]])

@@ -10,11 +10,9 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from irg.cli.arguments import image_size, parse
-from irg.cli.groups import dispatch
+from irg.cli.arguments import Weights, image_size, parse
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Weights = Literal["ema", "model"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class _Info:
     """Print one JSON object."""
 
 
-def _info(argv: Sequence[str]) -> int:
+def info(argv: Sequence[str]) -> int:
+    """``irg model info``."""
     options = parse(_Info, argv, "irg model info", "What a model folder holds; reads headers and JSON only.")
     from irg.reasoning.describe import describe, in_lines
 
@@ -61,13 +60,15 @@ class _Convert:
     """Replace a model folder that is there."""
 
 
-def _convert(argv: Sequence[str]) -> int:
+def convert(argv: Sequence[str]) -> int:
+    """``irg model convert``."""
     what = "Write a model folder anew: layout, dtype, shards, quantization, a merged adapter."
     options = parse(_Convert, argv, "irg model convert", what)
     source, shard_bytes = _folder(options.source), _bytes(options.shard_size)
     import torch
 
-    from irg.model.weights.convert import Conversion, convert
+    from irg.model.weights.convert import Conversion
+    from irg.model.weights.convert import convert as write
 
     conversion = Conversion(
         options.layout,
@@ -78,7 +79,7 @@ def _convert(argv: Sequence[str]) -> int:
         options.weights,
     )
     with _progress("Writing") as (started, wrote):
-        convert(source, Path(options.out), conversion, options.overwrite, started, wrote)
+        write(source, Path(options.out), conversion, options.overwrite, started, wrote)
     print(f"Written to {options.out}")
     return 0
 
@@ -105,7 +106,8 @@ class _Init:
     """Replace a model folder that is there."""
 
 
-def _init(argv: Sequence[str]) -> int:
+def init(argv: Sequence[str]) -> int:
+    """``irg model init``."""
     what = "Make a model folder with random weights, for tests and benchmarks: it thinks and draws noise."
     options = parse(_Init, argv, "irg model init", what)
     shard_bytes = _bytes(options.shard_size)
@@ -124,23 +126,6 @@ def _init(argv: Sequence[str]) -> int:
         write_folder(folder, config, options.layout, seed, dtype, shard_bytes, started, wrote)
     print(f"Written to {options.out}")
     return 0
-
-
-_COMMANDS = {
-    "info": (_info, "what a model folder holds, and the memory it needs"),
-    "convert": (_convert, "another layout, dtype, shards; quantize; merge an adapter"),
-    "init": (_init, "a folder with random weights, for tests and benchmarks"),
-}
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Raises:
-        ValueError: an argument is wrong, or a folder is missing or damaged.
-        OSError: the result can't be written.
-    """
-    return dispatch("irg model", _COMMANDS, argv)
 
 
 def _folder(name: str) -> Path:

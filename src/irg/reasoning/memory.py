@@ -372,6 +372,8 @@ def parse_devices(text: str | torch.device | Sequence[str | torch.device] | None
             if (device.index or 0) >= count:
                 raise ValueError(f"device {device} is not there: PyTorch sees {count} CUDA devices here")
         devices.append(device)
+    if unknown := next((device for device in devices if device.type not in ("cpu", "cuda")), None):
+        raise ValueError(f"device {str(unknown)!r} is not supported: models run on cpu or cuda")
     if len(set(devices)) != len(devices) or not devices:
         raise ValueError(f"devices must be different ones, got {', '.join(map(str, devices)) or 'none'}")
     return devices
