@@ -32,7 +32,8 @@ from irg.engine.settings import IMPROVING, DrawSettings
 from irg.model.network.autoencoder import Autoencoder, CompactConfig, build_autoencoder
 from irg.model.network.config import DecoderConfig, ModelConfig, VitConfig, tiny
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.checkpoint import load_model, new_model
+from irg.model.weights.checkpoint import load_model
+from irg.model.weights.initialize import random_model
 from irg.model.weights.profile import read_profile
 from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
 from irg.reasoning.pipeline import model_folder
@@ -127,7 +128,7 @@ def word_tokenizer(vocab_size: int, special: SpecialTokens) -> TextTokenizer:
 
 def random_case(name: str, config: ModelConfig, size: int, options: Options) -> Case:
     """Random weights and random words; thoughts of a fixed length."""
-    model = new_model(config, seed=0)
+    model = random_model(config, seed=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         autoencoder = build_autoencoder(config.autoencoder).eval()

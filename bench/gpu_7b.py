@@ -25,11 +25,11 @@ from engine import replayed, word_tokenizer
 from irg.engine.scheduler import Engine, EngineEvent
 from irg.engine.settings import IMPROVING, DrawSettings
 from irg.model.network.autoencoder import Autoencoder, build_autoencoder
-from irg.model.network.config import ModelConfig
+from irg.model.network.config import CONFIGS, ModelConfig
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.devices import device_of
 from irg.model.placement.offload import offload_layers
-from irg.model.weights.initialize import CONFIGS, narrower
+from irg.model.weights.initialize import narrower
 from irg.model.weights.quantize import QuantizedLinear, make_room, require_torchao, set_weight
 from irg.reasoning.memory import kind_of
 from irg.reasoning.programs import PROGRAMS, Job

@@ -40,8 +40,9 @@ def measure(folder: Path, target: Target) -> dict[str, float]:
     """Load ``folder`` in this process; bytes of the weights and of memory's peak, seconds."""
     import torch
 
+    from irg.model.network.config import CONFIGS
     from irg.model.weights.checkpoint import load_model
-    from irg.model.weights.initialize import CONFIGS, write_folder
+    from irg.model.weights.initialize import write_folder
 
     torch.set_num_threads(1)
     dtype = torch.float32 if target == "float32" else torch.bfloat16
@@ -88,7 +89,8 @@ def main(options: Options) -> int:
     try:
         folder = options.folder or scratch
         if options.folder is None:
-            from irg.model.weights.initialize import CONFIGS, narrower, write_folder
+            from irg.model.network.config import CONFIGS
+            from irg.model.weights.initialize import narrower, write_folder
 
             write_folder(scratch, narrower(CONFIGS["bagel_7b"](), options.narrow))
         print(f"BAGEL-7B at 1/{options.narrow} width, stored in bf16" if options.folder is None else str(folder))

@@ -12,10 +12,10 @@ import tyro
 from torch import Tensor
 
 from irg.learning.modes import EncodedImage, EncodedTrajectory, write
-from irg.model.network.attention import PackedAttention
-from irg.model.network.inputs import StreamOrder
-from irg.model.network.shared_context import SharedContextAttention
-from irg.sequence import Grammar, Layout, SpecialTokens, lay_out
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.shared_prefix_attention import SharedPrefixAttention
+from irg.model.network.token_batch import StreamOrder
+from irg.sequence import Grammar, SpecialTokens, TokenLayout, lay_out
 from irg.sequence.parts import noised_copies
 
 HEADS, SIZE = 8, 32
@@ -37,7 +37,7 @@ class Options:
     threads: int = 2
 
 
-def pack(options: Options) -> list[Layout]:
+def pack(options: Options) -> list[TokenLayout]:
     """Layouts of a pack, with texts of irg-mini's usual lengths."""
     image = EncodedImage(0, (options.grid, options.grid), (8, 8))
     words = tuple(range(5, 205))
@@ -47,7 +47,7 @@ def pack(options: Options) -> list[Layout]:
     return [lay_out(noised_copies(sample, options.copies), grammar) for sample in samples]
 
 
-def run(attend: PackedAttention | SharedContextAttention, qkv: list[Tensor]) -> tuple[float, Tensor]:
+def run(attend: PackedAttention | SharedPrefixAttention, qkv: list[Tensor]) -> tuple[float, Tensor]:
     """Seconds of a forward and backward, and the output."""
     for x in qkv:
         x.grad = None
@@ -62,7 +62,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     layouts = pack(options)
     order, tokens = StreamOrder.of(layouts), sum(map(len, layouts))
-    ways = {"dense": PackedAttention(layouts, order), "shared": SharedContextAttention(layouts, order)}
+    ways = {"dense": PackedAttention(layouts, order), "shared": SharedPrefixAttention(layouts, order)}
     print(f"{tokens} tokens, {len(layouts)} samples, {options.threads} threads")
     for dtype in (torch.float32, torch.bfloat16):
         generator = torch.Generator().manual_seed(0)

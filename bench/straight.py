@@ -27,8 +27,8 @@ from PIL import Image
 from torch import Tensor
 
 from irg.engine.settings import DrawSettings
-from irg.model.network.autoencoder import Autoencoder, to_uint8
-from irg.model.network.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.network.autoencoder import Autoencoder
+from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.programs import Job
@@ -223,7 +223,7 @@ class Straight:
         with self._clock("vae"):
             latent = unpatchify(x_ND, grid, patch)
             pixels = self.autoencoder.decode(latent[None].to(self.model.dtype))[0]
-            result.images.append(to_image(torch.from_numpy(to_uint8(pixels))))
+            result.images.append(to_image(pixels))
         result.latents.append(latent)
 
     def _sample(

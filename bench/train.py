@@ -28,9 +28,9 @@ from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, Mode, wri
 from irg.learning.objective import flow_targets, losses, total
 from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.decoder import rotate
-from irg.model.network.shared_context import SharedContextAttention
+from irg.model.network.shared_prefix_attention import SharedPrefixAttention
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.checkpoint import new_model
+from irg.model.weights.initialize import random_model
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
 
@@ -102,7 +102,7 @@ def build_case(options: Options) -> Case:
     blocks = [p for sample in samples for p in sample if isinstance(p, Latents | Target)]
     noise = torch.randn(sum(p.tokens for p in blocks), config.latent_values, generator=generator)
     normals = rng.standard_normal(len(blocks)).tolist()
-    return Case(config, new_model(config, 0).train(), samples, patches, latents, noise, normals)
+    return Case(config, random_model(config, 0).train(), samples, patches, latents, noise, normals)
 
 
 # ------------------------------------------------------------------------------------------------------ the two sides
@@ -115,7 +115,7 @@ def ours(case: Case) -> Tensor:
     normals = iter(case.normals)
     patches = [case.patches[p.content] for p in parts if isinstance(p, Patches)]
     latents = [case.latents[p.content] for p in parts if isinstance(p, Latents | Target)]
-    pack = assemble(layouts, parts, patches, latents, lambda: next(normals), attention=SharedContextAttention)
+    pack = assemble(layouts, parts, patches, latents, lambda: next(normals), attention=SharedPrefixAttention)
     velocity = None
     if pack.clean_GD is not None:
         flow = flow_targets(pack.clean_GD, case.noise, pack.normal_G, 4.0)

@@ -81,11 +81,12 @@ def tiny_loaded() -> "LoadedModel":
 
     from irg.model.network.autoencoder import CompactConfig, build_autoencoder
     from irg.model.network.config import tiny
-    from irg.model.weights.checkpoint import LoadedModel, new_model
+    from irg.model.weights.checkpoint import LoadedModel
+    from irg.model.weights.initialize import random_model
 
     thin = CompactConfig(12, (8, 16), (1, 1), (4, 8, 16), (1, 1, 1))
     config = replace(tiny(vocab_size=260), autoencoder=thin)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         autoencoder = build_autoencoder(config.autoencoder)
-    return LoadedModel(config, new_model(config, seed=0), autoencoder.eval())
+    return LoadedModel(config, random_model(config, seed=0), autoencoder.eval())

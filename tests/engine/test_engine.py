@@ -19,13 +19,13 @@ from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
 from irg.engine.settings import IMPROVING, DrawSettings
 from irg.engine.task import Drawing
-from irg.model.network.attention import PackedAttention
-from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.programs import PROGRAMS, Job, Step
 from irg.reasoning.settings import Settings
-from irg.sequence import Gap, Latents, Part, Patches, Target, Text, lay_out
+from irg.sequence import DroppedImage, Latents, Part, Patches, Target, Text, lay_out
 from irg.sequence.images import patchify
 from irg.sequence.parts import noised_copies
 
@@ -66,7 +66,12 @@ def noise(seed: int, *shape: int) -> Tensor:
 grids = st.tuples(st.integers(1, 3), st.integers(1, 3))
 texts = st.builds(Text, st.lists(st.integers(0, 255), max_size=4).map(tuple))
 parts = st.one_of(
-    texts, texts, st.builds(Latents, grids), st.builds(Patches, grids), st.builds(Target, grids), st.just(Gap())
+    texts,
+    texts,
+    st.builds(Latents, grids),
+    st.builds(Patches, grids),
+    st.builds(Target, grids),
+    st.just(DroppedImage()),
 )
 
 
@@ -128,7 +133,7 @@ def check_incrementally(runner: Runner, samples: Sequence[Sequence[Part]], at_on
 
         def flush() -> None:
             nonlocal start, pending
-            if all(isinstance(part, Gap) for part in pending):  # no tokens: only the position goes on
+            if all(isinstance(part, DroppedImage) for part in pending):  # no tokens: only the position goes on
                 context.position, pending = context.position + len(pending), []  # noqa: B023
             for extended in runner.extend([(context, pending)]):  # noqa: B023
                 wanted = hidden[start : start + len(extended.hidden_TC)]  # noqa: B023
@@ -170,7 +175,7 @@ def test_packed_training_is_incremental_inference(
     samples = [
         filled(noised_copies(sequence, copies), runner, seed)
         for seed, sequence in enumerate(sequences)
-        if any(not isinstance(part, Gap) for part in sequence)
+        if any(not isinstance(part, DroppedImage) for part in sequence)
     ]
     if samples:
         check_incrementally(runner, samples, lambda: random.random() < 0.5)
@@ -183,7 +188,7 @@ def test_a_whole_trajectory_packed_and_incrementally(runner: Runner) -> None:
         *(Text((5, 6)), Text((7,)), Text((8, 9, 10)), Target((2, 3))),
         *(Latents((2, 3)), Patches((2, 2)), Text((11, 12)), Target((2, 3))),
     ]
-    dropped = [Gap() if isinstance(part, Latents) else part for part in sequence]
+    dropped = [DroppedImage() if isinstance(part, Latents) else part for part in sequence]
     samples = [filled(noised_copies(s, 3), runner, seed) for seed, s in enumerate([sequence, dropped])]
     check_incrementally(runner, samples, lambda: False)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from irg.model.network.config import ModelConfig
-from irg.sequence.layout import IGNORE, UND, Kind, Layout, visibility
+from irg.sequence.layout import IGNORE, UND, TokenKind, TokenLayout, visibility
 from irg.sequence.parts import Latents, Part, Patches, Target, Text
 
 from .fixture import Case, close, equal, latent_grid, patches_of, read_image, text
@@ -77,7 +77,9 @@ def loss_weights(parts: Sequence[Part]) -> torch.Tensor:
     return torch.tensor([1 / math.sqrt(n) for n in lens for _ in range(n)], dtype=torch.float32)
 
 
-def check_packing(case: Case, prefix: str, values: str, layouts: Sequence[Layout], samples: list[list[Part]]) -> None:
+def check_packing(
+    case: Case, prefix: str, values: str, layouts: Sequence[TokenLayout], samples: list[list[Part]]
+) -> None:
     """Hold every field of a recorded packed batch against layouts, exactly.
 
     Args:
@@ -89,19 +91,19 @@ def check_packing(case: Case, prefix: str, values: str, layouts: Sequence[Layout
         np.concatenate([getattr(layout, f"{name}_T") for layout in layouts])
         for name in ("ids", "positions", "kinds", "cells", "labels")
     )
-    where = {kind: np.flatnonzero(kinds == kind) for kind in Kind}
-    latent, loss = np.flatnonzero(kinds >= Kind.LATENT), np.flatnonzero(labels != IGNORE)
+    where = {kind: np.flatnonzero(kinds == kind) for kind in TokenKind}
+    latent, loss = np.flatnonzero(kinds >= TokenKind.LATENT), np.flatnonzero(labels != IGNORE)
     parts = [part for sample in samples for part in sample]
     fields = {
-        "packed_text_ids": ids[where[Kind.TEXT]],
-        "packed_text_indexes": where[Kind.TEXT],
+        "packed_text_ids": ids[where[TokenKind.TEXT]],
+        "packed_text_indexes": where[TokenKind.TEXT],
         "packed_position_ids": positions,
         "packed_latent_position_ids": cells[latent],
         "packed_vae_token_indexes": latent,
-        "packed_vit_position_ids": cells[where[Kind.PATCH]],
-        "packed_vit_token_indexes": where[Kind.PATCH],
+        "packed_vit_position_ids": cells[where[TokenKind.PATCH]],
+        "packed_vit_token_indexes": where[TokenKind.PATCH],
         "vit_token_seqlens": [part.tokens for part in parts if isinstance(part, Patches)],
-        "mse_loss_indexes": where[Kind.NOISY],
+        "mse_loss_indexes": where[TokenKind.NOISY],
         "packed_label_ids": labels[loss],
         "ce_loss_indexes": loss,
     }
@@ -117,7 +119,7 @@ def check_packing(case: Case, prefix: str, values: str, layouts: Sequence[Layout
     _check_noise_levels(case, prefix, parts)
 
 
-def _check_values(recorded: dict[str, Any], prefix: str, layouts: Sequence[Layout], parts: Sequence[Part]) -> None:
+def _check_values(recorded: dict[str, Any], prefix: str, layouts: Sequence[TokenLayout], parts: Sequence[Part]) -> None:
     def value(name: str) -> Any:
         return recorded[prefix + name] if prefix + name in recorded else recorded[name]
 

@@ -10,10 +10,10 @@ import pytest
 from irg.engine.ops import Draw, Drawn, Look, Program, Say, Write
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Engine
-from irg.model.network.autoencoder import to_uint8
 from irg.model.weights.checkpoint import LoadedModel
 from irg.reasoning.programs import Job, Step, irg
 from irg.reasoning.settings import Settings
+from irg.sequence.images import to_image
 from irg.sequence.parts import Latents
 
 from . import fixture
@@ -84,7 +84,7 @@ def contexts_of(h: Case, turn: int) -> Iterator[tuple[str, fixture.Context]]:
 
 def close_image(h: Case, name: str, drawn: Drawn, runner: Runner) -> None:
     """Latents, decoder output and the image as it is saved."""
-    equal(to_uint8(h[f"{name}.decoded"][0]), h[f"{name}.u8"], f"{name}.u8 of the recorded decoder output")
+    equal(to_image(h[f"{name}.decoded"][0]), h[f"{name}.u8"], f"{name}.u8 of the recorded decoder output")
     close(drawn.latents[None], h[f"{name}.latent_map"], f"{name}.latent_map")
     close(runner.decode_latents(drawn.latents[None]), h[f"{name}.decoded"], f"{name}.decoded")
     close_uint8(np.asarray(drawn.image), h[f"{name}.u8"], h[f"{name}.decoded"][0], f"{name}.u8")

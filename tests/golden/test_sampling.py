@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,9 +13,8 @@ from irg.engine.flow import euler_step, time_grid
 from irg.engine.guidance import guide, scales_at
 from irg.engine.ops import Draw, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Runner
-from irg.model.network.autoencoder import to_uint8
 from irg.model.weights.checkpoint import LoadedModel
-from irg.sequence.images import unpatchify
+from irg.sequence.images import to_image, unpatchify
 
 from .fixture import Case, close, close_uint8, latent_grid, read_image, sub_cases
 from .runs import Watched, check_contexts, check_steps, draw_settings, restore_all
@@ -129,4 +129,6 @@ def test_decoded(case: Callable[[str], Case], loaded: LoadedModel) -> None:
         if f"{run}.decoded" in g:
             pixels = runner.decode_latents(latent[None])
             close(pixels, g[f"{run}.decoded"], f"{run}.decoded")
-            close_uint8(to_uint8(pixels[0]), g[f"{run}.decoded_u8"], g[f"{run}.decoded"][0], f"{run}.decoded_u8")
+            close_uint8(
+                np.asarray(to_image(pixels[0])), g[f"{run}.decoded_u8"], g[f"{run}.decoded"][0], f"{run}.decoded_u8"
+            )

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from irg.learning.objective import FlowTargets, Losses, flow_targets, losses, total
-from irg.model.network.attention import PackedAttention
-from irg.model.network.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.images import patchify
-from irg.sequence.layout import IGNORE, Kind, Layout, lay_out
+from irg.sequence.layout import IGNORE, TokenKind, TokenLayout, lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target
 
 from .fixture import Case, close, close_relative, crop_apart, pad_together, to_reading_order, trainable
@@ -33,7 +33,7 @@ class Packed:
     """The recorded batch, built by our own means."""
 
     samples: list[list[Part]]
-    layouts: list[Layout]
+    layouts: list[TokenLayout]
     order: StreamOrder
     batch: TokenBatch
     attend: PackedAttention
@@ -79,7 +79,7 @@ def packed(i: Case, loaded: LoadedModel, device: torch.device) -> Packed:
         flow=flow,
         loss_rows=loss_rows.to(device),
         labels=labels_U[loss_rows].to(device),
-        target_rows=(kinds_G == Kind.NOISY).nonzero().flatten().to(device),
+        target_rows=(kinds_G == TokenKind.NOISY).nonzero().flatten().to(device),
     )
 
 

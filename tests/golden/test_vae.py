@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
-from irg.model.network.autoencoder import from_uint8, to_uint8
 from irg.model.weights.checkpoint import LoadedModel
-from irg.sequence.images import to_tensor
+from irg.sequence.images import to_image, to_tensor
 
 from .fixture import Case, close, close_uint8, equal, read_image, sub_cases
 
@@ -17,7 +17,6 @@ def test_images_to_tensors(case: Callable[[str], Case], loaded: LoadedModel) -> 
     for name in sub_cases(a, "image_u8"):
         wanted = a[f"{name}.x"][0]
         for got in (
-            from_uint8(a[f"{name}.image_u8"].numpy()),
             to_tensor(read_image(a, f"{name}.image_u8")),
             loaded.config.vae_resize(read_image(a, f"{name}.image_u8")),
         ):
@@ -42,7 +41,7 @@ def test_decode(case: Callable[[str], Case], loaded: LoadedModel, device: torch.
         wanted = a[f"{name}.decoded"]
         got = ae.decode(a[f"{name}.z"].to(device))
         close(got, wanted, f"{name}.decoded")
-        equal(to_uint8(wanted[0]), a[f"{name}.decoded_u8"], f"{name}.decoded_u8 of the recorded decoded")
-        close_uint8(to_uint8(got[0]), a[f"{name}.decoded_u8"], wanted[0], f"{name}.decoded_u8")
+        equal(to_image(wanted[0]), a[f"{name}.decoded_u8"], f"{name}.decoded_u8 of the recorded decoded")
+        close_uint8(np.asarray(to_image(got[0])), a[f"{name}.decoded_u8"], wanted[0], f"{name}.decoded_u8")
         free = ae.decode(a[f"{name}.free_latent"].to(device))
         close(free, a[f"{name}.free_latent_decoded"], f"{name}.free_latent_decoded")

@@ -9,7 +9,8 @@ import torch
 from irg.learning.averaging import Averaging, average
 from irg.model.network.autoencoder import build_autoencoder
 from irg.model.network.config import tiny
-from irg.model.weights.checkpoint import load_model, new_model, save_model
+from irg.model.weights.checkpoint import load_model, save_model
+from irg.model.weights.initialize import random_model
 from irg.model.weights.profile import read_profile
 from irg_mini.start.base_model import PROFILE
 
@@ -19,7 +20,7 @@ def two(tmp_path: Path) -> tuple[str, str]:
     config = tiny()
     for seed in (0, 1):
         folder = tmp_path / str(seed)
-        save_model(folder, config, new_model(config, seed), build_autoencoder(config.autoencoder))
+        save_model(folder, config, random_model(config, seed), build_autoencoder(config.autoencoder))
         replace(PROFILE, name=str(seed)).save(folder)
     return str(tmp_path / "0"), str(tmp_path / "1")
 
@@ -38,7 +39,7 @@ def test_nothing_is_overwritten_and_unlike_models_are_refused(two: tuple[str, st
     with pytest.raises(ValueError, match="is not empty: choose another folder"):
         average(Averaging(two, two[1]))
     config = replace(tiny(), decoder=replace(tiny().decoder, num_hidden_layers=tiny().decoder.num_hidden_layers + 1))
-    save_model(tmp_path / "2", config, new_model(config, 0), build_autoencoder(config.autoencoder))
+    save_model(tmp_path / "2", config, random_model(config, 0), build_autoencoder(config.autoencoder))
     with pytest.raises(ValueError, match="not of one configuration"):
         average(Averaging((two[0], str(tmp_path / "2")), str(tmp_path / "mean")))
     assert not (tmp_path / "mean").exists()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.embeddings import Connector
-from irg.model.weights.checkpoint import new_model
+from irg.model.weights.initialize import random_model
 from irg.model.weights.tokenizer import TextTokenizer
 from irg_mini.perception.labeled_images import Pool
 from irg_mini.start.base_model import train_tokenizer
@@ -56,7 +56,7 @@ def test_things_are_told_where_they_are(config: ModelConfig, tokenizer: TextToke
     """Which of 64 patches a thing's center is in tells which of 144 places it has, up to its neighbors."""
     told, connectors = [], []
     for _ in "ab":
-        model = new_model(config, 0)
+        model = random_model(config, 0)
         model.vit_model, model.connector = Cells(), Connector(64, config.decoder.hidden_size)  # type: ignore[assignment]
         told.append(fit_connector(model, tokenizer, "core", pool(config, 300), soft=0.0))
         connectors.append(model.connector)
@@ -65,7 +65,7 @@ def test_things_are_told_where_they_are(config: ModelConfig, tokenizer: TextToke
 
 
 def test_other_weights_stay(config: ModelConfig, tokenizer: TextTokenizer) -> None:
-    before, model = new_model(config, 0), new_model(config, 0)
+    before, model = random_model(config, 0), random_model(config, 0)
     fit_connector(model, tokenizer, "core", pool(config, 12))
     changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before.state_dict()[name])}
     assert changed == {f"connector.fc{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from irg.model.network.autoencoder import build_autoencoder
 from irg.model.network.config import tiny
 from irg.model.network.embeddings import sincos_rows
-from irg.model.weights.checkpoint import load_model, new_model, save_model
+from irg.model.weights.checkpoint import load_model, save_model
+from irg.model.weights.initialize import random_model
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini.start.base_model import PROFILE, train_tokenizer
@@ -31,7 +32,7 @@ def folder(tmp_path: Path, small: TextTokenizer) -> Path:
         decoder=replace(base.decoder, vocab_size=small.tokenizer.get_vocab_size()),
         special=small.special,
     )
-    save_model(tmp_path / "old", config, new_model(config, 0), build_autoencoder(config.autoencoder))
+    save_model(tmp_path / "old", config, random_model(config, 0), build_autoencoder(config.autoencoder))
     small.tokenizer.save(str(tmp_path / "old" / "tokenizer.json"))
     replace(PROFILE, settings=PROFILE.settings | {"height": 64, "width": 64}).save(tmp_path / "old")
     return tmp_path / "old"

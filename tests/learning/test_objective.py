@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from irg.learning.objective import FlowTargets, Losses, flow_targets, losses, shift_time, total
-from irg.model.network.attention import PackedAttention
-from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence import Latents, Target, Text, lay_out
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,10 +19,11 @@ from irg.curation.records import TrajectoryRecord, write_shards
 from irg.learning.data.in_memory import TrajectoryData
 from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe
 from irg.learning.trainer import train
-from irg.model.network.autoencoder import from_uint8
-from irg.model.weights.checkpoint import LoadedModel, load_model, new_model, save_model
+from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
+from irg.model.weights.initialize import random_model
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
+from irg.sequence.images import to_tensor
 
 from .conftest import PROFILE, make_image
 
@@ -36,10 +36,10 @@ def start(folder: Path) -> LoadedModel:
     loaded = load_model(folder)
     decoder = replace(loaded.config.decoder, hidden_size=64, intermediate_size=128)
     loaded.config = replace(loaded.config, decoder=decoder)
-    loaded.model = new_model(loaded.config, seed=0)
-    images = [np.asarray(Image.open(io.BytesIO(make_image(i)))) for i in range(8)]
+    loaded.model = random_model(loaded.config, seed=1)
+    images = [Image.open(io.BytesIO(make_image(i))) for i in range(8)]
     with torch.no_grad():
-        z = loaded.autoencoder.encode(torch.stack([from_uint8(image) for image in images]))
+        z = loaded.autoencoder.encode(torch.stack([to_tensor(image) for image in images]))
         buffers = dict(loaded.autoencoder.named_buffers())
         buffers["latent_mean"] += z.mean((0, 2, 3))
         buffers["latent_std"] *= z.std((0, 2, 3))

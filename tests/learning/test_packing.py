@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
@@ -172,11 +173,10 @@ def test_rows_are_read_as_they_were_written(data: TrajectoryData, words: Callabl
 
 
 def test_latents_are_those_of_the_autoencoder(data: TrajectoryData, tiny_loaded: LoadedModel) -> None:
-    from irg.model.network.autoencoder import from_uint8
-    from irg.sequence.images import patchify
+    from irg.sequence.images import patchify, to_tensor
 
     with torch.no_grad():
-        wanted = tiny_loaded.autoencoder.encode(from_uint8(data.pixels[0])[None])[0]
+        wanted = tiny_loaded.autoencoder.encode(to_tensor(Image.fromarray(data.pixels[0]))[None])[0]
     assert torch.allclose(data.latents(0).float(), patchify(wanted, 2), atol=1e-2)
 
 

@@ -16,9 +16,9 @@ from irg.learning.dry_run import make_plan, report
 from irg.learning.objective import cross_entropy
 from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel, TrainRecipe
 from irg.learning.trainer import train
-from irg.model.network.attention import PackedAttention
 from irg.model.network.config import bagel_7b, tiny
-from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Patches, Text

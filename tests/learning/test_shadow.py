@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from irg.learning.low_precision import Shadow
 from irg.learning.recipe import Mixture, Optimizer, Parallel, TrainRecipe
 from irg.learning.trainer import Trainer, train
-from irg.model.network.shared_context import SharedContextAttention
+from irg.model.network.shared_prefix_attention import SharedPrefixAttention
 from irg.model.weights.checkpoint import LoadedModel
 
 
@@ -34,7 +34,7 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def test_gradients_are_those_of_float32_up_to_rounding(recipe: Callable[..., TrainRecipe]) -> None:
     low = Trainer(recipe(), quiet=True)
-    assert not dist.is_initialized() and isinstance(low.packer.pack(0).attend, SharedContextAttention)
+    assert not dist.is_initialized() and isinstance(low.packer.pack(0).attend, SharedPrefixAttention)
     got, wanted = gradients(low), gradients(Trainer(recipe(parallel=Parallel()), quiet=True))
     assert got.keys() == wanted.keys()
     assert all(grad.dtype == torch.float32 for grad in got.values())

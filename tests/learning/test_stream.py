@@ -146,8 +146,7 @@ def test_the_mixture(stream: Make) -> None:
 
 def test_images_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel) -> None:
     from irg.learning.data.rows import pixels_of
-    from irg.model.network.autoencoder import from_uint8
-    from irg.sequence.images import patchify
+    from irg.sequence.images import patchify, to_tensor
 
     mixture = Mixture(improving_full=1.0, mandatory=("improving_full",))
     pack = stream(mixture=mixture, dropout=Dropout(vae=0.0), tokens_per_pack=130, noise_copies=2).pack(0)
@@ -159,7 +158,7 @@ def test_images_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel
     for record in records():
         if record.improved is not None:
             pixels = pixels_of(record.improved, "", tiny_loaded.config.vae_resize)
-            latents = tiny_loaded.autoencoder.encode(from_uint8(pixels)[None])[0]
+            latents = tiny_loaded.autoencoder.encode(to_tensor(Image.fromarray(pixels))[None])[0]
             candidates.append(patchify(latents.detach(), 2))
     half = pack.clean_GD[n : 2 * n], pack.clean_GD[2 * n : 3 * n]
     assert torch.equal(half[0], half[1])

@@ -11,8 +11,6 @@ from irg.model.network.autoencoder import (
     FluxAutoencoder,
     FluxConfig,
     build_autoencoder,
-    from_uint8,
-    to_uint8,
 )
 
 TINY_FLUX = FluxConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=4)
@@ -84,17 +82,3 @@ def test_compact_latents_are_standardized() -> None:
 
 def test_compact_size() -> None:
     assert sum(p.numel() for p in CompactAutoencoder(CompactConfig()).parameters()) == 1_911_944
-
-
-def test_uint8_is_truncated() -> None:
-    x = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 6).expand(3, 1, 6)
-    assert to_uint8(x)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
-
-
-def test_uint8_and_back() -> None:
-    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
-    x = from_uint8(image)
-    assert x.shape == (3, 4, 4) and x[2, 0, 1] == pytest.approx(25 / 127.5 - 1)
-    assert np.abs(to_uint8(x).astype(int) - image).max() <= 1
-    with pytest.raises(ValueError, match="uint8"):
-        from_uint8(image.astype(np.float32))

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from irg.model.network.autoencoder import CompactConfig, FluxAutoencoder, FluxConfig, build_autoencoder
 from irg.model.network.config import DecoderConfig, ModelConfig, VitConfig, bagel_7b, mini, tiny
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.checkpoint import load_model, new_model, read_config, save_model
+from irg.model.weights.checkpoint import load_model, read_config, save_model
 from irg.model.weights.config_files import special_ids, to_sections
+from irg.model.weights.initialize import random_model
 from irg.model.weights.manifest import read_header
 
 SMALL_AE = CompactConfig(
@@ -36,7 +37,7 @@ def tied(config: ModelConfig) -> ModelConfig:
 
 def write(folder: Path, config: ModelConfig, dtype: torch.dtype | None = None) -> UnifiedModel:
     torch.manual_seed(1)
-    model = new_model(config, 0)
+    model = random_model(config, 0)
     save_model(folder, config, model, build_autoencoder(config.autoencoder), dtype)
     return model
 
@@ -147,9 +148,9 @@ def test_saving_under_another_configuration_is_refused(folder: Path) -> None:
         save_model(folder, small(max_latent_size=4), loaded.model, loaded.autoencoder)
 
 
-def test_new_model_is_reproducible_and_leaves_the_random_state() -> None:
+def test_random_model_is_reproducible_and_leaves_the_random_state() -> None:
     state = torch.get_rng_state()
-    one, two, other = (new_model(tied(small()), seed).state_dict() for seed in (3, 3, 4))
+    one, two, other = (random_model(tied(small()), seed).state_dict() for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not torch.equal(one["vae2llm.weight"], other["vae2llm.weight"])

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from irg.model.network.attention import PackedAttention
-from irg.model.network.inputs import StreamOrder, token_batch
-from irg.model.network.lora import LoraLinear, add_adapters
+from irg.model.network.lora import LoraConfig, LoraLinear, add_adapters
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.adapter_files import AdapterConfig, merge_adapter, read_adapter, save_adapter
+from irg.model.weights.adapter_files import merge_adapter, read_adapter, save_adapter
 from irg.model.weights.checkpoint import LoadedModel
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Text
 
-CONFIG = AdapterConfig(r=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
+CONFIG = LoraConfig(r=4, alpha=8.0, targets=("q_proj", "v_proj", "down_proj"))
 
 
 def outputs(model: UnifiedModel) -> list[Tensor]:
@@ -78,7 +78,7 @@ def test_merged_is_applied(tiny_loaded: LoadedModel, adapted: UnifiedModel, tmp_
 
 def test_mistakes(adapted: UnifiedModel, tiny_loaded: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no linear layer is called 'qproj'; there are down_proj, gate_proj, k_proj"):
-        add_adapters(copy.deepcopy(tiny_loaded.model), AdapterConfig(4, 4.0, ("qproj",)))
+        add_adapters(copy.deepcopy(tiny_loaded.model), LoraConfig(4, 4.0, ("qproj",)))
     with pytest.raises(ValueError, match=r"adapter.json: can't be read"):
         read_adapter(tmp_path)
     save_adapter(tmp_path, CONFIG, adapter_of(adapted))

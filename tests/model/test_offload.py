@@ -10,7 +10,8 @@ from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.offload import LayerOffload, offload_layers, streamed_layers
 from irg.model.weights import quantize
-from irg.model.weights.checkpoint import LoadedModel, new_model
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.initialize import random_model
 from irg.sequence.parts import Text
 
 
@@ -35,7 +36,7 @@ def outputs(model: UnifiedModel, loaded: LoadedModel) -> list[torch.Tensor]:
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("resident", [0, 1, 2])
 def test_offloaded_layers_give_the_same_numbers(tiny_loaded: LoadedModel, layers: int, resident: int) -> None:
-    model = new_model(deeper(layers), seed=1)
+    model = random_model(deeper(layers), seed=1)
     wanted = outputs(model, tiny_loaded)
     offload = offload_layers(model, "cpu", resident)
     assert len(offload.streamed) == max(0, layers - resident)
@@ -44,7 +45,7 @@ def test_offloaded_layers_give_the_same_numbers(tiny_loaded: LoadedModel, layers
 
 
 @pytest.mark.parametrize("kind", [None, "int4"])
-def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: quantize.Kind | None) -> None:
+def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: quantize.Quantization | None) -> None:
     """The layout that CUDA uses, one aligned block an expert, with mixed dtypes too."""
     model = copy.deepcopy(tiny_loaded.model)
     if kind is not None:
@@ -56,7 +57,7 @@ def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: qua
 
 
 def test_layers_share_two_slots(tiny_loaded: LoadedModel) -> None:
-    model = new_model(deeper(5), seed=1)
+    model = random_model(deeper(5), seed=1)
     home = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
     offload_layers(model, "cpu")
     rooms = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
@@ -66,7 +67,7 @@ def test_layers_share_two_slots(tiny_loaded: LoadedModel) -> None:
 
 def test_text_leaves_the_generation_expert_at_home() -> None:
     """A token costs one copy of each layer's understanding expert; an image two a layer."""
-    model = new_model(deeper(4), seed=1)
+    model = random_model(deeper(4), seed=1)
     offload = offload_layers(model, "cpu")
     tokens = torch.zeros(1, 32)
     rope = model.language_model.model.rope(torch.zeros(1, dtype=torch.int64), torch.float32)
@@ -103,7 +104,7 @@ def test_quantized_layers_can_be_offloaded(tiny_loaded: LoadedModel) -> None:
 
 @pytest.mark.gpu
 def test_offload_to_a_gpu_gives_the_same_numbers(tiny_loaded: LoadedModel) -> None:
-    model = new_model(deeper(5), seed=1)
+    model = random_model(deeper(5), seed=1)
     whole = copy.deepcopy(model).to("cuda")
     wanted = outputs(whole, tiny_loaded)
     layers = model.language_model.model.layers

@@ -14,13 +14,13 @@ from irg.model.network.config import tiny
 from irg.model.weights import quantize
 from irg.model.weights.checkpoint import LoadedModel, check_folder, load_model, save_model
 from irg.model.weights.convert import Conversion, convert
-from irg.model.weights.quantize import QuantizedLinear, group_of, quantized_weight, stored_kind, widened
+from irg.model.weights.quantize import QuantizedLinear, dequantized, group_of, quantized_weight, stored_quantization
 
 pytest.importorskip("torchao")
 
 
 def restored(parts: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return widened(parts["qdata"], parts["scale"], parts.get("zero"), dtype)
+    return dequantized(parts["qdata"], parts["scale"], parts.get("zero"), dtype)
 
 
 def test_int8_of_known_numbers() -> None:
@@ -43,7 +43,7 @@ def test_int4_of_known_numbers() -> None:
 
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.01), ("int4", 0.12)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_error_is_a_rounding(kind: quantize.Kind, bound: float, dtype: torch.dtype) -> None:
+def test_error_is_a_rounding(kind: quantize.Quantization, bound: float, dtype: torch.dtype) -> None:
     """Every number is within half a step of its own; of normal numbers that is under 1 % or 12 % in norm."""
     weight = torch.randn(16, 256, generator=torch.Generator().manual_seed(0)).to(dtype)
     parts = quantized_weight(weight, kind)
@@ -61,8 +61,8 @@ def test_pieces_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(tensor, whole[part]), part
 
 
-@pytest.mark.parametrize("kind", quantize.KINDS)
-def test_a_layer_computes_with_the_numbers_it_holds(kind: quantize.Kind) -> None:
+@pytest.mark.parametrize("kind", quantize.QUANTIZATIONS)
+def test_a_layer_computes_with_the_numbers_it_holds(kind: quantize.Quantization) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, x, bias = (torch.randn(shape, generator=generator) for shape in ((24, 64), (5, 64), (24,)))
     parts = quantized_weight(weight, kind)
@@ -78,8 +78,8 @@ def test_groups() -> None:
         quantized_weight(torch.zeros(2, 48), "int4")
 
 
-@pytest.mark.parametrize("kind", quantize.KINDS)
-def test_what_is_quantized(tiny_loaded: LoadedModel, kind: quantize.Kind) -> None:
+@pytest.mark.parametrize("kind", quantize.QUANTIZATIONS)
+def test_what_is_quantized(tiny_loaded: LoadedModel, kind: quantize.Quantization) -> None:
     """All seven projections of both experts in every layer; nothing else; the rest keeps its dtype."""
     model = copy.deepcopy(tiny_loaded.model).to(torch.bfloat16)
     quantize.quantize(model, kind)
@@ -93,9 +93,9 @@ def test_what_is_quantized(tiny_loaded: LoadedModel, kind: quantize.Kind) -> Non
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("kind", quantize.KINDS)
+@pytest.mark.parametrize("kind", quantize.QUANTIZATIONS)
 def test_quantized_while_loading_converted_and_stored_are_the_same(
-    tmp_path: Path, tiny_loaded: LoadedModel, kind: quantize.Kind
+    tmp_path: Path, tiny_loaded: LoadedModel, kind: quantize.Quantization
 ) -> None:
     """Load-and-quantize = convert-then-load = quantize-in-place, bit for bit; a quantized folder is saved and read."""
     plain = tmp_path / "plain"
@@ -115,7 +115,7 @@ def test_quantized_while_loading_converted_and_stored_are_the_same(
         state = got.model.state_dict()
         assert state.keys() == wanted.keys()
         assert all(torch.equal(state[key], wanted[key]) and state[key].dtype == wanted[key].dtype for key in wanted)
-    assert stored_kind(check_folder(tmp_path / "small").entries) == kind
+    assert stored_quantization(check_folder(tmp_path / "small").entries) == kind
     with pytest.raises(ValueError, match=f"is quantized to {kind}"):
         load_model(tmp_path / "small", quantize="int8" if kind == "int4" else "int4")
 
@@ -143,10 +143,10 @@ def test_layers_too_narrow_for_int4_stay(tmp_path: Path) -> None:
     config = tiny()
     decoder = dataclasses.replace(config.decoder, intermediate_size=48)
     from irg.model.network.autoencoder import build_autoencoder
-    from irg.model.weights.checkpoint import new_model
+    from irg.model.weights.initialize import random_model
 
     config = dataclasses.replace(config, decoder=decoder)
-    save_model(tmp_path / "a", config, new_model(config, 0), build_autoencoder(config.autoencoder))
+    save_model(tmp_path / "a", config, random_model(config, 0), build_autoencoder(config.autoencoder))
     convert(tmp_path / "a", tmp_path / "b", Conversion(quantize="int4"))
     layer = load_model(tmp_path / "b").model.language_model.model.layers[0]
     assert isinstance(layer.mlp.gate_proj, QuantizedLinear) and type(layer.mlp.down_proj) is nn.Linear

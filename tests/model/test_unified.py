@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.model.network.attention import PackedAttention
 from irg.model.network.config import ModelConfig, tiny
-from irg.model.network.inputs import StreamOrder, token_batch
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.checkpoint import new_model
-from irg.sequence import Kind, Latents, Part, Patches, Target, Text, lay_out
+from irg.model.weights.initialize import random_model
+from irg.sequence import Latents, Part, Patches, Target, Text, TokenKind, lay_out
 
 
 def model(prediction: str) -> UnifiedModel:
     config: ModelConfig = replace(tiny(), prediction=prediction)  # type: ignore[arg-type]
-    return new_model(config, seed=0)
+    return random_model(config, seed=0)
 
 
 @torch.no_grad()
@@ -26,8 +26,8 @@ def run(network: UnifiedModel, parts: list[Part], times: Tensor | None = None, s
     layout = lay_out(parts, network.config.grammar)
     order = StreamOrder.of([layout])
     kinds = layout.kinds_T
-    latents = torch.randn(int((kinds >= Kind.LATENT).sum()), network.config.latent_values, generator=generator)
-    patches = torch.randn(int((kinds == Kind.PATCH).sum()), network.config.vit.patch_values, generator=generator)
+    latents = torch.randn(int((kinds >= TokenKind.LATENT).sum()), network.config.latent_values, generator=generator)
+    patches = torch.randn(int((kinds == TokenKind.PATCH).sum()), network.config.vit.patch_values, generator=generator)
     times = torch.zeros(len(latents)) if times is None else times
     batch = token_batch([layout], order, patches, latents, times)
     hidden_UC, hidden_GC = network(batch, PackedAttention([layout], order))

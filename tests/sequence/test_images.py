@@ -90,7 +90,13 @@ def test_the_order_inside_a_patch() -> None:
 
 def test_pixels_and_back() -> None:
     levels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    image = to_image(torch.from_numpy(levels))
+    pixels = to_tensor(Image.fromarray(levels))
+    assert pixels.shape == (3, 2, 4) and pixels[2, 0, 1] == pytest.approx(5 / 127.5 - 1)
+    image = to_image(pixels)
     assert image.size == (4, 2)
-    pixels = to_tensor(image)
-    assert torch.equal(((pixels / 2 + 0.5) * 255).round().to(torch.uint8), torch.from_numpy(levels).permute(2, 0, 1))
+    assert np.abs(np.asarray(image).astype(int) - levels).max() <= 1
+
+
+def test_levels_are_truncated() -> None:
+    x = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 6).expand(3, 1, 6)
+    assert np.asarray(to_image(x))[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]

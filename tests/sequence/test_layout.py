@@ -12,9 +12,8 @@ from irg.sequence import (
     GEN,
     IGNORE,
     UND,
-    Gap,
+    DroppedImage,
     Grammar,
-    Kind,
     Latents,
     Part,
     Patches,
@@ -22,6 +21,7 @@ from irg.sequence import (
     SplitMode,
     Target,
     Text,
+    TokenKind,
     drop_conditions,
     extent,
     lay_out,
@@ -34,7 +34,9 @@ GRAMMAR = Grammar(SpecialTokens(BOS, EOS, START, END), latent_side=5, patch_side
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 4))
 texts = st.builds(Text, st.lists(st.integers(0, 89), max_size=5).map(tuple), st.booleans())
-parts = st.one_of(texts, st.builds(Latents, grids), st.builds(Patches, grids), st.builds(Target, grids), st.just(Gap()))
+parts = st.one_of(
+    texts, st.builds(Latents, grids), st.builds(Patches, grids), st.builds(Target, grids), st.just(DroppedImage())
+)
 sequences = st.lists(parts, max_size=7)
 
 
@@ -42,20 +44,20 @@ def slowly(sequence: Sequence[Part], position: int) -> tuple[list[dict[str, int]
     """Every token as golden/README.md words it, one after the other."""
     tokens: list[dict[str, int]] = []
     for block, part in enumerate(sequence):
-        if isinstance(part, Gap):
+        if isinstance(part, DroppedImage):
             position += 1
         elif isinstance(part, Text):
             ids = [BOS, *part.ids, EOS]
             for i, token in enumerate(ids):
                 label = ids[i + 1] if part.loss and i + 1 < len(ids) else IGNORE
                 tokens.append(
-                    {"id": token, "pos": position, "kind": Kind.TEXT, "cell": 0, "label": label, "block": block}
+                    {"id": token, "pos": position, "kind": TokenKind.TEXT, "cell": 0, "label": label, "block": block}
                 )
                 position += 1
         else:
             side = 4 if isinstance(part, Patches) else 5
-            kind = {Patches: Kind.PATCH, Latents: Kind.LATENT, Target: Kind.NOISY}[type(part)]
-            edge = {"pos": position, "kind": Kind.TEXT, "cell": 0, "label": IGNORE, "block": block}
+            kind = {Patches: TokenKind.PATCH, Latents: TokenKind.LATENT, Target: TokenKind.NOISY}[type(part)]
+            edge = {"pos": position, "kind": TokenKind.TEXT, "cell": 0, "label": IGNORE, "block": block}
             tokens.append({"id": START, **edge})
             for row in range(part.grid[0]):
                 for column in range(part.grid[1]):
@@ -86,7 +88,7 @@ def test_every_fact_of_every_token(sequence: list[Part], position: int) -> None:
     ):
         assert array.dtype == np.int64
         assert array.tolist() == [token[name] for token in tokens], name
-    generated = [token["kind"] in (Kind.LATENT, Kind.NOISY) for token in tokens]
+    generated = [token["kind"] in (TokenKind.LATENT, TokenKind.NOISY) for token in tokens]
     assert layout.experts_T.tolist() == [GEN if g else UND for g in generated]
     assert layout.next_position == end
     assert len(layout) == len(tokens) == sum(layout.split_lens)
@@ -176,7 +178,7 @@ def test_dropout_leaves_the_right_gaps(sequence: list[Part], data: st.DataObject
         if type(part) not in limits or next(remaining) >= limits[type(part)]:
             wanted.append(part)
         elif not isinstance(part, Text):
-            wanted.append(Gap())
+            wanted.append(DroppedImage())
     assert kept == wanted
 
 
@@ -185,7 +187,7 @@ def test_a_dropped_image_moves_nobody(sequence: list[Part]) -> None:
     """Every token that is left keeps its position when images are dropped."""
     gone = drop_conditions(sequence, lambda: 0.0, text=0.0, latents=1.0, patches=1.0)
     full, left = lay_out(sequence, GRAMMAR), lay_out(gone, GRAMMAR)
-    read = [isinstance(part, Latents | Patches) for part in sequence if not isinstance(part, Gap)]
+    read = [isinstance(part, Latents | Patches) for part in sequence if not isinstance(part, DroppedImage)]
     kept = ~np.repeat(np.array(read, bool), full.split_lens)
     assert left.positions_T.tolist() == full.positions_T[kept].tolist()
     assert left.next_position == full.next_position

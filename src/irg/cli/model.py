@@ -117,8 +117,9 @@ def init(argv: Sequence[str]) -> int:
         raise ValueError(f"--seed must be from 0 to 2^63 - 1, got {options.seed}")
     import torch
 
+    from irg.model.network.config import CONFIGS
     from irg.model.weights.convert import made_aside
-    from irg.model.weights.initialize import CONFIGS, narrower, write_folder
+    from irg.model.weights.initialize import narrower, write_folder
 
     config, seed = narrower(CONFIGS[options.config](), options.narrow), options.seed if options.random else None
     dtype = getattr(torch, options.dtype)

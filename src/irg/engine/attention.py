@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from irg.engine.cache import Context, KVCache
-from irg.model.network.attention import dense_attention, to_bias
+from irg.model.network.packed_attention import dense_attention, to_bias
 
 FEW = 16
 """Tokens a row up to which rows share a call: padding costs less than a call of one's own."""
@@ -64,7 +64,8 @@ class CachedAttention:
         Args:
             blocks: in reading order; their tokens are concatenated. Their contexts are the last on their rows (see
                 :meth:`KVCache.detach`); should two share a row, they lie behind one another, masked from each other.
-            stream_of_T: stream index of each token in that order (see :class:`irg.model.network.inputs.StreamOrder`).
+            stream_of_T: stream index of each token in that order (see
+                :class:`irg.model.network.token_batch.StreamOrder`).
         """
         self.cache = cache
         placed: list[_Placed] = []

@@ -13,7 +13,7 @@ from torch import Tensor
 from irg.engine.attention import Block, CachedAttention
 from irg.engine.cache import Context, KVCache
 from irg.model.network.autoencoder import Autoencoder
-from irg.model.network.inputs import StreamOrder, TokenBatch, token_batch
+from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.sequence.images import patchify
 from irg.sequence.layout import cells_of, lay_out, visibility

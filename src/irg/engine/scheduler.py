@@ -22,7 +22,6 @@ from irg.engine.guidance import guide
 from irg.engine.ops import Draw, Drawn, Forget, Look, Operation, Program, Said, Say, Write, Written
 from irg.engine.runner import Branches, Runner
 from irg.engine.task import Drawing, Task, Writing
-from irg.model.network.autoencoder import to_uint8
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.randomness import generator
 from irg.sequence.images import patchify, to_image, unpatchify
@@ -394,7 +393,7 @@ class Engine:
             for task, latent, pixels in zip(members, latents, pixels_B3HW, strict=True):
                 drawing = task.drawing
                 assert drawing is not None
-                image = to_image(torch.from_numpy(to_uint8(pixels)))
+                image = to_image(pixels)
                 drawn = Drawn(image, latent, time.perf_counter() - drawing.started)
                 task.end_drawing()
                 events.append(OperationDone(task.index, drawn))

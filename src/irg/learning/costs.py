@@ -13,7 +13,7 @@ import torch
 from irg.learning.recipe import TrainRecipe
 from irg.model.network.autoencoder import FluxConfig
 from irg.model.network.config import ModelConfig
-from irg.sequence.layout import IGNORE, Kind, Layout, SplitMode
+from irg.sequence.layout import IGNORE, SplitMode, TokenKind, TokenLayout
 
 LOGITS_AT_ONCE = 1 << 26
 """Logits (numbers) that are held at a time: 256 MB in float32."""
@@ -48,7 +48,7 @@ class Work:
         return Work(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def work_of(layouts: Sequence[Layout]) -> Work:
+def work_of(layouts: Sequence[TokenLayout]) -> Work:
     """Sizes of a pack."""
     total = Work()
     for layout in layouts:
@@ -58,14 +58,14 @@ def work_of(layouts: Sequence[Layout]) -> Work:
         ):
             pairs += n * seen + (n * (n + 1) // 2 if mode == SplitMode.CAUSAL else n * n)
             seen += 0 if mode == SplitMode.NOISE else n
-            vit_pairs += int((kinds_T[start : start + n] == Kind.PATCH).sum()) ** 2
-        gen = int((kinds_T >= Kind.LATENT).sum())
+            vit_pairs += int((kinds_T[start : start + n] == TokenKind.PATCH).sum()) ** 2
+        gen = int((kinds_T >= TokenKind.LATENT).sum())
         total += Work(
             und=len(layout) - gen,
             gen=gen,
-            patches=int((kinds_T == Kind.PATCH).sum()),
+            patches=int((kinds_T == TokenKind.PATCH).sum()),
             labels=int((layout.labels_T != IGNORE).sum()),
-            targets=int((kinds_T == Kind.NOISY).sum()),
+            targets=int((kinds_T == TokenKind.NOISY).sum()),
             pairs=pairs,
             vit_pairs=vit_pairs,
         )

@@ -22,7 +22,7 @@ from irg.learning.recipe import TrainRecipe
 from irg.learning.resume_check import differences, told
 from irg.learning.setup import adapter_of, freeze, quantize, trained, training_config
 from irg.learning.trackers import check as check_trackers
-from irg.model.network.config import ModelConfig, bagel_7b, mini, tiny
+from irg.model.network.config import CONFIGS, ModelConfig, tiny
 from irg.model.network.lora import add_adapters
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import read_config
@@ -34,7 +34,6 @@ from irg.reasoning.settings import Settings, with_options
 from irg.sequence.layout import lay_out
 
 T = TypeVar("T")
-CONFIGS: dict[str, Callable[[], ModelConfig]] = {"bagel_7b": bagel_7b, "mini": mini, "tiny": tiny}
 TRIED = 8  # packs that are made to see how they come out
 NOMINAL = {"prompt": 60, "thinking": 300, "reflection": 500}  # tokens, where there are no rows to look at
 ASSUMED_MFU, ASSUMED_PEAK = 0.4, 989e12  # for hours: 40 % of an H100

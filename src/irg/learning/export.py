@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from irg.model.network.lora import LoraConfig
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.adapter_files import AdapterConfig, merge_adapter
+from irg.model.weights.adapter_files import merge_adapter
 from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
 from irg.model.weights.config_files import is_bagel_layout
 from irg.model.weights.profile import Profile
@@ -59,7 +60,7 @@ def write_model(
         raise ValueError(f"{folder}: can't write the model: {error}") from None
 
 
-def merged(start: Path, config: AdapterConfig, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged(start: Path, config: LoraConfig, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the folder the run started from (never quantized ones) with an adapter added."""
     weights = dict(load_model(start, dtype=None).model.state_dict())
     merge_adapter(weights, config, adapter)

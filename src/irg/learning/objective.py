@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from irg.engine.flow import shift_time
 from irg.learning.costs import LOGITS_AT_ONCE
 from irg.model.network.decoder import Attend
-from irg.model.network.inputs import TokenBatch
+from irg.model.network.token_batch import TokenBatch
 from irg.model.network.unified import UnifiedModel
 
 

@@ -10,9 +10,8 @@ from torch import nn
 from irg.learning import parallel
 from irg.learning.recipe import Images, TrainRecipe
 from irg.model.network.config import ModelConfig
-from irg.model.network.lora import add_adapters, target_layers
+from irg.model.network.lora import LoraConfig, add_adapters, target_layers
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.adapter_files import AdapterConfig
 from irg.model.weights.checkpoint import LoadedModel, load_model
 
 NF4_BLOCK = 64
@@ -46,10 +45,10 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def adapter_of(recipe: TrainRecipe) -> AdapterConfig | None:
+def adapter_of(recipe: TrainRecipe) -> LoraConfig | None:
     """The recipe's adapters, if it trains any."""
     lora = recipe.lora
-    return AdapterConfig(lora.rank, lora.alpha or float(lora.rank), lora.targets) if lora.rank else None
+    return LoraConfig(lora.rank, lora.alpha or float(lora.rank), lora.targets) if lora.rank else None
 
 
 def training_config(config: ModelConfig, images: Images) -> ModelConfig:
@@ -108,7 +107,7 @@ def build(recipe: TrainRecipe, ranks: parallel.Ranks) -> LoadedModel:
     return loaded
 
 
-def _adapt(model: UnifiedModel, adapter: AdapterConfig, recipe: TrainRecipe, ranks: parallel.Ranks) -> None:
+def _adapt(model: UnifiedModel, adapter: LoraConfig, recipe: TrainRecipe, ranks: parallel.Ranks) -> None:
     base = recipe.lora.base
     model.to(ranks.device, torch.float32 if base == "float32" else torch.bfloat16)
     add_adapters(model, adapter, recipe.seed)
@@ -116,7 +115,7 @@ def _adapt(model: UnifiedModel, adapter: AdapterConfig, recipe: TrainRecipe, ran
         quantize(model, adapter)
 
 
-def quantize(model: UnifiedModel, adapter: AdapterConfig) -> None:
+def quantize(model: UnifiedModel, adapter: LoraConfig) -> None:
     """Hold the frozen weights under adapters in 4 bits (NF4, blocks of 64; Dettmers et al. 2023).
 
     Raises:

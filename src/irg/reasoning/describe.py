@@ -9,7 +9,7 @@ from irg.model.network.config import ModelConfig
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder, check_folder
 from irg.model.weights.config_files import is_bagel_layout
-from irg.model.weights.manifest import TensorEntry, in_words
+from irg.model.weights.manifest import TensorEntry, format_size
 from irg.model.weights.shards import DTYPE_NAMES
 from irg.model.weights.tokenizer import MERGES, TOKENIZER, VOCAB, TextTokenizer
 from irg.reasoning.memory import Estimate, Load, Rung, estimate
@@ -67,7 +67,7 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
     for width, height in sizes:
         if min(width, height) < config.image_stride or max(width, height) > config.max_image_size:
             raise ValueError(f"size {width}x{height} does not suit the model: sides go up to {config.max_image_size}")
-    stored = quantizing.stored_kind(checked.entries)
+    stored = quantizing.stored_quantization(checked.entries)
     rungs: tuple[Rung, ...] = RUNGS if stored is None else (stored, "offload")
     memory: dict[str, dict[Rung, Estimate]] = {
         f"{width}x{height}": {rung: estimate(checked, rung, Load(height, width)) for rung in rungs}
@@ -100,7 +100,7 @@ def count_parameters(checked: CheckedFolder) -> tuple[dict[str, int], int]:
         leaf = key.rpartition(".")[2]
         if leaf in ("scale", "zero") or (key.endswith("lm_head.weight") and _tied(checked)):
             continue
-        packed = 2 if leaf == "qdata" and quantizing.stored_kind(checked.entries) == "int4" else 1
+        packed = 2 if leaf == "qdata" and quantizing.stored_quantization(checked.entries) == "int4" else 1
         parts[_part(key)] += packed * tensor.numel()
     return parts, sum(t.numel() for t in checked.autoencoder.parameters())
 
@@ -163,7 +163,7 @@ def in_lines(facts: ModelFacts) -> str:
     lines += [f"  {name:26}{_count(count):>10}" for name, count in facts.parameters.items()]
     lines += ["", f"tokenizer: {facts.tokenizer}", "", "files:"]
     lines += [
-        f"  {file.name:34}{in_words(file.bytes):>10}  {file.tensors} tensors, {', '.join(file.dtypes)}"
+        f"  {file.name:34}{format_size(file.bytes):>10}  {file.tensors} tensors, {', '.join(file.dtypes)}"
         for file in facts.files
     ]
     lines += [
@@ -176,7 +176,7 @@ def in_lines(facts: ModelFacts) -> str:
     for size, rungs in facts.memory.items():
         for rung, n in rungs.items():
             cells = (n.total, n.weights, n.cache, n.activations, n.autoencoder, n.host)
-            lines.append(f"  {size:12}{rung:9}" + "".join(f"{in_words(c) if c else '-':>9}" for c in cells))
+            lines.append(f"  {size:12}{rung:9}" + "".join(f"{format_size(c) if c else '-':>9}" for c in cells))
     if facts.aims:
         told = ", ".join(
             f"{rung} {AIMS[rung] / 1e9:.0f} GB {'kept' if kept else 'MISSED'}" for rung, kept in facts.aims.items()

@@ -22,7 +22,7 @@ from irg.model.placement.devices import device_of, follow_layers, layer_devices
 from irg.model.placement.offload import LayerOffload, offload_layers
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model
-from irg.model.weights.manifest import in_words
+from irg.model.weights.manifest import format_size
 
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]
 Rung = Literal["float32", "bf16", "int8", "int4", "offload"]
@@ -85,7 +85,7 @@ def weight_bytes(checked: CheckedFolder, rung: Rung) -> dict[str, int]:
     return {"layers": sum(layers.values()), "largest": max(layers.values()), "other": other}
 
 
-def _quantized_bytes(name: str, module: torch.nn.Module, kind: quantizing.Kind | None) -> int:
+def _quantized_bytes(name: str, module: torch.nn.Module, kind: quantizing.Quantization | None) -> int:
     """Bytes of a linear layer's weight once it is quantized; 0 if it is not."""
     if kind is None or not quantizing.wanted(name, module):
         return 0
@@ -94,7 +94,7 @@ def _quantized_bytes(name: str, module: torch.nn.Module, kind: quantizing.Kind |
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
 
 
-def kind_of(rung: Rung) -> quantizing.Kind | None:
+def kind_of(rung: Rung) -> quantizing.Quantization | None:
     """What a rung quantizes to."""
     return rung if rung == "int8" or rung == "int4" else None
 
@@ -124,7 +124,7 @@ def estimate(checked: CheckedFolder, rung: Rung, load: Load, device: str = "cuda
     per_slot = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_dim * item
     tokens = 3 * load.requests * (_latents(config, load) + 2)
     activations = tokens * (3 * decoder.intermediate_size + 5 * decoder.hidden_size) * item
-    if (kind := kind_of(rung) or quantizing.stored_kind(checked.entries)) is not None:
+    if (kind := kind_of(rung) or quantizing.stored_quantization(checked.entries)) is not None:
         widened = decoder.intermediate_size * decoder.hidden_size * item
         activations += widened if kind == "int8" else widened * 3 // 2
     return Estimate(
@@ -219,7 +219,7 @@ def choose(
         raise ValueError(f"memory must be one of {', '.join(get_args(Memory))}, got {asked!r}")
     kind, where = devices[0].type, " + ".join(map(str, devices))
     free = sum(map(free_memory, devices)) if free is None else free
-    stored = quantizing.stored_kind(checked.entries)
+    stored = quantizing.stored_quantization(checked.entries)
     if stored is not None and asked not in ("auto", "offload", stored):
         raise ValueError(f"{checked.weights_file} is quantized to {stored}: memory must be auto, {stored} or offload")
     if len(devices) > 1 and asked == "offload":
@@ -235,16 +235,16 @@ def choose(
         wanted = estimate(checked, rung, load, kind)
         if wanted.total <= free:
             return _described(checked, rung, load, kind, free, where, 0, after=passed)
-        passed.append(f"{rung} needs {in_words(wanted.total)}")
+        passed.append(f"{rung} needs {format_size(wanted.total)}")
     if len(devices) > 1:
         raise ValueError(
-            f"{checked.weights_file} fits {where} on no rung: {'; '.join(passed)}; {in_words(free)} is free"
+            f"{checked.weights_file} fits {where} on no rung: {'; '.join(passed)}; {format_size(free)} is free"
         )
     resident = _resident(checked, load, kind, free)
     return _described(checked, "offload", load, kind, free, where, resident, after=passed)
 
 
-def _rungs(stored: quantizing.Kind | None, kind: str) -> list[Rung]:
+def _rungs(stored: quantizing.Quantization | None, kind: str) -> list[Rung]:
     """What ``auto`` tries before it streams layers."""
     if stored is not None:
         return [stored]
@@ -266,9 +266,9 @@ def _described(
     note = "" if wanted.total <= free else ", which may not be enough"
     why = f" ({'; '.join(after)})" if after else ""
     needs = f"needs {_told(wanted, resident)} at {load.width}x{load.height}"
-    reason = f"{before or f'{rung} '}{needs}; {where} has {in_words(free)} free{note}{why}"
+    reason = f"{before or f'{rung} '}{needs}; {where} has {format_size(free)} free{note}{why}"
     together = 1 if rung == "offload" else requests_that_fit(checked, rung, load, kind, free)
-    precision = kind_of(rung) or quantizing.stored_kind(checked.entries) or rung.replace("offload", "bf16")
+    precision = kind_of(rung) or quantizing.stored_quantization(checked.entries) or rung.replace("offload", "bf16")
     return Choice(rung, wanted, reason, resident, together, precision)
 
 
@@ -286,8 +286,10 @@ def _resident(checked: CheckedFolder, load: Load, kind: str, free: int) -> int:
 
 
 def _told(wanted: Estimate, resident: int = 0) -> str:
-    host = f" and {in_words(wanted.host)} of host memory ({resident} layers stay on the device)" if wanted.host else ""
-    return f"about {in_words(wanted.total)}{host}"
+    host = (
+        f" and {format_size(wanted.host)} of host memory ({resident} layers stay on the device)" if wanted.host else ""
+    )
+    return f"about {format_size(wanted.total)}{host}"
 
 
 # ---------------------------------------------------------------------------------------------------------- loading
@@ -327,7 +329,9 @@ def load_on_rung(
         wanted = estimate(checked, rung, load, kind)
         told = f"{str(dtype).removeprefix('torch.')} as asked: needs {_told(wanted)}"
         choice = Choice(rung, wanted, told, together=requests_that_fit(checked, rung, load, kind, free))
-        precision = quantizing.stored_kind(checked.entries) or str(dtype).removeprefix("torch.").replace("bfloat", "bf")
+        precision = quantizing.stored_quantization(checked.entries) or str(dtype).removeprefix("torch.").replace(
+            "bfloat", "bf"
+        )
         choice = replace(choice, precision=precision)
     else:
         choice = choose(checked, asked, devices, load)

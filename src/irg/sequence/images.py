@@ -68,9 +68,10 @@ def to_tensor(image: Image.Image) -> Tensor:
     return ((pixels_HWC.permute(2, 0, 1).to(torch.float32) / 255) - 0.5) / 0.5
 
 
-def to_image(pixels_HWC: Tensor) -> Image.Image:
-    """uint8 [H, W, 3] -> RGB image."""
-    return Image.fromarray(pixels_HWC.cpu().numpy())
+def to_image(pixels_CHW: Tensor) -> Image.Image:
+    """Float [3, H, W] in about [-1, 1] -> RGB image: clamped and truncated (not rounded), as the reference does."""
+    levels_CHW = (pixels_CHW.detach().float() / 2 + 0.5).clamp(0, 1) * 255
+    return Image.fromarray(levels_CHW.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
 
 
 def patchify(image_CHW: Tensor, patch: int) -> Tensor:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from irg.sequence.parts import Gap, Latents, Part, Patches, Target, Text
+from irg.sequence.parts import DroppedImage, Latents, Part, Patches, Target, Text
 from irg.sequence.special import Grammar
 
 UND, GEN = 0, 1  # the two experts: understanding, generation
 IGNORE = -100  # label of a token that carries no text loss
 
 
-class Kind(IntEnum):
+class TokenKind(IntEnum):
     """What a token is. Start and end tokens of an image are ``TEXT``: they come from the token embedding."""
 
     TEXT = 0
@@ -35,7 +35,7 @@ class SplitMode(IntEnum):
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """The facts of one sequence. All arrays have one entry per token.
 
     ``ids`` is the token id (0 where the token is a patch or latent), ``cells`` the row in the 2-D position table
@@ -58,7 +58,7 @@ class Layout:
     @property
     def experts_T(self) -> np.ndarray:
         """:data:`GEN` for latent tokens, clean or noised; :data:`UND` for everything else."""
-        return (self.kinds_T >= Kind.LATENT).astype(np.int64)
+        return (self.kinds_T >= TokenKind.LATENT).astype(np.int64)
 
 
 def cells_of(grid: tuple[int, int], side: int) -> np.ndarray:
@@ -73,7 +73,7 @@ def cells_of(grid: tuple[int, int], side: int) -> np.ndarray:
     return (np.arange(rows)[:, None] * side + np.arange(columns)[None, :]).reshape(-1)
 
 
-def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> Layout:
+def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> TokenLayout:
     """Lay a sequence of parts out, starting at rope position ``position``.
 
     Rules (``golden/README.md``, "Rules"): a text is bos + ids + eos and advances the position by one per token; the
@@ -86,7 +86,7 @@ def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> Layou
     modes: list[SplitMode] = []
 
     for part in parts:
-        if isinstance(part, Gap):
+        if isinstance(part, DroppedImage):
             position += 1
             continue
         if isinstance(part, Text):
@@ -101,7 +101,7 @@ def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> Layou
         else:
             n = part.tokens + 2
             side = grammar.patch_side if isinstance(part, Patches) else grammar.latent_side
-            kind = {Patches: Kind.PATCH, Latents: Kind.LATENT, Target: Kind.NOISY}[type(part)]
+            kind = {Patches: TokenKind.PATCH, Latents: TokenKind.LATENT, Target: TokenKind.NOISY}[type(part)]
             ids, kinds, cells = (np.zeros(n, np.int64) for _ in range(3))
             ids[0], ids[-1] = special.start_of_image, special.end_of_image
             kinds[1:-1] = kind
@@ -119,7 +119,7 @@ def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> Layou
         for column in (zip(*blocks, strict=True) if blocks else [()] * 5)
     )
     splits_T = np.repeat(np.arange(len(lens)), lens)
-    return Layout(
+    return TokenLayout(
         ids_T, positions_T, kinds_T, cells_T, labels_T, splits_T, tuple(lens), tuple(modes), next_position=position
     )
 
@@ -127,7 +127,7 @@ def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> Layou
 def extent(part: Part) -> tuple[int, int]:
     """How far a part advances a sequence: (tokens, rope positions)."""
     match part:
-        case Gap():
+        case DroppedImage():
             return 0, 1
         case Text():
             return len(part.ids) + 2, len(part.ids) + 2
@@ -137,7 +137,7 @@ def extent(part: Part) -> tuple[int, int]:
             return part.tokens + 2, 1
 
 
-def visibility(layout: Layout) -> np.ndarray:
+def visibility(layout: TokenLayout) -> np.ndarray:
     """Who may attend to whom: bool [T, T], ``[query, key]``, True = may attend.
 
     A block sees itself (causally if it is text) and every earlier block of its sequence that is not noise.

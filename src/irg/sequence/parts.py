@@ -54,11 +54,11 @@ class Target(_Image):
 
 
 @dataclass(frozen=True)
-class Gap:
+class DroppedImage:
     """Stands where a read image was dropped: no tokens, but the rope position still advances by one."""
 
 
-Part = Text | Latents | Patches | Target | Gap
+Part = Text | Latents | Patches | Target | DroppedImage
 
 
 def drop_conditions(
@@ -70,8 +70,8 @@ def drop_conditions(
 ) -> list[Part]:
     """Condition dropout for training, one draw of ``uniform`` in [0, 1) per droppable part, in order.
 
-    A dropped text leaves no trace; a dropped image leaves a :class:`Gap`; a target is never dropped. Texts with
-    loss are droppable too (IRG's data sets do that; BAGEL's fixture ``i_dropout_packing`` shows it).
+    A dropped text leaves no trace; a dropped image leaves a :class:`DroppedImage`; a target is never dropped.
+    Texts with loss are droppable too (IRG's data sets do that; BAGEL's fixture ``i_dropout_packing`` shows it).
     """
     kept: list[Part] = []
     for part in parts:
@@ -80,9 +80,9 @@ def drop_conditions(
                 if uniform() >= text:
                     kept.append(part)
             case Latents():
-                kept.append(Gap() if uniform() < latents else part)
+                kept.append(DroppedImage() if uniform() < latents else part)
             case Patches():
-                kept.append(Gap() if uniform() < patches else part)
+                kept.append(DroppedImage() if uniform() < patches else part)
             case _:
                 kept.append(part)
     return kept

@@ -20,16 +20,16 @@ from irg.learning.costs import Work, work_of
 from irg.learning.data.in_memory import TrajectoryData
 from irg.learning.modes import MODES, Mode, hide_plan, write
 from irg.learning.recipe import Dropout, Mixture
-from irg.model.network.attention import PackedAttention
 from irg.model.network.flex_attention import FlexAttention
-from irg.model.network.inputs import StreamOrder, TokenBatch, token_batch
-from irg.model.network.shared_context import SharedContextAttention
-from irg.sequence.layout import IGNORE, Kind, Layout, lay_out
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.shared_prefix_attention import SharedPrefixAttention
+from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
+from irg.sequence.layout import IGNORE, TokenKind, TokenLayout, lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target, drop_conditions, noised_copies
 from irg.sequence.special import Grammar
 
-PackAttention = PackedAttention | SharedContextAttention | FlexAttention
-Attention = Callable[[Sequence[Layout], StreamOrder], PackAttention]
+PackAttention = PackedAttention | SharedPrefixAttention | FlexAttention
+Attention = Callable[[Sequence[TokenLayout], StreamOrder], PackAttention]
 
 EMPTY = object()
 """Content of an image of zeros: see :func:`filler`."""
@@ -131,7 +131,7 @@ class Packer:
         rng = np.random.default_rng([self.seed, step, lane] if lane else [self.seed, step])
         samples: list[list[Part]] = []
         modes: list[Mode] = []
-        layouts: list[Layout] = []
+        layouts: list[TokenLayout] = []
         tokens, misses = 0, 0
         while True:
             index = len(samples)
@@ -168,7 +168,7 @@ class Packer:
         return noised_copies(parts, self.copies)
 
     def _assemble(
-        self, samples: list[list[Part]], layouts: list[Layout], modes: list[Mode], rng: np.random.Generator
+        self, samples: list[list[Part]], layouts: list[TokenLayout], modes: list[Mode], rng: np.random.Generator
     ) -> Pack:
         if self.complete and (extra := filler(samples)):
             samples, layouts = [*samples, extra], [*layouts, lay_out(extra, self.grammar)]
@@ -200,7 +200,7 @@ def filler(samples: Sequence[Sequence[Part]]) -> list[Part] | None:
 
 
 def assemble(
-    layouts: Sequence[Layout],
+    layouts: Sequence[TokenLayout],
     parts: Sequence[Part],
     patches: Sequence[Tensor],
     latents: Sequence[Tensor] | Unread,
@@ -226,7 +226,7 @@ def assemble(
     numbers = [MODES.index(mode) for mode in modes]
     mode_T = np.repeat([*numbers, *[-1] * (len(lens) - len(numbers))], lens)  # -1: the filler, or nobody said
     labels_U = labels_T[order.und_T]
-    rows_L, rows_M = np.flatnonzero(labels_U != IGNORE), np.flatnonzero(kinds_T[order.gen_T] == Kind.NOISY)
+    rows_L, rows_M = np.flatnonzero(labels_U != IGNORE), np.flatnonzero(kinds_T[order.gen_T] == TokenKind.NOISY)
     return Pack(
         batch=batch,
         attend=attention(layouts, order),

@@ -12,11 +12,11 @@ from irg.learning.data.rows import Rejections
 from irg.learning.data.stream import StreamPacks
 from irg.learning.parallel import Ranks
 from irg.learning.recipe import TrainRecipe
-from irg.model.network.attention import PackedAttention
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.config import ModelConfig
 from irg.model.network.flex_attention import FlexAttention
-from irg.model.network.shared_context import SharedContextAttention
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.shared_prefix_attention import SharedPrefixAttention
 from irg.model.weights.profile import Profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.sequence.images import patchify
@@ -35,7 +35,7 @@ def attention_of(recipe: TrainRecipe, device: torch.device) -> Attention:
         raise ValueError("parallel.attention flex cannot train on a CPU: set it to auto, shared or dense")
     if kind == "auto":
         kind = "flex" if device.type == "cuda" else "shared"
-    return {"flex": FlexAttention, "shared": SharedContextAttention, "dense": PackedAttention}[kind]
+    return {"flex": FlexAttention, "shared": SharedPrefixAttention, "dense": PackedAttention}[kind]
 
 
 def build_packs(

@@ -22,12 +22,12 @@ from irg.learning.data.rows import BadRow, Rejections, checked, conversation, da
 from irg.learning.data.subset_sum import fullest
 from irg.learning.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
 from irg.learning.recipe import TrainRecipe
-from irg.model.network.attention import PackedAttention
 from irg.model.network.config import ModelConfig
+from irg.model.network.packed_attention import PackedAttention
 from irg.model.weights.profile import Profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.sequence.images import to_tensor
-from irg.sequence.layout import Layout, lay_out
+from irg.sequence.layout import TokenLayout, lay_out
 from irg.sequence.parts import Latents, Part, Patches, Target, Text, drop_conditions, noised_copies
 
 GIVE_UP = 500
@@ -62,7 +62,7 @@ class Sample:
 
     address: Address
     parts: list[Part]
-    layout: Layout
+    layout: TokenLayout
     where: str
     tries: int = 0
 

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,19 +125,6 @@ class Autoencoder(nn.Module):
 def build_autoencoder(config: FluxConfig | CompactConfig) -> Autoencoder:
     """The autoencoder that a configuration describes, with fresh weights."""
     return FluxAutoencoder(config) if isinstance(config, FluxConfig) else CompactAutoencoder(config)
-
-
-def to_uint8(x_3HW: Tensor) -> np.ndarray:
-    """An image in [-1, 1] as uint8 [H, W, 3]: clamped, and truncated rather than rounded."""
-    levels_3HW = (x_3HW.detach().float() / 2 + 0.5).clamp(0, 1) * 255
-    return levels_3HW.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
-
-
-def from_uint8(image_HW3: np.ndarray) -> Tensor:
-    """A uint8 image [H, W, 3] as float32 [3, H, W] in [-1, 1]."""
-    if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
-        raise ValueError(f"an image must be uint8 [H, W, 3], not {image_HW3.dtype} {list(image_HW3.shape)}")
-    return torch.from_numpy(np.array(image_HW3)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
 
 
 # ------------------------------------------------------------------------------------------------------------- FLUX

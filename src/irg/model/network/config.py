@@ -1,10 +1,10 @@
-"""The sizes and options of a unified model: plain data, no tensors.
+"""The sizes and options of a unified model (plain data, no tensors), and the known models by name.
 
-``golden()``-style folders keep everything in one ``config.json``; BAGEL's folders spread it over ``llm_config.json``
-and ``vit_config.json``. Both are read by :mod:`irg.model.weights.checkpoint` into one :class:`ModelConfig`.
+Configuration files are read and written by :mod:`irg.model.weights.config_files`.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 from irg.model.network.autoencoder import CompactConfig, FluxConfig
@@ -147,10 +147,14 @@ def tiny(vocab_size: int = 300) -> ModelConfig:
     return ModelConfig(
         decoder=DecoderConfig(vocab_size, 32, 64, 2, 4, 2),
         vit=VitConfig(24, 48, 1, 2, patch_size=14, image_size=112),
-        autoencoder=replace(CompactConfig()),
+        autoencoder=CompactConfig(),
         special=SpecialTokens(vocab_size - 4, vocab_size - 3, vocab_size - 2, vocab_size - 1),
         max_latent_size=8,
         vit_max_num_patch_per_side=8,
         vae_resize=ResizeRule(128, 32, 16),
         vit_resize=ResizeRule(112, 28, 14),
     )
+
+
+CONFIGS: dict[str, Callable[[], ModelConfig]] = {"bagel_7b": bagel_7b, "mini": mini, "tiny": tiny}
+"""The known models' sizes, for random weights and for planning without weights."""

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from irg.model.network.inputs import StreamOrder
-from irg.sequence.layout import Layout, may_attend
+from irg.model.network.token_batch import StreamOrder
+from irg.sequence.layout import TokenLayout, may_attend
 
 
 class FlexAttention:
-    """Joint attention over a training pack, as :class:`irg.model.network.attention.PackedAttention` computes it.
+    """Joint attention over a training pack, as :class:`irg.model.network.packed_attention.PackedAttention` computes it.
 
     On CUDA the kernel and the tile plan are compiled. Elsewhere the uncompiled reference runs, which holds all scores:
     it is there for tests.
     """
 
-    def __init__(self, layouts: Sequence[Layout], order: StreamOrder, device: torch.device | str = "cpu") -> None:
+    def __init__(self, layouts: Sequence[TokenLayout], order: StreamOrder, device: torch.device | str = "cpu") -> None:
         lens = [len(layout) for layout in layouts]
         facts_4T = np.stack(
             [

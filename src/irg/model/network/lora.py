@@ -4,14 +4,39 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irg.model.weights.adapter_files import AdapterConfig
-
 _GEN = "_moe_gen"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What ``adapter.json`` holds. ``targets`` are names of linear layers without the expert's ending: both experts'
+    layers of the name are meant.
+
+    Raises:
+        ValueError: a rank below 1, or an alpha that is no number.
+    """
+
+    r: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if type(self.r) is not int or self.r < 1:
+            raise ValueError(f"r must be a positive whole number, got {self.r!r}")
+        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not number or not abs(self.alpha) < float("inf"):
+            raise ValueError(f"alpha must be a number, got {self.alpha!r}")
+
+    @property
+    def scale(self) -> float:
+        """Factor on B A."""
+        return self.alpha / self.r
 
 
 class LoraLinear(nn.Linear):
@@ -62,7 +87,7 @@ def target_layers(model: nn.Module, targets: Sequence[str]) -> Iterator[tuple[st
     return ((path, module) for path, name, module in found if name in targets)
 
 
-def add_adapters(model: nn.Module, config: AdapterConfig, seed: int = 0) -> None:
+def add_adapters(model: nn.Module, config: LoraConfig, seed: int = 0) -> None:
     """Freeze a model and put trainable adapters (float32) on its target layers.
 
     Raises:

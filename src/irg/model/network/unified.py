@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from irg.model.network.config import ModelConfig
 from irg.model.network.decoder import Attend, CausalLM
 from irg.model.network.embeddings import Connector, PositionTable, TimeEmbedder
-from irg.model.network.inputs import TokenBatch
+from irg.model.network.token_batch import TokenBatch
 from irg.model.network.vit import VisionTransformer
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from irg.model.network.lora import LoraConfig
 from irg.model.weights.config_files import read_json
 from irg.model.weights.manifest import TensorEntry, TensorReader, read_header
 
@@ -38,36 +39,10 @@ _PEFT_PLAIN = {  # what other values mean is not computed here
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
-    """What ``adapter.json`` holds. ``targets`` are names of linear layers without the expert's ending: both experts'
-    layers of the name are meant.
-
-    Raises:
-        ValueError: a rank below 1, or an alpha that is no number.
-    """
-
-    r: int
-    alpha: float
-    targets: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if type(self.r) is not int or self.r < 1:
-            raise ValueError(f"r must be a positive whole number, got {self.r!r}")
-        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if not number or not abs(self.alpha) < float("inf"):
-            raise ValueError(f"alpha must be a number, got {self.alpha!r}")
-
-    @property
-    def scale(self) -> float:
-        """Factor on B A."""
-        return self.alpha / self.r
-
-
-@dataclass(frozen=True)
 class Adapter:
     """A checked adapter on disk: entries of A and B for each module it changes."""
 
-    config: AdapterConfig
+    config: LoraConfig
     pairs: dict[str, tuple[TensorEntry, TensorEntry]]
 
     def pair(self, module: str) -> tuple[Tensor, Tensor]:
@@ -108,7 +83,7 @@ def read_adapter(folder: Path, weights: Mapping[str, TensorEntry | Tensor] | Non
         settings_path, path = folder / SETTINGS, folder / ADAPTER
         settings, entries = read_json(settings_path), read_header(path)
     try:
-        config = AdapterConfig(settings.get("r"), settings.get("alpha"), tuple(settings.get("targets", ())))  # type: ignore[arg-type]
+        config = LoraConfig(settings.get("r"), settings.get("alpha"), tuple(settings.get("targets", ())))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{settings_path}: {error}") from None
     pairs = {}
@@ -171,7 +146,7 @@ def _check_shapes(
         )
 
 
-def save_adapter(folder: Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
+def save_adapter(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor]) -> None:
     """Write an adapter's two files, each aside and renamed, the description last.
 
     Raises:
@@ -190,7 +165,7 @@ def save_adapter(folder: Path, config: AdapterConfig, tensors: Mapping[str, Tens
 
 
 @torch.no_grad()
-def merge_adapter(weights: dict[str, Tensor], config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
+def merge_adapter(weights: dict[str, Tensor], config: LoraConfig, tensors: Mapping[str, Tensor]) -> None:
     """Add an adapter in memory to a model's weights (name -> tensor), replacing those it changes; each keeps its dtype.
 
     Raises:

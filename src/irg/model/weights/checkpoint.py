@@ -6,7 +6,6 @@ key and shape with the files' headers, and only then maps or reads tensors, stra
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,16 +27,16 @@ from irg.model.weights.config_files import CONFIG, read_config, to_sections
 from irg.model.weights.manifest import TensorEntry, TensorReader, compare, find_weights, read_entries
 from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
 from irg.model.weights.quantize import (
-    Kind,
+    Quantization,
     QuantizedLinear,
     make_room,
     prepare_for,
     require_torchao,
     set_weight,
-    stored_kind,
+    stored_quantization,
 )
 
-__all__ = ["LoadedModel", "load_model", "new_model", "read_config", "save_model"]
+__all__ = ["LoadedModel", "load_model", "read_config", "save_model"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -61,7 +60,7 @@ def load_model(
     device: torch.device | str | Callable[[str], torch.device] = "cpu",
     prefer: Literal["ema", "model"] = "ema",
     autoencoder_file: Path | str | None = None,
-    quantize: Kind | None = None,
+    quantize: Quantization | None = None,
 ) -> LoadedModel:
     """Load a model folder; both networks are in eval mode.
 
@@ -81,7 +80,7 @@ def load_model(
         ValueError: a file is missing, damaged, or does not fit the configuration. One line that names the file.
     """
     checked = folder if isinstance(folder, CheckedFolder) else check_folder(folder, prefer, autoencoder_file)
-    stored = stored_kind(checked.entries)
+    stored = stored_quantization(checked.entries)
     if quantize is not None and stored not in (None, quantize):
         raise ValueError(f"{checked.weights_file} is quantized to {stored}, so it can't be loaded as {quantize}")
     model, autoencoder = checked.model, checked.autoencoder
@@ -173,28 +172,6 @@ def save_model(
             path.write_text(json.dumps(to_sections(config), indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder}: can't write the model: {error}") from None
-
-
-@torch.no_grad()
-def new_model(config: ModelConfig, seed: int) -> UnifiedModel:
-    """A model with random weights that keep activations near unit size, for tests and benchmarks.
-
-    Unlike a start for training, every output depends on every weight (no zeros but the biases). The global random state
-    is left as it was.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        model = UnifiedModel(config)
-    out_scale = 1 / math.sqrt(2 * config.decoder.num_hidden_layers)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
-            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        else:
-            last = any(part in name for part in ("o_proj", "down_proj"))
-            parameter.normal_(0.0, (out_scale if last else 1.0) / math.sqrt(parameter.shape[1]), generator=generator)
-    for table in _tables(model).values():
-        table.reset_parameters()
-    return model.eval()
 
 
 # --------------------------------------------------------------------------------------------------------- the details

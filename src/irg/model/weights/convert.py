@@ -34,7 +34,7 @@ from irg.model.weights.config_files import (
 from irg.model.weights.manifest import PICKLES, TensorEntry, TensorReader
 from irg.model.weights.shards import Planned, write_weights
 
-Layout = Literal["irg", "bagel"]
+FolderLayout = Literal["irg", "bagel"]
 ORIGINAL = "bagel_files"  # in config.json: BAGEL's configuration files, as text
 _CONFIGS = (CONFIG, LLM_CONFIG, VIT_CONFIG)
 _KEPT = (".json", ".txt", ".md", "")  # tokenizer, irg.json, model card, licence
@@ -45,9 +45,9 @@ MAX_KEPT_BYTES = 1 << 26
 class Conversion:
     """What to change; None keeps what the folder has."""
 
-    layout: Layout | None = None
+    layout: FolderLayout | None = None
     dtype: torch.dtype | None = None
-    quantize: quantizing.Kind | None = None
+    quantize: quantizing.Quantization | None = None
     lora: Path | None = None
     shard_bytes: int | None = None
     prefer: Literal["ema", "model"] = "ema"
@@ -71,7 +71,7 @@ def convert(
         OSError: ``out`` can't be written.
     """
     checked = check_folder(source, conversion.prefer)
-    if (stored := quantizing.stored_kind(checked.entries)) is not None:
+    if (stored := quantizing.stored_quantization(checked.entries)) is not None:
         if conversion.lora is not None:
             raise ValueError(f"{checked.weights_file} is quantized: merge the adapter into the full weights first")
         if conversion.quantize not in (None, stored):
@@ -180,7 +180,7 @@ def _quantized(
     module: str,
     entry: TensorEntry,
     shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-    kind: quantizing.Kind,
+    kind: quantizing.Quantization,
     adapter: Adapter | None,
 ) -> Iterator[Planned]:
     """A weight's quantized parts. It is quantized when the first is asked for, and forgotten with the last."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from irg.model.weights.checkpoint import AUTOENCODER, weight_names
-from irg.model.weights.manifest import in_words, read_index
+from irg.model.weights.manifest import format_size, read_index
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 SMALL = ("*.json", "merges.txt")  # configurations, tokenizer, indexes, irg.json
@@ -80,7 +80,7 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
     files = needed(repo, sizes, shards, prefer)
     missing = [name for name in files if not _is_cached(repo, name, info.sha)]
     if missing:
-        size = in_words(sum(sizes[name] for name in missing))
+        size = format_size(sum(sizes[name] for name in missing))
         files_told = "1 file" if len(missing) == 1 else f"{len(missing)} files"
         say(
             f"Downloading {size} ({files_told}) of {repo} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "

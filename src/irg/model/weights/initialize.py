@@ -15,16 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from irg.model.network.autoencoder import FluxConfig, build_autoencoder
-from irg.model.network.config import ModelConfig, bagel_7b, mini, tiny
+from irg.model.network.config import ModelConfig
 from irg.model.network.embeddings import sincos_rows
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.checkpoint import AUTOENCODER, WEIGHTS, expected
 from irg.model.weights.config_files import CONFIG, bagel_sections, to_sections
-from irg.model.weights.convert import Layout
+from irg.model.weights.convert import FolderLayout
 from irg.model.weights.shards import Planned, write_weights
 from irg.model.weights.tokenizer import SPECIAL_NAMES, TOKENIZER
 
-CONFIGS: dict[str, Callable[[], ModelConfig]] = {"bagel_7b": bagel_7b, "mini": mini, "tiny": tiny}
 _PIECE = 1 << 24  # numbers drawn at a time
 
 
@@ -65,7 +64,7 @@ def narrower(config: ModelConfig, factor: int) -> ModelConfig:
 def write_folder(
     folder: Path,
     config: ModelConfig,
-    layout: Layout = "bagel",
+    layout: FolderLayout = "bagel",
     seed: int | None = 0,
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int | None = None,
@@ -97,6 +96,17 @@ def write_folder(
     (folder / TOKENIZER).write_text(byte_tokenizer(config), encoding="utf-8")
 
 
+@torch.no_grad()
+def random_model(config: ModelConfig, seed: int) -> UnifiedModel:
+    """A unified model in memory with the random float32 weights that :func:`write_folder` would write."""
+    with torch.random.fork_rng(devices=[]):
+        model = UnifiedModel(config)
+    tensors = model.state_dict()
+    for key, shape in expected(model).items():
+        tensors[key].copy_(_tensor(key, shape, config, seed))
+    return model.eval()
+
+
 def byte_tokenizer(config: ModelConfig) -> str:
     """``tokenizer.json`` of a vocabulary of the 256 bytes and the four wrapping tokens.
 
@@ -125,7 +135,8 @@ def _planned(network: nn.Module, config: ModelConfig, seed: int | None, dtype: t
 
 
 def _tensor(key: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> Tensor:
-    """Weights that keep activations near unit size (see ``checkpoint.new_model``): float32."""
+    """A random weight, float32, which keeps activations near unit size. Unlike a start for training, every output
+    depends on every weight (no zeros but the biases)."""
     if key.endswith("pos_embed.pos_embed"):
         side = math.isqrt(shape[0])
         index = torch.arange(shape[0])

@@ -49,7 +49,7 @@ class TensorEntry:
     stop: int
 
 
-def in_words(size: float) -> str:
+def format_size(size: float) -> str:
     """Bytes for people: ``29.2 GB`` (1e9), ``47.1 MB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 

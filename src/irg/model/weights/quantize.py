@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from irg.model.weights.manifest import TensorEntry
 
-Kind = Literal["int8", "int4"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Quantization = Literal["int8", "int4"]
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 GROUPS = (128, 64, 32)  # input values that share an int4 scale: the largest that divides a layer's inputs
 PIECE_CPU, PIECE_GPU = 1 << 18, 1 << 24  # numbers of a weight that are quantized at a time
 LAYERS = "language_model.model.layers."
@@ -53,12 +53,12 @@ class QuantizedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Quantization:
         return "int8" if self.zero is None else "int4"
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """The weight [O, I] that the numbers stand for."""
-        return widened(self.qdata, self.scale, self.zero, dtype)
+        return dequantized(self.qdata, self.scale, self.zero, dtype)
 
     def forward(self, x_NI: Tensor) -> Tensor:
         if self.zero is None:  # scaling the result is cheaper than scaling the weight
@@ -67,7 +67,7 @@ class QuantizedLinear(nn.Module):
         return F.linear(x_NI, self.weight_in(x_NI.dtype), None if self.bias is None else self.bias.to(x_NI.dtype))
 
 
-def widened(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
+def dequantized(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Quantized numbers as a plain weight [O, I]."""
     if zero is None:
         return qdata.to(dtype) * scale.to(dtype)
@@ -76,7 +76,7 @@ def widened(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtyp
     return weight_OSI.sub_(zero[..., None].to(dtype)).mul_(scale[..., None].to(dtype)).view(outputs, -1)
 
 
-def quantized_weight(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
+def quantized_weight(weight_OI: Tensor, kind: Quantization) -> dict[str, Tensor]:
     """``qdata``, ``scale`` and for int4 ``zero`` of a weight (shapes and dtypes: :class:`QuantizedLinear`).
 
     Raises:
@@ -86,7 +86,7 @@ def quantized_weight(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
     return {part: torch.cat([piece[part] for piece in pieces]) for part in pieces[0]}
 
 
-def _pieces(weight_OI: Tensor, kind: Kind) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def _pieces(weight_OI: Tensor, kind: Quantization) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """A weight's quantized parts some rows at a time (torchao works in float32, several copies at once)."""
     numbers = PIECE_CPU if weight_OI.device.type == "cpu" else PIECE_GPU
     start = 0
@@ -95,7 +95,7 @@ def _pieces(weight_OI: Tensor, kind: Kind) -> Iterator[tuple[int, dict[str, Tens
         start += len(rows_OI)
 
 
-def _quantized_rows(weight_OI: Tensor, kind: Kind) -> dict[str, Tensor]:
+def _quantized_rows(weight_OI: Tensor, kind: Quantization) -> dict[str, Tensor]:
     ops = _torchao()
     rows, inputs = weight_OI.shape
     if kind == "int8":
@@ -135,7 +135,7 @@ def wanted(name: str, module: nn.Module) -> bool:
     return name.startswith(LAYERS) and isinstance(module, nn.Linear)
 
 
-def part_shapes(inputs: int, outputs: int, kind: Kind) -> dict[str, tuple[tuple[int, ...], torch.dtype]] | None:
+def part_shapes(inputs: int, outputs: int, kind: Quantization) -> dict[str, tuple[tuple[int, ...], torch.dtype]] | None:
     """Shape and dtype of a quantized weight's parts; None where ``kind`` can't hold it (too few inputs for int4)."""
     if kind == "int8":
         return {"qdata": ((outputs, inputs), torch.int8), "scale": ((outputs, 1), torch.float32)}
@@ -150,7 +150,7 @@ def part_shapes(inputs: int, outputs: int, kind: Kind) -> dict[str, tuple[tuple[
     }
 
 
-def make_room(model: nn.Module, kind: Kind, where: Callable[[str], torch.device]) -> None:
+def make_room(model: nn.Module, kind: Quantization, where: Callable[[str], torch.device]) -> None:
     """Replace the linear layers that quantization is for by quantized ones with memory of their own but no values.
 
     All rooms are made before the first weight is read: what is made and dropped on the way can't lie between them.
@@ -176,7 +176,7 @@ def set_weight(layer: QuantizedLinear, weight_OI: Tensor) -> None:
             getattr(layer, part)[start : start + len(tensor)].copy_(tensor)
 
 
-def quantize(model: nn.Module, kind: Kind) -> None:
+def quantize(model: nn.Module, kind: Quantization) -> None:
     """Quantize a unified model's decoder in place, layer by layer.
 
     Raises:
@@ -191,7 +191,7 @@ def quantize(model: nn.Module, kind: Kind) -> None:
 
 
 def _replace(
-    model: nn.Module, name: str, linear: nn.Linear, kind: Kind, device: torch.device
+    model: nn.Module, name: str, linear: nn.Linear, kind: Quantization, device: torch.device
 ) -> QuantizedLinear | None:
     """Put an empty quantized layer in a linear one's place, if ``kind`` can hold it."""
     shapes = part_shapes(linear.in_features, linear.out_features, kind)
@@ -207,7 +207,7 @@ def _replace(
 # -------------------------------------------------------------------------------------------------- quantized folders
 
 
-def stored_kind(entries: Mapping[str, TensorEntry]) -> Kind | None:
+def stored_quantization(entries: Mapping[str, TensorEntry]) -> Quantization | None:
     """What a folder's weights are quantized to, by their keys; None if they are not."""
     qdata = next((entry for key, entry in entries.items() if key.endswith(".qdata")), None)
     return None if qdata is None else ("int8" if qdata.dtype == torch.int8 else "int4")
@@ -219,7 +219,7 @@ def prepare_for(model: nn.Module, entries: Mapping[str, TensorEntry]) -> dict[st
     Returns:
         The keys that must be stored in a dtype of their own, and which.
     """
-    kind, exact = stored_kind(entries), dict[str, torch.dtype]()
+    kind, exact = stored_quantization(entries), dict[str, torch.dtype]()
     for name, module in list(model.named_modules()):
         if kind is not None and wanted(name, module) and f"{name}.qdata" in entries:
             assert isinstance(module, nn.Linear)

@@ -5,17 +5,17 @@ import torch
 from torch import Tensor
 
 from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, write
-from irg.model.network.attention import PackedAttention
 from irg.model.network.flex_attention import FlexAttention
-from irg.model.network.inputs import StreamOrder
-from irg.sequence.layout import Layout, lay_out, visibility
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.token_batch import StreamOrder
+from irg.sequence.layout import TokenLayout, lay_out, visibility
 from irg.sequence.parts import noised_copies
 from irg.sequence.special import Grammar, SpecialTokens
 
 GRAMMAR = Grammar(SpecialTokens(0, 1, 2, 3), latent_side=8, patch_side=8)
 
 
-def six_modes() -> list[Layout]:
+def six_modes() -> list[TokenLayout]:
     """One sample of every mode (and BAGEL's two), targets noised twice."""
     image = EncodedImage(0, (2, 3), (2, 2))
     one = EncodedTrajectory((9,), (5, 6), (7, 8, 9), image, how_to_think=(4,), how_to_improve=(4, 5))

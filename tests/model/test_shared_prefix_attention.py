@@ -5,16 +5,16 @@ import torch
 from torch import Tensor
 
 from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, write
-from irg.model.network.attention import PackedAttention
-from irg.model.network.inputs import StreamOrder
-from irg.model.network.shared_context import SharedContextAttention
-from irg.sequence import Grammar, Latents, Layout, Patches, SpecialTokens, Target, Text, lay_out
+from irg.model.network.packed_attention import PackedAttention
+from irg.model.network.shared_prefix_attention import SharedPrefixAttention
+from irg.model.network.token_batch import StreamOrder
+from irg.sequence import Grammar, Latents, Patches, SpecialTokens, Target, Text, TokenLayout, lay_out
 from irg.sequence.parts import Part, noised_copies
 
 GRAMMAR = Grammar(SpecialTokens(0, 1, 2, 3), latent_side=8, patch_side=8)
 
 
-def modes(copies: int) -> list[Layout]:
+def modes(copies: int) -> list[TokenLayout]:
     """One sample of every mode, targets noised ``copies`` times, reflections of another length."""
     image = EncodedImage(0, (2, 3), (2, 2))
     one = EncodedTrajectory((9,), (5, 6), (7, 8, 9), image, how_to_think=(4,), how_to_improve=(4, 5))
@@ -32,7 +32,7 @@ ODD: list[list[Part]] = [
 ]
 
 
-def run(attend: PackedAttention | SharedContextAttention, tokens: int, kv_heads: int) -> list[Tensor]:
+def run(attend: PackedAttention | SharedPrefixAttention, tokens: int, kv_heads: int) -> list[Tensor]:
     """Output, then the gradients of q, k and v."""
     generator = torch.Generator().manual_seed(tokens)
     qkv = [torch.randn(tokens, heads, 8, generator=generator).requires_grad_() for heads in (4, kv_heads, kv_heads)]
@@ -44,9 +44,9 @@ def run(attend: PackedAttention | SharedContextAttention, tokens: int, kv_heads:
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("slack", [0.0, 0.8, 1.0])
 @pytest.mark.parametrize("layouts", [modes(1), modes(3), [lay_out(parts, GRAMMAR) for parts in ODD]])
-def test_equals_dense(layouts: list[Layout], slack: float, kv_heads: int) -> None:
+def test_equals_dense(layouts: list[TokenLayout], slack: float, kv_heads: int) -> None:
     order, tokens = StreamOrder.of(layouts), sum(map(len, layouts))
-    shared = run(SharedContextAttention(layouts, order, slack=slack), tokens, kv_heads)
+    shared = run(SharedPrefixAttention(layouts, order, slack=slack), tokens, kv_heads)
     dense = run(PackedAttention(layouts, order), tokens, kv_heads)
     assert len(shared) == len(dense) == 4
     for got, wanted in zip(shared, dense, strict=True):
@@ -60,7 +60,7 @@ def test_alike_samples_stand_side_by_side() -> None:
         for words, copies in ((18, 2), (16, 2), (8, 2), (18, 1))
     ]
     layouts = [lay_out(parts, GRAMMAR) for parts in samples]
-    attend = SharedContextAttention(layouts, StreamOrder.of(layouts))
+    attend = SharedPrefixAttention(layouts, StreamOrder.of(layouts))
     assert [(g.rows, g.context, g.images, g.block) for g in attend.groups] == [
         (2, 20, 2, 6),
         (1, 10, 2, 6),

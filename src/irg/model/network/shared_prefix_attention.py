@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irg.model.network.attention import to_bias
-from irg.model.network.inputs import StreamOrder
-from irg.sequence.layout import Layout, SplitMode, visibility
+from irg.model.network.packed_attention import to_bias
+from irg.model.network.token_batch import StreamOrder
+from irg.sequence.layout import SplitMode, TokenLayout, visibility
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Split:
     visible_TT: np.ndarray
 
     @staticmethod
-    def of(layout: Layout) -> "_Split":
+    def of(layout: TokenLayout) -> "_Split":
         ends = np.cumsum(layout.split_lens)
         blocks = [np.arange(end - n, end) for end, n in zip(ends, layout.split_lens, strict=True)]
         noisy = [mode == SplitMode.NOISE for mode in layout.split_modes]
@@ -68,11 +68,11 @@ class _Split:
         return len(self.noised), max((len(b) for b in self.noised), default=0), len(self.context_C)
 
 
-class SharedContextAttention:
-    """Joint attention over a training pack, as :class:`irg.model.network.attention.PackedAttention` computes it."""
+class SharedPrefixAttention:
+    """Joint attention over a training pack, as :class:`.packed_attention.PackedAttention` computes it."""
 
     def __init__(
-        self, layouts: Sequence[Layout], order: StreamOrder, device: torch.device | str = "cpu", slack: float = 0.8
+        self, layouts: Sequence[TokenLayout], order: StreamOrder, device: torch.device | str = "cpu", slack: float = 0.8
     ) -> None:
         """``slack``: the shortest context of a group has at least this share of the longest one's length."""
         splits = [_Split.of(layout) for layout in layouts]
@@ -94,7 +94,7 @@ class SharedContextAttention:
         self.stream_of_slot = torch.from_numpy(np.concatenate(streams)).to(device)
         self.slot_of_stream = torch.from_numpy(slot_T).to(device)
 
-    def to(self, device: torch.device | str) -> "SharedContextAttention":
+    def to(self, device: torch.device | str) -> "SharedPrefixAttention":
         """The same plan on another device."""
         moved = copy(self)
         moved.stream_of_slot = self.stream_of_slot.to(device)

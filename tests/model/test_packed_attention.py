@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from irg.model.network.attention import PackedAttention, dense_attention, to_bias
-from irg.model.network.inputs import StreamOrder
-from irg.sequence import Grammar, Latents, Layout, Part, Patches, SpecialTokens, Target, Text, lay_out, visibility
+from irg.model.network.packed_attention import PackedAttention, dense_attention, to_bias
+from irg.model.network.token_batch import StreamOrder
+from irg.sequence import Grammar, Latents, Part, Patches, SpecialTokens, Target, Text, TokenLayout, lay_out, visibility
 
 H, K, E = 4, 2, 8  # query heads, key-value heads, head size
 GRAMMAR = Grammar(SpecialTokens(0, 1, 2, 3), latent_side=4, patch_side=4)
@@ -52,7 +52,7 @@ def test_bias() -> None:
     assert to_bias(torch.tensor([True, False]), torch.float32).tolist() == [0.0, float("-inf")]
 
 
-def pack(layouts: list[Layout], slack: float) -> tuple[PackedAttention, StreamOrder, Tensor]:
+def pack(layouts: list[TokenLayout], slack: float) -> tuple[PackedAttention, StreamOrder, Tensor]:
     order = StreamOrder.of(layouts)
     attend = PackedAttention(layouts, order, slack=slack)
     return attend, order, attend(0, *qkv(sum(len(layout) for layout in layouts)))

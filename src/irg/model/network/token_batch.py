@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irg.sequence.layout import UND, Kind, Layout
+from irg.sequence.layout import UND, TokenKind, TokenLayout
 
 
 @dataclass
@@ -50,7 +50,7 @@ class StreamOrder:
     stream_of_T: np.ndarray  # stream index of each reading-order token
 
     @staticmethod
-    def of(layouts: Sequence[Layout]) -> "StreamOrder":
+    def of(layouts: Sequence[TokenLayout]) -> "StreamOrder":
         """Order of the concatenation of ``layouts``."""
         experts_T = np.concatenate([layout.experts_T for layout in layouts])
         und_T, gen_T = np.flatnonzero(experts_T == UND), np.flatnonzero(experts_T != UND)
@@ -61,7 +61,7 @@ class StreamOrder:
 
 
 def token_batch(
-    layouts: Sequence[Layout],
+    layouts: Sequence[TokenLayout],
     order: StreamOrder,
     patches_PD: Tensor | None = None,
     latents_GD: Tensor | None = None,
@@ -76,14 +76,14 @@ def token_batch(
         for name in ("ids_T", "positions_T", "kinds_T", "cells_T")
     )
     kinds_U = kinds_T[order.und_T]
-    patch_rows_P = np.flatnonzero(kinds_U == Kind.PATCH)
+    patch_rows_P = np.flatnonzero(kinds_U == TokenKind.PATCH)
     batch = TokenBatch(
         ids_U=torch.from_numpy(ids_T[order.und_T]),
         positions_T=torch.from_numpy(positions_T[np.concatenate([order.und_T, order.gen_T])]),
     )
     if len(patch_rows_P):
         lens = [
-            int((layout.kinds_T[start : start + n] == Kind.PATCH).sum())
+            int((layout.kinds_T[start : start + n] == TokenKind.PATCH).sum())
             for layout in layouts
             for start, n in zip(np.cumsum([0, *layout.split_lens[:-1]]), layout.split_lens, strict=True)
         ]

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irg.model.network.inputs import StreamOrder
-from irg.sequence.layout import Layout, visibility
+from irg.model.network.token_batch import StreamOrder
+from irg.sequence.layout import TokenLayout, visibility
 
 
 def dense_attention(q_RHSE: Tensor, k_RKSE: Tensor, v_RKSE: Tensor, bias_RSS: Tensor | None) -> Tensor:
@@ -40,7 +40,7 @@ class PackedAttention:
 
     def __init__(
         self,
-        layouts: Sequence[Layout],
+        layouts: Sequence[TokenLayout],
         order: StreamOrder,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
