@@ -2,9 +2,8 @@
 
 import base64
 import io
-from html.parser import HTMLParser
-from typing import Any
 
+from html_page import HOSTILE, Page
 from PIL import Image
 
 from irg.reasoning.settings import Settings
@@ -20,38 +19,10 @@ def render_index(entries: list[tuple[str, Trajectory]], title: str = "Results") 
     return render_gallery([(folder, trajectory.to_dict()) for folder, trajectory in entries], title)
 
 
-HOSTILE = '<script>alert(1)</script> "quoted" <img src=x onerror=alert(2)> & \' `'
 T2 = (
     "<think> Analysis: the apple is green. Improvements: recolor it. Steps: keep 2 things, fix 1, add 0, remove 0. "
     "Final prompt: a red apple. </think>"
 )
-
-
-class Page(HTMLParser):
-    """Collects elements and visible text, and complains about elements left open."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, Any]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(html)
-        assert not self._open, f"left open: {self._open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("img", "meta", "link", "br"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open and self._open.pop() == tag, f"misplaced </{tag}>"
-
-    def handle_data(self, data: str) -> None:
-        if not self._open or self._open[-1] != "style":
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, Any]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def example(thoughts: list[str | None], size: tuple[int, int] = (128, 96), prompt: str = "an apple") -> Trajectory:
