@@ -25,9 +25,10 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from irg.engine.ops import Drawn, Operation, Program, Write, Written
+from irg.engine.engine import Engine
+from irg.engine.events import ImageDone, TextDone
+from irg.engine.ops import Operation, Program, Write
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine, OperationDone
 from irg.engine.settings import IMPROVING, DrawSettings
 from irg.model.network.autoencoder import Autoencoder, CompactConfig, build_autoencoder
 from irg.model.network.config import DecoderConfig, ModelConfig, VitConfig, tiny
@@ -93,7 +94,7 @@ class Case:
     tokenizer: TextTokenizer
     jobs: list[Job]
     thoughts: list[list[Ids]] | None  # forced, for each job and turn
-    forms: tuple[str, ...] = ()  # what the model brings for guessing ahead
+    draft_texts: tuple[str, ...] = ()  # what the model brings for speculative decoding
 
     def forced(self, index: int) -> list[Ids] | None:
         """The forced thoughts of a job."""
@@ -243,16 +244,16 @@ def run_engine(case: Case, count: int) -> Run:
     with _peak_memory() as peak:
         started = time.perf_counter()
         runner = TimedRunner(case.model, case.autoencoder)
-        engine = Engine(runner, case.tokenizer, case.forms)
+        engine = Engine(runner, case.tokenizer, case.draft_texts)
+        session = engine.session()
         for i in range(count):
-            engine.add(replayed(irg(case.jobs[i]), case.forced(i)), seed=i, index=i)
-        for event in engine.events():
-            match event:
-                case OperationDone(i, Written() as written):
-                    results[i].thoughts.append(written.ids)
-                case OperationDone(i, Drawn() as drawn):
-                    results[i].latents.append(drawn.latents)
-                    results[i].images.append(drawn.image)
+            session.add(replayed(irg(case.jobs[i]), case.forced(i)), seed=i)
+        for event in session:
+            if isinstance(event, TextDone):
+                results[event.request].thoughts.append(event.ids)
+            elif isinstance(event, ImageDone):
+                results[event.request].latents.append(event.latents)
+                results[event.request].images.append(event.image)
         total = time.perf_counter() - started
     stages = dict(engine.seconds)
     stages["prefill"] -= runner.encoding

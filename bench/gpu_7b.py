@@ -11,7 +11,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ import tyro
 from torch import nn
 
 from engine import replayed, word_tokenizer
-from irg.engine.scheduler import Engine, EngineEvent
+from irg.engine.engine import Engine
+from irg.engine.events import RequestFailed
 from irg.engine.settings import IMPROVING, DrawSettings
 from irg.model.network.autoencoder import Autoencoder, build_autoencoder
 from irg.model.network.config import CONFIGS, ModelConfig
@@ -205,26 +206,6 @@ class StagedRunner(CountingRunner):
         return self.stages.stage(name)
 
 
-class StagedEngine(Engine):
-    """The engine with a clock that waits for the device around each stage."""
-
-    def __init__(self, runner: StagedRunner, *args: Any) -> None:
-        super().__init__(runner, *args)
-        self.stages = runner.stages
-
-    def _prefill(self) -> list[EngineEvent]:
-        with self.stages.stage("prefill"):
-            return super()._prefill()
-
-    def _decode(self, writers: Sequence[Any]) -> list[EngineEvent]:
-        with self.stages.stage("decode"):
-            return super()._decode(writers)
-
-    def _denoise(self, drawers: Sequence[Any]) -> list[EngineEvent]:
-        with self.stages.stage("denoise"):
-            return super()._denoise(drawers)
-
-
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
@@ -272,14 +253,17 @@ def run(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, rung: R
     usable = [token for token in range(decoder.vocab_size) if token not in special]
     words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
     thoughts = [tuple(usable[: options.thought_tokens])] * 2
-    engine = StagedEngine(runner, tokenizer, (), False)  # every thought is the same: all of it could be guessed
+    engine = Engine(runner, tokenizer, speculative=False)  # every thought is the same: all of it could be drafted
+    engine.scheduler.clock = runner.stages.stage  # type: ignore[method-assign]  # waits for the device
+    session = engine.session()
     synchronize(device)
     started = time.perf_counter()
     for index in range(options.requests):
         program = PROGRAMS[mode](job_of(options, mode, points, *words))
-        engine.add(replayed(program, thoughts), seed=index, index=index)
-    for _ in engine.events():
-        pass
+        session.add(replayed(program, thoughts), seed=index)
+    for event in session:
+        if isinstance(event, RequestFailed):
+            raise event.error
     synchronize(device)
     total = time.perf_counter() - started
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0

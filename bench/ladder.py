@@ -18,9 +18,12 @@ import tyro
 from PIL import Image
 
 from engine import Case, Ids, Options, build_case, replayed
-from irg.engine.ops import Drawn, Operation, Program, Write, Written
+from irg.engine.decode import TextDecoder
+from irg.engine.engine import Engine
+from irg.engine.events import ImageDone, TextDone
+from irg.engine.ops import Operation, Program, Write
+from irg.engine.request import Request
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine, OperationDone
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.quantize import quantize
 from irg.reasoning.programs import irg
@@ -88,32 +91,34 @@ def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
     """Run all requests, with the given thoughts or the model's own."""
     held = {t.data_ptr(): t.nbytes for t in (*case.model.parameters(), *case.model.buffers())}
     started = time.perf_counter()
-    engine = _Watching(Runner(case.model, case.autoencoder), case.tokenizer)
+    engine = Engine(Runner(case.model, case.autoencoder), case.tokenizer)
+    engine.scheduler.decoder = decoder = _Watching(engine.runner, case.tokenizer, engine.scheduler.drafter)
+    session = engine.session()
     for i, job in enumerate(case.jobs):
-        engine.add(replayed(irg(job), given[i] if given else None), seed=i, index=i)
+        session.add(replayed(irg(job), given[i] if given else None), seed=i)
     thoughts: list[list[Ids]] = [[] for _ in case.jobs]
     images: list[list[Image.Image]] = [[] for _ in case.jobs]
-    for event in engine.events():
-        match event:
-            case OperationDone(i, Written() as written):
-                thoughts[i].append(written.ids)
-            case OperationDone(i, Drawn() as drawn):
-                images[i].append(drawn.image)
+    for event in session:
+        if isinstance(event, TextDone):
+            thoughts[event.request].append(event.ids)
+        elif isinstance(event, ImageDone):
+            images[event.request].append(event.image)
     seconds = time.perf_counter() - started
     alone = thoughts if given is None else _written_alone(case)
-    choices = [engine.seen.get(i, []) for i in range(len(case.jobs))]
+    choices = [decoder.seen.get(i, []) for i in range(len(case.jobs))]
     return Outcome(alone, images, choices, sum(held.values()) / 1e6, seconds)
 
 
 def _written_alone(case: Case) -> list[list[Ids]]:
     """First thoughts, written greedily without help."""
     engine = Engine(Runner(case.model, case.autoencoder), case.tokenizer)
+    session = engine.session()
     for i, job in enumerate(case.jobs):
-        engine.add(_until_first_thought(irg(job)), seed=i, index=i)
+        session.add(_until_first_thought(irg(job)), seed=i)
     thoughts: list[list[Ids]] = [[] for _ in case.jobs]
-    for event in engine.events():
-        if isinstance(event, OperationDone) and hasattr(event.result, "ids"):
-            thoughts[event.task].append(tuple(event.result.ids))
+    for event in session:
+        if isinstance(event, TextDone):
+            thoughts[event.request].append(event.ids)
     return thoughts
 
 
@@ -126,17 +131,17 @@ def _until_first_thought(program: Program) -> Program:
             return
 
 
-class _Watching(Engine):
+class _Watching(TextDecoder):
     """Takes the likeliest token, and notes it even where the thought is given."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.seen: dict[int, list[Ids]] = {}
 
-    def _choose(self, writers: Sequence[Any], logits_BV: torch.Tensor) -> list[int]:
+    def _choose(self, requests: Sequence[Request], logits_BV: torch.Tensor) -> list[int]:
         chosen = logits_BV.argmax(dim=-1).tolist()
-        for task, token in zip(writers, chosen, strict=True):
-            self.seen.setdefault(task.index, []).append((token,))
+        for request, token in zip(requests, chosen, strict=True):
+            self.seen.setdefault(request.index, []).append((token,))
         return chosen
 
 

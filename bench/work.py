@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from irg.engine.cache import Context
-from irg.engine.runner import Branches, Extended, Runner
+from irg.engine.runner import Branches, Runner
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.quantize import QuantizedLinear
@@ -136,7 +136,7 @@ class CountingRunner(Runner):
         """Where a stage begins and ends."""
         yield
 
-    def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> list[Extended]:
+    def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> Tensor | None:
         blocks, latents, patches = [], 0, list[int]()
         for context, parts in items:
             if parts:

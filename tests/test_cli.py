@@ -19,7 +19,7 @@ from irg.cli import generate
 from irg.cli import main as cli
 from irg.cli.output import slug
 from irg.engine.settings import DrawSettings
-from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
+from irg.reasoning.events import DenoiseStep, Event, Finished, ImageDone, TextDelta, TextDone
 from irg.reasoning.settings import Settings
 from irg.results.metadata import read_png_settings
 from irg.results.trajectory import Trajectory, Turn
@@ -61,11 +61,11 @@ class FakePipeline:
             text = (T2 if turn else T1) if settings.mode != "direct" else None
             if text:
                 for piece in text.split(" "):
-                    yield ThinkingDelta(i, turn, piece + " ")
-                yield ThinkingDone(i, turn, text, 5, 0.1)
+                    yield TextDelta(i, turn, piece + " ")
+                yield TextDone(i, turn, text, 5, 0.1)
             total = settings.draw(turn).num_timesteps - 1
             for step in range(1, total + 1):
-                yield DrawStep(i, turn, step, total)
+                yield DenoiseStep(i, turn, step, total)
             image = Image.new("RGB", (settings.width or 32, settings.height or 32), (seed % 256, turn, 0))
             yield ImageDone(i, turn, image, 0.2)
             turns.append(Turn(text, image, settings.draw(turn).to_dict(), {"thinking": 0.1, "drawing": 0.2}, 5))

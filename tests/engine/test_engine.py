@@ -14,11 +14,12 @@ from torch import Tensor
 
 from irg.engine import scheduler
 from irg.engine.cache import Context
+from irg.engine.engine import Engine
+from irg.engine.events import DenoiseStep, ImageDone, RequestDone, TextDelta
 from irg.engine.ops import Draw, Drawn, Forget, Look, Operation, Program, Said, Say, Write
+from irg.engine.request import Denoising, Request
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
 from irg.engine.settings import IMPROVING, DrawSettings
-from irg.engine.task import Drawing
 from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.weights.checkpoint import LoadedModel
@@ -55,6 +56,10 @@ def held(runner: Runner, context: Context) -> Tensor:
     """A copy of a context's keys and values."""
     slabs = (*runner.cache.keys_RLKE, *runner.cache.values_RLKE)
     return torch.stack([slab[context.row, : context.length] for slab in slabs]).clone()
+
+
+def rows_in_use(runner: Runner) -> int:
+    return sum(holders > 0 for holders in runner.cache._holders)
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -135,10 +140,9 @@ def check_incrementally(runner: Runner, samples: Sequence[Sequence[Part]], at_on
             nonlocal start, pending
             if all(isinstance(part, DroppedImage) for part in pending):  # no tokens: only the position goes on
                 context.position, pending = context.position + len(pending), []  # noqa: B023
-            for extended in runner.extend([(context, pending)]):  # noqa: B023
-                wanted = hidden[start : start + len(extended.hidden_TC)]  # noqa: B023
-                assert torch.allclose(extended.hidden_TC, wanted, atol=1e-5)
-                start += len(wanted)
+            if (got := runner.extend([(context, pending)])) is not None:  # noqa: B023
+                assert torch.allclose(got, hidden[start : start + len(got)], atol=1e-5)  # noqa: B023
+                start += len(got)
             pending = []
 
         index = 0
@@ -179,7 +183,7 @@ def test_packed_training_is_incremental_inference(
     ]
     if samples:
         check_incrementally(runner, samples, lambda: random.random() < 0.5)
-    assert runner.cache.rows_in_use == 0
+    assert rows_in_use(runner) == 0
 
 
 def test_a_whole_trajectory_packed_and_incrementally(runner: Runner) -> None:
@@ -233,28 +237,28 @@ def same(got: list[Step], wanted: list[Step]) -> None:
         assert np.array_equal(np.asarray(a.image.image), np.asarray(b.image.image))
 
 
-@pytest.mark.parametrize("patience", [0, 2, scheduler.PATIENCE])
+@pytest.mark.parametrize("limit", [0, 2, scheduler.MAX_DECODE_TURNS_BEFORE_DENOISE])
 def test_all_together_as_each_alone(
-    fresh: Callable[[], Engine], alone: list[list[Step]], patience: int, monkeypatch: pytest.MonkeyPatch
+    fresh: Callable[[], Engine], alone: list[list[Step]], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "PATIENCE", patience)
+    monkeypatch.setattr(scheduler, "MAX_DECODE_TURNS_BEFORE_DENOISE", limit)
     engine = fresh()
     for got, wanted in zip(engine.run(programs()), alone, strict=True):
         same(got, wanted)
-    assert engine.runner.cache.rows_in_use == 0
+    assert rows_in_use(engine.runner) == 0
 
 
 @pytest.mark.parametrize("gap", [1, 7])
 def test_late_comers(fresh: Callable[[], Engine], alone: list[list[Step]], gap: int) -> None:
     """A new request every ``gap`` turns, the last first."""
-    engine, order, results = fresh(), list(range(len(JOBS)))[::-1], {}
-    waiting = iter(order)
-    while len(results) < len(JOBS):
-        if (i := next(waiting, None)) is not None:
-            ((program, seed),) = programs([i])
-            engine.add(program, seed, i)
+    engine, order = fresh(), list(range(len(JOBS)))[::-1]
+    session = engine.session()
+    for i in order:
+        ((program, seed),) = programs([i])
+        session.add(program, seed, i)
         for _ in range(gap):
-            results |= {e.task: e.value for e in engine.turn() if isinstance(e, ProgramDone)}
+            engine.step()
+    results = {event.request: event.value for event in session if isinstance(event, RequestDone)}
     for i, wanted in enumerate(alone):
         same(results[i], wanted)
 
@@ -283,27 +287,29 @@ def test_rows_are_used_again(fresh: Callable[[], Engine], alone: list[list[Step]
 # ------------------------------------------------------------------------------------- contexts
 
 
-def drawings(engine: Engine, program: Program, seed: int = 0) -> Iterator[tuple[Any, Drawing]]:
-    """Run a program; (task, drawing) after the first step of every image."""
-    task = engine.add(program, seed)
-    while engine.tasks:
-        if any(isinstance(event, StepDone) and event.step == 1 for event in engine.turn()):
-            assert task.drawing is not None
-            yield task, task.drawing
+def images_of(engine: Engine, program: Program, seed: int = 0) -> Iterator[tuple[Request, Denoising]]:
+    """Run a program; (request, image) after the first step of every image."""
+    with engine.session() as session:
+        request = session.add(program, seed)
+        for event in session:
+            if isinstance(event, DenoiseStep) and event.step == 1:
+                assert request.denoising is not None
+                yield request, request.denoising
 
 
 def test_branches_are_the_reduced_sequence(fresh: Callable[[], Engine], tiny_loaded: LoadedModel) -> None:
     """Main and both guidance contexts of every image hold what a prefill of their parts holds."""
     engine, seen = fresh(), 0
     job = replace(JOBS[0][1], settings=replace(JOBS[0][1].settings, rounds=3))
-    for task, drawing in drawings(engine, PROGRAMS["irg"](job)):
-        op = drawing.op
-        for context, dropped in ((drawing.main, ()), (drawing.text_free, op.without_text), (drawing.image_free, op.without_image)):  # fmt: skip # noqa: E501
+    for request, image in images_of(engine, PROGRAMS["irg"](job)):
+        op = image.op
+        branches = ((image.main, ()), (image.text_uncond, op.drop_text), (image.image_uncond, op.drop_image))
+        for context, dropped in branches:
             if context is None:
                 continue
             again = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
             wanted = again.cache.new()
-            kept = [part for i, part in enumerate(task.parts) if i not in dropped]
+            kept = [part for i, part in enumerate(request.parts) if i not in dropped]
             again.extend([(wanted, kept)])
             assert (context.length, context.position) == (wanted.length, wanted.position)
             assert torch.allclose(held(engine.runner, context), held(again, wanted), atol=1e-5)
@@ -314,12 +320,12 @@ def test_branches_are_the_reduced_sequence(fresh: Callable[[], Engine], tiny_loa
 def test_text_branches_are_copied(fresh: Callable[[], Engine]) -> None:
     """A branch that lacks the last parts is main's prefix, on a row of its own while it draws."""
     engine = fresh()
-    for task, drawing in drawings(engine, PROGRAMS["irg"](JOBS[0][1])):
-        branch = drawing.text_free
-        assert branch is not None and branch.row != task.main.row
-        assert torch.equal(held(engine.runner, branch), held(engine.runner, task.main)[:, : branch.length])
-        assert engine.runner.cache.rows_in_use == 2 + (drawing.image_free is not None)
-    assert engine.runner.cache.rows_in_use == 0
+    for request, image in images_of(engine, PROGRAMS["irg"](JOBS[0][1])):
+        branch = image.text_uncond
+        assert branch is not None and branch.row != request.main.row
+        assert torch.equal(held(engine.runner, branch), held(engine.runner, request.main)[:, : branch.length])
+        assert rows_in_use(engine.runner) == 2 + (image.image_uncond is not None)
+    assert rows_in_use(engine.runner) == 0
 
 
 class Counting(SteadyRunner):
@@ -342,7 +348,7 @@ class Counting(SteadyRunner):
 def test_nothing_goes_through_the_network_twice(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
     """Prefilled: what is said and looked at, and for the image branch each later thought. Fed: each thought, once."""
     runner = Counting(tiny_loaded)
-    (steps,) = Engine(runner, tiny_tokenizer, guess=False).run(programs([0]))
+    (steps,) = Engine(runner, tiny_tokenizer, speculative=False).run(programs([0]))
     first, *later = (len(step.thinking.ids) + 2 for step in steps)
     said = (3 + 2) + (3 + 2)  # "sys", "red", wrapped
     looked = (2 * 3 + 2) + (2 * 3 + 2)  # 32 x 48 pixels: 2 x 3 latent tokens; 28 x 42 for the ViT: 2 x 3 patches
@@ -359,7 +365,7 @@ def test_writers_share_forwards(tiny_loaded: LoadedModel, tiny_tokenizer: TextTo
         return (yield Write(20, forced=(65,) * n))
 
     runner = Counting(tiny_loaded)
-    written = Engine(runner, tiny_tokenizer, guess=False).run([(program(n), 0) for n in range(3, 8)])
+    written = Engine(runner, tiny_tokenizer, speculative=False).run([(program(n), 0) for n in range(3, 8)])
     assert [len(w.ids) for w in written] == [3, 4, 5, 6, 7]
     assert (runner.forwards, runner.fed) == (9, sum(n + 2 for n in range(3, 8)))
 
@@ -406,7 +412,7 @@ def test_both_branches_may_lack_the_same(fresh: Callable[[], Engine]) -> None:
 
     engine = fresh()
     (drawn,) = engine.run([(program(), 0)])
-    assert isinstance(drawn, Drawn) and engine.runner.cache.rows_in_use == 0
+    assert isinstance(drawn, Drawn) and rows_in_use(engine.runner) == 0
 
 
 def test_images_in_a_row_are_planned_anew(fresh: Callable[[], Engine]) -> None:
@@ -464,7 +470,9 @@ def test_what_is_written_is_as_if_it_had_been_said(fresh: Callable[[], Engine]) 
         yield Say("before")
         yield op((9, 8, 7))
         yield Say("after")
-        contexts.append((held(engine.runner, engine.tasks[0].main), engine.tasks[0].main.position))
+        contexts.append(
+            (held(engine.runner, engine.scheduler.running[0].main), engine.scheduler.running[0].main.position)
+        )
 
     for op in (Say, lambda ids: Write(10, forced=ids), lambda ids: Write(3, forced=ids)):
         engine.run([(program(op), 0)])
@@ -493,7 +501,7 @@ def test_what_is_forgotten_leaves_no_trace(fresh: Callable[[], Engine]) -> None:
     assert plain[0] == detour[0] and plain[1] == detour[1]
     assert (plain[2].handles, plain[2].ids) == (detour[2].handles, detour[2].ids)
     assert torch.allclose(plain[3].latents, detour[3].latents, atol=1e-5)
-    assert engine.runner.cache.rows_in_use == 0
+    assert rows_in_use(engine.runner) == 0
 
 
 def test_with_the_prompt_as_context_a_reflection_sees_no_plan(fresh: Callable[[], Engine]) -> None:
@@ -533,7 +541,7 @@ def test_greedy_takes_the_likeliest(fresh: Callable[[], Engine]) -> None:
     engine = fresh()
     _, written = run(engine, Say("hello"), Write(5, temperature=0.0))
     runner, context = engine.runner, engine.runner.cache.new()
-    runner.extend([(context, [Text(engine._ids("hello"))])])
+    runner.extend([(context, [Text(engine.scheduler.prefiller.ids("hello"))])])
     token, ids = runner.grammar.special.bos, []
     for _ in range(5):
         token = int(runner.feed([context], [[token]]).argmax())
@@ -564,8 +572,9 @@ def test_pieces_make_the_text(fresh: Callable[[], Engine], tiny_tokenizer: TextT
     def program() -> Program:
         return (yield Write(50, forced=ids))
 
-    engine.add(program(), seed=0)
-    pieces = [event.text for event in engine.events() if isinstance(event, TextPiece)]
+    session = engine.session()
+    session.add(program(), seed=0)
+    pieces = [event.text for event in session if isinstance(event, TextDelta)]
     assert pieces == ["n", "a", "ï", "v", "e", " ", "日"]
 
 
@@ -573,12 +582,13 @@ def test_events(fresh: Callable[[], Engine]) -> None:
     """What a listener is told of one request, in order."""
     engine = fresh()
     ((program, seed),) = programs([1])
-    engine.add(program, seed, index=7)
-    events = list(engine.events())
+    session = engine.session()
+    session.add(program, seed, index=7)
+    events = list(session)
     kinds = [type(event) for event in events]
-    assert kinds == [OperationDone, StepDone, StepDone, StepDone, OperationDone, ProgramDone]
-    assert all(event.task == 7 for event in events)
-    steps = [event for event in events if isinstance(event, StepDone)]
+    assert kinds == [DenoiseStep, DenoiseStep, DenoiseStep, ImageDone, RequestDone]
+    assert all(event.request == 7 for event in events)
+    steps = [event for event in events if isinstance(event, DenoiseStep)]
     assert [(s.step, s.total) for s in steps] == [(1, 3), (2, 3), (3, 3)]
     assert steps[0].time > steps[1].time > steps[2].time == 0.0
 
@@ -600,7 +610,9 @@ def test_ways_to_look(fresh: Callable[[], Engine], vae: bool, vit: bool, tokens:
 
     def program() -> Program:
         said: Said = yield Look(Image.new("RGB", (32, 32)), vae=vae, vit=vit)
-        lengths.append((engine.tasks[0].main.length, len(said.handles), engine.tasks[0].main.position))
+        lengths.append(
+            (engine.scheduler.running[0].main.length, len(said.handles), engine.scheduler.running[0].main.position)
+        )
 
     engine.run([(program(), 0)])
     assert lengths == [(tokens, vae + vit, vae + vit)]
@@ -614,10 +626,10 @@ def contexts_at(interval: tuple[float, float], shift: float, points: int, text: 
     from irg.engine.flow import time_grid
 
     s = DrawSettings(points, shift, text, 2.0, interval)
-    main, text_free, image_free = (Context(row) for row in range(3))
-    free = (text_free, image_free) if text > 1 else ()
-    drawing = Drawing(Draw(32, 32, s), (2, 2), noise(0, 4, 48), time_grid(points, shift).tolist(), main, *free)
-    return [len(replace(drawing, step=step).contexts) for step in range(drawing.total)]
+    main, text_uncond, image_uncond = (Context(row) for row in range(3))
+    branches = (text_uncond, image_uncond) if text > 1 else ()
+    image = Denoising(Draw(32, 32, s), (2, 2), noise(0, 4, 48), time_grid(points, shift).tolist(), main, *branches)
+    return [len(replace(image, step=step).contexts) for step in range(image.total)]
 
 
 def test_interval_edges() -> None:
@@ -654,7 +666,7 @@ def test_a_branch_that_lacks_nothing_guides_nowhere(fresh: Callable[[], Engine])
 
 
 @pytest.mark.parametrize("turns", [0, 1, 4, 9, 14])
-def test_stop_frees_everything(fresh: Callable[[], Engine], alone: list[list[Step]], turns: int) -> None:
+def test_close_frees_everything(fresh: Callable[[], Engine], alone: list[list[Step]], turns: int) -> None:
     """Wherever the requests are: writing, drawing, or not begun. The engine can go on afterwards."""
     engine, closed = fresh(), []
 
@@ -665,25 +677,16 @@ def test_stop_frees_everything(fresh: Callable[[], Engine], alone: list[list[Ste
             closed.append(program)
             raise
 
+    session = engine.session()
     for program, seed in programs():
-        engine.add(watched(program), seed)
+        session.add(watched(program), seed)
     for _ in range(turns):
-        engine.turn()
-    unfinished = len(engine.tasks)
-    engine.stop()
-    assert (engine.runner.cache.rows_in_use, len(engine.tasks), len(closed)) == (0, 0, unfinished)
+        engine.step()
+    unfinished = session.unfinished if turns else 0  # what has not begun has nothing to close
+    session.close()
+    assert (rows_in_use(engine.runner), engine.scheduler.running, len(closed)) == (0, [], unfinished)
     (got,) = engine.run(programs([2]))
     same(got, alone[2])
-
-
-def test_closing_the_events_stops(fresh: Callable[[], Engine]) -> None:
-    engine = fresh()
-    for program, seed in programs():
-        engine.add(program, seed)
-    events = engine.events()
-    next(events)
-    events.close()  # type: ignore[attr-defined]
-    assert (engine.tasks, engine.runner.cache.rows_in_use) == ([], 0)
 
 
 @pytest.mark.parametrize("when", [0, 1])
@@ -698,8 +701,7 @@ def test_a_program_that_fails_takes_no_rows_with_it(fresh: Callable[[], Engine],
 
     with pytest.raises(RuntimeError, match="no"):
         engine.run([*programs([1]), (program(), 0)])
-    engine.stop()
-    assert engine.runner.cache.rows_in_use == 0
+    assert rows_in_use(engine.runner) == 0
 
 
 def test_a_program_that_does_nothing(fresh: Callable[[], Engine]) -> None:

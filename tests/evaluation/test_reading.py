@@ -3,8 +3,8 @@
 import torch
 from PIL import Image
 
+from irg.engine.engine import Engine
 from irg.engine.ops import Look, Say
-from irg.engine.scheduler import Engine
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini.measure.reading import Reading, cases, kinds_of, measure, table
 
@@ -37,15 +37,15 @@ def test_the_cases_differ_in_what_is_seen() -> None:
 def test_a_given_text_is_scored_as_it_is_written() -> None:
     pipe = IRGPipeline.from_pretrained("mini")
     engine: Engine = pipe.engine
-    ids = engine._ids("Scene: night")
+    ids = engine.scheduler.prefiller.ids("Scene: night")
     ops = (Say("a cat"), Look(Image.new("RGB", (128, 128), (9, 90, 200)), vae=False))
     scored = engine.score(ops, ids)
     context = engine.runner.cache.new()
     for op in ops:
-        engine.runner.extend([(context, engine._parts_of(op, torch.Generator()))])
+        engine.runner.extend([(context, engine.scheduler.prefiller.parts_of(op, torch.Generator()))])
     one_by_one = [engine.runner.feed([context], [[token]])[0, 0] for token in (engine.runner.grammar.special.bos, *ids)]
     assert torch.allclose(scored, torch.stack(one_by_one), atol=1e-4)
-    assert engine.runner.cache.rows_in_use == 1
+    assert engine.runner.cache._holders.count(1) == 1
 
 
 def test_the_table_has_every_row() -> None:

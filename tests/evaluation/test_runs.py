@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from irg.engine.engine import Engine
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine
 from irg.evaluation import runs
 from irg.evaluation.image_folders import LAYOUTS, ImageFile
 from irg.model.weights.profile import Profile
@@ -111,7 +111,7 @@ def test_an_interruption_keeps_what_is_finished(geneval_prompts, pipe, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         runs.draw(tmp_path / "run", info, geneval_prompts.prompts, pipe, 1, QUIET)
     assert len(runs.missing(tmp_path / "run", info, geneval_prompts.prompts)) == 2
-    assert not pipe.engine.tasks  # and the engine is free again
+    assert not pipe.engine.scheduler.running  # and the engine is free again
 
 
 def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):

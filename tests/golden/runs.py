@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from irg.engine.cache import Context
+from irg.engine.engine import Engine
+from irg.engine.events import DenoiseStep, RequestFailed
 from irg.engine.ops import Program
+from irg.engine.request import Denoising
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine, StepDone
 from irg.engine.settings import DrawSettings
-from irg.engine.task import Drawing
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Part, Patches, Text
 from irg.sequence.special import SpecialTokens
@@ -28,7 +29,7 @@ def restore(runner: Runner, keys: Tensor, values: Tensor, position: int) -> Cont
     """A context that holds recorded keys and values [layer, token, kv head, head size]."""
     cache, n = runner.cache, keys.shape[1]
     context = cache.new()
-    cache.reserve(context, n)
+    cache.reserve([(context, n)])
     slots = (context.row * cache.slots + torch.arange(n)).to(runner.model.device)
     for layer, (k, v) in enumerate(zip(keys, values, strict=True)):
         cache.write(layer, slots, k.to(runner.model.device), v.to(runner.model.device))
@@ -105,8 +106,8 @@ def extend(
     patches = [part.content for parts in samples for part in parts if isinstance(part, Patches)]
     if patches:
         close(torch.cat(patches), case[f"{name}.in.packed_vit_tokens"], f"{name}.in.packed_vit_tokens", atol=1e-6)
-    extended = runner.extend(list(zip(contexts, samples, strict=True)))
-    hidden = torch.cat([item.hidden_TC for item in extended])
+    hidden = runner.extend(list(zip(contexts, samples, strict=True)))
+    assert hidden is not None
     close(hidden, case[f"{name}.hidden"], f"{name}.hidden")
     if f"{name}.logits" in case:
         with torch.inference_mode():
@@ -148,26 +149,26 @@ class Watched:
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.engine = runner, Engine(runner)
-        self.drawings: list[Drawing] = []
+        self.drawings: list[Denoising] = []
         self.latents: list[list[Tensor]] = []  # of every image, x after every step
 
-    def run(self, program: Program) -> Iterator[Drawing]:
+    def run(self, program: Program) -> Iterator[Denoising]:
         """Run a program to its end; every image's drawing is handed out after its first step."""
-        task = self.engine.add(program, seed=0)
-        while self.engine.tasks:
-            started = False
-            for event in self.engine.turn():
-                if isinstance(event, StepDone):
+        with self.engine.session() as session:
+            request = session.add(program, seed=0)
+            for event in session:
+                if isinstance(event, RequestFailed):
+                    raise event.error
+                if isinstance(event, DenoiseStep):
                     if event.step == 1:
-                        assert task.drawing is not None, "a picture of one step is over before it can be seen"
-                        self.drawings.append(task.drawing)
+                        assert request.denoising is not None, "an image of one step is over before it can be seen"
+                        self.drawings.append(request.denoising)
                         self.latents.append([])
-                        started = True
-                    self.latents[-1].append(event.latents_ND.cpu())
-            if started:
-                yield self.drawings[-1]
+                    self.latents[-1].append(event.latents.cpu())
+                    if event.step == 1:
+                        yield self.drawings[-1]
 
     @property
     def main(self) -> Context:
         """The request's own context, while it runs."""
-        return self.engine.tasks[0].main
+        return self.engine.scheduler.running[0].main

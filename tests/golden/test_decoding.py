@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from irg.engine.engine import Engine
 from irg.engine.ops import Look, Program, Say, Write, Written
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine
 from irg.model.weights.checkpoint import LoadedModel
 
 from . import fixture
@@ -68,7 +68,7 @@ def test_engine_writes_the_same(case: Callable[[str], Case], runner: Runner) -> 
             yield Look(image, vae=False)
             for ids in texts[1:]:
                 yield Say(ids)
-            main = engine.tasks[0].main
+            main = engine.scheduler.running[0].main
             check_contexts(runner, [main], e.context(f"{told}.ctx"), f"{told}.ctx")
             # a run may end with another token than eos
             runner.grammar = replace(grammar, special=replace(grammar.special, eos=ends_with))
@@ -83,4 +83,4 @@ def test_engine_writes_the_same(case: Callable[[str], Case], runner: Runner) -> 
         (written,) = engine.run([(program(), 0)])
         assert [grammar.special.bos, *written.ids] == wanted, name
         assert written.complete == (int(e[f"{name}.logits"][-1].argmax()) == ends_with), name
-        assert runner.cache.rows_in_use == 0
+        assert runner.cache._holders.count(0) == runner.cache.rows

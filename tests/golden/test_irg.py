@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from irg.engine.engine import Engine
 from irg.engine.ops import Draw, Drawn, Look, Program, Say, Write
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine
 from irg.model.weights.checkpoint import LoadedModel
 from irg.reasoning.programs import Job, Step, irg
 from irg.reasoning.settings import Settings
@@ -100,14 +100,14 @@ def test_every_step(cases: list[Case], loaded: LoadedModel) -> None:
             steps += yield from Replay(h, strict=True).program()
 
         for turn, drawing in enumerate(watched.run(program())):
-            task = watched.engine.tasks[0]
-            by_branch = dict(zip(BRANCHES, (drawing.main, drawing.text_free, drawing.image_free), strict=True))
+            request = watched.engine.scheduler.running[0]
+            by_branch = dict(zip(BRANCHES, (drawing.main, drawing.text_uncond, drawing.image_uncond), strict=True))
             recorded = dict(contexts_of(h, turn))
             assert set(recorded) == {branch for branch, context in by_branch.items() if context is not None}
             for branch, wanted in recorded.items():
                 check_contexts(watched.runner, [by_branch[branch]], wanted, f"{h.name}, image {turn + 1}, {branch}")
             keys, values = held(watched.runner, drawing.main)
-            for part in task.parts:
+            for part in request.parts:
                 if isinstance(part, Latents):
                     close(part.content[None], h["context.vae_latent"], "context.vae_latent")
         for name in [name.removesuffix(".k") for name in h.names if name.endswith(".after.k")]:
@@ -117,7 +117,7 @@ def test_every_step(cases: list[Case], loaded: LoadedModel) -> None:
         # main's (length, position) after every part, as the recorded calls list them
         calls = [s for s in h.values["steps_in_call_order"] if s.get("context", "").startswith("main")]
         boundaries = [(s["kv_lens_after"][0], s["rope_after"][0]) for s in calls if "kv_lens_after" in s]
-        assert task.marks == [(0, 0), *boundaries], h.name
+        assert request.marks == [(0, 0), *boundaries], h.name
         for turn, (drawing, latents, step) in enumerate(zip(watched.drawings, watched.latents, steps, strict=True)):
             name = f"image{turn + 1}"
             check_steps(h, name, h[f"{name}.noise"], drawing.times, latents)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from irg.engine.cache import Context
-from irg.engine.flow import euler_step, time_grid
+from irg.engine.flow import time_grid
 from irg.engine.guidance import guide, scales_at
 from irg.engine.ops import Draw, Look, Program, Said, Say, Write, Written
 from irg.engine.runner import Runner
@@ -61,7 +61,7 @@ def sample(
         by_name = dict(zip(contexts, raw.split(len(x)), strict=True))
         free = (by_name.get(name) for name in ("cfg_text", "cfg_img"))
         v = guide(by_name["main"], *free, text, image, s.cfg_renorm_type, s.cfg_renorm_min)
-        x = euler_step(x, v, now - after)
+        x = x - v * float(now - after)
         out.append(x.cpu())
     return out
 
@@ -109,7 +109,9 @@ def test_runs_of_the_engine(case: Callable[[str], Case], loaded: LoadedModel) ->
     for run in runs:
         watched = Watched(Runner(loaded.model, loaded.autoencoder, rows=1, slots=8))
         for drawing in watched.run(program(run, improving=recorded_context(g, run, "") == "main")):
-            for branch, context in zip(BRANCHES, (drawing.main, drawing.text_free, drawing.image_free), strict=True):
+            for branch, context in zip(
+                BRANCHES, (drawing.main, drawing.text_uncond, drawing.image_uncond), strict=True
+            ):
                 name = recorded_context(g, run, BRANCHES[branch])
                 if context is not None:
                     assert name is not None, f"{run}: {branch} is not needed"

@@ -26,7 +26,8 @@ def outputs(model: UnifiedModel, loaded: LoadedModel) -> list[torch.Tensor]:
     """Text prefilled and decoded, then a velocity, then text again."""
     runner = Runner(model, loaded.autoencoder)
     context = runner.cache.new()
-    hidden = runner.extend([(context, [Text((5, 6, 7))])])[0].hidden_TC
+    hidden = runner.extend([(context, [Text((5, 6, 7))])])
+    assert hidden is not None
     logits = runner.feed([context], [[9]])[:, 0]
     noise = torch.randn(4, model.config.latent_values, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     velocity = runner.branches([(context, (2, 2))]).velocity(noise, torch.tensor([0.5]))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from irg.reasoning.events import DrawStep, Event, ImageDone, ThinkingDelta, ThinkingDone
+from irg.reasoning.events import DenoiseStep, Event, ImageDone, TextDelta, TextDone
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -48,16 +48,16 @@ class Display:
     def show(self, event: Event) -> None:
         """Show one event (no Finished one: that is for the caller to tell, after it has saved)."""
         self._begin(event.request)
-        if isinstance(event, ThinkingDelta) and self._alone:
+        if isinstance(event, TextDelta) and self._alone:
             self._open(event.request, event.turn)
             self._console.print(Text(_safe(event.text)), end="", soft_wrap=True)
-        elif isinstance(event, ThinkingDone):
+        elif isinstance(event, TextDone):
             if self._writing == (event.request, event.turn):
                 self._end_line()
             else:
                 line = Text.assemble((self._heading(event.request, event.turn), "cyan"), _safe(event.text))
                 self._console.print(line, soft_wrap=True)
-        elif isinstance(event, DrawStep):
+        elif isinstance(event, DenoiseStep):
             self._step(event)
         elif isinstance(event, ImageDone):
             self._finish((event.request, event.turn))
@@ -90,7 +90,7 @@ class Display:
             self._console.print()
             self._writing = None
 
-    def _step(self, event: DrawStep) -> None:
+    def _step(self, event: DenoiseStep) -> None:
         key = (event.request, event.turn)
         if self._progress is None:
             self._end_line()

@@ -1,9 +1,9 @@
 """Keys and values of all contexts in flight: one pre-allocated slab of rows per layer.
 
-A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whoever is first to append at
-its end goes on in place; the other, should it append too, moves its prefix to a row of its own then. So no one ever
-sees another's tokens, and a guidance branch that only leaves the last parts out costs no prefill: just that copy, once
-its image is drawn.
+A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whichever is appended to first
+goes on in place; the other, if it is appended to as well, is first copied to a row of its own. So no context sees
+another's tokens, and an unconditional branch that only leaves the last parts out costs no prefill: just that copy. A
+context without tokens has no row yet.
 
 Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
 """
@@ -38,8 +38,14 @@ class Context:
     position: int = 0
 
 
+NO_ROW = -1
+
+
 class KVCache:
-    """The slabs, and who holds which row. Grows when rows (by doubling) or slots (see :func:`grown`) run out."""
+    """The slabs, and how many contexts share which row.
+
+    It grows by as many rows as are needed, and in slots as :func:`grown` says; free rows are used again.
+    """
 
     def __init__(
         self,
@@ -57,8 +63,8 @@ class KVCache:
         self.dtype, self.device = dtype, self.devices[0]
         self.keys_RLKE = [self._slab(rows, slots, device) for device in self.devices]
         self.values_RLKE = [self._slab(rows, slots, device) for device in self.devices]
-        self._filled = [0] * rows
-        self._holders = [0] * rows
+        self._filled = [0] * rows  # slots that hold a context's tokens or are reserved for them
+        self._holders = [0] * rows  # contexts on the row
 
     @property
     def rows(self) -> int:
@@ -68,49 +74,80 @@ class KVCache:
     def slots(self) -> int:
         return self.keys_RLKE[0].shape[1]
 
-    @property
-    def rows_in_use(self) -> int:
-        return sum(holders > 0 for holders in self._holders)
-
     # ---- contexts
 
     def new(self) -> Context:
-        """An empty context on a free row."""
-        return Context(self._take_row())
+        """An empty context; it gets a row with its first tokens."""
+        return Context(NO_ROW)
 
     def fork(self, context: Context, length: int | None = None, position: int | None = None) -> Context:
         """A context that shares ``context``'s first ``length`` tokens (all by default). Copies nothing."""
         length = context.length if length is None else length
         assert 0 <= length <= context.length
-        self._holders[context.row] += 1
-        return Context(context.row, length, context.position if position is None else position)
+        row = context.row if length else NO_ROW
+        if row != NO_ROW:
+            self._holders[row] += 1
+        return Context(row, length, context.position if position is None else position)
 
     def free(self, context: Context) -> None:
-        """Let go of a context; its row is reused once nobody holds it."""
-        self._holders[context.row] -= 1
-        assert self._holders[context.row] >= 0, "a context was freed twice"
+        """Give a context up; its row is used again once no context is on it."""
+        if context.row != NO_ROW:
+            self._holders[context.row] -= 1
+            assert self._holders[context.row] >= 0, "a context was freed twice"
 
-    def detach(self, context: Context) -> None:
-        """Make a context the last on its row: if somebody else went on there, it moves to a row of its own."""
-        if context.length < self._filled[context.row] and self._holders[context.row] > 1:
-            row = self._take_row()
+    def reserve(self, wanted: Sequence[tuple[Context, int]]) -> None:
+        """Make every context the last on a row and claim its next slots; a claim ends with commit or release.
+
+        A context behind which another has gone on is copied to a row of its own. All growth is done at once, before
+        anything else: when it fails, nothing has changed.
+
+        Args:
+            wanted: contexts, each with the number of slots it needs; 0 only makes it the last on its row.
+        """
+        moving = self._moving(wanted)
+        rows = max(self.rows, self.rows - self._holders.count(0) + len(moving))
+        slots = max((context.length + tokens for context, tokens in wanted), default=0)
+        self._resize(rows, self.slots if slots <= self.slots else grown(self.slots, slots))
+        for context, tokens in wanted:
+            if context in moving:
+                self._move(context)
+                moving.discard(context)
+            self._filled[context.row] = context.length + tokens
+
+    def _moving(self, wanted: Sequence[tuple[Context, int]]) -> set[Context]:
+        """The contexts that need a row of their own when slots are reserved in this order."""
+        holders, filled, moving = self._holders.copy(), self._filled.copy(), set[Context]()
+        for context, tokens in wanted:
+            row = context.row
+            if context in moving:
+                continue
+            if row == NO_ROW:
+                moving.add(context)
+            elif context.length < filled[row] and holders[row] > 1:
+                moving.add(context)
+                holders[row] -= 1
+            else:
+                filled[row] = context.length + tokens
+        return moving
+
+    def _move(self, context: Context) -> None:
+        row = self._holders.index(0)
+        if context.length:
             for slab in (*self.keys_RLKE, *self.values_RLKE):
                 slab[row, : context.length] = slab[context.row, : context.length]
-            self.free(context)
-            context.row = row
-        self._filled[context.row] = context.length
-
-    def reserve(self, context: Context, tokens: int) -> None:
-        """Claim the next ``tokens`` slots of a context's row; if somebody else went on there, it moves to its own."""
-        self.detach(context)
-        self._filled[context.row] += tokens
-        self.ensure_slots(context.length + tokens)
+        self.free(context)
+        self._holders[row], context.row = 1, row
 
     def commit(self, context: Context, tokens: int, positions: int) -> None:
         """Count ``tokens`` just written at a context's end, which advance its rope position by ``positions``."""
         context.length += tokens
         context.position += positions
         assert self._filled[context.row] == context.length, "appended to a context that was not reserved"
+
+    def release(self, contexts: Sequence[Context]) -> None:
+        """Give up slots that were reserved and not committed."""
+        for context in contexts:
+            self._filled[context.row] = context.length
 
     def retract(self, context: Context, tokens: int) -> None:
         """Take back the last ``tokens`` text tokens of a context that is the last on its row."""
@@ -120,7 +157,7 @@ class KVCache:
         self._filled[context.row] = context.length
 
     def filled(self, row: int) -> int:
-        """Slots of a row that hold somebody's tokens or are claimed for them."""
+        """Slots of a row that hold a context's tokens or are reserved for them."""
         return self._filled[row]
 
     # ---- storage
@@ -135,13 +172,6 @@ class KVCache:
         if slots > self.slots:
             self._resize(self.rows, grown(self.slots, slots))
 
-    def _take_row(self) -> int:
-        if 0 not in self._holders:
-            self._resize(2 * self.rows, self.slots)
-        row = self._holders.index(0)
-        self._holders[row], self._filled[row] = 1, 0
-        return row
-
     def _slab(self, rows: int, slots: int, device: torch.device) -> Tensor:
         """Zeros [R, L, K, E], in memory by head, row, slot: attention reads a head's slots one after the other."""
         shape = (self.heads, rows, slots, self.head_dim)
@@ -152,11 +182,25 @@ class KVCache:
         return slab.view(shape).permute(1, 2, 0, 3)
 
     def _resize(self, rows: int, slots: int) -> None:
-        old_rows, old_slots = self.rows, self.slots
-        for slabs in (self.keys_RLKE, self.values_RLKE):
-            for layer, slab in enumerate(slabs):
-                bigger = self._slab(rows, slots, slab.device)
-                bigger[:old_rows, :old_slots] = slab
-                slabs[layer] = bigger
-        self._filled += [0] * (rows - old_rows)
-        self._holders += [0] * (rows - old_rows)
+        """Grow every slab, one after the other; when one can't be allocated, all keep their size."""
+        old = (self.rows, self.slots)
+        if (rows, slots) == old:
+            return
+        slabs = [(kind, layer) for kind in (self.keys_RLKE, self.values_RLKE) for layer in range(len(kind))]
+        resized = 0
+        try:
+            for kind, layer in slabs:
+                kind[layer] = self._resized(kind[layer], rows, slots)
+                resized += 1
+        except BaseException:
+            for kind, layer in slabs[:resized]:
+                kind[layer] = self._resized(kind[layer], *old)
+            raise
+        self._filled += [0] * (rows - old[0])
+        self._holders += [0] * (rows - old[0])
+
+    def _resized(self, slab: Tensor, rows: int, slots: int) -> Tensor:
+        new = self._slab(rows, slots, slab.device)
+        rows, slots = min(rows, slab.shape[0]), min(slots, slab.shape[1])
+        new[:rows, :slots] = slab[:rows, :slots]
+        return new

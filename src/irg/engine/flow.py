@@ -1,6 +1,6 @@
-"""The path from noise to an image: times and the Euler step. v points from data to noise.
+"""Times of the path from noise (1) to an image (0).
 
-Legend: G latent tokens of all images in flight; D values per token; n grid points.
+Legend: n grid points.
 """
 
 import torch
@@ -26,10 +26,3 @@ def time_grid(num_timesteps: int, shift: float) -> Tensor:
     if not shift > 0:
         raise ValueError(f"timestep_shift must be more than 0, got {shift}")
     return shift_time(torch.linspace(1, 0, num_timesteps, dtype=torch.float32), shift)
-
-
-def euler_step(x_GD: Tensor, velocity_GD: Tensor, dt: Tensor | float) -> Tensor:
-    """x at the next time; ``dt`` = t_now - t_next >= 0, a number or one per token [G]."""
-    if isinstance(dt, Tensor) and dt.ndim:
-        dt = dt[:, None]
-    return x_GD - velocity_GD * dt

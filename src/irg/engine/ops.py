@@ -1,10 +1,11 @@
-"""What a reasoning program asks the engine to do, and what it gets back.
+"""The operations that a reasoning program yields, and their results.
 
-A program is a generator: it yields one of these, the engine carries it out (together with equal operations of other
+A program is a generator: it yields an operation, the engine carries it out (together with equal operations of other
 programs) and sends the result in. Handles name the parts of the program's sequence, so that a later ``Draw`` can say
-which of them its guidance branches leave out.
+which of them its unconditional branches leave out.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,26 +31,35 @@ class Write:
 
     ``max_tokens`` counts the text's tokens, bos and eos not included. ``temperature`` 0 takes the likeliest token.
     ``forced`` ids are taken instead of the model's choice, token by token (for tests and for replaying).
+
+    Raises:
+        ValueError: a number is negative or not finite.
     """
 
     max_tokens: int
     temperature: float = 0.3
     forced: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_tokens:
+            raise ValueError(f"max_tokens must be at least 0, got {self.max_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be a number of at least 0, got {self.temperature}")
+
 
 @dataclass(frozen=True)
 class Draw:
     """Let the model draw an image. Result: :class:`Drawn`. The image does not enter the sequence: ``Look`` at it.
 
-    ``without_text`` and ``without_image`` are the handles of the parts that the two guidance branches leave out.
-    ``noise`` [tokens, values] replaces the request's own random start.
+    ``drop_text`` and ``drop_image`` are the handles of the parts that the unconditional text branch and the
+    unconditional image branch leave out. ``noise`` [tokens, values] replaces the request's own random start.
     """
 
     height: int
     width: int
     settings: DrawSettings
-    without_text: Handles = ()
-    without_image: Handles = ()
+    drop_text: Handles = ()
+    drop_image: Handles = ()
     noise: torch.Tensor | None = None
 
 

@@ -3,8 +3,8 @@
 Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N tokens of an image; D values per token.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,41 +20,40 @@ from irg.sequence.layout import cells_of, lay_out, visibility
 from irg.sequence.parts import Latents, Part, Patches
 
 
-@dataclass
-class Extended:
-    """What a prefill leaves behind, per item: hidden states in reading order (for tests and for scoring)."""
-
-    hidden_TC: Tensor
-
-
 class Runner:
-    """A model with its cache."""
+    """A model with its cache. A call that raises leaves every context as it was."""
 
-    def __init__(self, model: UnifiedModel, autoencoder: Autoencoder, rows: int = 3, slots: int = 512) -> None:
+    def __init__(
+        self,
+        model: UnifiedModel,
+        autoencoder: Autoencoder,
+        rows: int = 3,
+        slots: int = 512,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        """``compute_dtype``: of the forward's keys and values, which the cache stores, where it is not the dtype that
+        the weights are stored in (FSDP's mixed precision)."""
         self.model = model.eval()
         self.autoencoder = autoencoder.eval()
         self.config = model.config
         self.grammar = model.config.grammar
         devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]
-        self.cache = KVCache(self.config.decoder, rows, slots, model.dtype, devices)
+        self.cache = KVCache(self.config.decoder, rows, slots, compute_dtype or model.dtype, devices)
 
     # ---- prefill
 
     @torch.inference_mode()
-    def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> list[Extended]:
-        """Append parts to contexts, all in one forward.
+    def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> Tensor | None:
+        """Append parts to contexts, all in one forward; returns hidden states in reading order [T, C].
 
-        Items without parts are left out, of the result too. Parts carry their content: ``Latents`` a float [C, h, w]
-        map, ``Patches`` a float [N, D] tensor.
+        Items without parts are left out. Parts carry their content: ``Latents`` a float [C, h, w] map, ``Patches`` a
+        float [N, D] tensor.
         """
         items = [(context, parts) for context, parts in items if parts]
         if not items:
-            return []
+            return None
         layouts = [lay_out(parts, self.grammar, context.position) for context, parts in items]
-        blocks = []
-        for (context, _), layout in zip(items, layouts, strict=True):
-            self.cache.reserve(context, len(layout))
-            blocks.append(Block(context, len(layout), visibility(layout)))
+        contexts = [context for context, _ in items]
         every = [part for _, parts in items for part in parts]
         patches = [part.content for part in every if isinstance(part, Patches)]
         maps = [part.content for part in every if isinstance(part, Latents)]
@@ -62,36 +61,48 @@ class Runner:
         order = StreamOrder.of(layouts)
         times_G = None if latents_GD is None else torch.zeros(1)
         batch = token_batch(layouts, order, torch.cat(patches) if patches else None, latents_GD, times_G)
-        attend = CachedAttention(self.cache, blocks, order.stream_of_T)
-        hidden_UC, hidden_GC = self.model(batch.to(self.model.device), attend)
-        hidden = hidden_UC if hidden_GC is None else torch.cat([hidden_UC, hidden_GC])
-        hidden = hidden[torch.from_numpy(order.stream_of_T).to(hidden.device)]
-        for (context, _), layout in zip(items, layouts, strict=True):
-            self.cache.commit(context, len(layout), layout.next_position - context.position)
-        return [Extended(piece) for piece in hidden.split([len(layout) for layout in layouts])]
+        with self._reserved(contexts, [len(layout) for layout in layouts]):
+            pairs = zip(contexts, layouts, strict=True)
+            blocks = [Block(context, len(layout), visibility(layout)) for context, layout in pairs]
+            attend = CachedAttention(self.cache, blocks, order.stream_of_T)
+            hidden_UC, hidden_GC = self.model(batch.to(self.model.device), attend)
+            hidden_TC = hidden_UC if hidden_GC is None else torch.cat([hidden_UC, hidden_GC])
+            hidden_TC = hidden_TC[torch.from_numpy(order.stream_of_T).to(hidden_TC.device)]
+            for context, layout in zip(contexts, layouts, strict=True):
+                self.cache.commit(context, len(layout), layout.next_position - context.position)
+        return hidden_TC
+
+    @contextmanager
+    def _reserved(self, contexts: Sequence[Context], tokens: Sequence[int]) -> Iterator[None]:
+        """Slots for a forward, which are given up again when it fails."""
+        self.cache.reserve(list(zip(contexts, tokens, strict=True)))
+        try:
+            yield
+        except BaseException:
+            self.cache.release(contexts)
+            raise
 
     # ---- decoding
 
     @torch.inference_mode()
     def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
         """Append equally many text tokens to each context; logits after each of them, float32 [contexts, N, V]."""
-        tokens = len(texts_BN[0])
-        for context in contexts:
-            self.cache.reserve(context, tokens)
+        tokens, device = len(texts_BN[0]), self.model.device
         visible = None if tokens == 1 else np.tri(tokens, dtype=bool)
-        blocks = [Block(context, tokens, visible) for context in contexts]
-        attend = CachedAttention(self.cache, blocks, np.arange(tokens * len(contexts)))
-        device = self.model.device
         positions_BN = torch.tensor([c.position for c in contexts])[:, None] + torch.arange(tokens)
         batch = TokenBatch(
             ids_U=torch.tensor(texts_BN).flatten().to(device), positions_T=positions_BN.flatten().to(device)
         )
-        hidden_UC, _ = self.model(batch, attend)
-        for context in contexts:
-            self.cache.commit(context, tokens, tokens)
-        return self.model.logits(hidden_UC).to(torch.float32).unflatten(0, (len(contexts), tokens))
+        with self._reserved(contexts, [tokens] * len(contexts)):
+            blocks = [Block(context, tokens, visible) for context in contexts]
+            attend = CachedAttention(self.cache, blocks, np.arange(tokens * len(contexts)))
+            hidden_UC, _ = self.model(batch, attend)
+            logits_BNV = self.model.logits(hidden_UC).to(torch.float32).unflatten(0, (len(contexts), tokens))
+            for context in contexts:
+                self.cache.commit(context, tokens, tokens)
+        return logits_BNV
 
-    # ---- drawing
+    # ---- denoising
 
     def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> "Branches":
         """Plan velocity predictions: each block is an image of (rows, columns) tokens on top of a context."""
@@ -124,8 +135,7 @@ class Branches:
         special, side = runner.grammar.special, runner.grammar.latent_side
         device = self.model.device
         sizes = [rows * columns for _, (rows, columns) in blocks]
-        for context, _ in blocks:
-            runner.cache.detach(context)
+        runner.cache.reserve([(context, 0) for context, _ in blocks])
         total_U, stream = 2 * len(blocks), []
         first = 0
         for i, n in enumerate(sizes):

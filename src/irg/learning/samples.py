@@ -1,7 +1,7 @@
 """Images from fixed prompts while a model trains."""
 
+from irg.engine.engine import Engine
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine
 from irg.learning.recipe import Samples
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.profile import Profile

@@ -14,16 +14,16 @@ from typing import Any, Literal, overload
 import torch
 from PIL import Image
 
-from irg.engine.ops import Drawn, Program, Written
+from irg.engine.engine import Engine
+from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.runner import Runner
-from irg.engine.scheduler import Engine, OperationDone, ProgramDone, StepDone, TextPiece
 from irg.model.network.config import ModelConfig
 from irg.model.weights.config_files import read_config
 from irg.model.weights.hub import is_repo_id, snapshot
 from irg.model.weights.manifest import PICKLES
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
-from irg.reasoning.events import DrawStep, Event, Finished, ImageDone, ThinkingDelta, ThinkingDone
+from irg.reasoning.events import DenoiseStep, Event, Finished
 from irg.reasoning.memory import Choice, Load, Memory, load_on_rung, parse_devices
 from irg.reasoning.programs import PROGRAMS, Job, Step, retold
 from irg.reasoning.prompts import BAGEL_PROFILE
@@ -183,7 +183,7 @@ class IRGPipeline:
             for event in events:
                 if isinstance(event, Finished):
                     done[event.request] = event.trajectory
-                elif isinstance(event, DrawStep) and callback_on_step_end is not None:
+                elif isinstance(event, DenoiseStep) and callback_on_step_end is not None:
                     info = {"request": event.request, "turn": event.turn, "total": event.total}
                     callback_on_step_end(self, event.step, event.time, info | {"latents": event.latents})
         outputs = [IRGOutput(done[i]) for i in range(len(prompts))]
@@ -206,31 +206,28 @@ class IRGPipeline:
         settings = settings or self.defaults
         seeds = self._seeds(None if seeds is None else list(seeds), len(prompts))
         jobs = [self._job(prompt, settings) for prompt in prompts]
-        return self._events(jobs, seeds, batch_size or self.together(8))
+        return self._events(jobs, seeds, self._limit(batch_size))
+
+    def _limit(self, batch_size: int | None) -> int:
+        if batch_size is None:
+            return self.together(8)
+        if type(batch_size) is not int or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, or None, got {batch_size!r}")
+        return batch_size
 
     def _events(self, jobs: list[Job], seeds: list[int], batch_size: int) -> Generator[Event, None, None]:
-        engine, turns = self.engine, [0] * len(jobs)
-        waiting = list(range(len(jobs)))[::-1]
-        try:
-            while waiting or engine.tasks:
-                while waiting and len(engine.tasks) < batch_size:
-                    i = waiting.pop()
-                    engine.add(PROGRAMS[jobs[i].settings.mode](jobs[i]), seeds[i], i)
-                for event in engine.turn():
-                    match event:
-                        case TextPiece(i, text):
-                            yield ThinkingDelta(i, turns[i], text)
-                        case StepDone(i, step, total, time, latents):
-                            yield DrawStep(i, turns[i], step, total, time, latents)
-                        case OperationDone(i, Written() as w):
-                            yield ThinkingDone(i, turns[i], w.text, len(w.ids), w.seconds)
-                        case OperationDone(i, Drawn() as d):
-                            yield ImageDone(i, turns[i], d.image, d.seconds)
-                            turns[i] += 1
-                        case ProgramDone(i, steps):
-                            yield Finished(i, self._trajectory(jobs[i], seeds[i], steps))
-        finally:
-            engine.stop()
+        with self.engine.session(batch_size) as session:
+            for job, seed in zip(jobs, seeds, strict=True):
+                session.add(PROGRAMS[job.settings.mode](job), seed)
+            for event in session:
+                if isinstance(event, RequestDone):
+                    yield Finished(
+                        event.request, self._trajectory(jobs[event.request], seeds[event.request], event.value)
+                    )
+                elif isinstance(event, RequestFailed):
+                    raise event.error
+                else:
+                    yield event
 
     def retell(
         self,
@@ -249,24 +246,19 @@ class IRGPipeline:
         settings = settings or self.defaults
         if len(reflections) != len(trajectories):
             raise ValueError(f"{len(trajectories)} trajectories need as many reflections, got {len(reflections)}")
-        waiting: list[tuple[int, Program]] = []
-        for i, (trajectory, reflection) in enumerate(zip(trajectories, reflections, strict=True)):
-            first = trajectory.turns[0]
-            if first.image is None or first.thinking is None:
-                raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no first thought and image")
-            job = self._job(trajectory.prompt, settings)
-            waiting.append((i, retold(job, first.thinking, first.image, reflection)))
-        done: dict[int, Image.Image] = {}
-        try:
-            while len(done) < len(trajectories):
-                while waiting and len(self.engine.tasks) < batch_size:
-                    i, program = waiting.pop(0)
-                    self.engine.add(program, trajectories[i].seed, i)
-                for event in self.engine.turn():
-                    if isinstance(event, ProgramDone):
-                        done[event.task] = event.value[0].image.image
-        finally:
-            self.engine.stop()
+        with self.engine.session(self._limit(batch_size)) as session:
+            for i, (trajectory, reflection) in enumerate(zip(trajectories, reflections, strict=True)):
+                first = trajectory.turns[0]
+                if first.image is None or first.thinking is None:
+                    raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no first thought and image")
+                job = self._job(trajectory.prompt, settings)
+                session.add(retold(job, first.thinking, first.image, reflection), trajectory.seed)
+            done: dict[int, Image.Image] = {}
+            for event in session:
+                if isinstance(event, RequestFailed):
+                    raise event.error
+                if isinstance(event, RequestDone):
+                    done[event.request] = event.value[0].image.image
         return [done[i] for i in range(len(trajectories))]
 
     # ---- checks and results

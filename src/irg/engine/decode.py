@@ -1,0 +1,130 @@
+"""Decoding texts: the next tokens of every request that writes, sampled or greedy, with n-gram drafts.
+
+Legend: B requests; N tokens of each in a forward; V vocabulary.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from irg.engine.batching import Batches, fail_on_error
+from irg.engine.events import TextDelta, TextDone
+from irg.engine.ngram_drafter import NGRAM_SIZES, NgramDrafter, next_draft_length
+from irg.engine.ops import Write, Written
+from irg.engine.request import Decoding, Request
+from irg.engine.runner import Runner
+from irg.model.weights.tokenizer import TextTokenizer
+from irg.sequence.parts import Text
+from irg.sequence.special import SpecialTokens
+
+_CONTEXT = max(NGRAM_SIZES)
+
+
+class TextDecoder:
+    """Carries out Write."""
+
+    def __init__(self, runner: Runner, tokenizer: TextTokenizer | None, drafter: NgramDrafter | None) -> None:
+        self.runner, self.tokenizer, self.drafter = runner, tokenizer, drafter
+        self.batches = Batches()
+
+    @property
+    def special(self) -> SpecialTokens:
+        return self.runner.grammar.special
+
+    def start(self, request: Request) -> None:
+        """Begin the text that the request's program asks for."""
+        assert isinstance(request.op, Write)
+        request.decoding = Decoding(request.op, feed=self.special.bos)
+
+    def step(self, requests: Sequence[Request]) -> None:
+        """The next tokens of every text: one for sure, and of the draft after it those that the model confirms."""
+        for batch, (fed_BN, logits_BNV) in self.batches.run(requests, self._forward):
+            with fail_on_error(*batch):
+                self._accept(batch, fed_BN, logits_BNV)
+
+    def _forward(self, batch: list[Request]) -> tuple[list[list[int]], Tensor]:
+        """Feed every request's next token and draft, all equally many: eos where there are fewer."""
+        fed = [[d.feed, *self._draft(d)] for d in map(_decoding, batch)]
+        longest = max(map(len, fed))
+        fed_BN = [[*tokens, *[self.special.eos] * (longest - len(tokens))] for tokens in fed]
+        return fed_BN, self.runner.feed([r.main for r in batch], fed_BN)
+
+    def _draft(self, d: Decoding) -> list[int]:
+        if self.drafter is None or d.closing:
+            return []
+        return self.drafter.draft([self.special.bos, *d.ids[-_CONTEXT:]], d.draft_length)
+
+    def _accept(self, batch: list[Request], fed_BN: list[list[int]], logits_BNV: Tensor) -> None:
+        """Choose token by token as long as the draft was right; what was fed in vain is taken back from the cache.
+
+        A finished text's eos was fed in the same forward as the others' tokens.
+        """
+        going = list(range(len(batch)))
+        for n in range(len(fed_BN[0])):
+            rest = len(fed_BN[0]) - n - 1
+            ended = [b for b in going if _decoding(batch[b]).closing]
+            for b in ended:
+                self.runner.cache.retract(batch[b].main, rest)
+                self._end(batch[b])
+            going = [b for b in going if b not in ended]
+            if not going:
+                break
+            chosen = self._choose([batch[b] for b in going], logits_BNV[going, n])
+            for b, token in zip(going, chosen, strict=True):
+                self._take(batch[b], token)
+            right = [b for b in going if fed_BN[b][n + 1 : n + 2] == [_decoding(batch[b]).feed]]
+            for b in set(going).difference(right):
+                d = _decoding(batch[b])
+                self.runner.cache.retract(batch[b].main, rest)
+                d.draft_length = next_draft_length(d.draft_length, n)
+            going = right
+
+    def _choose(self, requests: Sequence[Request], logits_BV: Tensor) -> list[int]:
+        """Greedy, or by each request's own random numbers (the Gumbel-max form of sampling)."""
+        temperatures = [_decoding(r).op.temperature for r in requests]
+        if any(temperatures):
+            uniform_BV = torch.stack(
+                [
+                    torch.rand(logits_BV.shape[1], generator=r.generator)
+                    if temperature
+                    else torch.full((logits_BV.shape[1],), 0.5)
+                    for r, temperature in zip(requests, temperatures, strict=True)
+                ]
+            ).to(logits_BV.device)
+            gumbel_BV = -(-uniform_BV.clamp_min(1e-20).log()).clamp_min(1e-20).log()
+            scale_B1 = torch.tensor(temperatures, device=logits_BV.device)[:, None]
+            logits_BV = logits_BV + scale_B1 * gumbel_BV
+        return logits_BV.argmax(dim=-1).tolist()
+
+    def _take(self, request: Request, token: int) -> None:
+        """Go on with a token that was chosen."""
+        d = _decoding(request)
+        d.take(token, self.special.eos)
+        if self.drafter is not None:
+            ids = d.ids[-_CONTEXT - 1 :]
+            tail = [self.special.bos, *ids, *[self.special.eos] * d.closing][-_CONTEXT - 1 :]
+            self.drafter.learn(tail, len(tail) - 1)
+        if d.closing or self.tokenizer is None:
+            return
+        if d.detokenize is None:
+            d.detokenize = self.tokenizer.stream()
+        if text := d.detokenize(d.ids[-1]):
+            request.emit(TextDelta(request.index, request.turn, text))
+
+    def _end(self, request: Request) -> None:
+        d = _decoding(request)
+        ids = tuple(d.ids)
+        handles = request.append([Text(ids)])
+        request.decoding = None
+        text = self.tokenizer.decode(d.ids) if self.tokenizer is not None else ""
+        written = Written(handles, text, ids, time.perf_counter() - d.started, d.complete)
+        request.emit(TextDone(request.index, request.turn, text, len(ids), written.seconds, ids, d.complete))
+        request.advance(written)
+
+
+def _decoding(request: Request) -> Decoding:
+    """The text that a request is writing."""
+    assert request.decoding is not None
+    return request.decoding

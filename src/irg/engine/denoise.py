@@ -1,0 +1,205 @@
+"""Denoising images: flow steps of every image in flight, classifier-free guidance, and the autoencoder at the end.
+
+Legend: G latent tokens of all images; N of one; D values per token.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irg.engine.batching import Batches, fail_on_error
+from irg.engine.cache import Context
+from irg.engine.events import DenoiseStep, ImageDone
+from irg.engine.flow import time_grid
+from irg.engine.guidance import guide
+from irg.engine.ops import Draw, Drawn, Handles
+from irg.engine.prefill import Prefiller
+from irg.engine.request import Denoising, Request
+from irg.engine.runner import Branches, Runner
+from irg.engine.settings import DrawSettings
+from irg.sequence.images import to_image, unpatchify
+
+
+@dataclass
+class _Plan:
+    """The velocity prediction of a batch of images: the same from step to step, until a branch comes or goes."""
+
+    key: Any
+    branches: Branches
+    sizes: list[int]  # tokens of every image and branch
+    guided: list["_Guided"] = field(default_factory=list)
+
+
+@dataclass
+class _Guided:
+    """Images that share branches and guidance settings: their places in the batch, and each token's image."""
+
+    members: list[int]
+    settings: DrawSettings
+    groups_G: Tensor
+
+
+class Denoiser:
+    """Carries out Draw."""
+
+    def __init__(self, runner: Runner, prefiller: Prefiller) -> None:
+        self.runner, self.prefiller = runner, prefiller
+        self.starts, self.steps, self.vae = Batches(), Batches(), Batches()
+        self._plans: list[_Plan] = []
+
+    def reset(self) -> None:
+        """Drop what is kept between steps."""
+        self._plans = []
+        for batches in (self.starts, self.steps, self.vae):
+            batches.reset()
+
+    # ---- start
+
+    def start(self, requests: Sequence[Request]) -> None:
+        """Noise, time grid and guidance contexts; what a branch lacks is prefilled, all branches in one forward."""
+        for request in requests:
+            with fail_on_error(request):
+                request.denoising = d = self._new(request)
+                if d.op.settings.cfg_text_scale > 1:
+                    d.text_uncond = self._branch(request, d.op.drop_text)
+                    if d.op.settings.cfg_img_scale > 1:
+                        d.image_uncond = self._branch(request, d.op.drop_image)
+        for batch, _ in self.starts.run(requests, self.prefiller.extend):
+            for request in batch:
+                request.pending.clear()
+                d = _denoising(request)
+                request.keep_branch(d.op.drop_text, d.text_uncond)
+                request.keep_branch(d.op.drop_image, d.image_uncond)
+
+    @staticmethod
+    def _branch(request: Request, dropped: Handles) -> Context:
+        context, parts = request.branch(dropped)
+        request.pending.append((context, parts))
+        return context
+
+    def _new(self, request: Request) -> Denoising:
+        op, config = request.op, self.runner.config
+        assert isinstance(op, Draw)
+        grid = (op.height // config.image_stride, op.width // config.image_stride)
+        shape = (grid[0] * grid[1], config.latent_values)
+        noise = op.noise if op.noise is not None else torch.randn(shape, generator=request.generator)
+        if min(grid) < 1 or noise.shape != shape:
+            raise ValueError(
+                f"an image of {op.width}x{op.height} pixels has {shape} latent tokens x values, its noise {noise.shape}"
+            )
+        times = time_grid(op.settings.num_timesteps, op.settings.timestep_shift).tolist()
+        return Denoising(op, grid, noise.to(self.runner.model.device, torch.float32), times, request.main)
+
+    # ---- steps
+
+    def step(self, requests: Sequence[Request]) -> None:
+        """One Euler step of every image."""
+        plans, self._plans = self._plans, []
+        known = {plan.key: plan for plan in plans}
+        for batch, velocities in self.steps.run(requests, lambda rs: self._velocities(rs, known)):
+            for request, v_ND in zip(batch, velocities, strict=True):
+                with fail_on_error(request):
+                    d = _denoising(request)
+                    now, after = d.times[d.step], d.times[d.step + 1]
+                    d.x_ND = d.x_ND - v_ND * (now - after)
+                    d.step += 1
+                    request.emit(DenoiseStep(request.index, request.turn, d.step, d.total, after, d.x_ND))
+
+    def _velocities(self, requests: Sequence[Request], known: dict[Any, _Plan]) -> list[Tensor]:
+        """Guided velocity of every image: one forward for all images and branches."""
+        images = [_denoising(request) for request in requests]
+        contexts = [d.contexts for d in images]
+        plan = self._plan(images, contexts, known)
+        x_GD = torch.cat([d.x_ND for d, branches in zip(images, contexts, strict=True) for _ in branches])
+        times = [d.times[d.step] for d, branches in zip(images, contexts, strict=True) for _ in branches]
+        if len(set(times)) == 1:  # in step with each other
+            times_G = torch.tensor(times[:1], device=x_GD.device)
+        else:
+            times_G = torch.repeat_interleave(torch.tensor(times), torch.tensor(plan.sizes)).to(x_GD.device)
+        pieces = iter(plan.branches.velocity(x_GD, times_G).split(plan.sizes))
+        raw = [[next(pieces) for _ in branches] for branches in contexts]
+        out = [pieces[0] for pieces in raw]
+        for group in plan.guided:
+            self._guide(group, raw, out)
+        self._plans.append(plan)
+        return out
+
+    def _plan(self, images: list[Denoising], contexts: list[list[Context]], known: dict[Any, _Plan]) -> _Plan:
+        members = tuple((d, len(branches)) for d, branches in zip(images, contexts, strict=True))
+        if (plan := known.get((self.runner.cache.slots, members))) is not None:
+            return plan
+        blocks = [(c, d.grid) for d, branches in zip(images, contexts, strict=True) for c in branches]
+        branches = self.runner.branches(blocks)  # may grow the cache: its slots are part of the key
+        sizes = [len(d.x_ND) for d, count in members for _ in range(count)]
+        return _Plan((self.runner.cache.slots, members), branches, sizes, self._groups(images, contexts))
+
+    def _groups(self, images: list[Denoising], contexts: list[list[Context]]) -> list[_Guided]:
+        """The guided images by number of branches and settings."""
+        groups: dict[Any, list[int]] = {}
+        for i, (d, branches) in enumerate(zip(images, contexts, strict=True)):
+            if len(branches) > 1:
+                s = d.op.settings
+                rule = (s.cfg_text_scale, s.cfg_img_scale, s.cfg_renorm_type, s.cfg_renorm_min)
+                groups.setdefault((len(branches), rule), []).append(i)
+        guided = []
+        for members in groups.values():
+            numbers = torch.arange(len(members))
+            groups_G = torch.repeat_interleave(numbers, torch.tensor([len(images[i].x_ND) for i in members]))
+            settings = images[members[0]].op.settings
+            guided.append(_Guided(members, settings, groups_G.to(self.runner.model.device)))
+        return guided
+
+    @staticmethod
+    def _guide(group: _Guided, raw: list[list[Tensor]], out: list[Tensor]) -> None:
+        """Guidance of all images of a group at once."""
+        members, s = group.members, group.settings
+        branches = [torch.cat(pieces) for pieces in zip(*(raw[i] for i in members), strict=True)]
+        guided_GD = guide(
+            branches[0],
+            branches[1],
+            branches[2] if len(branches) > 2 else None,
+            s.cfg_text_scale,
+            s.cfg_img_scale,
+            s.cfg_renorm_type,
+            s.cfg_renorm_min,
+            group.groups_G,
+        )
+        for i, piece in zip(members, guided_GD.split([len(raw[i][0]) for i in members]), strict=True):
+            out[i] = piece
+
+    # ---- the autoencoder
+
+    def finish(self, requests: Sequence[Request]) -> None:
+        """Decode finished latents, images of one size together."""
+        by_grid: dict[tuple[int, int], list[Request]] = {}
+        for request in requests:
+            by_grid.setdefault(_denoising(request).grid, []).append(request)
+        for members in by_grid.values():
+            for batch, (latents, pixels_B3HW) in self.vae.run(members, self._decode_latents):
+                for request, latent, pixels_3HW in zip(batch, latents, pixels_B3HW, strict=True):
+                    with fail_on_error(request):
+                        self._finish_one(request, latent, pixels_3HW)
+
+    def _decode_latents(self, batch: list[Request]) -> tuple[list[Tensor], Tensor]:
+        patch = self.runner.config.latent_patch_size
+        latents = [unpatchify(d.x_ND, d.grid, patch) for d in map(_denoising, batch)]
+        return latents, self.runner.decode_latents(torch.stack(latents))
+
+    @staticmethod
+    def _finish_one(request: Request, latent: Tensor, pixels_3HW: Tensor) -> None:
+        image = to_image(pixels_3HW)
+        drawn = Drawn(image, latent, time.perf_counter() - _denoising(request).started)
+        request.end_denoising()
+        request.emit(ImageDone(request.index, request.turn, image, drawn.seconds, latent))
+        request.turn += 1
+        request.advance(drawn)
+
+
+def _denoising(request: Request) -> Denoising:
+    """The image that a request is denoising."""
+    assert request.denoising is not None
+    return request.denoising
