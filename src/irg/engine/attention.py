@@ -64,7 +64,8 @@ class CachedAttention:
         Args:
             blocks: in reading order; their tokens are concatenated. Their contexts are the last on their rows (see
                 :meth:`KVCache.reserve`); should two share a row, they lie behind one another, masked from each other.
-            stream_of_T: stream index of each token in that order (see :class:`irg.model.network.token_batch.StreamOrder`).
+            stream_of_T: stream index of each token in that order (see
+                :class:`irg.model.network.token_batch.StreamOrder`).
         """
         self.cache = cache
         placed: list[_Placed] = []
