@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from irg.evaluation.benchmarks.benchmark import Ask
+from irg.evaluation.benchmarks.base import Question
 from irg.evaluation.image_folders import ImageFile
 from irg.evaluation.judges import geneval_detector as gd
 from irg.evaluation.judges import hf
@@ -21,10 +21,10 @@ from irg.promptsets import BenchPrompt
 CAT_PROMPT = BenchPrompt("0", "a red cat", "colors", {"include": [{"class": "cat", "count": 1, "color": "red"}]})
 
 
-def job(folder: Path, ask: Ask, prompt: BenchPrompt = CAT_PROMPT, color: str = "red") -> Job:
+def job(folder: Path, question: Question, prompt: BenchPrompt = CAT_PROMPT, color: str = "red") -> Job:
     path = folder / f"{color}.png"
     Image.new("RGB", (32, 24), color).save(path)
-    return Job(prompt, 0, 1, ImageFile(path), ask)
+    return Job(prompt, 0, 1, ImageFile(path), question)
 
 
 # ---------------------------------------------------------------------------------- GenEval's detector
@@ -44,18 +44,18 @@ def good_detector(image: Image.Image) -> list[gd.Found]:
     return [("cat", 0.9, mask(24, 32, (2, 3, 10, 9))), ("cat", 0.4, np.zeros((24, 32), bool))]
 
 
-def good_painter(images, name):
+def good_classifier(images, name):
     names = {(255, 0, 0): "red", (0, 0, 255): "blue", (0, 128, 0): "green", (255, 255, 0): "yellow"}
     return [names.get(image.getpixel((0, 0)), "white") for image in images]
 
 
-def detector(detect=good_detector, paint=good_painter) -> gd.GenEvalDetector:
-    return gd.GenEvalDetector(detect, paint, {"detector": "fake"}, frozenset({"cat"}))
+def detector(detect=good_detector, classify_colors=good_classifier) -> gd.GenEvalDetector:
+    return gd.GenEvalDetector(detect, classify_colors, {"detector": "fake"}, frozenset({"cat"}))
 
 
 def test_boxes_and_colors_of_what_is_asked(tmp_path: Path) -> None:
     judge = detector()
-    ((_, answer),) = judge.answers([job(tmp_path, Ask("detect", "objects"))])
+    ((_, answer),) = judge.answers([job(tmp_path, Question("detect", "objects"))])
     assert answer.raw == {"boxes": {"cat": [[2.0, 3.0, 10.0, 9.0, 0.9]]}, "colors": {"cat": ["red"]}}
     assert judge.covers(CAT_PROMPT)
     assert not judge.covers(BenchPrompt("1", "", "", {"include": [{"class": "dog", "count": 1}]}))
@@ -70,22 +70,22 @@ def test_an_object_stands_on_grey_cut_to_its_box() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detect", "paint", "message"),
+    ("detect", "classify_colors", "message"),
     [
-        (lambda image: [("person", 0.97, np.ones((512, 512), bool))], good_painter, "'person' in an empty image"),
-        (lambda image: [], good_painter, "does not see a plain stop sign"),
-        (lambda image: [("cat", float("nan"), np.ones((512, 512), bool))], good_painter, "not finite"),
-        (good_detector, lambda images, name: ["black"] * len(images), "colour classifier is broken"),
+        (lambda image: [("person", 0.97, np.ones((512, 512), bool))], good_classifier, "'person' in an empty image"),
+        (lambda image: [], good_classifier, "does not find a plain stop sign"),
+        (lambda image: [("cat", float("nan"), np.ones((512, 512), bool))], good_classifier, "not finite"),
+        (good_detector, lambda images, name: ["black"] * len(images), "color classifier is broken"),
     ],
 )
-def test_a_broken_detector_says_so_before_it_judges(tmp_path: Path, detect, paint, message: str) -> None:
+def test_a_broken_detector_says_so_before_it_judges(tmp_path: Path, detect, classify_colors, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        list(detector(detect, paint).answers([job(tmp_path, Ask("detect", "objects"))]))
+        list(detector(detect, classify_colors).answers([job(tmp_path, Question("detect", "objects"))]))
 
 
 def test_without_self_test_the_label_says_so(tmp_path: Path) -> None:
-    judge = gd.GenEvalDetector(lambda image: [], good_painter, {}, frozenset({"cat"}), self_test=False)
-    ((_, answer),) = judge.answers([job(tmp_path, Ask("detect", "objects"))])
+    judge = gd.GenEvalDetector(lambda image: [], good_classifier, {}, frozenset({"cat"}), self_test=False)
+    ((_, answer),) = judge.answers([job(tmp_path, Question("detect", "objects"))])
     assert answer.raw == {"boxes": {}, "colors": {}} and judge.label == "GenEval (HF detector, not self-tested)"
     assert judge.identity() != detector(lambda image: []).identity()
 
@@ -112,7 +112,7 @@ def test_a_detector_that_changes_its_mind_is_broken() -> None:
     def fickle(image: Image.Image) -> list[gd.Found]:
         return [(name, score - 0.05 * next(looks), where) for name, score, where in good_detector(image)]
 
-    with pytest.raises(ValueError, match="different things in the same image"):
+    with pytest.raises(ValueError, match="different objects in the same image"):
         detector(fickle).self_test()
 
 
@@ -178,7 +178,7 @@ def test_mask2former_boxes_with_random_weights(tmp_path: Path) -> None:
     for name, score, inside in found:
         assert name in boxes.names and gd.LOWEST < score <= 1 and inside.shape == (40, 50) and inside.any()
     with pytest.raises(ValueError, match=r"the (detector|color classifier) is broken"):
-        gd.GenEvalDetector(boxes, good_painter, {}, boxes.names).self_test()
+        gd.GenEvalDetector(boxes, good_classifier, {}, boxes.names).self_test()
     with pytest.raises(ValueError, match="can't be loaded as a Mask2Former"):
         gd.Mask2FormerBoxes.load(str(tmp_path / "nothing"), torch.device("cpu"))
 
@@ -236,30 +236,30 @@ def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_local_model_is_asked_and_asked_again(tiny_vlm: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_local_model_is_corrected_a_bounded_number_of_times(tiny_vlm: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(hf, "_MAX_TOKENS", 4)
     judge = hf.VisionLanguageJudge.load(str(tiny_vlm), "cpu", corrections=1)
-    say, talks = judge._model.say, []
-    monkeypatch.setattr(judge._model, "say", lambda image, talk: talks.append(len(talk)) or say(image, talk, 4))
+    chat, lengths = judge._model.chat, []
+    monkeypatch.setattr(judge._model, "chat", lambda image, chat_: lengths.append(len(chat_)) or chat(image, chat_, 4))
 
     def check(text: str) -> None:
         raise ValueError("never good")
 
-    jobs = [job(tmp_path, Ask("chat", "a", "What?")), job(tmp_path, Ask("chat", "b", "What?", check))]
+    jobs = [job(tmp_path, Question("chat", "a", "What?")), job(tmp_path, Question("chat", "b", "What?", check))]
     (_, plain), (_, refused) = judge.answers(jobs)
     assert plain.failure is None and isinstance(plain.raw, str)
     assert (refused.failure, refused.message, len(refused.raw)) == ("bad_answer", "never good", 2)
-    assert talks == [1, 1, 3]
+    assert lengths == [1, 1, 3]
     assert judge.identity()["fingerprint"] and judge.label == tiny_vlm.name
 
 
 def test_vqascore_of_a_local_model_is_a_probability_that_depends_on_the_image(tiny_vlm: Path, tmp_path: Path) -> None:
     judge = hf.VQAScoreJudge.load(str(tiny_vlm), "cpu")
-    jobs = [job(tmp_path, Ask("yes", "v", "Is it so?"), color=color) for color in ("red", "blue")]
+    jobs = [job(tmp_path, Question("yes", "v", "Is it so?"), color=color) for color in ("red", "blue")]
     red, blue = (answer.raw for _, answer in judge.answers(jobs))
     assert 0 < red < 1 and 0 < blue < 1 and red != blue
-    (job(tmp_path, Ask("yes", "v", "?")).image.path).write_bytes(b"spoiled")
-    ((_, answer),) = judge.answers([Job(CAT_PROMPT, 0, 1, ImageFile(tmp_path / "red.png"), jobs[0].ask)])
+    (job(tmp_path, Question("yes", "v", "?")).image.path).write_bytes(b"spoiled")
+    ((_, answer),) = judge.answers([Job(CAT_PROMPT, 0, 1, ImageFile(tmp_path / "red.png"), jobs[0].question)])
     assert answer.failure == "unreadable"
 
 
@@ -278,7 +278,7 @@ def test_ocr_joins_lines(tmp_path: Path) -> None:
             assert pixels_HW3.shape == (24, 32, 3) and tuple(pixels_HW3[0, 0]) == (0, 0, 255)  # BGR
             return type("Output", (), {"txts": ("STOP", "now")})
 
-    ((_, answer),) = OCRJudge(Engine()).answers([job(tmp_path, Ask("ocr", "text"))])
+    ((_, answer),) = OCRJudge(Engine()).answers([job(tmp_path, Question("ocr", "text"))])
     assert answer.raw == "STOP\nnow"
 
 
@@ -290,6 +290,6 @@ def test_ocr_reads_a_plain_text(tmp_path: Path) -> None:
     image = Image.new("RGB", (320, 96), "white")
     ImageDraw.Draw(image).text((20, 20), "OPEN DAY", fill="black", font_size=48)
     image.save(tmp_path / "text.png")
-    one = Job(CAT_PROMPT, 0, 1, ImageFile(tmp_path / "text.png"), Ask("ocr", "text"))
+    one = Job(CAT_PROMPT, 0, 1, ImageFile(tmp_path / "text.png"), Question("ocr", "text"))
     ((_, answer),) = OCRJudge().answers([one])
     assert answer.raw.split() == ["OPEN", "DAY"]

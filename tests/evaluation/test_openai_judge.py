@@ -19,12 +19,12 @@ from rich.console import Console
 from irg import promptsets
 from irg.evaluation.image_folders import LAYOUTS
 from irg.evaluation.results import Result
-from irg.evaluation.scored import Request, score
+from irg.evaluation.scoring import ScoreRequest, score
 
 pytest.importorskip("openai", reason="needs the extra eval")
 pytest.importorskip("tenacity", reason="needs the extra eval")
 
-from irg.evaluation.judges.make import JudgeOptions, make_judges
+from irg.evaluation.judges import JudgeOptions, make_judges
 from irg.evaluation.judges.openai import yes_probability
 
 QUIET = Console(file=io.StringIO())
@@ -91,17 +91,17 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> Request:
+def request_(tmp_path: Path) -> ScoreRequest:
     """Twelve WISE images, the grays 10 to 21."""
     entries = [{"Prompt": f"p{n}", "Explanation": "e", "Category": "c", "prompt_id": n} for n in range(1, 13)]
     (tmp_path / "wise.json").write_text(json.dumps(entries))
     for index, prompt in enumerate(promptsets.load("wise", tmp_path / "wise.json").prompts):
         grey = 10 + index
         LAYOUTS["wise"].write(tmp_path / "pictures", prompt, 0, "m", Image.new("RGB", (8, 8), (grey, grey, grey)))
-    return Request("wise", tmp_path / "pictures", out=tmp_path / "scores", prompts=str(tmp_path / "wise.json"))
+    return ScoreRequest("wise", tmp_path / "pictures", out=tmp_path / "scores", prompts=str(tmp_path / "wise.json"))
 
 
-def judge(server: Server, request: Request, cache: str = "cache", **more: Any) -> tuple[Path, Result]:
+def judge(server: Server, request: ScoreRequest, cache: str = "cache", **more: Any) -> tuple[Path, Result]:
     options = {"url": server.url, "longest_wait_s": 0.05, "timeout_s": 0.4, "concurrency": 4, "attempts": 4}
     made = make_judges(["openai:m"], JudgeOptions(**options | more, cache_dir=str(request.images.parent / cache)))
     return score(request, made, QUIET)
@@ -111,7 +111,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "judgements.jsonl").read_text().splitlines()]
 
 
-def test_trouble_that_passes_costs_nothing_but_time(server: Server, request_: Request) -> None:
+def test_trouble_that_passes_costs_nothing_but_time(server: Server, request_: ScoreRequest) -> None:
     trouble: dict[int, Reply | None] = {
         10: (429, b'{"error": {"message": "slow down"}}'),
         11: (500, b"oops"),
@@ -137,7 +137,7 @@ def test_trouble_that_passes_costs_nothing_but_time(server: Server, request_: Re
     assert judge(server, request_)[1].turns == result.turns and server.calls.total() == before
 
 
-def test_trouble_that_stays_is_counted_and_mended_later(server: Server, request_: Request) -> None:
+def test_trouble_that_stays_is_counted_and_mended_later(server: Server, request_: ScoreRequest) -> None:
     trouble = {
         10: (400, b'{"error": {"message": "content policy"}}'),
         11: (500, b"oops"),
@@ -159,19 +159,19 @@ def test_trouble_that_stays_is_counted_and_mended_later(server: Server, request_
     assert result.gaps == {"refused": 1, "bad_answer": 1}
 
 
-def test_a_dead_endpoint_is_not_asked_for_ever(server: Server, request_: Request) -> None:
+def test_a_dead_endpoint_is_not_asked_for_ever(server: Server, request_: ScoreRequest) -> None:
     server.act = lambda grey, call: (401, b'{"error": {"message": "wrong key"}}')
     folder, result = judge(server, request_, concurrency=1)
     assert result.turns[0].states == {"outage": 12}
     assert server.calls.total() <= 8
     assert any(
-        "not asked: the endpoint failed" in line["message"] and "wrong key" in line["message"] for line in lines(folder)
+        "not sent: the endpoint failed" in line["message"] and "wrong key" in line["message"] for line in lines(folder)
     )
     server.act = lambda grey, call: said(GOOD)
     assert judge(server, request_)[1].complete
 
 
-def test_the_question_and_the_image_go_out_as_they_should(server: Server, request_: Request) -> None:
+def test_the_question_and_the_image_go_out_as_they_should(server: Server, request_: ScoreRequest) -> None:
     judge(server, request_)
     body = next(body for body in server.bodies if '"p3"' in body["messages"][0]["content"][0]["text"])
     assert body["temperature"] == 0 and body["model"] == "m"
@@ -180,7 +180,7 @@ def test_the_question_and_the_image_go_out_as_they_should(server: Server, reques
     assert sent == (request_.images / "3.png").read_bytes()
 
 
-def test_usage_and_cost_are_summed(server: Server, request_: Request) -> None:
+def test_usage_and_cost_are_summed(server: Server, request_: ScoreRequest) -> None:
     out = io.StringIO()
     options = JudgeOptions(url=server.url, price_in=1e6, price_out=2e6, cache_dir=str(request_.images.parent / "c"))
     _, result = score(request_, make_judges(["openai:m"], options), Console(file=out, width=200))
@@ -190,7 +190,7 @@ def test_usage_and_cost_are_summed(server: Server, request_: Request) -> None:
     assert again.cost == result.cost  # what it has cost, not what this call did
 
 
-def test_another_model_has_a_folder_and_answers_of_its_own(server: Server, request_: Request) -> None:
+def test_another_model_has_a_folder_and_answers_of_its_own(server: Server, request_: ScoreRequest) -> None:
     first, _ = judge(server, request_)
     made = make_judges(["openai:other"], JudgeOptions(url=server.url, cache_dir=str(request_.images.parent / "cache")))
     second, result = score(request_, made, QUIET)
@@ -204,7 +204,9 @@ def test_vqascore_from_log_probabilities(server: Server, tmp_path: Path) -> None
     top = [{"token": "Yes", "logprob": -0.5}, {"token": " yes", "logprob": -1.5}, {"token": "No", "logprob": -2.0}]
     given = {"logprobs": {"content": [{"token": "Yes", "logprob": -0.5, "top_logprobs": top}]}}
     server.act = lambda grey, call: said("Yes", **given) if grey == 10 else said("Yes")
-    request = Request("genai_bench", tmp_path / "p", out=tmp_path / "s", prompts=str(tmp_path / "genai_image.json"))
+    request = ScoreRequest(
+        "genai_bench", tmp_path / "p", out=tmp_path / "s", prompts=str(tmp_path / "genai_image.json")
+    )
     folder, result = judge(server, request)
     assert result.turns[0].scores["every"] == pytest.approx(0.6065307 + 0.2231302)
     assert result.gaps == {"bad_answer": 1}

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from irg.engine.engine import Engine
 from irg.engine.runner import Runner
-from irg.evaluation import runs
+from irg.evaluation import generation, runs
 from irg.evaluation.image_folders import LAYOUTS, ImageFile
 from irg.model.weights.profile import Profile
 from irg.promptsets import BenchPrompt
@@ -40,7 +40,7 @@ def pipe(tiny_loaded, tiny_tokenizer):
 
 
 def info_of(prompt_set, pipe, samples=2, mode="irg"):
-    return runs.plan(
+    return runs.new_run(
         prompt_set,
         prompt_set.prompts,
         samples,
@@ -55,13 +55,13 @@ def info_of(prompt_set, pipe, samples=2, mode="irg"):
     )
 
 
-def test_pick_takes_evenly_from_all_tags():
+def test_prompts_are_selected_evenly_from_all_tags():
     prompts = [BenchPrompt(str(i), "x", tag) for i, tag in enumerate("aaaabbc")]
-    assert [p.id for p in runs.pick(prompts, 3)] == ["0", "4", "6"]
-    assert [p.id for p in runs.pick(prompts, 5)] == ["0", "1", "4", "5", "6"]
-    assert len(runs.pick(prompts, 99)) == 7 == len(runs.pick(prompts, None))
+    assert [p.id for p in runs.select_prompts(prompts, 3)] == ["0", "4", "6"]
+    assert [p.id for p in runs.select_prompts(prompts, 5)] == ["0", "1", "4", "5", "6"]
+    assert len(runs.select_prompts(prompts, 99)) == 7 == len(runs.select_prompts(prompts, None))
     with pytest.raises(ValueError, match="--limit"):
-        runs.pick(prompts, 0)
+        runs.select_prompts(prompts, 0)
 
 
 def test_seeds_depend_on_prompt_sample_and_run_only():
@@ -75,15 +75,15 @@ def test_a_run_is_drawn_resumed_and_the_same_however_it_was_cut(geneval_prompts,
     info = info_of(geneval_prompts, pipe)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
-        runs.begin(folder, info, resume=False)
-    assert runs.draw(whole, info, geneval_prompts.prompts, pipe, 4, QUIET) == 6
-    assert runs.draw(cut, info, geneval_prompts.prompts[:1], pipe, 4, QUIET) == 2
+        runs.open_run(folder, info, resume=False)
+    assert generation.draw_missing(whole, info, geneval_prompts.prompts, pipe, 4, QUIET) == 6
+    assert generation.draw_missing(cut, info, geneval_prompts.prompts[:1], pipe, 4, QUIET) == 2
     first = cut / "images" / "00000" / "samples" / "0000.png"
     kept = first.stat().st_mtime_ns
-    runs.begin(cut, info, resume=True)
-    assert runs.draw(cut, info, geneval_prompts.prompts, pipe, 3, QUIET) == 4
+    runs.open_run(cut, info, resume=True)
+    assert generation.draw_missing(cut, info, geneval_prompts.prompts, pipe, 3, QUIET) == 4
     assert first.stat().st_mtime_ns == kept
-    assert runs.draw(cut, info, geneval_prompts.prompts, pipe, 3, QUIET) == 0
+    assert generation.draw_missing(cut, info, geneval_prompts.prompts, pipe, 3, QUIET) == 0
     for place in ("images", "turns/1", "turns/2"):
         for one in sorted((whole / place).rglob("*.png")):
             same = cut / one.relative_to(whole)
@@ -94,49 +94,49 @@ def test_a_run_is_drawn_resumed_and_the_same_however_it_was_cut(geneval_prompts,
     assert record["prompt_id"] == "00002" and len(record["turns"]) == 2 and record["turns"][1]["thinking"] is not None
     # an image whose record is missing was in flight when the run was cut: it is drawn again
     (cut / "trajectories" / "00002" / "1.json").unlink()
-    assert [one.number for one in runs.missing(cut, info, geneval_prompts.prompts)] == [1]
+    assert [one.number for one in runs.missing_samples(cut, info, geneval_prompts.prompts)] == [1]
 
 
 def test_an_interruption_keeps_what_is_finished(geneval_prompts, pipe, tmp_path, monkeypatch):
     info = info_of(geneval_prompts, pipe, samples=1, mode="direct")
-    runs.begin(tmp_path / "run", info, resume=False)
-    save, saved = runs.save, []
+    runs.open_run(tmp_path / "run", info, resume=False)
+    save, saved = generation.save_sample, []
 
     def save_one_then_stop(*arguments):
         if saved:
             raise KeyboardInterrupt
         saved.append(save(*arguments))
 
-    monkeypatch.setattr(runs, "save", save_one_then_stop)
+    monkeypatch.setattr(generation, "save_sample", save_one_then_stop)
     with pytest.raises(KeyboardInterrupt):
-        runs.draw(tmp_path / "run", info, geneval_prompts.prompts, pipe, 1, QUIET)
-    assert len(runs.missing(tmp_path / "run", info, geneval_prompts.prompts)) == 2
+        generation.draw_missing(tmp_path / "run", info, geneval_prompts.prompts, pipe, 1, QUIET)
+    assert len(runs.missing_samples(tmp_path / "run", info, geneval_prompts.prompts)) == 2
     assert not pipe.engine.scheduler.running  # and the engine is free again
 
 
 def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
     info = info_of(geneval_prompts, pipe)
-    runs.begin(tmp_path / "run", info, resume=True)
+    runs.open_run(tmp_path / "run", info, resume=True)
     with pytest.raises(FileExistsError, match="--resume"):
-        runs.begin(tmp_path / "run", info, resume=False)
+        runs.open_run(tmp_path / "run", info, resume=False)
     with pytest.raises(ValueError, match="seed was 3 and is 4"):
-        runs.begin(tmp_path / "run", replace(info, seed=4), resume=True)
+        runs.open_run(tmp_path / "run", replace(info, seed=4), resume=True)
     with pytest.raises(ValueError, match="model_fingerprint"):
-        runs.begin(tmp_path / "run", replace(info, model_fingerprint="1"), resume=True)
+        runs.open_run(tmp_path / "run", replace(info, model_fingerprint="1"), resume=True)
     with pytest.raises(ValueError, match='precision was "bf16" and is "int8"'):
-        runs.begin(tmp_path / "exact", replace(info, precision="bf16"), resume=True)
-        runs.begin(tmp_path / "exact", replace(info, precision="int8"), resume=True)
-    runs.begin(tmp_path / "run", replace(info, precision="int8", weights="ema"), resume=True)  # an older record
+        runs.open_run(tmp_path / "exact", replace(info, precision="bf16"), resume=True)
+        runs.open_run(tmp_path / "exact", replace(info, precision="int8"), resume=True)
+    runs.open_run(tmp_path / "run", replace(info, precision="int8", weights="ema"), resume=True)  # an older record
     # a higher limit goes on with the same run, a lower one is another run
-    runs.begin(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=False)
-    runs.begin(tmp_path / "few", info, resume=True)
+    runs.open_run(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=False)
+    runs.open_run(tmp_path / "few", info, resume=True)
     assert runs.RunInfo.load(tmp_path / "few").prompt_ids == info.prompt_ids
     with pytest.raises(ValueError, match="prompt_ids"):
-        runs.begin(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=True)
+        runs.open_run(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("x")
     with pytest.raises(FileExistsError, match="holds no run"):
-        runs.begin(tmp_path / "other", info, resume=False)
+        runs.open_run(tmp_path / "other", info, resume=False)
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"run\.json: not the record"):
         runs.RunInfo.load(tmp_path / "run")
@@ -152,7 +152,7 @@ def test_samples_must_fit_the_layout(geneval_prompts, pipe):
 def test_after_an_early_stop_the_last_image_stands(geneval_prompts, pipe, tmp_path):
     info = info_of(geneval_prompts, pipe, samples=1)
     trajectory = Trajectory("x", "irg", 0, "tiny", {}, [Turn("t", flat(7)), Turn("all is right", None)], stopped=True)
-    runs.save(tmp_path, info, runs.Sample(geneval_prompts.prompts[0], 0), trajectory)
+    generation.save_sample(tmp_path, info, runs.Sample(geneval_prompts.prompts[0], 0), trajectory)
     for place in ("images", "turns/1", "turns/2"):
         assert ImageFile(tmp_path / place / "00000/samples/0000.png").pixels().getpixel((0, 0)) == (7, 7, 7)
 
@@ -197,12 +197,12 @@ def test_images_that_are_none(tmp_path):
 def test_fingerprint_sees_a_change_at_either_end(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"a" * (3 << 20))
-    before = runs.fingerprint(tmp_path)
+    before = runs.weights_fingerprint(tmp_path)
     for at in (0, -1):
         content = bytearray(b"a" * (3 << 20))
         content[at] = 98
         weights.write_bytes(content)
-        assert runs.fingerprint(tmp_path) != before
+        assert runs.weights_fingerprint(tmp_path) != before
 
 
 def test_names_fit_for_files():

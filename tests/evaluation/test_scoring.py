@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,20 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from irg import promptsets
+from irg import files, promptsets, registry
 from irg.evaluation import table
-from irg.evaluation.benchmarks.benchmark import BENCHMARKS, Ask, Options
+from irg.evaluation.benchmarks.base import Question, ScoringOptions
+from irg.evaluation.benchmarks.registry import BENCHMARKS
+from irg.evaluation.generation import draw_missing, save_sample
 from irg.evaluation.image_folders import LAYOUTS, ImageFile
-from irg.evaluation.judges.base import Answer, Job
+from irg.evaluation.judges import Answer, Job, JudgeOptions, make_judges
 from irg.evaluation.judges.file import FileJudge
-from irg.evaluation.judges.make import JudgeOptions, make_judges
+from irg.evaluation.paper import REPORTED
 from irg.evaluation.results import Result
-from irg.evaluation.scored import Request, score
+from irg.evaluation.runs import RunInfo, Sample, new_run, open_run
+from irg.evaluation.scoring import ScoreRequest, score
+from irg.reasoning.settings import Settings
+from irg.results.trajectory import Trajectory, Turn
 from irg_mini import world
 from irg_mini.measure.judge import MiniJudge
 
@@ -54,7 +60,7 @@ def grey(job) -> int:
 def asked(geneval_prompts, geneval_json, tmp_path):
     """A folder of images, one for each prompt and sample, and the request to score it."""
     folder = images(tmp_path / "images", geneval_prompts.prompts)
-    return Request("geneval", folder, out=tmp_path / "scores", prompts=str(geneval_json))
+    return ScoreRequest("geneval", folder, out=tmp_path / "scores", prompts=str(geneval_json))
 
 
 def test_nothing_is_judged_twice_and_raw_answers_can_be_graded_again(asked, fake_judge):
@@ -91,19 +97,15 @@ def test_an_interrupted_judge_goes_on_where_it_stood(asked, fake_judge):
 
 
 def test_two_at_once_are_refused(asked, run, fake_judge):
-    from irg.evaluation import runs
-
     def meanwhile(job):
         with pytest.raises(ValueError, match="another irg bench score is at work"):
             score(asked, [fake_judge(lambda job: pytest.fail("asked twice"))], QUIET)
         return Answer(EVERYTHING)
 
     assert score(asked, [fake_judge(meanwhile)], QUIET)[1].complete
-    info = runs.RunInfo.load(run.images)
-    with (run.images / "sessions.jsonl").open("a") as held:
-        runs.lock(held, "")
-        with pytest.raises(ValueError, match="another irg bench run is drawing it"):
-            runs.draw(run.images, info, (), None, 1, QUIET)
+    info = RunInfo.load(run.images)
+    with files.locked(run.images / ".lock", ""), pytest.raises(ValueError, match="another irg bench run is drawing it"):
+        draw_missing(run.images, info, (), None, 1, QUIET)
 
 
 def test_a_damaged_line_in_the_middle_is_named(asked, fake_judge):
@@ -111,7 +113,7 @@ def test_a_damaged_line_in_the_middle_is_named(asked, fake_judge):
     path = folder / "judgements.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "{broken", *lines[2:]]) + "\n")
-    with pytest.raises(ValueError, match=r"judgements\.jsonl, line 2: damaged"):
+    with pytest.raises(ValueError, match=r"judgements\.jsonl, line 2: no JSON .*remove that line"):
         score(asked, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
 
 
@@ -139,7 +141,7 @@ def test_gaps_are_counted_and_shown(asked, fake_judge):
     before = len(judge.asked)
     _, result = score(asked, [judge], QUIET)
     assert len(judge.asked) - before == 1 and result.gaps == {"missing": 1, "unreadable": 1, "refused": 1}
-    _, result = score(replace(asked, again=True, official_skips=True), [judge], QUIET)
+    _, result = score(replace(asked, retry_failed=True, official_skips=True), [judge], QUIET)
     assert len(judge.asked) - before == 3 and result.gaps == {"missing": 1, "unreadable": 1}
     assert result.turns[0].scores["single_object"] == 1.0
     assert "--official-skips" in table.markdown(table.tables([result]))
@@ -153,8 +155,6 @@ def test_what_a_judge_does_not_know_is_not_asked_and_told(asked, fake_judge):
 
 
 def test_a_limit_is_no_small_vocabulary(run, fake_judge):
-    from irg.evaluation.runs import RunInfo
-
     info = RunInfo.load(run.images)
     replace(info, prompt_ids=info.prompt_ids[:1]).save(run.images)
     text = table.markdown(table.tables([score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)[1]]))
@@ -200,7 +200,7 @@ def test_mini_judge_sees_what_the_world_renders(tmp_path):
     Image.fromarray(world.render(scene)).save(tmp_path / "cat.png")
     judge = MiniJudge()
     prompt = promptsets.BenchPrompt("0", "x", "colors", request.to_json())
-    ((_, answer),) = judge.answers([Job(prompt, 0, 1, ImageFile(tmp_path / "cat.png"), Ask("detect", "objects"))])
+    ((_, answer),) = judge.answers([Job(prompt, 0, 1, ImageFile(tmp_path / "cat.png"), Question("detect", "objects"))])
     assert max(box[4] for box in answer.raw["boxes"]["cat"]) > 0.3
 
 
@@ -216,7 +216,7 @@ def test_mini_judge_tells_its_weights_and_what_it_covers():
 
 
 def answered(name, prompts, folder, judges, tmp_path, **more):
-    return score(Request(name, folder, out=tmp_path / "scores", prompts=str(prompts), **more), judges, QUIET)[1]
+    return score(ScoreRequest(name, folder, out=tmp_path / "scores", prompts=str(prompts), **more), judges, QUIET)[1]
 
 
 def test_wise_through_a_judge(tmp_path, fake_judge):
@@ -228,9 +228,9 @@ def test_wise_through_a_judge(tmp_path, fake_judge):
     judge = fake_judge(lambda job: Answer(text), kinds=("chat",))
     result = answered("wise", tmp_path / "wise.json", folder, [judge], tmp_path)
     assert result.turns[0].scores == {"culture": pytest.approx(0.8), "time": pytest.approx(0.8)}
-    assert '"e"' in judge.asked[0].ask.text and "p" in judge.asked[0].ask.text
+    assert '"e"' in judge.asked[0].question.text and "p" in judge.asked[0].question.text
     with pytest.raises(ValueError, match="consistency"):
-        judge.asked[0].ask.check("no scores")
+        judge.asked[0].question.check("no scores")
     strict = answered("wise", tmp_path / "wise.json", folder, [judge], tmp_path, wise_parse="strict")
     assert strict.gaps == {"bad_answer": 2} and len(judge.asked) == 2  # the same answers, read otherwise
 
@@ -248,7 +248,7 @@ def test_tiif_through_a_judge(tmp_path, fake_judge):
     assert (result.turns[0].scores["Overall short"], result.turns[0].scores["Overall long"]) == (0.5, 0.0)
     assert result.unit == "question"
     with pytest.raises(ValueError, match="2 questions, but 1 answers"):
-        judge.asked[0].ask.check("yes")
+        judge.asked[0].question.check("yes")
 
 
 def test_tiif_reads_text_on_demand(tmp_path, fake_judge):
@@ -274,7 +274,7 @@ def test_a_folder_may_hold_fewer_samples(asked, fake_judge):
     judge = fake_judge(lambda job: Answer(EVERYTHING))
     _, result = score(replace(asked, samples=1), [judge], QUIET)
     assert len(judge.asked) == 3 and result.complete
-    with pytest.raises(ValueError, match="--samples must be 1"):
+    with pytest.raises(ValueError, match="--num-images must be 1"):
         replace(asked, benchmark="wise", samples=2).check()
 
 
@@ -307,7 +307,7 @@ def test_oneig_takes_a_judge_for_each_dimension(tmp_path, fake_judge):
     (tmp_path / "Q_D" / "human.json").write_text(json.dumps(questions))
     prompts = promptsets.load("oneig", tmp_path / "OneIG-Bench.csv").prompts
     folder = images(tmp_path / "m", prompts, "oneig", 3)
-    chat = fake_judge(lambda job: Answer("Yes" if "man" in job.ask.text else "No"), kinds=("chat",), label="vlm")
+    chat = fake_judge(lambda job: Answer("Yes" if "man" in job.question.text else "No"), kinds=("chat",), label="vlm")
     reader = fake_judge(lambda job: Answer("STOP"), kinds=("ocr",), label="reader")
     csv = tmp_path / "OneIG-Bench.csv"
     result = answered("oneig", csv, folder, [chat, reader], tmp_path, official_skips=True)
@@ -326,22 +326,18 @@ def test_oneig_takes_a_judge_for_each_dimension(tmp_path, fake_judge):
 @pytest.fixture
 def run(geneval_prompts, geneval_json, tmp_path):
     """A run of two turns: the cat is repaired, the dogs are damaged, the bus stays."""
-    from irg.evaluation import runs
-    from irg.reasoning.settings import Settings
-    from irg.results.trajectory import Trajectory, Turn
-
     facts = {"covered_by": None, "covered": 3, "model": "m", "model_fingerprint": "", "model_name": "m", "seed": 0}
-    info = runs.plan(geneval_prompts, geneval_prompts.prompts, 1, mode="irg", settings=Settings().to_dict(), **facts)
+    info = new_run(geneval_prompts, geneval_prompts.prompts, 1, mode="irg", settings=Settings().to_dict(), **facts)
     folder = tmp_path / "run"
-    runs.begin(folder, info, resume=False)
+    open_run(folder, info, resume=False)
     for prompt, values in zip(geneval_prompts.prompts, ((10, 11), (13, 14), (15, 17)), strict=True):
         turns = [
             Turn("<think>first & foremost</think>", flat(values[0]), seconds={"drawing": 1.0}, tokens=5),
             Turn("better", flat(values[1]), seconds={"drawing": 2.0}, tokens=3),
         ]
-        runs.save(folder, info, runs.Sample(prompt, 0), Trajectory(prompt.text, "irg", 0, "m", {}, turns))
+        save_sample(folder, info, Sample(prompt, 0), Trajectory(prompt.text, "irg", 0, "m", {}, turns))
     (folder / "sessions.jsonl").write_text('{"images": 1, "seconds": 3.5}\n{"images": 2, "seconds": 4.0}\n')
-    return Request("geneval", folder, prompts=str(geneval_json))
+    return ScoreRequest("geneval", folder, prompts=str(geneval_json))
 
 
 def test_a_run_is_scored_by_turn(run, fake_judge):
@@ -441,8 +437,6 @@ def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
 
 
 def test_paper_rows_are_the_papers():
-    from irg.evaluation.paper import REPORTED
-
     assert set(REPORTED) == set(BENCHMARKS)
     for name, rows in REPORTED.items():
         for row in rows:
@@ -450,16 +444,24 @@ def test_paper_rows_are_the_papers():
     assert {row.model: row.scores["overall"] for row in REPORTED["geneval"]}["IRG (paper)"] == 0.85
 
 
+def test_every_judge_is_an_entry_point():
+    """The built-in ones come in by the same door as a plug-in's, and each has a line of help."""
+    assert {"file", "geneval", "hf", "mini", "ocr", "openai", "vqascore"} <= set(registry.names(registry.JUDGES))
+    with pytest.raises(ValueError, match="a judge is needed") as caught:
+        make_judges([], JudgeOptions())
+    for name in registry.names(registry.JUDGES):
+        assert re.search(rf"\n  {name} +\S.{{10}}", str(caught.value)), name
+    assert "can't be loaded" not in str(caught.value)
+
+
 def test_judges_by_name():
     with pytest.raises(ValueError, match="did you mean 'openai'"):
         make_judges(["openia:x"], JudgeOptions())
     with pytest.raises(ValueError, match="hf needs more: hf:MODEL"):
         make_judges(["hf"], JudgeOptions())
-    with pytest.raises(ValueError, match="a judge is needed"):
-        make_judges([], JudgeOptions())
 
 
 def test_options_do_not_change_what_was_asked():
     prompt = promptsets.BenchPrompt("1", "a {prompt}", "c", {"Explanation": "{x}"})
-    (ask,) = BENCHMARKS["wise"].asks(prompt, Options(rubric="{prompt}|{explanation}"))
+    (ask,) = BENCHMARKS["wise"].questions(prompt, ScoringOptions(rubric="{prompt}|{explanation}"))
     assert ask.text == "a {prompt}|{x}"

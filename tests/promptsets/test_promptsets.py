@@ -11,8 +11,8 @@ import pytest
 
 from irg import promptsets
 from irg.promptsets.fetch import fetch
-from irg.promptsets.registry import HOMES, Home, Origin, SetFile
-from irg.promptsets.sets import digest
+from irg.promptsets.prompt_set import combined_sha256
+from irg.promptsets.sources import SOURCES, Origin, PinnedFile, PromptSource
 
 GENEVAL_LINE = {"tag": "counting", "include": [{"class": "dog", "count": 2}], "prompt": "a photo of two dogs"}
 
@@ -25,15 +25,15 @@ def write(path: Path, content: str) -> Path:
 
 def test_registry_names_the_five_with_pins() -> None:
     assert promptsets.NAMES == ("geneval", "wise", "tiif", "genai_bench", "oneig")
-    for home in HOMES.values():
-        for files in home.variants.values():
+    for source in SOURCES.values():
+        for files in source.variants.values():
             assert files
             for file in files:
                 assert len(file.sha256) == 64 and file.bytes > 0 and file.remote
                 assert all(url.startswith("https://") for url in file.urls)
-    assert len(HOMES["tiif"].variants["testmini"]) == 78
-    assert HOMES["oneig"].origins("en")[0].terms == "non-commercial"
-    assert {HOMES[name].origins(HOMES[name].default)[0].terms for name in ("wise", "tiif")} == {"unlicensed"}
+    assert len(SOURCES["tiif"].variants["testmini"]) == 78
+    assert SOURCES["oneig"].origins("en")[0].terms == "non-commercial"
+    assert {SOURCES[name].origins(SOURCES[name].default)[0].terms for name in ("wise", "tiif")} == {"unlicensed"}
 
 
 def test_geneval_lines(tmp_path: Path) -> None:
@@ -143,35 +143,39 @@ def server() -> Iterator[tuple[str, list[str]]]:
     running.server_close()
 
 
-def home(url: str, *places: str, sha256: str = hashlib.sha256(b"content").hexdigest()) -> Home:
+def source(url: str, *places: str, sha256: str = hashlib.sha256(b"content").hexdigest()) -> PromptSource:
     origin = Origin("example.org/x", "c" * 40, "CC-BY-NC-4.0", "non-commercial", url)
-    file = SetFile("sub/a.json", sha256, 7, tuple((origin, place) for place in places))
-    return Home("geneval", "X", {"v": (file,)})
+    file = PinnedFile("sub/a.json", sha256, 7, tuple((origin, place) for place in places))
+    return PromptSource("geneval", "X", {"v": (file,)})
 
 
 def test_fetch_tells_first_and_fetches_once(server: tuple[str, list[str]], tmp_path: Path) -> None:
     url, asked = server
     told: list[str] = []
-    found = fetch(home(url, "gone", "good"), "v", tmp_path, False, lambda text: told.append(f"{text} {asked}"))
+    found = fetch(source(url, "gone", "good"), "v", tmp_path, False, lambda text: told.append(f"{text} {asked}"))
     assert found["sub/a.json"].read_bytes() == b"content"
     assert len(told) == 1 and "NON-COMMERCIAL" in told[0] and "example.org/x" in told[0] and told[0].endswith("[]")
     assert asked == ["/gone", "/good"]
-    fetch(home(url, "gone", "good"), "v", tmp_path, True, told.append)
+    fetch(source(url, "gone", "good"), "v", tmp_path, True, told.append)
     assert len(asked) == 2 and len(told) == 1
     found["sub/a.json"].write_bytes(b"spoiled")  # a damaged cache is fetched again
-    fetch(home(url, "good"), "v", tmp_path, False, told.append)
+    fetch(source(url, "good"), "v", tmp_path, False, told.append)
     assert found["sub/a.json"].read_bytes() == b"content"
 
 
 def test_a_changed_file_is_refused(server: tuple[str, list[str]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sha256 differs"):
-        fetch(home(server[0], "good", sha256="0" * 64), "v", tmp_path, False, lambda _: None)
+        fetch(source(server[0], "good", sha256="0" * 64), "v", tmp_path, False, lambda _: None)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_digest_does_not_depend_on_order() -> None:
-    assert digest({"a": "1"}) == "1"
-    assert digest({"a": "1", "b": "2"}) == digest({"b": "2", "a": "1"}) != digest({"a": "2", "b": "1"})
+def test_combined_sha256_does_not_depend_on_order() -> None:
+    assert combined_sha256({"a": "1"}) == "1"
+    assert (
+        combined_sha256({"a": "1", "b": "2"})
+        == combined_sha256({"b": "2", "a": "1"})
+        != combined_sha256({"a": "2", "b": "1"})
+    )
 
 
 @pytest.mark.shared
@@ -188,7 +192,7 @@ def test_digest_does_not_depend_on_order() -> None:
     ],
 )
 def test_official_sets(official: Path, name: str, variant: str, count: int, tags: dict[str, int]) -> None:
-    if any(not (official / name / file.path).is_file() for file in HOMES[name].variants[variant]):
+    if any(not (official / name / file.path).is_file() for file in SOURCES[name].variants[variant]):
         pytest.skip(f"{official / name} does not have the whole prompt set {variant!r}")
     found = promptsets.load(name, official, variant=variant)
     if not found.official:

@@ -59,26 +59,28 @@ def main(argv: Sequence[str]) -> int:
     )
 
     from irg.evaluation import runs
+    from irg.evaluation.generation import draw_missing
+    from irg.evaluation.image_folders import slug
     from irg.reasoning.pipeline import IRGPipeline, model_folder
 
     folder = model_folder(options.model, options.weights, console.print)
     covered_by, covered = _covered(options, folder, prompt_set)
-    chosen = runs.pick(covered, options.limit)
+    chosen = runs.select_prompts(covered, options.limit)
     if len(chosen) < len(prompt_set):
         console.print(f"{len(covered)} of {len(prompt_set)} prompts are covered, {len(chosen)} are drawn.")
     pipe = IRGPipeline.from_pretrained(
         options.model, options.device, memory=options.memory, weights=options.weights, say=console.print
     )
     settings = with_options(pipe.defaults, changes)
-    info = runs.plan(
+    info = runs.new_run(
         prompt_set,
         chosen,
         options.num_images,
         covered_by=covered_by,
         covered=len(covered),
         model=str(options.model),
-        model_fingerprint=runs.fingerprint(folder),
-        model_name=runs.safe_name(str(options.model)),
+        model_fingerprint=runs.weights_fingerprint(folder),
+        model_name=slug(str(options.model)),
         weights=options.weights,
         precision=pipe.choice.precision if pipe.choice else "",
         mode=settings.mode,
@@ -86,9 +88,9 @@ def main(argv: Sequence[str]) -> int:
         seed=options.seed,
     )
     out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, settings.mode)
-    runs.begin(out, info, options.resume)
+    runs.open_run(out, info, options.resume)
     try:
-        drawn = runs.draw(out, info, chosen, pipe, options.batch_size or pipe.together(16), console)
+        drawn = draw_missing(out, info, chosen, pipe, options.batch_size or pipe.together(16), console)
     except KeyboardInterrupt:
         console.print(f"Interrupted; what is finished is in {out}. Go on with --resume.")
         raise

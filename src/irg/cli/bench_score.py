@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from irg import promptsets
+from irg import files, promptsets
 from irg.cli.arguments import parse
 from irg.deprecation import renamed
-from irg.evaluation.judges.make import JudgeOptions
+from irg.evaluation.judges import JudgeOptions
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def main(argv: Sequence[str]) -> int:
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
     from irg.evaluation.judges import make_judges
-    from irg.evaluation.scored import Request, score
+    from irg.evaluation.scoring import ScoreRequest, score
 
     judging = JudgeOptions(**{field.name: getattr(options, field.name) for field in fields(JudgeOptions)})
-    request = Request(
-        benchmark=promptsets.spelled(options.name),
+    request = ScoreRequest(
+        benchmark=promptsets.canonical_name(options.name),
         images=Path(options.images).expanduser(),
         out=Path(options.out).expanduser() if options.out else None,
         turns=options.turns,
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         wise_parse=options.parse_answers,
         counting_above=options.counting_above,
         rubric=_text(options.rubric),
-        again=options.retry_failed,
+        retry_failed=options.retry_failed,
         prompts=options.prompts,
         variant=options.variant,
         model_name=options.model_name,
@@ -136,14 +136,13 @@ def table(argv: Sequence[str]) -> int:
         raise ValueError("name the runs: irg bench table irg-bench/geneval-mini-irg irg-bench/geneval-mini-think")
     from irg.evaluation import table as tabling
     from irg.evaluation.results import Result
-    from irg.evaluation.runs import write_whole
 
     results = [Result.load(Path(run).expanduser()) for run in options.runs]
     made = tabling.tables(results, paper=not options.no_paper)
     write = {"markdown": tabling.markdown, "csv": tabling.comma_separated, "html": tabling.html}[options.format]
     text = write(made)
     if options.out:
-        write_whole(Path(options.out), text)
+        files.write_text(Path(options.out), text)
         print(options.out)
     else:
         print(text, end="")

@@ -194,11 +194,11 @@ def load(sift: Sift) -> Decontaminator:
     known = Decontaminator(sift.overlap, sift.templates)
     for name in promptsets.NAMES:
         digests = []
-        for variant in promptsets.HOMES[name].variants:
+        for variant in promptsets.SOURCES[name].variants:
             try:
                 one = promptsets.load(name, sift.benchmarks, variant=variant, offline=True)
             except ValueError as error:
-                if variant == promptsets.HOMES[name].default:
+                if variant == promptsets.SOURCES[name].default:
                     known.missing[name] = " ".join(str(error).split())
                 continue
             known.learn(name, ((prompt.id, prompt.text) for prompt in one.prompts))

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from irg.evaluation.benchmarks.benchmark import BENCHMARKS
+from irg.evaluation.benchmarks.registry import BENCHMARKS
+from irg.evaluation.judging import JudgedImage
 from irg.evaluation.results import Result
-from irg.evaluation.runs import read_record
-from irg.evaluation.scoring import Judged
+from irg.evaluation.runs import read_trajectory
 from irg.evaluation.table import headline, tables
 from irg.files import write_text
 from irg.results.pages import render
@@ -35,7 +35,7 @@ class Entry:
         skips: missing images do not count; else they count as wrong, here as in the table.
     """
 
-    turns: tuple[Judged, ...]
+    turns: tuple[JudgedImage, ...]
     thoughts: tuple[str | None, ...]
     skips: bool = False
 
@@ -63,20 +63,20 @@ class Entry:
         return "right" if all(last) else "wrong"
 
 
-def entries(items: Sequence[Judged], trajectories: Path | None, skips: bool = False) -> list[Entry]:
+def entries(items: Sequence[JudgedImage], trajectories: Path | None, skips: bool = False) -> list[Entry]:
     """The judged images by request, with thoughts where there are any; ``skips``: missing ones do not count."""
-    grouped: dict[tuple[str, int], list[Judged]] = {}
+    grouped: dict[tuple[str, int], list[JudgedImage]] = {}
     for item in items:
         if item.state != "not covered":
             grouped.setdefault((item.prompt.id, item.sample), []).append(item)
     return [_entry(turns, trajectories, skips) for turns in grouped.values()]
 
 
-def _entry(turns: Sequence[Judged], trajectories: Path | None, skips: bool) -> Entry:
+def _entry(turns: Sequence[JudgedImage], trajectories: Path | None, skips: bool) -> Entry:
     record: dict[str, Any] = {}
     if trajectories is not None:
         path = trajectories / turns[0].prompt.id / f"{turns[0].sample}.json"
-        record = read_record(path) if path.is_file() else {}
+        record = read_trajectory(path) if path.is_file() else {}
     steps = record.get("turns", [])
     return Entry(tuple(turns), tuple(step.get("thinking") for step in steps), skips)
 
@@ -124,14 +124,14 @@ def _card(entry: Entry, folder: Path) -> dict[str, Any]:
     }
 
 
-def _told(one: Judged) -> str:
+def _told(one: JudgedImage) -> str:
     """What the answers came to, then the answers as they stand where they are texts that say more."""
     told = one.grade.detail if one.grade else one.message
     said = [f"{answer}" for answer in one.answers.values() if isinstance(answer, str) and len(answer) > len("Yes.")]
     return "\n\n".join([told, *(answer for answer in said if answer not in told)]).strip()
 
 
-def _image(one: Judged, folder: Path, turns: int) -> dict[str, Any]:
+def _image(one: JudgedImage, folder: Path, turns: int) -> dict[str, Any]:
     """An image with its verdict; ``url`` is None where there is no image to see."""
     state = one.state.replace("_", " ")
     verdict = state if one.grade is None else _verdict(one)
@@ -144,7 +144,7 @@ def _image(one: Judged, folder: Path, turns: int) -> dict[str, Any]:
     }
 
 
-def _url(one: Judged, folder: Path) -> str:
+def _url(one: JudgedImage, folder: Path) -> str:
     """Where the image lies, relative to the page; a tile of a grid is written beside the page."""
     assert one.image is not None
     place = one.image.path
@@ -155,14 +155,14 @@ def _url(one: Judged, folder: Path) -> str:
     return quote(os.path.relpath(place.resolve(), folder.resolve()).replace(os.sep, "/"))
 
 
-def _why(one: Judged) -> str:
+def _why(one: JudgedImage) -> str:
     """What is wrong, or why there is no grade, where one short line says it: to be read without opening anything."""
     right = () if one.grade is None else one.grade.right or (one.grade.score >= _HALF,)
     told = "; ".join((one.grade.detail if one.grade else one.message).splitlines())
     return told if len(told) <= _SHORT_LINE and (not right or (len(right) == 1 and not all(right))) else ""
 
 
-def _verdict(one: Judged) -> str:
+def _verdict(one: JudgedImage) -> str:
     assert one.grade is not None
     right = one.grade.right
     if len(right) == 1 and one.grade.score in (0, 1):
@@ -170,7 +170,7 @@ def _verdict(one: Judged) -> str:
     return f"{sum(right)} of {len(right)} right" if len(right) > 1 else f"{one.grade.score:.2f}"
 
 
-def _turn(one: Judged, turns: int) -> str:
+def _turn(one: JudgedImage, turns: int) -> str:
     if turns == 1:
         return "final"
     return "initial" if one.turn == 1 else "improved" if one.turn == 2 else f"improved {one.turn - 1}"

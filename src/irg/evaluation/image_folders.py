@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from irg import files
 from irg.promptsets import BenchPrompt
 
 JPEG_QUALITY = 95
 _TILES = 4  # of a OneIG grid, two by two
+_MAX_SAMPLES = 10_000  # of a layout that numbers them with four digits
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ImageFolderLayout:
     """A benchmark's folder of images.
 
     Attributes:
@@ -66,9 +67,9 @@ class Layout:
     grid: bool = False
 
     @property
-    def most(self) -> int:
+    def max_samples(self) -> int:
         """How many images a prompt there is a place for."""
-        return 1 if self.samples == 1 else _TILES if self.grid else 10_000
+        return 1 if self.samples == 1 else _TILES if self.grid else _MAX_SAMPLES
 
     def find(self, folder: Path, prompt: BenchPrompt, sample: int, model: str) -> ImageFile | None:
         """The image, or None if it is missing.
@@ -87,20 +88,15 @@ class Layout:
     def write(self, folder: Path, prompt: BenchPrompt, sample: int, model: str, image: Image.Image) -> Path:
         """Put an image in its place; a grid keeps its other tiles."""
         path = folder / self.place(prompt, sample, model)
-        path.parent.mkdir(parents=True, exist_ok=True)
         image = image.convert("RGB")
         if self.grid:
             image = _paste(path, sample, image)
-        part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            _save(image, part, path.suffix)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with files.written(path) as temporary:
+            _save(image, temporary)
         if path.parent.name == "samples":  # GenEval's scripts read the prompt's metadata beside its images
-            beside = path.parent.parent / "metadata.jsonl"
-            if not beside.is_file():
-                beside.write_text(json.dumps(dict(prompt.metadata)) + "\n", encoding="utf-8")
+            metadata = path.parent.parent / "metadata.jsonl"
+            if not metadata.is_file():
+                files.write_text(metadata, json.dumps(dict(prompt.metadata)) + "\n")
         return path
 
 
@@ -114,13 +110,13 @@ def _read(path: Path) -> Image.Image:
 
 @lru_cache(maxsize=4)
 def _read_grid(path: Path, _changed: int) -> Image.Image:
-    return _read(path)  # its four tiles are looked at one after the other
+    return _read(path)  # cached, since its four tiles are read one after the other
 
 
-def _save(image: Image.Image, path: Path, suffix: str) -> None:
-    if suffix == ".jpeg":
+def _save(image: Image.Image, path: Path) -> None:
+    if path.suffix == ".jpeg":
         image.save(path, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
-    elif suffix == ".webp":
+    elif path.suffix == ".webp":
         image.save(path, format="WEBP", lossless=True, quality=0, method=0)  # quality is the effort here
     else:
         image.save(path, format="PNG")
@@ -141,22 +137,22 @@ def _paste(path: Path, tile: int, image: Image.Image) -> Image.Image:
     return grid
 
 
-LAYOUTS: dict[str, Layout] = {
-    "geneval": Layout(4, lambda prompt, sample, _: f"{prompt.id}/samples/{sample:04d}.png"),
-    "wise": Layout(1, lambda prompt, *_: f"{prompt.id}.png"),
-    "tiif": Layout(
+LAYOUTS: dict[str, ImageFolderLayout] = {
+    "geneval": ImageFolderLayout(4, lambda prompt, sample, _: f"{prompt.id}/samples/{sample:04d}.png"),
+    "wise": ImageFolderLayout(1, lambda prompt, *_: f"{prompt.id}.png"),
+    "tiif": ImageFolderLayout(
         1,
         lambda prompt, _, model: (
             f"{prompt.tag}/{model}/{prompt.metadata['length']}_description/{prompt.metadata['line']}.png"
         ),
     ),
-    "genai_bench": Layout(1, lambda prompt, *_: f"{prompt.id}.jpeg"),
-    "oneig": Layout(
+    "genai_bench": ImageFolderLayout(1, lambda prompt, *_: f"{prompt.id}.jpeg"),
+    "oneig": ImageFolderLayout(
         _TILES, lambda prompt, _, model: f"{prompt.tag}/{model}/{prompt.metadata['number']}.webp", grid=True
     ),
 }
 
 
-def safe_name(text: str) -> str:
-    """A name that is fit for a file: letters, digits, dots and dashes."""
+def slug(text: str) -> str:
+    """The last part of a path or hub id as a file name: letters, digits, dots, underscores and dashes."""
     return re.sub(r"[^\w.]+", "-", text.strip("/").rsplit("/", 1)[-1]).strip("-.") or "model"

@@ -1,4 +1,4 @@
-"""A score as a file: numbers per turn, repair and damage, who judged what by which prompts, what is missing."""
+"""``result.json``: numbers per turn, repair and damage, which judge saw which prompts, what is missing."""
 
 import hashlib
 import json
@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from irg.evaluation.benchmarks import rubrics
-from irg.evaluation.benchmarks.benchmark import Benchmark, Grade, Graded
-from irg.evaluation.runs import versions, write_whole
-from irg.evaluation.scoring import Judged
-from irg.evaluation.statistics import Changes, Share, changes, interval
+from irg import files
+from irg.evaluation.benchmarks import judge_prompts
+from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage
+from irg.evaluation.judging import JudgedImage
+from irg.evaluation.runs import library_versions
+from irg.evaluation.statistics import Changes, Share, bootstrap_interval, changes
 from irg.version import __version__
 
 SCHEMA = 1
 RESULT_FILE = "result.json"
+_NO_GAPS = ("graded", "not covered", "no judge")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class TurnScore:
     mean: Share
     states: dict[str, int]
 
+    @property
+    def gaps(self) -> dict[str, int]:
+        """Images without a grade, by reason (without those that no judge covers)."""
+        return {state: count for state, count in self.states.items() if state not in _NO_GAPS}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -45,9 +52,9 @@ class Result:
     model: str
     mode: str
     judge: str
-    """Label of the judge, or of the judges of the benchmark's dimensions."""
+    """Labels of the judges."""
     column_judges: dict[str, str]
-    """Where a benchmark has several judges: which column is whose."""
+    """Column -> label of its judge, where a benchmark has several."""
     judge_identity: dict[str, Any]
     prompts: str
     """Label of the prompt set, such as ``original 5c48e081``."""
@@ -60,10 +67,10 @@ class Result:
     changes: Changes | None
     unit: str
     seconds: float | None
-    """Wall-clock time of a request, all its turns, in batches as it was run; None for a folder of images."""
+    """Wall-clock time of a request (all its turns) in the batches of the run; None for a folder of images."""
     tokens: float | None
     latency_by_turn: list[float] = field(default_factory=list)
-    """From a turn's begin to its end, with other requests running beside it."""
+    """Seconds from a turn's start to its end, with other requests running beside it."""
     usage: dict[str, int] = field(default_factory=dict)
     cost: float = 0.0
     """Tokens and price of all judging so far."""
@@ -71,7 +78,7 @@ class Result:
     """Of ``run.json``: settings, seed, fingerprint of the model."""
     options: dict[str, Any] = field(default_factory=dict)
     rubrics_sha256: str = ""
-    versions: dict[str, str] = field(default_factory=versions)
+    versions: dict[str, str] = field(default_factory=library_versions)
     irg_version: str = __version__
     schema: int = SCHEMA
 
@@ -83,12 +90,11 @@ class Result:
     @property
     def gaps(self) -> dict[str, int]:
         """Images of the last turn without a grade, by reason (without those that no judge covers)."""
-        states = self.turns[-1].states if self.turns else {}
-        return {name: count for name, count in states.items() if name not in ("graded", "not covered", "no judge")}
+        return self.turns[-1].gaps if self.turns else {}
 
     def save(self, folder: Path) -> Path:
         path = folder / RESULT_FILE
-        write_whole(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        files.write_json(path, asdict(self))
         return path
 
     @classmethod
@@ -117,37 +123,38 @@ def _find(path: Path) -> Path:
         return path
     found = sorted(path.glob(RESULT_FILE)) or sorted(path.glob(f"scores/*/{RESULT_FILE}"))
     if len(found) != 1:
-        told = f"{len(found)} scores ({', '.join(str(one.parent) for one in found)})" if found else "no score"
-        raise ValueError(f"{path}: has {told}; run irg bench score first, or name one of them")
+        what = f"{len(found)} scores ({', '.join(str(one.parent) for one in found)})" if found else "no score"
+        raise ValueError(f"{path}: has {what}; run irg bench score first, or name one of them")
     return found[0]
 
 
-def graded(items: Sequence[Judged], turn: int, official_skips: bool) -> list[Graded]:
+def graded_images(items: Sequence[JudgedImage], turn: int, official_skips: bool) -> list[GradedImage]:
     """The images that count: graded ones, and missing ones as all wrong unless they are skipped."""
-    counted = ("graded",) if official_skips else ("graded", "missing")
-    return [Graded(one.prompt, one.sample, one.grade) for one in items if one.turn == turn and one.state in counted]
+    states = ("graded",) if official_skips else ("graded", "missing")
+    counted = (one for one in items if one.turn == turn and one.state in states)
+    return [GradedImage(one.prompt, one.sample, one.grade) for one in counted]
 
 
-def turn_score(benchmark: Benchmark, items: Sequence[Judged], turn: int, official_skips: bool) -> TurnScore:
+def turn_score(benchmark: Benchmark, items: Sequence[JudgedImage], turn: int, official_skips: bool) -> TurnScore:
     """Sum up one turn."""
-    counted = graded(items, turn, official_skips)
+    counted = graded_images(items, turn, official_skips)
     prompts: dict[str, list[float]] = {}
     for one in counted:
-        prompts.setdefault(one.prompt.id, []).append(one.grade.score if one.grade else 0.0)
+        prompts.setdefault(one.prompt.id, []).append(one.score)
     values = [score for scores in prompts.values() for score in scores]
-    bounds = interval([(sum(scores), len(scores)) for scores in prompts.values()])
+    bounds = bootstrap_interval([(sum(scores), len(scores)) for scores in prompts.values()])
     mean = Share(None, None, None, 0) if bounds is None else Share(float(np.mean(values)), *bounds, len(values))
     states = Counter(one.state for one in items if one.turn == turn)
     return TurnScore(turn, benchmark.summarize(counted), mean, dict(states))
 
 
-def turn_changes(items: Sequence[Judged], official_skips: bool) -> Changes | None:
+def turn_changes(items: Sequence[JudgedImage], official_skips: bool) -> Changes | None:
     """Repair and damage from the first turn to the last, over images that count in both; None for a single turn."""
     turns = sorted({one.turn for one in items})
     if len(turns) < 2:
         return None
     first, last = (
-        {(one.prompt.id, one.sample): one for one in graded(items, turn, official_skips)}
+        {(one.prompt.id, one.sample): one for one in graded_images(items, turn, official_skips)}
         for turn in (turns[0], turns[-1])
     )
     pairs = ((key[0], first[key].grade, last[key].grade) for key in first if key in last)
@@ -155,11 +162,12 @@ def turn_changes(items: Sequence[Judged], official_skips: bool) -> Changes | Non
 
 
 def _right(grade: Grade | None, other: Grade | None) -> tuple[bool, ...]:
-    """What was right; of a missing image nothing of what was asked about the other one."""
+    """What is right in an image; in a missing one everything is wrong that was judged in the other one."""
     return grade.right if grade else (False,) * len(other.right if other else ())
 
 
-def rubrics_hash() -> str:
-    """Of all texts that judges are asked with."""
-    texts = "\0".join((rubrics.WISE, rubrics.TIIF, rubrics.ONEIG_ALIGNMENT, rubrics.READ_TEXT))
+def rubrics_sha256() -> str:
+    """Of all texts that judges are prompted with."""
+    prompts = judge_prompts
+    texts = "\0".join((prompts.WISE, prompts.TIIF, prompts.ONEIG_ALIGNMENT, prompts.READ_TEXT))
     return hashlib.sha256(texts.encode()).hexdigest()

@@ -1,34 +1,25 @@
-"""``irg bench run``: draw a benchmark's prompts, into a folder from which it can go on after any interruption.
+"""A run's folder: what is drawn, with which model and settings, and what of it is there.
 
 RUN/run.json                 what is drawn, with which model and settings; everything that must not change
+RUN/sessions.jsonl           images, seconds and library versions of each session of ``irg bench run``
 RUN/images/                  the final images, laid out as the official scripts want them
 RUN/turns/1/, turns/2/ ...   the image as it stands after each turn, laid out the same way
-RUN/trajectories/ID/0.json   thoughts, settings, times of a prompt's first image; written last, so that an
+RUN/trajectories/ID/0.json   thinking, settings, times of a prompt's first image; written last, so that an
                              image without it is drawn again
 """
 
 import hashlib
 import json
-import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from irg.evaluation.image_folders import LAYOUTS, Layout, safe_name
+from irg import files
+from irg.evaluation.image_folders import LAYOUTS, slug
 from irg.promptsets import BenchPrompt, PromptSet
-from irg.reasoning.settings import Mode
-from irg.results.trajectory import Trajectory
 from irg.version import __version__
-
-if TYPE_CHECKING:
-    from irg.reasoning.pipeline import IRGPipeline
 
 SCHEMA = 1
 RUN_FILE, SESSIONS_FILE = "run.json", "sessions.jsonl"
@@ -48,26 +39,31 @@ class RunInfo:
     prompt_ids: tuple[str, ...]
     prompts_in_set: int
     covered_by: str | None
-    """The judge whose vocabulary the prompts were chosen by; prompts it does not know were not drawn."""
+    """The judge whose vocabulary the prompts were selected by; prompts that it does not cover were not drawn."""
     covered: int
     """How many prompts of the set that vocabulary covers (all of them without one)."""
     samples: int
     model: str
     model_fingerprint: str
     model_name: str
-    """The folder name that stands for the model in official layouts."""
+    """The model's folder name in official layouts."""
     mode: str
     settings: dict[str, Any]
     seed: int
     weights: str = ""
     """``ema`` or ``model``; empty in records of earlier versions."""
     precision: str = ""
-    """The numbers that it was drawn with: float32, bf16, int8 or int4."""
+    """float32, bf16, int8 or int4."""
     irg_version: str = __version__
     schema: int = SCHEMA
 
+    @property
+    def max_turns(self) -> int:
+        """How many images a request of this run has at most; after an early stop the last one is the final one."""
+        return 1 + int(self.settings["rounds"]) if self.mode == "irg" else 1
+
     def save(self, folder: Path) -> None:
-        write_whole(folder / RUN_FILE, json.dumps(asdict(self), indent=1) + "\n")
+        files.write_json(folder / RUN_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> "RunInfo":
@@ -95,13 +91,17 @@ class Sample:
     number: int
 
     def seed(self, base: int) -> int:
-        """Its own, whatever else is drawn: 32 bits of a hash of the run's seed, the prompt's id and the number."""
-        told = f"{base}/{self.prompt.id}/{self.number}".encode()
-        return int.from_bytes(hashlib.sha256(told).digest()[:4], "big")
+        """32 bits of a hash of the run's seed, the prompt's id and the number: independent of what else is drawn."""
+        key = f"{base}/{self.prompt.id}/{self.number}".encode()
+        return int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
+
+    def trajectory_file(self, run: Path) -> Path:
+        """Where the image's trajectory lies in a run's folder."""
+        return run / "trajectories" / self.prompt.id / f"{self.number}.json"
 
 
-def pick(prompts: Sequence[BenchPrompt], limit: int | None) -> tuple[BenchPrompt, ...]:
-    """At most ``limit`` prompts, as evenly from all tags as can be, the first ones of each; in the set's order.
+def select_prompts(prompts: Sequence[BenchPrompt], limit: int | None) -> tuple[BenchPrompt, ...]:
+    """The first prompts of each tag, at most ``limit`` in all, as evenly as possible; in the set's order.
 
     Raises:
         ValueError: the limit is below 1.
@@ -117,13 +117,21 @@ def pick(prompts: Sequence[BenchPrompt], limit: int | None) -> tuple[BenchPrompt
     return tuple(prompts[index] for index in sorted(index for _, index in ranked[:limit]))
 
 
-def plan(prompt_set: PromptSet, chosen: Sequence[BenchPrompt], samples: int | None, **facts: Any) -> RunInfo:
-    """The record of a run that is about to begin."""
-    wanted = LAYOUTS[prompt_set.name].samples if samples is None else samples
-    most = LAYOUTS[prompt_set.name].most
-    if not 1 <= wanted <= most:
-        place = "has a place for one image a prompt" if most == 1 else f"takes 1 to {most} images a prompt"
-        raise ValueError(f"{prompt_set.name} {place}, got --num-images {wanted}")
+def new_run(prompt_set: PromptSet, selected: Sequence[BenchPrompt], samples: int | None, **fields: Any) -> RunInfo:
+    """The record of a run that is about to start.
+
+    Args:
+        samples: images a prompt; None: as many as the protocol asks for.
+        fields: :class:`RunInfo`'s other fields.
+
+    Raises:
+        ValueError: the layout has no place for so many samples.
+    """
+    layout = LAYOUTS[prompt_set.name]
+    samples = layout.samples if samples is None else samples
+    if not 1 <= samples <= layout.max_samples:
+        allowed = "one image" if layout.max_samples == 1 else f"1 to {layout.max_samples} images"
+        raise ValueError(f"{prompt_set.name} takes {allowed} a prompt, got --num-images {samples}")
     return RunInfo(
         benchmark=prompt_set.name,
         variant=prompt_set.variant,
@@ -131,15 +139,15 @@ def plan(prompt_set: PromptSet, chosen: Sequence[BenchPrompt], samples: int | No
         prompts_source=prompt_set.source,
         official_prompts=prompt_set.official,
         license=prompt_set.license,
-        prompt_ids=tuple(prompt.id for prompt in chosen),
+        prompt_ids=tuple(prompt.id for prompt in selected),
         prompts_in_set=len(prompt_set),
-        samples=wanted,
-        **facts,
+        samples=samples,
+        **fields,
     )
 
 
-def begin(folder: Path, info: RunInfo, resume: bool) -> None:
-    """Start a run's folder, or make sure that the run in it is this one.
+def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
+    """Start a run's folder, or check that the run in it is this one.
 
     Raises:
         FileExistsError: there is a run (and ``resume`` is off), or something else.
@@ -169,86 +177,36 @@ def begin(folder: Path, info: RunInfo, resume: bool) -> None:
     info.save(folder)
 
 
-def missing(folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt]) -> list[Sample]:
+def missing_samples(folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt]) -> list[Sample]:
     """The images of a run that are not finished."""
-    layout = LAYOUTS[info.benchmark]
-    wanted = [Sample(prompt, number) for prompt in prompts for number in range(info.samples)]
-    return [one for one in wanted if not _finished(folder, info, layout, one)]
+    samples = [Sample(prompt, number) for prompt in prompts for number in range(info.samples)]
+    return [one for one in samples if not _finished(folder, info, one)]
 
 
-def _finished(folder: Path, info: RunInfo, layout: Layout, one: Sample) -> bool:
-    if not trajectory_file(folder, one).is_file():
-        return False
-    return (folder / "images" / layout.place(one.prompt, one.number, info.model_name)).is_file()
+def _finished(folder: Path, info: RunInfo, one: Sample) -> bool:
+    image = folder / "images" / LAYOUTS[info.benchmark].place(one.prompt, one.number, info.model_name)
+    return one.trajectory_file(folder).is_file() and image.is_file()
 
 
-def trajectory_file(folder: Path, one: Sample) -> Path:
-    """Where the record of an image lies."""
-    return folder / "trajectories" / one.prompt.id / f"{one.number}.json"
+def record_session(folder: Path, images: int, seconds: float, batch: int) -> None:
+    """Add a line to ``sessions.jsonl``."""
+    with files.JsonLines(folder / SESSIONS_FILE) as sessions:
+        line = {"images": images, "seconds": round(seconds, 3), "batch": batch}
+        sessions.append(line | library_versions())
 
 
-def draw(
-    folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt], pipe: "IRGPipeline", batch: int, console: Console
-) -> int:
-    """Draw what is missing; returns how many images were. An interruption loses only those in flight.
-
-    Raises:
-        ValueError: another process is drawing this run.
-    """
-    with (folder / SESSIONS_FILE).open("a", encoding="utf-8") as sessions:
-        lock(sessions, f"{folder}: another irg bench run is drawing it")
-        return _draw(folder, info, prompts, pipe, batch, console, sessions)
-
-
-def _draw(
-    folder: Path,
-    info: RunInfo,
-    prompts: Sequence[BenchPrompt],
-    pipe: "IRGPipeline",
-    batch: int,
-    console: Console,
-    sessions: TextIO,
-) -> int:
-    todo = missing(folder, info, prompts)
-    total = len(prompts) * info.samples
-    if not todo:
-        return 0
-    begun, drawn = time.perf_counter(), 0
-    try:
-        with progress(console) as bar:
-            task = bar.add_task(f"{info.benchmark} {info.mode}", total=total, completed=total - len(todo))
-            for one, trajectory in _finished_requests(pipe, info, todo, batch):
-                save(folder, info, one, trajectory)
-                drawn += 1
-                bar.advance(task)
-    finally:
-        line = {"images": drawn, "seconds": round(time.perf_counter() - begun, 3), "batch": batch} | versions()
-        sessions.write(json.dumps(line) + "\n")
-    return drawn
-
-
-def seconds_a_request(folder: Path) -> float | None:
+def seconds_per_request(folder: Path) -> float | None:
     """Wall-clock time of a whole request (all its turns), requests running together; None before any was drawn."""
-    path = folder / SESSIONS_FILE
-    lines = [_session(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    drawn = sum(line["images"] for line in lines)
-    return sum(line["seconds"] for line in lines) / drawn if drawn else None
+    sessions = files.read_json_lines(folder / SESSIONS_FILE)
+    images = sum(session["images"] for session in sessions)
+    return sum(session["seconds"] for session in sessions) / images if images else None
 
 
-def _session(line: str) -> dict[str, Any]:
-    """A line of sessions.jsonl; one that a kill has cut short counts for nothing."""
-    try:
-        told = json.loads(line)
-        return {"images": int(told["images"]), "seconds": float(told["seconds"])}
-    except (ValueError, KeyError, TypeError):
-        return {"images": 0, "seconds": 0.0}
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """An image's record in ``trajectories/``.
+def read_trajectory(path: Path) -> dict[str, Any]:
+    """An image's trajectory, as plain data.
 
     Raises:
-        ValueError: it can't be read; drawing its image again mends that.
+        ValueError: it can't be read.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -258,103 +216,27 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged; remove it, and irg bench run --resume draws its image again") from None
 
 
-def _finished_requests(
-    pipe: "IRGPipeline", info: RunInfo, todo: Sequence[Sample], batch: int
-) -> Iterator[tuple[Sample, Trajectory]]:
-    from irg.reasoning.events import Finished
-    from irg.reasoning.settings import Settings
-
-    texts, seeds = [one.prompt.text for one in todo], [one.seed(info.seed) for one in todo]
-    with closing(pipe.stream(texts, seeds, Settings.from_dict(info.settings), batch)) as events:
-        for event in events:
-            if isinstance(event, Finished):
-                yield todo[event.request], event.trajectory
-
-
-def save(folder: Path, info: RunInfo, one: Sample, trajectory: Trajectory) -> None:
-    """Write every turn's image, then the record that says that they are all there."""
-    layout = LAYOUTS[info.benchmark]
-    image = None
-    for turn in range(1, turns_of(info) + 1):
-        if turn <= len(trajectory.turns) and trajectory.turns[turn - 1].image is not None:
-            image = trajectory.turns[turn - 1].image
-        assert image is not None, "every program draws in its first turn"
-        layout.write(folder / "turns" / str(turn), one.prompt, one.number, info.model_name, image)
-    assert image is not None
-    layout.write(folder / "images", one.prompt, one.number, info.model_name, image)
-    record = trajectory.to_dict() | {"prompt_id": one.prompt.id, "sample": one.number}
-    path = trajectory_file(folder, one)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def turns_of(info: RunInfo) -> int:
-    """How many images a request of this run has at most; after an early stop the last one stands."""
-    return 1 + int(info.settings["rounds"]) if info.mode == "irg" else 1
-
-
-def fingerprint(folder: Path) -> str:
-    """Which weights these are: a sha256 over each file's name, size, first and last MiB (a whole 7B takes minutes)."""
-    told = hashlib.sha256()
+def weights_fingerprint(folder: Path) -> str:
+    """A sha256 over each weight and configuration file's name, size, first and last MiB (a whole 7B takes minutes)."""
+    digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
         size = path.stat().st_size
-        told.update(f"{path.name} {size}\n".encode())
+        digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
-            told.update(file.read(_CHUNK))
+            digest.update(file.read(_CHUNK))
             file.seek(max(0, size - _CHUNK))
-            told.update(file.read())
-    return told.hexdigest()
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Of what numbers depend on."""
+def library_versions() -> dict[str, str]:
+    """Versions of the packages that images and scores depend on."""
     return {"irg": __version__} | {name: version(name) for name in ("torch", "numpy", "pillow")}
 
 
-def default_folder(benchmark: str, model: str, mode: Mode) -> Path:
+def default_folder(benchmark: str, model: str, mode: str) -> Path:
     """irg-bench/geneval-mini-irg."""
-    return Path("irg-bench") / f"{benchmark}-{safe_name(model)}-{mode}"
-
-
-def lock(file: TextIO, refusal: str) -> None:
-    """Keep a file to this process until it is closed (where the system can): two at work would do everything twice.
-
-    Raises:
-        ValueError: another process has it.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(refusal) from None
-    except OSError:  # a file system without locks
-        return
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is whole or not there."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def progress(console: Console) -> Progress:
-    """A bar with counts, elapsed and remaining time."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    return Path("irg-bench") / f"{benchmark}-{slug(model)}-{mode}"
 
 
 def _short(value: Any) -> str:

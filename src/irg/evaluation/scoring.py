@@ -1,262 +1,209 @@
-"""``irg bench score``: ask judges about a folder of images, keep every raw answer, sum up.
+"""``irg bench score``: find images and prompts, let judges answer, sum up, write the result and its report.
 
-    SCORES/judgements.jsonl    one raw answer a line, appended as it comes; never asked twice for the same image
-    SCORES/result.json         the numbers, who judged, by which prompts, what is missing
-    SCORES/report/index.html   to look at
-
-Grades are always computed from the raw answers, so a score can be had again (or differently) without a judge.
+SCORES/judgements.jsonl    raw answers (:mod:`irg.evaluation.judging`)
+SCORES/result.json         the numbers, which judge saw which prompts, what is missing
+SCORES/report/index.html   every prompt with its images and verdicts
 """
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 
-from irg.evaluation.benchmarks.benchmark import Ask, Benchmark, Grade, Options
-from irg.evaluation.image_folders import ImageFile
-from irg.evaluation.judges.base import PASSING, Answer, Job, Judge
-from irg.evaluation.runs import lock, progress
-from irg.promptsets import BenchPrompt
+from irg import promptsets
+from irg.evaluation.bench_report import entries, write_report
+from irg.evaluation.benchmarks import oneig
+from irg.evaluation.benchmarks.base import Benchmark, ScoringOptions, WiseParse
+from irg.evaluation.benchmarks.geneval_rules import COUNTING_SCORE_ABOVE
+from irg.evaluation.benchmarks.registry import BENCHMARKS
+from irg.evaluation.image_folders import slug
+from irg.evaluation.judges.base import Judge
+from irg.evaluation.judging import ImageSet, JudgedImage, identity_of, judge_images, scores_folder, total_usage
+from irg.evaluation.results import Result, rubrics_sha256, turn_changes, turn_score
+from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, read_trajectory, seconds_per_request
+from irg.promptsets import PromptSet
 
-JUDGEMENTS = "judgements.jsonl"
+_ONEIG_KINDS = {
+    "alignment": "chat",
+    "text": "ocr",
+    "reasoning": "reasoning",
+    "style": "style",
+    "diversity": "diversity",
+}
 
 
 @dataclass(frozen=True)
-class Images:
-    """Where the images of a score lie: per turn (1 is the first) a folder in the official layout."""
+class ScoreRequest:
+    """What to score; ``irg bench score --help`` explains the fields."""
 
-    folders: dict[int, Path]
-    prompts: tuple[BenchPrompt, ...]
-    samples: int
-    model_name: str
+    benchmark: str
+    images: Path
+    out: Path | None = None
+    turns: Literal["ends", "last", "all"] = "ends"
+    official_skips: bool = False
+    wise_parse: WiseParse = "tolerant"
+    counting_above: float = COUNTING_SCORE_ABOVE
+    rubric: str | None = None
+    retry_failed: bool = False
+    prompts: str | None = None
+    variant: str | None = None
+    model_name: str | None = None
+    samples: int | None = None
+    text_extra: bool = False
+    offline: bool = False
 
-
-@dataclass
-class Judged:
-    """One image after judging.
-
-    Attributes:
-        state: ``graded``; ``missing``: no such file; else why it has no grade (a Failure, or ``not covered``).
-    """
-
-    prompt: BenchPrompt
-    sample: int
-    turn: int
-    image: ImageFile | None
-    state: str = "missing"
-    grade: Grade | None = None
-    answers: dict[str, Any] = field(default_factory=dict)
-    message: str = ""
-
-
-class Judgements:
-    """The raw answers of a scores folder: key -> line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: dict[str, dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
-        try:
-            lock(self._file, f"{path}: another irg bench score is at work on it")
-            self._read()  # only now: what another one wrote is not judged again
-        except ValueError:
-            self._file.close()
-            raise
-
-    def _read(self) -> None:
-        content = self.path.read_bytes()
-        if content and not content.endswith(b"\n"):  # a crash in the middle of a line: that answer is asked again
-            content = content[: content.rfind(b"\n") + 1]
-            with self.path.open("r+b") as file:
-                file.truncate(len(content))
-        for number, line in enumerate(content.decode("utf-8").split("\n"), start=1):
-            if line.strip():
-                try:
-                    entry = json.loads(line)
-                    self.lines[entry["key"]] = entry
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise ValueError(f"{self.path}, line {number}: damaged; remove that line and run again") from error
-
-    def add(self, job: Job, judge: Judge, answer: Answer) -> None:
-        """Append one answer."""
-        entry = {
-            "key": job.key,
-            "prompt": job.prompt.id,
-            "sample": job.sample,
-            "turn": job.turn,
-            "image_sha256": job.image.sha256,
-            "kind": job.ask.kind,
-            "name": job.ask.name,
-            "judge": judge.label,
-            "raw": answer.raw,
-        }
-        entry |= {
-            name: getattr(answer, name) for name in ("failure", "message", "usage", "cost") if getattr(answer, name)
-        }
-        self.lines[job.key] = entry
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._file.flush()
-
-    def settled(self, key: str, again: bool) -> bool:
-        """Whether this need not be asked: answered, or failed in a way that asking again would not mend."""
-        entry = self.lines.get(key)
-        if entry is None:
-            return False
-        failure = entry.get("failure")
-        return failure is None or (failure not in PASSING and not again)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def spent(folder: Path) -> tuple[dict[str, int], float]:
-    """Tokens by kind and cost of all answers of a scores folder, whenever they were paid for."""
-    usage, cost = Counter[str](), 0.0
-    for line in (folder / JUDGEMENTS).read_text(encoding="utf-8").split("\n"):
-        entry = json.loads(line) if line else {}
-        usage.update(entry.get("usage", {}))
-        cost += entry.get("cost", 0.0)
-    return dict(usage), cost
-
-
-def judge_images(
-    benchmark: Benchmark,
-    images: Images,
-    judges: Sequence[Judge],
-    options: Options,
-    folder: Path,
-    console: Console,
-    again: bool = False,
-) -> list[Judged]:
-    """Ask whatever is not settled, and grade every image of every turn.
-
-    Args:
-        again: ask refused and unusable answers again too.
-
-    Raises:
-        ValueError: there is no image, no judge answers the benchmark's questions, or a judge can't work.
-    """
-    asker = _Asker(benchmark, judges, options)
-    items = [_look(benchmark, images, judges, place) for place in _places(images)]
-    if all(item.image is None for item in items):
-        place = benchmark.layout.place(images.prompts[0], 0, images.model_name)
-        where = next(iter(images.folders.values())) / place
-        raise ValueError(f"no image is where {benchmark.title} has them, such as {where}; see --model-name")
-    jobs = {job.key: (job, judge) for item in items for job, judge in asker.jobs(item)}
-    if not jobs and any(item.state == "unasked" for item in items):
-        names = ", ".join(judge.label for judge in judges)
-        raise ValueError(f"{names} can't answer any of {benchmark.title}'s questions; see docs/benchmarks.md")
-    store = Judgements(folder / JUDGEMENTS)
-    try:
-        todo = [pair for key, pair in jobs.items() if not store.settled(key, again)]
-        if todo:
-            _ask_all(todo, len(jobs), store, console, benchmark.name)
-    finally:
-        store.close()
-    for item in items:
-        _grade(item, benchmark, asker, store, options)
-    return items
-
-
-def _places(images: Images) -> Iterator[tuple[BenchPrompt, int, int]]:
-    for prompt in images.prompts:
-        for sample in range(images.samples):
-            for turn in images.folders:
-                yield prompt, sample, turn
-
-
-def _look(benchmark: Benchmark, images: Images, judges: Sequence[Judge], place: tuple[BenchPrompt, int, int]) -> Judged:
-    prompt, sample, turn = place
-    try:
-        image = benchmark.layout.find(images.folders[turn], prompt, sample, images.model_name)
-    except ValueError as error:
-        return Judged(prompt, sample, turn, None, "unreadable", message=str(error))
-    if not all(judge.covers(prompt) for judge in judges):
-        return Judged(prompt, sample, turn, image, "not covered")
-    return Judged(prompt, sample, turn, image, "missing" if image is None else "unasked")
-
-
-class _Asker:
-    """Which judge is asked what."""
-
-    def __init__(self, benchmark: Benchmark, judges: Sequence[Judge], options: Options) -> None:
-        self.benchmark, self.judges, self.options = benchmark, judges, options
-
-    def asks(self, prompt: BenchPrompt) -> list[tuple[Ask, Judge]]:
-        """The questions that somebody can answer; a question of a kind that no judge takes is left out.
+    def check(self) -> None:
+        """Check what can be checked before a judge is loaded.
 
         Raises:
-            ValueError: nobody can answer any question of a benchmark that has only one.
+            ValueError: there is no such folder, or it is a run of another benchmark.
         """
-        every = self.benchmark.asks(prompt, self.options)
-        found = [(ask, judge) for ask in every if (judge := self._judge(ask)) is not None]
-        if not found and len({ask.kind for ask in every}) == 1:
-            names = ", ".join(judge.label for judge in self.judges)
-            raise ValueError(f"{self.benchmark.name} needs a judge that answers {every[0].kind!r}; {names} does not")
-        return found
-
-    def _judge(self, ask: Ask) -> Judge | None:
-        return next((judge for judge in self.judges if ask.kind in judge.kinds), None)
-
-    def jobs(self, item: Judged) -> Iterator[tuple[Job, Judge]]:
-        if item.image is None or item.state != "unasked":
-            return
-        for ask, judge in self.asks(item.prompt):
-            yield Job(item.prompt, item.sample, item.turn, item.image, ask), judge
+        if not self.images.is_dir():
+            raise ValueError(f"--images {self.images}: no such folder")
+        most = BENCHMARKS[self.benchmark].layout.max_samples
+        if self.samples is not None and not 1 <= self.samples <= most:
+            raise ValueError(f"--num-images must be 1 to {most}, got {self.samples}")
+        if (self.images / RUN_FILE).is_file():
+            info = RunInfo.load(self.images)
+            if info.benchmark != self.benchmark:
+                raise ValueError(f"--images {self.images}: is a run of {info.benchmark}, not of {self.benchmark}")
+            if self.samples not in (None, info.samples):
+                raise ValueError(f"--num-images {self.samples}: that run has {info.samples} images a prompt")
+            if self.variant not in (None, info.variant):
+                raise ValueError(f"--variant {self.variant}: that run was drawn from {info.variant!r}")
 
 
-def _ask_all(todo: Sequence[tuple[Job, Judge]], total: int, store: Judgements, console: Console, name: str) -> None:
-    """Every judge its own jobs, with a bar; each answer is on disk before the next is looked at."""
-    failures: Counter[str] = Counter()
-    cost, usage = 0.0, Counter[str]()
-    with progress(console) as bar:
-        task = bar.add_task(f"judging {name}", total=total, completed=total - len(todo))
-        for judge in dict.fromkeys(judge for _, judge in todo):
-            for job, answer in judge.answers([job for job, its in todo if its is judge]):
-                store.add(job, judge, answer)
-                cost += 0.0 if answer.cached else answer.cost
-                usage.update({} if answer.cached else answer.usage)
-                failures.update([answer.failure] if answer.failure else [])
-                bar.advance(task)
-    if usage:
-        console.print(f"tokens: {', '.join(f'{n} {c:,}' for n, c in usage.items())}; cost {cost:.4g}", highlight=False)
-    for failure, count in failures.items():
-        answers = "1 answer" if count == 1 else f"{count} answers"
-        console.print(f"{answers} failed ({failure.replace('_', ' ')}); see {store.path}", highlight=False)
+def score(request: ScoreRequest, judges: Sequence[Judge], console: Console) -> tuple[Path, Result]:
+    """Judge, sum up, write result and report; returns the folder of the score and the result.
+
+    Raises:
+        ValueError: images or prompts are missing or not what they should be, or a judge can't work.
+    """
+    benchmark = BENCHMARKS[request.benchmark]
+    info = RunInfo.load(request.images) if (request.images / RUN_FILE).is_file() else None
+    prompt_set = promptsets.load(
+        request.benchmark,
+        request.prompts or _path_of_prompts(info),
+        variant=info.variant if info else request.variant,
+        offline=request.offline,
+        say=console.print,
+    )
+    if prompt_set.variant == "verified":
+        raise ValueError("WISE verified is a protocol of its own, which is not scored here; the paper's is legacy")
+    images = _run_images(request, info, prompt_set) if info else _folder_images(request, benchmark, prompt_set)
+    options = ScoringOptions(request.wise_parse, request.counting_above, request.rubric, request.text_extra)
+    if options.tiif_text and not any("ocr" in judge.kinds for judge in judges):
+        raise ValueError("--text-extra needs a judge that reads text, such as ocr")
+    base = request.out or (request.images / "scores" if info else Path(f"{request.images}-scores"))
+    folder = scores_folder(base, judges, options)
+    items = judge_images(benchmark, images, judges, options, folder, console, request.retry_failed)
+    usage, cost = total_usage(folder)
+    result = replace(_result(request, info, prompt_set, images, items, judges, options), usage=usage, cost=cost)
+    result.save(folder)
+    shown = entries(items, request.images / "trajectories" if info else None, request.official_skips)
+    write_report(folder / "report", result, [one for one in shown if any(turn.image for turn in one.turns) or info])
+    return folder, result
 
 
-def _grade(item: Judged, benchmark: Benchmark, asker: _Asker, store: Judgements, options: Options) -> None:
-    if item.state != "unasked":
-        return
-    entries = [(job.ask.name, store.lines.get(job.key)) for job, _ in asker.jobs(item)]
-    failed = next((entry for _, entry in entries if entry is None or entry.get("failure")), None)
-    item.answers = {name: entry["raw"] for name, entry in entries if entry is not None}
-    if not entries:
-        item.state = "no judge"
-    elif failed is not None or any(entry is None for _, entry in entries):
-        item.state = failed["failure"] if failed else "outage"
-        item.message = failed.get("message", "") if failed else "not asked yet"
-    else:
-        try:
-            item.grade = benchmark.grade(item.prompt, item.answers, options)
-            item.state = "graded"
-        except (ValueError, KeyError, TypeError) as error:
-            item.state, item.message = "bad_answer", str(error)
+def _path_of_prompts(info: RunInfo | None) -> str | None:
+    """The path that a run's prompts were read from (``--prompts``), if it is still there."""
+    if info is None or not Path(info.prompts_source).is_absolute() or not Path(info.prompts_source).exists():
+        return None
+    return info.prompts_source
 
 
-def scores_folder(base: Path, judges: Sequence[Judge], options: Options) -> Path:
-    """``BASE/<judge>-<8 letters>``: another judge, model, rubric or version never shares a folder."""
-    identity = identity_of(judges, options)
-    label = "+".join("".join(c if c.isalnum() or c in "._-" else "-" for c in judge.label) for judge in judges)
-    return base / f"{label}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+def _run_images(request: ScoreRequest, info: RunInfo, prompt_set: PromptSet) -> ImageSet:
+    if prompt_set.sha256 != info.prompts_sha256:
+        raise ValueError(
+            f"{request.images}: was drawn from prompts {info.prompts_sha256[:12]}, these are {prompt_set.sha256[:12]}; "
+            "give the same ones with --prompts"
+        )
+    known = prompt_set.by_id()
+    last = info.max_turns
+    turns = {"ends": sorted({1, last}), "last": [last], "all": list(range(1, last + 1))}[request.turns]
+    folders = {turn: request.images / "turns" / str(turn) for turn in turns}
+    return ImageSet(folders, tuple(known[one] for one in info.prompt_ids), info.samples, info.model_name)
 
 
-def identity_of(judges: Iterable[Judge], options: Options) -> dict[str, Any]:
-    """What the answers depend on. How they are parsed and counted is not part of it: that is done anew each time."""
-    return {"judges": [judge.identity() for judge in judges], "rubric": options.rubric}
+def _folder_images(request: ScoreRequest, benchmark: Benchmark, prompt_set: PromptSet) -> ImageSet:
+    name = request.model_name or request.images.resolve().name
+    samples = benchmark.layout.samples if request.samples is None else request.samples
+    return ImageSet({1: request.images}, prompt_set.prompts, samples, name)
+
+
+def _result(
+    request: ScoreRequest,
+    info: RunInfo | None,
+    prompt_set: PromptSet,
+    images: ImageSet,
+    items: Sequence[JudgedImage],
+    judges: Sequence[Judge],
+    options: ScoringOptions,
+) -> Result:
+    benchmark = BENCHMARKS[request.benchmark]
+    covered = {item.prompt.id for item in items if item.state != "not covered"}
+    times = _times(request.images, images, info) if info else None
+    return Result(
+        benchmark=benchmark.name,
+        model=info.model if info else request.model_name or slug(str(request.images.resolve())),
+        mode=info.mode if info else "",
+        judge=" + ".join(judge.label for judge in judges),
+        column_judges=_column_judges(benchmark, judges),
+        judge_identity=identity_of(judges, options),
+        prompts=prompt_set.label,
+        prompts_sha256=prompt_set.sha256,
+        license=prompt_set.license,
+        official_skips=request.official_skips,
+        coverage={
+            "in_set": len(prompt_set),
+            "covered": info.covered if info and info.covered_by else _covered_by(judges, prompt_set),
+            "covered_by": info.covered_by if info and info.covered_by else " + ".join(judge.label for judge in judges),
+            "chosen": len(covered),
+            "samples": images.samples,
+        },
+        turns=[turn_score(benchmark, items, turn, request.official_skips) for turn in images.folders],
+        changes=turn_changes(items, request.official_skips),
+        unit=benchmark.unit,
+        seconds=times[0] if times else None,
+        tokens=times[1] if times else None,
+        latency_by_turn=times[2] if times else [],
+        run=asdict(info) if info else {},
+        options=asdict(options),
+        rubrics_sha256=rubrics_sha256(),
+    )
+
+
+def _covered_by(judges: Sequence[Judge], prompt_set: PromptSet) -> int:
+    """How many of all prompts the judges cover, whatever ``--limit`` left undrawn."""
+    return sum(all(judge.covers(prompt) for judge in judges) for prompt in prompt_set.prompts)
+
+
+def _column_judges(benchmark: Benchmark, judges: Sequence[Judge]) -> dict[str, str]:
+    """Column -> label of its judge; only OneIG's columns may have different ones."""
+    if benchmark.name != "oneig":
+        return {}
+    found = {}
+    for column in oneig.DIMENSIONS:
+        judge = next((judge for judge in judges if _ONEIG_KINDS[column] in judge.kinds), None)
+        if judge is not None:
+            found[column] = judge.label
+    return found
+
+
+def _times(folder: Path, images: ImageSet, info: RunInfo) -> tuple[float | None, float, list[float]] | None:
+    """Wall-clock seconds and mean tokens of a request, and mean seconds of each turn; None if nothing is drawn."""
+    rows: list[tuple[list[float], int]] = []
+    for prompt in images.prompts:
+        for number in range(info.samples):
+            path = Sample(prompt, number).trajectory_file(folder)
+            if path.is_file():
+                turns: list[dict[str, Any]] = read_trajectory(path)["turns"]
+                rows.append(([sum(turn["seconds"].values()) for turn in turns], sum(turn["tokens"] for turn in turns)))
+    if not rows:
+        return None
+    longest = max(len(seconds) for seconds, _ in rows)
+    latency = [float(np.mean([seconds[turn] for seconds, _ in rows if turn < len(seconds)])) for turn in range(longest)]
+    return seconds_per_request(folder), float(np.mean([tokens for _, tokens in rows])), latency

@@ -1,11 +1,11 @@
 """Bootstrap intervals, and what a turn repairs and damages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-DRAWS = 2000
+RESAMPLES = 2000
 _SEED = 2509
 
 
@@ -27,29 +27,25 @@ class Changes:
     damage: Share
 
 
-def interval(
-    groups: Sequence[tuple[float, float]], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-) -> tuple[float, float] | None:
-    """95 % percentile interval of a ratio of sums, drawing whole groups (such as prompts) with replacement.
+def bootstrap_interval(groups: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of (sum of numerators) / (sum of denominators).
 
     Args:
-        groups: (numerator, denominator) of each group; images of one prompt are no independent draws.
-        ratio: how sums become the value; default: numerator / denominator. Draws without a value are left out.
+        groups: (numerator, denominator) of each prompt, resampled as a whole: its images are not independent.
     """
     table = np.asarray([group for group in groups if group[1]], dtype=float)
     if not len(table):
         return None
-    chosen = np.random.default_rng(_SEED).integers(0, len(table), (DRAWS, len(table)))
+    chosen = np.random.default_rng(_SEED).integers(0, len(table), (RESAMPLES, len(table)))
     sums = table[chosen].sum(axis=1)
-    values = ratio(sums[:, 0], sums[:, 1]) if ratio else sums[:, 0] / sums[:, 1]
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
     return float(low), float(high)
 
 
 def share(groups: Sequence[tuple[float, float]]) -> Share:
-    """Sum of numerators over sum of denominators, drawn by group."""
+    """Sum of numerators over sum of denominators, with its interval."""
     count = sum(group[1] for group in groups)
-    bounds = interval(groups)
+    bounds = bootstrap_interval(groups)
     if bounds is None:
         return Share(None, None, None, 0)
     return Share(sum(group[0] for group in groups) / count, *bounds, int(count))

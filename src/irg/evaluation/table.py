@@ -9,8 +9,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irg.evaluation.benchmarks.benchmark import BENCHMARKS
-from irg.evaluation.benchmarks.geneval import COUNTING_SCORE_ABOVE
+from irg.evaluation.benchmarks.geneval_rules import COUNTING_SCORE_ABOVE
+from irg.evaluation.benchmarks.registry import BENCHMARKS
 from irg.evaluation.paper import REPORTED
 from irg.evaluation.results import Result, TurnScore
 from irg.evaluation.statistics import Share

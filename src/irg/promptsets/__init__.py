@@ -1,11 +1,11 @@
-"""The prompts of the five benchmarks: where they officially live, fetched on request, read into typed prompts.
+"""The prompts of the five benchmarks: downloaded on request or read from a path, and parsed into typed prompts.
 
-None of these files is part of the project: each set is fetched from its official home (pinned by sha256, kept in a
-cache; what, how big and under which licence is said first) or read from a path.
+None of these files is part of the project: each set is downloaded from its official repository (pinned by sha256, kept
+in a cache; what, how big and under which license is printed first).
 """
 
-from irg.promptsets.load import NAMES, load, spelled
-from irg.promptsets.registry import HOMES, Home
-from irg.promptsets.sets import BenchPrompt, PromptSet
+from irg.promptsets.load import NAMES, canonical_name, load
+from irg.promptsets.prompt_set import BenchPrompt, PromptSet
+from irg.promptsets.sources import SOURCES, PromptSource
 
-__all__ = ["HOMES", "NAMES", "BenchPrompt", "Home", "PromptSet", "load", "spelled"]
+__all__ = ["NAMES", "SOURCES", "BenchPrompt", "PromptSet", "PromptSource", "canonical_name", "load"]

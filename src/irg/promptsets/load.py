@@ -1,16 +1,16 @@
-"""``load(name)``: a benchmark's prompts, from its official home through the cache, or from a path."""
+"""``load(name)``: a benchmark's prompts, from its official repository through the cache, or from a path."""
 
 import hashlib
 import sys
 from pathlib import Path
 
 from irg.promptsets.fetch import Say, fetch
-from irg.promptsets.parse import PARSERS, beside
-from irg.promptsets.registry import HOMES, Home
-from irg.promptsets.sets import PromptSet, digest
+from irg.promptsets.parse import PARSERS, companion_files
+from irg.promptsets.prompt_set import PromptSet, combined_sha256
+from irg.promptsets.sources import SOURCES, PromptSource
 from irg.recipes import choose
 
-NAMES = tuple(HOMES)
+NAMES = tuple(SOURCES)
 
 
 def load(
@@ -26,38 +26,38 @@ def load(
 
     Args:
         name: one of :data:`NAMES` (``genai-bench`` and ``genai_bench`` are the same).
-        path: read them here instead of fetching: the main file of the set, a folder laid out like the official one,
+        path: read them here instead of downloading: the main file of the set, a folder laid out like the official one,
             or a folder with such a folder in it under the benchmark's name.
         variant: which of the benchmark's sets; default: the one that the file at ``path`` is, else the usual one
-            (:attr:`Home.default`).
-        offline: never fetch; also ``IRG_OFFLINE=1``.
+            (:attr:`PromptSource.default`).
+        offline: never download; also ``IRG_OFFLINE=1``.
         cache_dir: default ``$IRG_CACHE``, else ``~/.cache/irg``.
-        say: told what is fetched before it is; default: a line on standard error.
+        say: called with a line that says what is downloaded, before it is; default: print to standard error.
 
     Raises:
         ValueError: no such benchmark, variant or path; a file is missing, unreadable or not what it should be; or
-            the files are not here and can't be fetched.
+            the files are not here and can't be downloaded.
     """
-    home = HOMES[spelled(name)]
-    chosen = _variant(home, variant)
+    source = SOURCES[canonical_name(name)]
+    chosen = _variant(source, variant)
     if path is None:
-        files = fetch(home, chosen, Path(cache_dir) if cache_dir else None, offline, say or _to_stderr)
+        files = fetch(source, chosen, Path(cache_dir) if cache_dir else None, offline, say or _to_stderr)
     else:
-        files = _given(home, chosen, Path(path).expanduser())
+        files = _files_at(source, chosen, Path(path).expanduser())
     contents = {place: _read(file) for place, file in files.items()}
     hashes = {place: hashlib.sha256(content).hexdigest() for place, content in contents.items()}
-    prompts = PARSERS[home.name]({place: (files[place], content) for place, content in contents.items()})
+    prompts = PARSERS[source.name]({place: (files[place], content) for place, content in contents.items()})
     if not prompts:
-        raise ValueError(f"{path or home.name}: holds no prompt")
-    official = next((one for one in home.variants if _pinned(home, one) == hashes), None)
+        raise ValueError(f"{path or source.name}: holds no prompt")
+    official = next((one for one in source.variants if _pinned(source, one) == hashes), None)
     if variant is None and official is not None:
         chosen = official  # a path may hold another variant than the usual one
-    origin = home.origins(chosen)[0]
+    origin = source.origins(chosen)[0]
     return PromptSet(
-        name=home.name,
+        name=source.name,
         variant=chosen,
         prompts=tuple(prompts),
-        sha256=digest(hashes),
+        sha256=combined_sha256(hashes),
         license=origin.license,
         terms=origin.terms,
         source=str(Path(path).expanduser().absolute())
@@ -67,8 +67,8 @@ def load(
     )
 
 
-def spelled(name: str) -> str:
-    """The name as we spell it.
+def canonical_name(name: str) -> str:
+    """The benchmark's name as this package spells it (``genai-bench`` -> ``genai_bench``).
 
     Raises:
         ValueError: there is no such benchmark.
@@ -79,32 +79,32 @@ def spelled(name: str) -> str:
     return known
 
 
-def _variant(home: Home, variant: str | None) -> str:
+def _variant(source: PromptSource, variant: str | None) -> str:
     if variant is None:
-        return home.default
-    if variant not in home.variants:
+        return source.default
+    if variant not in source.variants:
         raise ValueError(
-            f"{home.name} has no prompt set {variant!r}{choose(variant, home.variants)}; "
-            f"there are {', '.join(home.variants)}"
+            f"{source.name} has no prompt set {variant!r}{choose(variant, source.variants)}; "
+            f"there are {', '.join(source.variants)}"
         )
     return variant
 
 
-def _pinned(home: Home, variant: str) -> dict[str, str]:
-    return {file.path: file.sha256 for file in home.variants[variant]}
+def _pinned(source: PromptSource, variant: str) -> dict[str, str]:
+    return {file.path: file.sha256 for file in source.variants[variant]}
 
 
-def _given(home: Home, variant: str, path: Path) -> dict[str, Path]:
-    """Layout path -> file for a path that a user gave."""
+def _files_at(source: PromptSource, variant: str, path: Path) -> dict[str, Path]:
+    """Layout path -> file, for ``path`` as a user gave it."""
     if path.is_file():
-        return beside(home.name, path)
+        return companion_files(source.name, path)
     if not path.is_dir():
         raise ValueError(f"{path}: no such file or folder")
-    places = [file.path for file in home.variants[variant]]
-    root = path / home.name if (path / home.name).is_dir() else path
+    places = [file.path for file in source.variants[variant]]
+    root = path / source.name if (path / source.name).is_dir() else path
     missing = next((place for place in places if not (root / place).is_file()), None)
     if missing is not None:
-        raise ValueError(f"{root}: {missing} is missing; the {home.title} set {variant!r} has {len(places)} file(s)")
+        raise ValueError(f"{root}: {missing} is missing; the {source.title} set {variant!r} has {len(places)} file(s)")
     return {place: root / place for place in places}
 
 

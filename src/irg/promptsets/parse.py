@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from irg.promptsets.sets import BenchPrompt
+from irg.promptsets.prompt_set import BenchPrompt
 
 Contents = Mapping[str, tuple[Path, bytes]]
 _EVAL = "_eval_prompts.jsonl"
@@ -20,7 +20,7 @@ _ONEIG_CLASSES = {
     "Text_Rendering": "text",
     "Knowledge_Reasoning": "reasoning",
 }
-_ONEIG_BESIDE = (
+_ONEIG_COMPANIONS = (
     "Q_D/anime.json",
     "Q_D/human.json",
     "Q_D/object.json",
@@ -30,13 +30,13 @@ _ONEIG_BESIDE = (
 )
 
 
-def beside(name: str, file: Path) -> dict[str, Path]:
-    """Layout path -> file when only the main file of a set is given: what belongs to it is looked for beside it."""
+def companion_files(name: str, file: Path) -> dict[str, Path]:
+    """Layout path -> file when only a set's main file is given: the others are taken from beside it, where they are."""
     if name == "genai_bench":
         extra = {"genai_skills.json": file.with_name("genai_skills.json")}
         files = {"genai_image.json": file} | extra
     elif name == "oneig":
-        files = {"OneIG-Bench.csv": file} | {place: file.parent / place for place in _ONEIG_BESIDE}
+        files = {"OneIG-Bench.csv": file} | {place: file.parent / place for place in _ONEIG_COMPANIONS}
     elif name == "tiif":
         if file.name.endswith(_EVAL) or not file.name.endswith("_prompts.jsonl"):
             raise ValueError(f"{file}: expected an attribute's prompts, ATTRIBUTE_prompts.jsonl")
@@ -72,7 +72,7 @@ def _wise(contents: Contents) -> list[BenchPrompt]:
             text = _field(entry, "Prompt", str, where)
             prompts.append(BenchPrompt(str(number), text, _field(entry, "Category", str, where), entry))
     prompts.sort(key=lambda prompt: int(prompt.id))
-    return _distinct(prompts, contents)
+    return _check_unique(prompts, contents)
 
 
 def _tiif(contents: Contents) -> list[BenchPrompt]:
@@ -85,17 +85,17 @@ def _tiif(contents: Contents) -> list[BenchPrompt]:
             continue
         attribute = _attribute(place, "_prompts.jsonl")
         for number, line in _json_lines(file, content):
-            asked = questions.get(attribute, {}).get(number)
-            prompts += _tiif_pair(attribute, number, line, asked, f"{file}, line {number + 1}")
+            entry = questions.get(attribute, {}).get(number)
+            prompts += _tiif_pair(attribute, number, line, entry, f"{file}, line {number + 1}")
     return prompts
 
 
-def _tiif_pair(attribute: str, number: int, line: dict[str, Any], asked: Any, where: str) -> list[BenchPrompt]:
+def _tiif_pair(attribute: str, number: int, line: dict[str, Any], questions: Any, where: str) -> list[BenchPrompt]:
     """The short and the long wording of one description, with its questions if there are any."""
     facts: dict[str, Any] = {"attribute": attribute, "line": number}
-    if asked is not None:
-        facts["questions"] = _field(asked, "yn_question_list", list, where)
-        facts["answers"] = _field(asked, "yn_answer_list", list, where)
+    if questions is not None:
+        facts["questions"] = _field(questions, "yn_question_list", list, where)
+        facts["answers"] = _field(questions, "yn_answer_list", list, where)
         if len(facts["questions"]) != len(facts["answers"]):
             raise ValueError(f"{where}: {len(facts['questions'])} questions, but {len(facts['answers'])} answers")
     return [
@@ -152,7 +152,7 @@ def _oneig(contents: Contents) -> list[BenchPrompt]:
         if kind == "reasoning" and number in answers:
             facts["answer"] = answers[number]
         prompts.append(BenchPrompt(f"{kind}/{number}", row["prompt_en"], kind, facts))
-    return _distinct(prompts, contents)
+    return _check_unique(prompts, contents)
 
 
 def _oneig_questions(contents: Contents, kind: str) -> dict[str, dict[str, Any]]:
@@ -164,10 +164,10 @@ def _oneig_questions(contents: Contents, kind: str) -> dict[str, dict[str, Any]]
     for number, entry in _json(*contents[place], dict).items():
         where = f"{contents[place][0]}, {number}"
         try:
-            asked = {key: json.loads(_field(entry, key, str, where)) for key in ("question", "dependency")}
+            parsed = {key: json.loads(_field(entry, key, str, where)) for key in ("question", "dependency")}
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: not valid JSON: {error}") from error
-        found[number] = {"questions": asked["question"], "dependency": asked["dependency"]}
+        found[number] = {"questions": parsed["question"], "dependency": parsed["dependency"]}
     return found
 
 
@@ -254,7 +254,7 @@ def _field(data: Any, name: str, kind: type, where: str) -> Any:
     return value
 
 
-def _distinct(prompts: list[BenchPrompt], contents: Contents) -> list[BenchPrompt]:
+def _check_unique(prompts: list[BenchPrompt], contents: Contents) -> list[BenchPrompt]:
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:

@@ -1,7 +1,7 @@
-"""GenEval's rules and summary (github.com/djghosh13/geneval): what a detector found in, a verdict out.
+"""GenEval: a detector's boxes and colors -> the official verdict, and the shares of right images.
 
-A detector's finding is ``{class: [[x1, y1, x2, y2, score], ...]}`` in pixels, before any threshold, and optionally the
-color of each box in the same order.
+A judge's answer is ``{"boxes": {class: [[x1, y1, x2, y2, score], ...]}, "colors": {class: [name, ...]}}``: boxes in
+pixels, before any threshold, and where a prompt asks for a color, the color of each box in the same order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from irg.evaluation.benchmarks import geneval_rules as rules
+from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage, Question, ScoringOptions
+from irg.promptsets import BenchPrompt
+
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-SCORE_ABOVE = 0.3
-COUNTING_SCORE_ABOVE = 0.9
-MOST_PER_CLASS = 16
-BOX_SHARE = 0.1  # of both boxes' sizes: by so much an offset shrinks before it counts
-HOLDS_ABOVE = 0.5
-_NOTHING = 1e-3  # pixels; an offset below this on both axes is no relation
 
 Boxes = Mapping[str, Sequence[Sequence[float]]]
 Colors = Mapping[str, Sequence[str]]
@@ -25,7 +22,7 @@ Colors = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Is the image what the prompt asks for, and if not, why (one reason a line, in the official words)."""
+    """Whether the image is what the prompt asks for, and if not, why (one reason a line, in the official words)."""
 
     correct: bool
     reason: str
@@ -33,18 +30,26 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A box that counts: [x1, y1, x2, y2] and its color, if that was looked at."""
-
-    box: np.ndarray
+class _Detection:
+    name: str
     color: str | None
+    box: Sequence[float]
+    score: float
+
+
+@dataclass(frozen=True)
+class _Clause:
+    name: str
+    count: int
+    color: str | None
+    position: tuple[str, int] | None
 
 
 def judge(
     metadata: Mapping[str, Any],
     boxes: Boxes,
     colors: Colors | None = None,
-    counting_above: float = COUNTING_SCORE_ABOVE,
+    counting_above: float = rules.COUNTING_SCORE_ABOVE,
 ) -> Verdict:
     """The official verdict on what was found in one image.
 
@@ -57,83 +62,22 @@ def judge(
     Raises:
         ValueError: a color is asked for and ``colors`` has not one for each box of that class.
     """
-    threshold = counting_above if metadata.get("tag") == "counting" else SCORE_ABOVE
-    wants_color = {clause["class"] for clause in metadata.get("include", ()) if "color" in clause}
-    found = {}
+    include = [
+        _Clause(entry["class"], entry["count"], entry.get("color"), entry.get("position"))
+        for entry in metadata.get("include", ())
+    ]
+    exclude = [(entry["class"], entry["count"]) for entry in metadata.get("exclude", ())]
+    colored = {clause.name for clause in include if clause.color is not None}
+    threshold = rules.score_threshold(metadata.get("tag"), counting_above)
+    kept: dict[str, list[_Detection]] = {}
     for name, rows in boxes.items():
-        named = None
-        if name in wants_color:
-            named = (colors or {}).get(name, ())
-            if len(named) != len(rows):
-                raise ValueError(f"{name}: {len(rows)} boxes, but {len(named)} colors")
-        if kept := _keep(rows, named, threshold):
-            found[name] = kept
-    reasons: list[str] = []
-    matched: list[list[_Found] | None] = []
-    for clause in metadata.get("include", ()):
-        group, reason = _match(clause, found, matched)
-        matched.append(group)
-        if reason:
-            reasons.append(reason)
-    for clause in metadata.get("exclude", ()):
-        count = len(found.get(clause["class"], ()))
-        if count >= clause["count"]:
-            reasons.append(f"expected {clause['class']}<{clause['count']}, found {count}")
-    return Verdict(not reasons, "\n".join(reasons), {name: len(kept) for name, kept in found.items()})
-
-
-def _keep(rows: Sequence[Sequence[float]], colors: Sequence[str] | None, threshold: float) -> list[_Found]:
-    """The boxes above the threshold, the surest first, at most 16."""
-    if not len(rows):
-        return []
-    table = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
-    order = np.argsort(table[:, 4])[::-1]  # as the official code does it: of equal scores the later box comes first
-    order = order[table[order, 4] > threshold][:MOST_PER_CLASS]
-    return [_Found(table[i, :4], colors[i] if colors is not None else None) for i in order]
-
-
-def _match(
-    clause: Mapping[str, Any], found: Mapping[str, list[_Found]], matched: Sequence[list[_Found] | None]
-) -> tuple[list[_Found] | None, str]:
-    """The boxes that fulfil a clause, or None and why there are none."""
-    name, count = clause["class"], clause["count"]
-    group = found.get(name, [])[:count]
-    if len(group) < count:
-        return None, f"expected {name}>={count}, found {len(group)}"
-    if "color" in clause:
-        colors = [one.color for one in group]
-        right = colors.count(clause["color"])
-        if right < count:
-            seen = ", ".join(f"{colors.count(color)} {color}" for color in COLORS if color in colors)
-            return None, f"expected {clause['color']} {name}>={count}, found {right} {clause['color']}; and {seen}"
-    if "position" in clause:
-        relation, target = clause["position"]
-        others = matched[target]
-        if others is None:
-            return None, f"no target for {name} to be {relation}"
-        for one in group:
-            for other in others:
-                holding = relations(one.box, other.box)
-                if relation not in holding:
-                    return None, f"expected {name} {relation} target, found {' and '.join(sorted(holding))} target"
-    return group, ""
-
-
-def relations(box_a: Sequence[float] | np.ndarray, box_b: Sequence[float] | np.ndarray) -> set[str]:
-    """How a stands to b: any of ``left of``, ``right of``, ``above``, ``below``; boxes are (x1, y1, x2, y2).
-
-    The offset of the centers shrinks on each axis by a tenth of both sizes, is divided by the length of the unshrunk
-    offset, and holds beyond 0.5.
-    """
-    a, b = (np.asarray(box, dtype=np.float64)[:4].reshape(2, 2) for box in (box_a, box_b))
-    offset = a.mean(axis=0) - b.mean(axis=0)
-    sizes = np.abs(a[1] - a[0]) + np.abs(b[1] - b[0])
-    shrunk = np.maximum(np.abs(offset) - BOX_SHARE * sizes, 0) * np.sign(offset)
-    if np.all(np.abs(shrunk) < _NOTHING):
-        return set()
-    dx, dy = shrunk / np.linalg.norm(offset)
-    holds = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}
-    return {name for name, strength in holds.items() if strength > HOLDS_ABOVE}
+        named: Sequence[str | None] = (colors or {}).get(name, ()) if name in colored else [None] * len(rows)
+        if len(named) != len(rows):
+            raise ValueError(f"{name}: {len(rows)} boxes, but {len(named)} colors")
+        found = (_Detection(name, color, row[:4], row[4]) for row, color in zip(rows, named, strict=True))
+        kept |= rules.keep(found, threshold)
+    reasons = rules.unmet(include, exclude, kept)
+    return Verdict(not reasons, "\n".join(reasons), {name: len(group) for name, group in kept.items()})
 
 
 def summarize(results: Iterable[tuple[str, str, bool]]) -> dict[str, float]:
@@ -157,3 +101,21 @@ def summarize(results: Iterable[tuple[str, str, bool]]) -> dict[str, float]:
         "images": float(np.mean(every)),
         "prompts": float(np.mean(list(prompts.values()))),
     }
+
+
+def _questions(_: BenchPrompt, __: ScoringOptions) -> list[Question]:
+    return [Question("detect", "objects")]
+
+
+def _grade(prompt: BenchPrompt, answers: dict[str, Any], options: ScoringOptions) -> Grade:
+    found = answers["objects"]
+    verdict = judge(prompt.metadata, found["boxes"], found.get("colors"), options.geneval_counting_above)
+    seen = ", ".join(f"{count} {name}" for name, count in verdict.kept.items()) or "nothing"
+    return Grade(float(verdict.correct), (verdict.correct,), f"{verdict.reason or 'as asked'} (seen: {seen})")
+
+
+def _summarize(images: Sequence[GradedImage]) -> dict[str, float]:
+    return summarize((one.prompt.id, one.prompt.tag, bool(one.score)) for one in images)
+
+
+GENEVAL = Benchmark("geneval", (*TAGS, "overall"), _questions, _grade, _summarize)

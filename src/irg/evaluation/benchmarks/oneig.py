@@ -1,17 +1,17 @@
-"""OneIG-Bench (English): alignment, text, reasoning, style and diversity, each from a judge's raw findings.
-
-Legend: R references, F features, P images.
-"""
+"""OneIG-Bench (English): alignment, text, reasoning, style and diversity, each from a judge's raw answers."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from irg.evaluation.benchmarks.text_distance import levenshtein
+from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage, Question, ScoringOptions
+from irg.evaluation.benchmarks.judge_prompts import ONEIG_ALIGNMENT, READ_TEXT
+from irg.evaluation.benchmarks.text_distance import levenshtein, require_libraries
+from irg.promptsets import BenchPrompt
 
 DIMENSIONS = ("alignment", "text", "reasoning", "style", "diversity")
 ALIGNED = ("anime", "human", "object")
@@ -90,24 +90,6 @@ def summarize_text(matches: Sequence[TextMatch]) -> dict[str, float]:
     return {"ED": ed, "CR": cr, "WAC": wac, "score": 1 - min(LONGEST_ED, ed) * (1 - cr) * (1 - wac) / LONGEST_ED}
 
 
-def cosine(a_F: np.ndarray, b_F: np.ndarray) -> float:
-    """Cosine of two features: the reasoning score of an image against its answer."""
-    a_F, b_F = np.asarray(a_F, np.float64), np.asarray(b_F, np.float64)
-    return float(a_F @ b_F / (np.linalg.norm(a_F) * np.linalg.norm(b_F)))
-
-
-def style(features: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray]) -> float:
-    """Mean over the style encoders of the best cosine of an image [F] to the style's references [R, F], at least 0."""
-    best = [max(cosine(feature_F, one_F) for one_F in references[name]) for name, feature_F in features.items()]
-    return max(0.0, float(np.mean(best)))
-
-
-def diversity(features_PF: np.ndarray) -> float | None:
-    """Mean cosine distance over all pairs of a prompt's images; None for fewer than two."""
-    distances = [1 - cosine(a_F, b_F) for a_F, b_F in combinations(features_PF, 2)]
-    return float(np.mean(distances)) if distances else None
-
-
 def overall(dimensions: Mapping[str, float]) -> float | None:
     """Plain mean of the five dimensions; None while one is missing."""
     if any(name not in dimensions for name in DIMENSIONS):
@@ -118,3 +100,75 @@ def overall(dimensions: Mapping[str, float]) -> float | None:
 def prompt_mean(scores: Iterable[Sequence[float]]) -> float:
     """Mean over the images of each prompt, then over prompts."""
     return float(np.mean([np.mean(values) for values in scores]))
+
+
+def _questions(prompt: BenchPrompt, _: ScoringOptions) -> list[Question]:
+    questions = [Question("diversity", "diversity")]
+    if prompt.tag in ALIGNED:
+        numbered = prompt.metadata.get("questions", {})
+        questions += [Question("chat", key, ONEIG_ALIGNMENT.format(question=text)) for key, text in numbered.items()]
+    if prompt.tag == "text":
+        require_libraries()
+        questions.append(Question("ocr", "text", READ_TEXT))
+    if prompt.tag == "reasoning":
+        questions.append(Question("reasoning", "reasoning", prompt.metadata.get("answer", "")))
+    if "style" in prompt.metadata:
+        questions.append(Question("style", "style", prompt.metadata["style"]))
+    return questions
+
+
+def _grade(prompt: BenchPrompt, answers: dict[str, Any], _: ScoringOptions) -> Grade:
+    """One image; questions without an answer (no judge takes them) are left out."""
+    facts: dict[str, Any] = {
+        name: float(answers[name]) for name in ("reasoning", "style", "diversity") if name in answers
+    }
+    right: tuple[bool, ...] = ()
+    lines = [f"{name} {value:.3f}" for name, value in facts.items()]
+    questions = prompt.metadata.get("questions", {})
+    if questions and all(number in answers for number in questions):
+        given = {number: str(answers[number]) for number in questions}
+        facts["alignment"], (fulfilled,) = alignment([given], prompt.metadata["dependency"])
+        right = tuple(fulfilled)
+        rows = zip(questions.items(), fulfilled, strict=True)
+        lines += [f"{'✓' if good else '✗'} {question} {given[number]}" for (number, question), good in rows]
+    if "text" in answers:
+        facts["text"] = text_match(prompt.metadata["text_content"], str(answers["text"]))
+        right = (facts["text"].right,)
+        lines.append(f"edit distance {facts['text'].distance}; read: {answers['text']}")
+    if not facts:
+        raise ValueError("nothing was judged")
+    share = facts.get("alignment", facts.get("reasoning", facts.get("style")))
+    text = facts.get("text")
+    score = share if share is not None else text.matched / text.words if text is not None and text.words else 0.0
+    return Grade(score, right, "\n".join(lines), facts)
+
+
+def _summarize(images: Sequence[GradedImage]) -> dict[str, float]:
+    found: dict[str, dict[str, list[float]]] = {}
+    matches = []
+    judged = {name for one in images if one.grade for name in one.grade.facts}
+    for one in images:
+        facts = one.grade.facts if one.grade else _missing(one.prompt)
+        for name in judged & set(facts):
+            if name == "text":
+                matches.append(facts[name])
+            else:
+                found.setdefault(name, {}).setdefault(one.prompt.id, []).append(facts[name])
+    sums = {name: prompt_mean(prompts.values()) for name, prompts in found.items()}
+    if text := summarize_text(matches):
+        sums |= {"text": text.pop("score")} | text
+    mean = overall(sums)
+    ordered = {name: sums[name] for name in (*DIMENSIONS, "ED", "CR", "WAC") if name in sums}
+    return ordered if mean is None else ordered | {"overall": mean}
+
+
+def _missing(prompt: BenchPrompt) -> dict[str, Any]:
+    """Facts of a missing image: nothing that was asked for is there, and no text can be read."""
+    if prompt.tag == "text":
+        return {"text": text_match(prompt.metadata["text_content"], "")}
+    if prompt.tag == "reasoning":
+        return {"reasoning": 0.0}
+    return {"alignment": 0.0} | ({"style": 0.0} if "style" in prompt.metadata else {})
+
+
+ONEIG = Benchmark("oneig", (*DIMENSIONS, "overall"), _questions, _grade, _summarize, "question or text")

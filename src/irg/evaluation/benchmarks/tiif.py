@@ -3,10 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from irg.evaluation.benchmarks.text_distance import pair_words
+from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage, Question, ScoringOptions
+from irg.evaluation.benchmarks.judge_prompts import READ_TEXT, tiif_question
+from irg.evaluation.benchmarks.text_distance import match_words, require_libraries
+from irg.promptsets import BenchPrompt
 
 LENGTHS = ("short", "long")
 _REASONING = ("comparison", "differentiation", "negation", "numeracy")
@@ -110,6 +114,60 @@ def text_match(wanted: Sequence[str], seen: Sequence[str]) -> tuple[float, float
     words, read = ([word for text in texts for word in text.lower().split()] for texts in (wanted, seen))
     if not words:
         raise ValueError("no text is wanted in this image")
-    distances = pair_words(words, read)
+    distances = match_words(words, read)
     found = sum(distance <= RECALL_WITHIN for distance in distances[: len(words)])
     return float(np.mean(distances)), found / len(words)
+
+
+def _questions(prompt: BenchPrompt, options: ScoringOptions) -> list[Question]:
+    if prompt.tag not in GROUP_OF:
+        raise ValueError(f"unknown TIIF attribute {prompt.tag!r}; there are {', '.join(ATTRIBUTES)}")
+    truth = prompt.metadata.get("answers")
+    if truth is None:
+        raise ValueError(f"{prompt.id}: its questions are missing (the folder of *_eval_prompts.jsonl)")
+
+    def check(text: str) -> None:
+        right(parse(text), truth)
+
+    questions = [Question("chat", "answers", tiif_question(prompt.metadata["questions"]), check)]
+    if options.tiif_text and prompt.tag == "text":
+        require_libraries()
+        questions.append(Question("ocr", "text", READ_TEXT))
+    return questions
+
+
+def _grade(prompt: BenchPrompt, answers: dict[str, Any], _: ScoringOptions) -> Grade:
+    given = parse(answers["answers"])
+    verdicts = right(given, prompt.metadata["answers"])
+    rows = zip(prompt.metadata["questions"], given, verdicts, strict=True)
+    detail = "\n".join(f"{'✓' if good else '✗'} {question.strip()} {answer}" for question, answer, good in rows)
+    read = answers.get("text")
+    facts = None if read is None else text_match(wanted_texts(prompt.metadata["questions"]), [read])
+    return Grade(sum(verdicts) / len(verdicts), tuple(verdicts), detail, facts)
+
+
+def _summarize(images: Sequence[GradedImage]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for length in LENGTHS:
+        own = [one for one in images if one.prompt.metadata["length"] == length]
+        verdicts = [
+            (one.prompt.tag, one.grade.right if one.grade else [False] * len(one.prompt.metadata["answers"]))
+            for one in own
+        ]
+        shares = {name: one.share for name, one in accuracies(verdicts).items()}
+        sums |= {f"{name} {length}": value for name, value in summarize(shares).items()}
+        if matches := [one.grade.facts for one in own if one.grade and one.grade.facts is not None]:
+            gned, recall = (float(mean) for mean in np.mean(matches, axis=0))
+            sums |= {f"GNED {length}": gned, f"recall {length}": recall}
+    return sums
+
+
+_COLUMNS = ("Overall", "Basic/Avg", "Advanced/Avg", *GROUPS, "GNED", "recall")
+TIIF = Benchmark(
+    "tiif",
+    tuple(f"{name} {length}" for name in _COLUMNS for length in LENGTHS),
+    _questions,
+    _grade,
+    _summarize,
+    "question",
+)

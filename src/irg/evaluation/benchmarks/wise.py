@@ -1,12 +1,15 @@
 """WISE (legacy protocol, the paper's): parsing a judge's three scores, WiScore, and both overall formulas."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-Parse = Literal["strict", "tolerant", "bagel"]
+from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage, Question, ScoringOptions, WiseParse
+from irg.evaluation.benchmarks.judge_prompts import wise_question
+from irg.promptsets import BenchPrompt
+
 CRITERIA = ("consistency", "realism", "aesthetic_quality")
 OVERALL_WEIGHTS = {"culture": 0.4, "time": 0.167, "space": 0.133, "biology": 0.1, "physics": 0.1, "chemistry": 0.1}
 CATEGORIES = tuple(OVERALL_WEIGHTS)
@@ -39,7 +42,7 @@ def category(prompt_id: int) -> str:
     return next(name for name in reversed(CATEGORIES) if prompt_id >= _FIRST_ID[name])
 
 
-def parse(text: str, how: Parse = "tolerant") -> dict[str, float]:
+def parse(text: str, how: WiseParse = "tolerant") -> dict[str, float]:
     """The scores that a judge's answer names; what is not found is left out.
 
     ``strict`` reads what the official script reads, ``bagel`` what BAGEL's does (9.9 for what it does not find).
@@ -88,3 +91,26 @@ def summarize(scores: Iterable[tuple[int, float]]) -> dict[str, float]:
         "overall": sum(OVERALL_WEIGHTS[name] * means[name] for name in CATEGORIES),
         "overall_plain": float(np.mean([means[name] for name in CATEGORIES])),
     }
+
+
+def _questions(prompt: BenchPrompt, options: ScoringOptions) -> list[Question]:
+    category(int(prompt.id))  # an id that has none shows before anything is judged
+
+    def check(text: str) -> None:
+        wiscore(parse(text, options.wise_parse))
+
+    text = wise_question(prompt.text, prompt.metadata.get("Explanation", ""), options.rubric)
+    return [Question("chat", "scores", text, check)]
+
+
+def _grade(_: BenchPrompt, answers: dict[str, Any], options: ScoringOptions) -> Grade:
+    scores = parse(answers["scores"], options.wise_parse)
+    detail = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in scores.items())
+    return Grade(wiscore(scores), (scores["consistency"] == HIGHEST,), detail)
+
+
+def _summarize(images: Sequence[GradedImage]) -> dict[str, float]:
+    return summarize((int(one.prompt.id), one.score) for one in images)
+
+
+WISE = Benchmark("wise", (*CATEGORIES, "overall", "overall_plain"), _questions, _grade, _summarize)

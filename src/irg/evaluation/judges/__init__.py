@@ -1,6 +1,5 @@
-"""Judges: whoever looks at an image and answers a benchmark's questions. Heavy ones are imported when asked for."""
+"""Judges answer a benchmark's questions about images."""
 
-from irg.evaluation.judges.base import Answer, Job, Judge
-from irg.evaluation.judges.make import JudgeOptions, make_judges
+from irg.evaluation.judges.base import Answer, Job, Judge, JudgeOptions, make_judges
 
 __all__ = ["Answer", "Job", "Judge", "JudgeOptions", "make_judges"]

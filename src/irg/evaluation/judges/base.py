@@ -1,4 +1,9 @@
-"""What every judge is: it takes jobs and gives answers, one for each, in any order, as they come."""
+"""Judges: they take jobs (a question about an image) and give one answer for each, in any order, as they come.
+
+Every judge is an entry point of the group ``irg.judges``, the built-in ones too: ``make(rest, options) -> Judge``,
+where ``rest`` is what follows the colon in ``--judge NAME:REST``. The first line of the function's docstring is its
+help. A judge's module is imported when it is named.
+"""
 
 import hashlib
 import json
@@ -6,14 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from irg.evaluation.benchmarks.benchmark import Ask
+from irg import registry
+from irg.evaluation.benchmarks.base import Question
 from irg.evaluation.image_folders import ImageFile
 from irg.promptsets import BenchPrompt
+from irg.recipes import choose
 
 Failure = Literal["refused", "outage", "bad_answer", "budget", "unreadable"]
 """Why there is no answer: the judge won't, can't be reached, gave nothing usable, is too dear; or no readable file."""
-PASSING: tuple[Failure, ...] = ("outage", "budget")
-"""Failures that another try may mend: they are asked again when scoring is run again."""
+RETRYABLE: tuple[Failure, ...] = ("outage", "budget")
+"""Failures that are tried again when scoring is run again."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,13 @@ class Job:
     sample: int
     turn: int
     image: ImageFile
-    ask: Ask
+    question: Question
 
     @property
     def key(self) -> str:
         """The same for the same question about the same image, wherever it lies."""
-        told = [self.prompt.id, self.ask.kind, self.ask.name, self.ask.text, self.image.sha256]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+        parts = [self.prompt.id, self.question.kind, self.question.name, self.question.text, self.image.sha256]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,65 @@ def pixels_or_failure(job: Job) -> Any:
         return job.image.pixels()
     except ValueError as error:
         return Answer(None, "unreadable", str(error))
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How judges work; most belong to one kind of judge."""
+
+    url: str = "https://api.openai.com/v1"
+    """For openai: the address of the API."""
+    api_key_env: str | None = None
+    """For openai: the environment variable with the key (default: OPENAI_API_KEY where it is set)."""
+    concurrency: int = 8
+    """For openai: calls at once."""
+    requests_per_minute: float | None = None
+    """For openai: at most so many calls."""
+    timeout_s: float = 300.0
+    """For openai: of one call."""
+    attempts: int = 6
+    """For openai: tries of a call while the server is overloaded or broken."""
+    corrections: int = 2
+    """How often an answer that can't be used is asked for again."""
+    longest_wait_s: float = 60.0
+    """For openai: of the growing pauses between tries."""
+    price_in: float = 0.0
+    """For openai: price of a million prompt tokens, for the total."""
+    price_out: float = 0.0
+    """For openai: price of a million answer tokens."""
+    cache_dir: str | None = None
+    """For openai: where answers are kept (default: judge-answers in $IRG_CACHE, else in ~/.cache/irg)."""
+    no_self_test: bool = False
+    """For geneval: judge even when the detector fails on images whose content is known; the label says so."""
+    device: str | None = None
+    """For local models (default: cuda if there is one)."""
+
+
+def make_judges(specs: Sequence[str], options: JudgeOptions) -> list[Judge]:
+    """The judges of a list such as ``["openai:gpt-4o", "ocr"]``; a question goes to the first that answers its kind.
+
+    Raises:
+        ValueError: there is no such judge, or something that it needs is missing.
+    """
+    known = registry.names(registry.JUDGES)
+    if not specs:
+        lines = "".join(f"\n  {name:10} {registry.summary(registry.JUDGES, name)}" for name in known)
+        raise ValueError(f"a judge is needed: --judge with one or several of{lines}")
+    judges = []
+    for spec in specs:
+        name, _, rest = spec.partition(":")
+        if name not in known:
+            raise ValueError(f"no judge {name!r}{choose(name, known)}; there are {', '.join(known)}")
+        judges.append(registry.load(registry.JUDGES, name)(rest, options))
+    return judges
+
+
+def require_rest(name: str, rest: str, what: str) -> str:
+    """``rest``, which a judge can't do without.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not rest:
+        raise ValueError(f"the judge {name} needs more: {name}:{what}")
+    return rest

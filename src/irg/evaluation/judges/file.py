@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from irg.evaluation.judges.base import Answer, Job
+from irg.evaluation.judges.base import Answer, Job, JudgeOptions, require_rest
 from irg.promptsets import BenchPrompt
 
 _FIELDS = ("kind", "prompt", "name", "sample", "turn")
@@ -72,5 +72,10 @@ class FileJudge:
 def _from_narrow_to_wide(job: Job) -> Iterator[_Key]:
     for turn in (job.turn, None):
         for sample in (job.sample, None):
-            for name in (job.ask.name, None):
-                yield job.ask.kind, job.prompt.id, name, sample, turn
+            for name in (job.question.name, None):
+                yield job.question.kind, job.prompt.id, name, sample, turn
+
+
+def make(rest: str, _: JudgeOptions) -> FileJudge:
+    """file:PATH, answers computed elsewhere."""
+    return FileJudge.load(Path(require_rest("file", rest, "PATH")))

@@ -1,7 +1,7 @@
 """GenEval's detector on today's libraries: transformers' Mask2Former for boxes, CLIP for colors.
 
 The original runs on mmdet 2.x, with other weights; scores from this one are labeled "GenEval (HF detector)". Before it
-judges anything it looks at images whose content is known: detectors have been seen to collapse silently on some GPUs.
+judges anything it is tested on images whose content is known: detectors have been seen to fail silently on some GPUs.
 
 Legend: H, W pixels; N boxes; C colors; F features.
 """
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from irg.evaluation.benchmarks.geneval import COLORS
-from irg.evaluation.judges.base import Answer, Job, pixels_or_failure
+from irg.evaluation.benchmarks.geneval_rules import COLORS
+from irg.evaluation.judges.base import Answer, Job, JudgeOptions, pixels_or_failure
 from irg.promptsets import BenchPrompt
 
 DETECTOR = "facebook/mask2former-swin-small-coco-instance"
 CLIP = ("ViT-L-14-quickgelu", "openai")
-LOWEST = 0.05
-"""Boxes less sure than this are not written down; GenEval's rules begin at 0.3."""
+MIN_SCORE = 0.05
+"""Boxes with a lower score are not recorded; GenEval's rules begin at 0.3."""
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 BACKGROUND = (0x99, 0x99, 0x99)
 # COCO's names where GenEval has others
@@ -38,7 +38,7 @@ _RENAMED = {
     "tvmonitor": "tv",
 }
 
-_HINT = " (only safetensors files are read; docs/benchmarks.md tells how to make a folder of them)"
+_HINT = " (only safetensors files are read; docs/benchmarks.md says how to make a folder of them)"
 
 Found = tuple[str, float, np.ndarray]
 """Class, score, mask [H, W]."""
@@ -48,10 +48,11 @@ class GenEvalDetector:
     """Answers ``detect``.
 
     Args:
-        detect: image -> what is in it.
-        paint: (cut-out objects, class) -> the color of each.
-        pins: of both.
-        self_test: look at known images before the first answer; without it the label says so.
+        detect: image -> detected objects.
+        classify_colors: (cropped objects, class) -> the color of each.
+        pins: names and versions of both networks.
+        names: the classes that ``detect`` knows.
+        self_test: run on known images before the first answer; without it the label says so.
     """
 
     kinds = frozenset({"detect"})
@@ -59,12 +60,13 @@ class GenEvalDetector:
     def __init__(
         self,
         detect: Callable[[Image.Image], list[Found]],
-        paint: Callable[[Sequence[Image.Image], str], list[str]],
+        classify_colors: Callable[[Sequence[Image.Image], str], list[str]],
         pins: dict[str, Any],
         names: frozenset[str],
         self_test: bool = True,
     ) -> None:
-        self._detect, self._paint, self._pins, self._names = detect, paint, pins, names
+        self._detect, self._classify_colors = detect, classify_colors
+        self._pins, self._names = pins, names
         self._tested = not self_test
         self.label = "GenEval (HF detector)" if self_test else "GenEval (HF detector, not self-tested)"
 
@@ -77,8 +79,8 @@ class GenEvalDetector:
         """
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         detector = Mask2FormerBoxes.load(DETECTOR if folder is None else str(Path(folder) / "detector"), where)
-        painter = ClipColors.load(None if folder is None else Path(folder) / "clip.safetensors", where)
-        return cls(detector, painter, detector.pins | painter.pins, detector.names, self_test)
+        classifier = ClipColors.load(None if folder is None else Path(folder) / "clip.safetensors", where)
+        return cls(detector, classifier, detector.pins | classifier.pins, detector.names, self_test)
 
     def identity(self) -> dict[str, Any]:
         return {"judge": "geneval", "label": self.label, **self._pins}
@@ -92,46 +94,46 @@ class GenEvalDetector:
             self.self_test()
         for job in jobs:
             image = pixels_or_failure(job)
-            yield job, image if isinstance(image, Answer) else Answer(self.look(image, job.prompt))
+            yield job, image if isinstance(image, Answer) else Answer(self.detect(image, job.prompt))
 
-    def look(self, image: Image.Image, prompt: BenchPrompt) -> dict[str, Any]:
-        """Boxes of everything, and the colors of those classes that the prompt asks colors of."""
+    def detect(self, image: Image.Image, prompt: BenchPrompt) -> dict[str, Any]:
+        """Boxes of all objects, and the colors of those classes whose color the prompt states."""
         wanted = {clause["class"] for clause in prompt.metadata.get("include", ()) if "color" in clause}
         boxes: dict[str, list[list[float]]] = {}
-        cut_out: dict[str, list[Image.Image]] = {}
+        crops: dict[str, list[Image.Image]] = {}
         for name, score, mask_HW in self._detect(image):
             box = mask_box(mask_HW)
             if box is None:
                 continue
             boxes.setdefault(name, []).append([*box, round(score, 4)])
             if name in wanted:
-                cut_out.setdefault(name, []).append(on_gray(image, mask_HW, box))
-        colors = {name: self._paint(images, name) for name, images in cut_out.items()}
+                crops.setdefault(name, []).append(on_gray(image, mask_HW, box))
+        colors = {name: self._classify_colors(images, name) for name, images in crops.items()}
         return {"boxes": boxes, "colors": colors}
 
     def self_test(self) -> None:
-        """Look at images whose content is known.
+        """Run both networks on images whose content is known.
 
         Raises:
-            ValueError: the detector sees things in an empty image, its answer changes from one look to the next or
+            ValueError: the detector finds objects in an empty image, its output changes from one run to the next or
                 is not finite, or the colors of plain squares are wrong.
         """
         plain = Image.new("RGB", (512, 512), BACKGROUND)
         scene = _test_image()
         empty, first, second = self._detect(plain), self._detect(scene), self._detect(scene)
         if not all(np.isfinite(score) and 0 <= score <= 1 for _, score, _ in (*empty, *first)):
-            raise ValueError("the detector is broken: its scores are no chances (not finite, or outside 0..1)")
+            raise ValueError("the detector is broken: its scores are no probabilities (not finite, or outside 0..1)")
         seen = [(name, score) for name, score, _ in empty if score > 0.9]
         if seen:
-            raise ValueError(f"the detector is broken: it is sure of {seen[0][0]!r} in an empty image")
+            raise ValueError(f"the detector is broken: it finds {seen[0][0]!r} in an empty image")
         if [(n, round(s, 3)) for n, s, _ in first] != [(n, round(s, 3)) for n, s, _ in second]:
-            raise ValueError("the detector is broken: it sees different things in the same image")
+            raise ValueError("the detector is broken: it finds different objects in the same image")
         if not any(name == "stop sign" and score > 0.3 for name, score, _ in first):
-            raise ValueError("the detector is broken: it does not see a plain stop sign; try another device")
+            raise ValueError("the detector is broken: it does not find a plain stop sign; try another device")
         squares = {name: Image.new("RGB", (224, 224), name) for name in ("red", "blue", "green", "yellow")}
-        told = dict(zip(squares, self._paint(list(squares.values()), "car"), strict=True))
-        if any(told[name] != name for name in squares):
-            raise ValueError(f"the colour classifier is broken: plain squares are {told}")
+        found = dict(zip(squares, self._classify_colors(list(squares.values()), "car"), strict=True))
+        if any(found[name] != name for name in squares):
+            raise ValueError(f"the color classifier is broken: plain squares are {found}")
         self._tested = True
 
 
@@ -188,30 +190,30 @@ class Mask2FormerBoxes:
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> list[Found]:
-        """Every (query, class) with its mask; the score is the class's chance times the mask's mean sureness."""
+        """Every (query, class) with its mask; the score is class probability x mean probability in the mask."""
         inputs = self._processor(images=image, return_tensors="pt").to(self._model.device)
         output = self._model(**inputs)
-        chances_NK = output.class_queries_logits[0].float().softmax(-1)[:, :-1]  # the last class is "nothing"
-        if not bool(chances_NK.isfinite().all()):
+        probabilities_NK = output.class_queries_logits[0].float().softmax(-1)[:, :-1]  # the last class is "nothing"
+        if not bool(probabilities_NK.isfinite().all()):
             return [(next(iter(self._labels.values())), float("nan"), np.ones((image.height, image.width), bool))]
         masks_Nhw = output.masks_queries_logits[0].float()
         found: list[Found] = []
-        for query in torch.nonzero(chances_NK.amax(-1) > LOWEST).flatten().tolist():
+        for query in torch.nonzero(probabilities_NK.amax(-1) > MIN_SCORE).flatten().tolist():
             logits_HW = torch.nn.functional.interpolate(
                 masks_Nhw[None, query : query + 1], (image.height, image.width), mode="bilinear", align_corners=False
             )[0, 0]
             inside_HW = logits_HW > 0
             if not bool(inside_HW.any()):
                 continue
-            sureness = float(logits_HW.sigmoid()[inside_HW].mean())
-            for label in torch.nonzero(chances_NK[query] * sureness > LOWEST).flatten().tolist():
-                score = float(chances_NK[query, label]) * sureness
+            mask_score = float(logits_HW.sigmoid()[inside_HW].mean())
+            for label in torch.nonzero(probabilities_NK[query] * mask_score > MIN_SCORE).flatten().tolist():
+                score = float(probabilities_NK[query, label]) * mask_score
                 found.append((self._labels[label], score, inside_HW.cpu().numpy()))
         return found
 
 
 class ClipColors:
-    """Zero-shot colors by CLIP: the mean of three templates' text features for each color."""
+    """Zero-shot color classification by CLIP: the mean of three templates' text features for each color."""
 
     def __init__(self, model: Any, transform: Any, tokenizer: Any, pins: dict[str, Any]) -> None:
         self._model, self._transform, self._tokenizer, self.pins = model.eval(), transform, tokenizer, pins
@@ -261,3 +263,8 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def make(rest: str, options: JudgeOptions) -> GenEvalDetector:
+    """geneval[:FOLDER], Mask2Former and CLIP of the Hugging Face hub, or in FOLDER (GenEval)."""
+    return GenEvalDetector.load(rest or None, options.device, not options.no_self_test)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from irg.evaluation.judges.base import Answer, Job, pixels_or_failure
-from irg.evaluation.runs import fingerprint
+from irg.evaluation.judges.base import Answer, Job, JudgeOptions, pixels_or_failure, require_rest
+from irg.evaluation.runs import weights_fingerprint
 from irg.promptsets import BenchPrompt
 
 _MAX_TOKENS = 1024
@@ -16,7 +16,7 @@ _SPELLINGS = ("Yes", "yes", "YES", " Yes", " yes", " YES")
 
 
 class _Model:
-    """A model with its processor, asked about one image at a time, greedily."""
+    """A model with its processor: one image at a time, greedy decoding."""
 
     def __init__(self, model: Any, processor: Any, name: str, pins: dict[str, Any]) -> None:
         self.model, self.processor, self.name, self.pins = model.eval(), processor, name, pins
@@ -37,17 +37,16 @@ class _Model:
             raise ValueError(f"{name}: can't be loaded as a vision-language model: {error}") from error
         return cls(model, processor, name, _pins(name, model))
 
-    def _inputs(self, image: Any, talk: list[dict[str, Any]]) -> Any:
-        content = [{"type": "image", "image": image}, {"type": "text", "text": talk[0]["text"]}]
-        messages = [{"role": "user", "content": content}]
-        messages += [{"role": turn["role"], "content": [{"type": "text", "text": turn["text"]}]} for turn in talk[1:]]
+    def _inputs(self, image: Any, messages: list[dict[str, Any]]) -> Any:
+        chat = [{"role": one["role"], "content": [{"type": "text", "text": one["text"]}]} for one in messages]
+        chat[0]["content"].insert(0, {"type": "image", "image": image})
         return self.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self.model.device, dtype=self.model.dtype)
 
     @torch.inference_mode()
-    def say(self, image: Any, talk: list[dict[str, Any]], max_tokens: int = _MAX_TOKENS) -> str:
-        inputs = self._inputs(image, talk)
+    def chat(self, image: Any, messages: list[dict[str, Any]], max_tokens: int = _MAX_TOKENS) -> str:
+        inputs = self._inputs(image, messages)
         ids = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
         new_ids = ids[0, inputs["input_ids"].shape[1] :]
         return str(self.processor.decode(new_ids, skip_special_tokens=True)).strip()
@@ -55,7 +54,7 @@ class _Model:
     @torch.inference_mode()
     def yes(self, image: Any, question: str) -> float:
         """P("Yes") as the first token of the answer: the sum over the spellings that are one token."""
-        logits_V = self.model(**self._inputs(image, [{"text": question}])).logits[0, -1].float()
+        logits_V = self.model(**self._inputs(image, [{"role": "user", "text": question}])).logits[0, -1].float()
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         encoded = [tokenizer.encode(text, add_special_tokens=False) for text in _SPELLINGS]
         ids = sorted({ids[0] for ids in encoded if len(ids) == 1})
@@ -66,7 +65,7 @@ class _Model:
 
 def _pins(name: str, model: Any) -> dict[str, Any]:
     """What was loaded: a folder's fingerprint, or the hub's commit."""
-    told = {
+    pins = {
         "model": name,
         "dtype": str(model.dtype),
         "transformers": version("transformers"),
@@ -74,14 +73,14 @@ def _pins(name: str, model: Any) -> dict[str, Any]:
     }
     folder = Path(name)
     if folder.is_dir():
-        return told | {"fingerprint": fingerprint(folder)}
-    return told | {"revision": getattr(model.config, "_commit_hash", None)}
+        return pins | {"fingerprint": weights_fingerprint(folder)}
+    return pins | {"revision": getattr(model.config, "_commit_hash", None)}
 
 
 class VisionLanguageJudge:
     """Answers ``chat``, ``ocr`` and ``yes`` with a local vision-language model.
 
-    An answer that fails its check is asked again with the complaint, ``corrections`` times at most.
+    An answer that fails its check is sent back with the error, ``corrections`` times at most.
     """
 
     kinds = frozenset({"chat", "ocr", "yes"})
@@ -111,23 +110,23 @@ class VisionLanguageJudge:
             yield job, image if isinstance(image, Answer) else self._answer(job, image)
 
     def _answer(self, job: Job, image: Any) -> Answer:
-        if job.ask.kind == "yes":
-            return Answer(self._model.yes(image, job.ask.text))
-        talk: list[dict[str, Any]] = [{"role": "user", "text": job.ask.text}]
-        said: list[str] = []
-        complaint = ""
+        if job.question.kind == "yes":
+            return Answer(self._model.yes(image, job.question.text))
+        messages: list[dict[str, Any]] = [{"role": "user", "text": job.question.text}]
+        texts: list[str] = []
+        problem = ""
         for _ in range(self._corrections + 1):
-            said.append(self._model.say(image, talk))
+            texts.append(self._model.chat(image, messages))
             try:
-                if job.ask.check is not None:
-                    job.ask.check(said[-1])
+                if job.question.check is not None:
+                    job.question.check(texts[-1])
             except ValueError as error:
-                complaint = str(error)
-                talk.append({"role": "assistant", "text": said[-1]})
-                talk.append({"role": "user", "text": f"That can't be used: {complaint}. Answer again, as asked for."})
+                problem = str(error)
+                messages.append({"role": "assistant", "text": texts[-1]})
+                messages.append({"role": "user", "text": f"That can't be used: {problem}. Answer again, as asked for."})
                 continue
-            return Answer("" if job.ask.kind == "ocr" and said[-1] == "[]" else said[-1])
-        return Answer(said, "bad_answer", complaint)
+            return Answer("" if job.question.kind == "ocr" and texts[-1] == "[]" else texts[-1])
+        return Answer(texts, "bad_answer", problem)
 
 
 class VQAScoreJudge:
@@ -156,4 +155,14 @@ class VQAScoreJudge:
             if isinstance(image, Answer):
                 yield job, image
             else:
-                yield job, Answer(self._model.yes(image, job.ask.text))
+                yield job, Answer(self._model.yes(image, job.question.text))
+
+
+def make(rest: str, options: JudgeOptions) -> VisionLanguageJudge:
+    """hf:MODEL, a vision-language model of the hub, or a folder."""
+    return VisionLanguageJudge.load(require_rest("hf", rest, "MODEL"), options.device, options.corrections)
+
+
+def make_vqascore(rest: str, options: JudgeOptions) -> VQAScoreJudge:
+    """vqascore:MODEL, P("Yes") on such a model (GenAI-Bench)."""
+    return VQAScoreJudge.load(require_rest("vqascore", rest, "MODEL"), options.device)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from irg.evaluation.judges.base import Answer, Job, pixels_or_failure
+from irg.evaluation.judges.base import Answer, Job, JudgeOptions, pixels_or_failure
 from irg.promptsets import BenchPrompt
 
 
@@ -47,3 +47,8 @@ class OCRJudge:
                 pixels_HW3 = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # rapidocr reads arrays as BGR
                 image = Answer("\n".join(self._engine(pixels_HW3).txts or ()))
             yield job, image
+
+
+def make(_: str, __: JudgeOptions) -> OCRJudge:
+    """rapidocr on the CPU (OneIG's text)."""
+    return OCRJudge()

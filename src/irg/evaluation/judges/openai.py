@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint as a judge. Calls, retries, pace and the cache are the endpoints room's."""
+"""Any OpenAI-compatible endpoint as a judge; :class:`irg.endpoints.Client` does calls, retries, rate limit, cache."""
 
 import asyncio
 import math
@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from irg.endpoints import Client, Endpoint, EndpointError, image_part
-from irg.evaluation.judges.base import Answer, Failure, Job
-from irg.evaluation.judges.make import JudgeOptions
+from irg.evaluation.judges.base import Answer, Failure, Job, JudgeOptions, require_rest
 from irg.promptsets import BenchPrompt
 from irg.promptsets.fetch import default_cache
 from irg.version import __version__
 
-_TOP = 20  # alternatives asked for at the first token
+_TOP_LOGPROBS = 20
 _GIVE_UP_AFTER = 5  # failures of the endpoint itself in a row, beyond those already in flight
 
 
@@ -26,30 +25,7 @@ class OpenAIJudge:
     def __init__(self, endpoint: Endpoint, cache_dir: Path) -> None:
         self.endpoint, self.cache_dir = endpoint, cache_dir
         self.label = endpoint.model
-        Client(endpoint, cache_dir)  # says now what is missing: a package, a key
-
-    @classmethod
-    def from_options(cls, model: str, options: JudgeOptions) -> "OpenAIJudge":
-        """As the command line says.
-
-        Raises:
-            ValueError: an option is not acceptable, or the key or a package is missing.
-        """
-        key = options.api_key_env or ("OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else None)
-        endpoint = Endpoint(
-            url=options.url,
-            model=model,
-            api_key_env=key,
-            concurrency=options.concurrency,
-            requests_per_minute=options.requests_per_minute,
-            timeout_s=options.timeout_s,
-            attempts=options.attempts,
-            corrections=options.corrections,
-            longest_wait_s=options.longest_wait_s,
-            price_per_million_in=options.price_in,
-            price_per_million_out=options.price_out,
-        )
-        return cls(endpoint, Path(options.cache_dir) if options.cache_dir else default_cache() / "judge-answers")
+        Client(endpoint, cache_dir)  # raises now if a package or the key is missing
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -65,22 +41,22 @@ class OpenAIJudge:
         return True
 
     def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
-        """Answers as they come. When the endpoint itself fails again and again, the rest is not asked any more."""
+        """Answers as they come. After too many failures of the endpoint itself in a row the rest is not sent."""
         with asyncio.Runner() as runner:
             client = Client(self.endpoint, self.cache_dir)
             runner.run(client.__aenter__())
             try:
-                yield from self._in_turn(runner, client, jobs)
+                yield from self._run(runner, client, jobs)
             finally:
                 runner.run(client.__aexit__(None, None, None))
 
-    def _in_turn(self, runner: asyncio.Runner, client: Client, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
+    def _run(self, runner: asyncio.Runner, client: Client, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
         waiting = list(jobs)[::-1]
         running: dict[asyncio.Task[Answer], Job] = {}
         failures, reason = 0, ""
         try:
             while waiting or running:
-                # a few more than the client lets through, so that it never waits for us
+                # more than the client lets through at once, so that it is never idle
                 while waiting and len(running) < 2 * self.endpoint.concurrency and failures < _GIVE_UP_AFTER:
                     job = waiting.pop()
                     running[runner.run(_start(self._answer(client, job)))] = job
@@ -95,7 +71,7 @@ class OpenAIJudge:
             for job in reversed(waiting):
                 yield (
                     job,
-                    Answer(None, "outage", f"not asked: the endpoint failed {failures} times in a row ({reason})"),
+                    Answer(None, "outage", f"not sent: the endpoint failed {failures} times in a row ({reason})"),
                 )
         finally:
             for task in running:
@@ -110,23 +86,42 @@ class OpenAIJudge:
 
         def check(text: str) -> None:
             said.append(text)
-            if job.ask.check is not None:
-                job.ask.check(text)
+            if job.question.check is not None:
+                job.question.check(text)
 
-        content = [{"type": "text", "text": job.ask.text}, image]
+        content = [{"type": "text", "text": job.question.text}, image]
         messages = [{"role": "user", "content": content}]
         try:
-            if job.ask.kind == "yes":
-                answer = await client.chat(messages, max_tokens=1, logprobs=_TOP)
+            if job.question.kind == "yes":
+                answer = await client.chat(messages, max_tokens=1, logprobs=_TOP_LOGPROBS)
                 raw: Any = yes_probability(answer.raw)
             else:
                 answer = await client.chat(messages, max_tokens=1024, check=check)
-                raw = "" if job.ask.kind == "ocr" and answer.text.strip() == "[]" else answer.text
+                raw = "" if job.question.kind == "ocr" and answer.text.strip() == "[]" else answer.text
         except EndpointError as error:
             return Answer(said or None, *_failure(error))
         except ValueError as error:
             return Answer(None, "bad_answer", str(error))
         return Answer(raw, usage=answer.usage, cost=answer.cost, cached=answer.cached)
+
+
+def make(rest: str, options: JudgeOptions) -> OpenAIJudge:
+    """openai:MODEL, any OpenAI-compatible endpoint (--url)."""
+    key = options.api_key_env or ("OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else None)
+    endpoint = Endpoint(
+        url=options.url,
+        model=require_rest("openai", rest, "MODEL"),
+        api_key_env=key,
+        concurrency=options.concurrency,
+        requests_per_minute=options.requests_per_minute,
+        timeout_s=options.timeout_s,
+        attempts=options.attempts,
+        corrections=options.corrections,
+        longest_wait_s=options.longest_wait_s,
+        price_per_million_in=options.price_in,
+        price_per_million_out=options.price_out,
+    )
+    return OpenAIJudge(endpoint, Path(options.cache_dir) if options.cache_dir else default_cache() / "judge-answers")
 
 
 _ENDPOINT = "endpoint: "

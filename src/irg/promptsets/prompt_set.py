@@ -1,4 +1,4 @@
-"""What a benchmark asks: its prompts as plain data."""
+"""A benchmark's prompts as plain data."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ class BenchPrompt:
 
     Attributes:
         id: unique in its set, and what its images are named after (``00000``, ``anime/000``, ``text/short/3``).
-        text: what the model is asked to draw.
+        text: the prompt.
         tag: the benchmark's category; empty where it has none for this prompt.
-        metadata: everything else that the official files say of it, such as objects, questions, explanations.
+        metadata: everything else that the official files hold of it, such as objects, questions, explanations.
     """
 
     id: str
@@ -30,10 +30,10 @@ class PromptSet:
     Attributes:
         name: the benchmark, one of :data:`irg.promptsets.NAMES`.
         variant: which of its prompt sets (``original``, ``testmini``, ...).
-        sha256: of the files that were read (see :func:`digest`).
-        license: as its home states it.
+        sha256: of the files that were read (see :func:`combined_sha256`).
+        license: as its repository states it.
         terms: ``free``, ``non-commercial`` or ``unlicensed``: what the licence means for users, in a word.
-        source: home and pinned commit, or the path that was given.
+        source: repository and pinned commit, or the path that was given.
         official: the files are byte for byte the pinned ones.
     """
 
@@ -58,7 +58,7 @@ class PromptSet:
         return {prompt.id: prompt for prompt in self.prompts}
 
 
-def digest(hashes: Mapping[str, str]) -> str:
+def combined_sha256(hashes: Mapping[str, str]) -> str:
     """One sha256 for several files (layout path -> sha256): a single file's own, else that of the sorted list."""
     if len(hashes) == 1:
         return next(iter(hashes.values()))

@@ -1,18 +1,17 @@
-"""Where each benchmark's files officially live; the table itself is ``registry.json``."""
+"""Where each benchmark's prompt files are published; the table itself is ``sources.json``."""
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 Terms = Literal["free", "non-commercial", "unlicensed"]
-_TABLE = Path(__file__).with_name("registry.json")
+_TABLE = Path(__file__).with_name("sources.json")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A repository at a pinned commit; ``url`` plus a path in it is where a file can be fetched."""
+    """A repository at a pinned commit; ``url`` plus a path in it is the address of a file."""
 
     repository: str
     commit: str
@@ -22,8 +21,8 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class SetFile:
-    """One official file: its place in our layout, what it must be, and the paths in the origins that have it."""
+class PinnedFile:
+    """One official file: its path in the cache, hash and size, and its path in each origin that has it."""
 
     path: str
     sha256: str
@@ -32,37 +31,31 @@ class SetFile:
 
     @property
     def urls(self) -> list[str]:
-        """Where to fetch it, the official home first, then mirrors."""
+        """Where to download it, the official repository first, then mirrors."""
         return [origin.url + path for origin, path in self.remote]
 
 
 @dataclass(frozen=True)
-class Home:
-    """A benchmark's files by variant (the usual one first)."""
+class PromptSource:
+    """A benchmark's prompt files by variant (the default first)."""
 
     name: str
     title: str
-    variants: dict[str, tuple[SetFile, ...]]
+    variants: dict[str, tuple[PinnedFile, ...]]
 
     @property
     def default(self) -> str:
         return next(iter(self.variants))
 
     def origins(self, variant: str) -> list[Origin]:
-        """The homes of a variant, without repetition."""
+        """The repositories of a variant, without repetition."""
         return list(dict.fromkeys(origin for file in self.variants[variant] for origin, _ in file.remote))
 
 
-@cache
-def homes() -> dict[str, Home]:
-    """All benchmarks by name."""
-    return {name: _home(name, entry) for name, entry in json.loads(_TABLE.read_text(encoding="utf-8")).items()}
-
-
-def _home(name: str, entry: dict[str, Any]) -> Home:
+def _source(name: str, entry: dict[str, Any]) -> PromptSource:
     origins = {key: Origin(**value) for key, value in entry["origins"].items()}
     files = {
-        path: SetFile(
+        path: PinnedFile(
             path, one["sha256"], one["bytes"], tuple((origins[key], place) for key, place in one["remote"].items())
         )
         for path, one in entry["files"].items()
@@ -71,7 +64,10 @@ def _home(name: str, entry: dict[str, Any]) -> Home:
         variant: tuple(file for path, file in files.items() if path.startswith(tuple(starts)))
         for variant, starts in entry["variants"].items()
     }
-    return Home(name, entry["title"], variants)
+    return PromptSource(name, entry["title"], variants)
 
 
-HOMES = homes()
+SOURCES: dict[str, PromptSource] = {
+    name: _source(name, entry) for name, entry in json.loads(_TABLE.read_text(encoding="utf-8")).items()
+}
+"""All benchmarks by name."""
