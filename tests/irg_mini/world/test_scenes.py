@@ -18,7 +18,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def shared_geneval() -> Path:
-    folder = Path(os.environ.get("IRG_SHARED", Path(__file__).parents[3] / "shared")) / "benchmarks" / "geneval"
+    folder = Path(os.environ.get("IRG_SHARED", Path(__file__).parents[4] / "shared")) / "benchmarks" / "geneval"
     if not (folder / "official" / "rule_cases.jsonl").exists():
         pytest.skip(f"no GenEval files in {folder} (set IRG_SHARED)")
     return folder

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import irg_mini.world as mw
 
-SHARED = Path(os.environ.get("IRG_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("IRG_SHARED", Path(__file__).parents[4] / "shared"))
 GENEVAL = SHARED / "benchmarks" / "geneval"
 needs_geneval = pytest.mark.skipif(
     not (GENEVAL / "evaluation_metadata.jsonl").exists(), reason=f"no GenEval files in {GENEVAL} (set IRG_SHARED)"
