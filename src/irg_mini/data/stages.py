@@ -108,7 +108,7 @@ def draft(row: Row, config: MiniDrafts) -> Row:
     intended = _intended(row, request)
     slipped = config.slips > 0 and rng.random() < config.slips
     if slipped:
-        intended = world.slip(request, intended, rng)
+        intended = world.near_miss(request, intended, rng)
     drawn, planned = intended, list[world.Flaw]()
     if not slipped and rng.random() < config.flawed:
         drawn, planned = world.corrupt(request, intended, rng, vocab=drawable(config.vocab, sprites))
@@ -159,7 +159,7 @@ def reflect(row: Row, config: MiniReflections, seen: list[world.Seen] | None = N
     flaws = world.find_flaws(request, seen, size=config.size, quality=quality, threshold=SURE)
     anew = world.replan(request, intended, _rng(row, 4), config.size) if config.replan and flaws else None
     corrected = anew or world.correct(request, seen, intended, _rng(row, 3), size=config.size, threshold=SURE)
-    reflection = world.reflect(request, flaws, corrected, seen, config.size, anew=anew is not None)
+    reflection = world.reflect(request, flaws, corrected, seen, config.size, new_plan=anew is not None)
     return made(row, BY | {"detector": config.detector}, reflection=reflection)
 
 

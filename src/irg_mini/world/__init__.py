@@ -3,28 +3,20 @@
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.captions import STYLES, caption, parse_prompt, training_caption
 from irg_mini.world.classes import COLORS, GRID, SIZES, ObjectClass, classes, is_class, object_class
-from irg_mini.world.corrupt import corrupt, slip
+from irg_mini.world.corrupt import corrupt, near_miss
 from irg_mini.world.flaws import KINDS, Flaw, find_flaws
 from irg_mini.world.heldout import held_out, in_geneval
-from irg_mini.world.layout import sample_pair, sample_scene
-from irg_mini.world.oracle import (
-    Edit,
-    Reflection,
-    find_edits,
-    parse_layout,
-    parse_reflection,
-    parse_unknown,
-    reflect,
-    think,
-    write_layout,
-)
+from irg_mini.world.placement import sample_pair, sample_scene
 from irg_mini.world.questions import FORMS, Question, ask
-from irg_mini.world.render import SPOILINGS, contact_sheet, degrade, render
+from irg_mini.world.reflections import Edit, Reflection, find_edits, parse_reflection, reflect
+from irg_mini.world.render import DEGRADATIONS, contact_sheet, degrade, render
 from irg_mini.world.repair import correct, replan
-from irg_mini.world.request import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, make_request, sample_request
+from irg_mini.world.request import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, make_request
+from irg_mini.world.request_sampling import sample_request
 from irg_mini.world.rules import Seen, relation_strength, satisfied, see
 from irg_mini.world.scene import Scene, Thing, boxes, snap
 from irg_mini.world.sprites import SpriteFetchError, Sprites, fetch_sprites, load_sprites
+from irg_mini.world.thinking import parse_layout, think, write_layout
 from irg_mini.world.unknown import nearest_noun, unknown_words
 from irg_mini.world.vocabularies import ALL_RELATIONS, RELATIONS, VOCABULARIES, Vocabulary, find_vocabulary
 from irg_mini.world.words import sample_texts, split_words, vocabulary
@@ -34,13 +26,13 @@ __all__ = [
     "ALL_TAGS",
     "BACKGROUNDS",
     "COLORS",
+    "DEGRADATIONS",
     "FORMS",
     "FULL_TAGS",
     "GRID",
     "KINDS",
     "RELATIONS",
     "SIZES",
-    "SPOILINGS",
     "STYLES",
     "TAGS",
     "VOCABULARIES",
@@ -74,12 +66,12 @@ __all__ = [
     "is_class",
     "load_sprites",
     "make_request",
+    "near_miss",
     "nearest_noun",
     "object_class",
     "parse_layout",
     "parse_prompt",
     "parse_reflection",
-    "parse_unknown",
     "reflect",
     "relation_strength",
     "render",
@@ -90,7 +82,6 @@ __all__ = [
     "sample_texts",
     "satisfied",
     "see",
-    "slip",
     "snap",
     "split_words",
     "think",

@@ -19,7 +19,7 @@ class Background:
     phrase: str
     light: float
     clash: frozenset[str]
-    paint: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    draw: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _ramp(position: np.ndarray, top: RGB, bottom: RGB) -> np.ndarray:
@@ -252,7 +252,7 @@ def _table() -> dict[str, Background]:
         ("kitchen", "in a kitchen", -1.0, "white", _kitchen),
         ("stage", "on a stage", 1.0, "brown red", _stage),
     )
-    return {n: Background(n, phrase, light, frozenset(clash.split()), paint) for n, phrase, light, clash, paint in rows}
+    return {n: Background(n, phrase, light, frozenset(clash.split()), draw) for n, phrase, light, clash, draw in rows}
 
 
 BACKGROUNDS: dict[str, Background] = _table()
@@ -271,6 +271,6 @@ def background_pixels(name: str, size: int) -> np.ndarray:
     """float32 [size, size, 3] in 0..255. Shared: copy before painting on it."""
     steps = (np.arange(size, dtype=np.float32) + 0.5) / size
     u, v = np.meshgrid(steps, steps)
-    pixels = np.clip(background(name).paint(u, v), 0, 255).astype(np.float32)
+    pixels = np.clip(background(name).draw(u, v), 0, 255).astype(np.float32)
     pixels.setflags(write=False)
     return pixels

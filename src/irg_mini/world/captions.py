@@ -9,8 +9,7 @@ import numpy as np
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.classes import article, classes, geneval_plural, object_class, synonym_plural
 from irg_mini.world.heldout import in_geneval
-from irg_mini.world.meaning import Include, Request
-from irg_mini.world.parsing import parse_prompt, readable_slip
+from irg_mini.world.parsing import parse_prompt, readable_typo
 from irg_mini.world.phrasing import (
     BACKGROUND_PHRASES,
     BARE,
@@ -29,7 +28,8 @@ from irg_mini.world.phrasing import (
     RICH_RELATION_PHRASES,
     SHADES,
 )
-from irg_mini.world.spelling import SHORTEST_MENDED, split_prompt
+from irg_mini.world.request import Include, Request
+from irg_mini.world.spelling import SHORTEST_CORRECTED, split_prompt
 from irg_mini.world.unknown import unknown_plural
 
 __all__ = ["STYLES", "caption", "parse_prompt", "training_caption"]
@@ -42,7 +42,7 @@ def caption(request: Request, rng: np.random.Generator | None = None, style: str
     """The request as a prompt, a background that it asks for included.
 
     'plain' is GenEval's wording to the letter; 'varied' paraphrases it by the rng; 'rich' goes further: synonyms, short
-    and long forms, slips of the pen. `parse_prompt` understands all three.
+    and long forms, typos. `parse_prompt` understands all three.
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {', '.join(STYLES)}, not {style!r}")
@@ -102,7 +102,7 @@ def _body(request: Request, rng: np.random.Generator | None) -> str:
 
 
 def _clauses(request: Request, groups: list[str], relations: list[str]) -> list[str]:
-    """The groups, told in the prompt's order, with those that stand in a relation put together."""
+    """The groups in the prompt's order, those that stand in a relation joined."""
     clauses, order, at, used = [], request.mentioned(), 0, 0
     while at < len(order):
         entry = request.include[order[at]]
@@ -211,7 +211,7 @@ def _rich_number(count: int, rng: np.random.Generator) -> str:
 
 
 def _rich_noun(entry: Include, rng: np.random.Generator) -> tuple[str, str]:
-    """(singular, plural) of a noun: its name, a synonym or GenEval's odd plural, perhaps with a slip in it."""
+    """(singular, plural) of a noun: its name, a synonym or GenEval's odd plural, perhaps with a typo in it."""
     if entry.unknown is not None:
         return entry.unknown, unknown_plural(entry.unknown)
     kind = object_class(entry.name)
@@ -227,21 +227,21 @@ def _rich_noun(entry: Include, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _misspelt(noun: str, rng: np.random.Generator) -> str:
-    """The noun with one slip in one of its longer words, if that can still be understood: a letter left out or doubled,
+    """The noun with one typo in one of its longer words, if that can still be understood: a letter left out or doubled,
     or two swapped.
     """
     words = noun.split(" ")
     index = int(rng.integers(len(words)))
     word = words[index]
-    if len(word) < SHORTEST_MENDED or not word.isalpha():
+    if len(word) < SHORTEST_CORRECTED or not word.isalpha():
         return noun
     place, how = int(rng.integers(1, len(word) - 1)), int(rng.integers(3))
     if how == 0:
-        slip = word[:place] + word[place + 1 :]
+        typo = word[:place] + word[place + 1 :]
     elif how == 1:
-        slip = word[:place] + word[place] + word[place:]
+        typo = word[:place] + word[place] + word[place:]
     else:
-        slip = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
-    if slip == word or not readable_slip(slip, word):
+        typo = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+    if typo == word or not readable_typo(typo, word):
         return noun
-    return " ".join([*words[:index], slip, *words[index + 1 :]])
+    return " ".join([*words[:index], typo, *words[index + 1 :]])

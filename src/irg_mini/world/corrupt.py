@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from irg_mini.world.classes import COLORLESS_CLASSES, COLORS, object_class, sizes_down_from
 from irg_mini.world.flaws import Flaw, find_flaws
 from irg_mini.world.geometry import STACKED
-from irg_mini.world.layout import MARGIN, prompt_rank
-from irg_mini.world.meaning import Request
-from irg_mini.world.render import SPOILINGS
-from irg_mini.world.rules import HOLDS_ABOVE, see
+from irg_mini.world.placement import CHECKED_SIZES, MARGIN, prompt_rank
+from irg_mini.world.render import DEGRADATIONS
+from irg_mini.world.request import Request
+from irg_mini.world.rules import HOLDS_ABOVE, satisfied, see
 from irg_mini.world.scene import CONVERSE, Scene, Thing, free_cells, in_order, may_overlap, pick_cell, related_cells
 from irg_mini.world.vocabularies import Vocabulary, find_vocabulary
 
@@ -26,7 +27,7 @@ _KIND_CHANCES = {
 }
 _COUNT_CHANCES = (0.2, 0.42, 0.25, 0.13)
 """Of 0, 1, 2, 3 mistakes."""
-_MISTAKEN_SHARE = 0.35
+_OTHER_STACKING_SHARE = 0.35
 _CLEARLY_NOT = 0.4
 """A relation is broken this clearly (it holds above 0.5)."""
 
@@ -40,7 +41,7 @@ def corrupt(
 ) -> tuple[Scene, list[Flaw]]:
     """A flawed version of a correct scene (0 to 3 mistakes) and all its flaws, as `find_flaws` names them.
 
-    A `poor_quality` flaw says how the pixels are to be spoiled (`degrade(image, rng, flaw.detail)`). `kinds` asks for
+    A `poor_quality` flaw says how the pixels are degraded (`degrade(image, rng, flaw.detail)`). `kinds` asks for
     exactly these mistakes, as far as they are possible.
     """
     names = list(find_vocabulary(vocab).nouns)
@@ -50,15 +51,15 @@ def corrupt(
     quality = None
     for kind in kinds:
         if kind == "poor_quality":
-            quality = SPOILINGS[int(rng.integers(len(SPOILINGS)))]
+            quality = DEGRADATIONS[int(rng.integers(len(DEGRADATIONS)))]
         else:
             _MISTAKES[kind](request, things, names, rng)
     flawed = Scene(scene.background, in_order(things, prompt_rank(request)))
     return flawed, find_flaws(request, see(flawed), quality=quality)
 
 
-def slip(request: Request, scene: Scene, rng: np.random.Generator) -> Scene:
-    """A right scene with one thing put just beyond where it would stand as asked, as a model's own plans do.
+def near_miss(request: Request, scene: Scene, rng: np.random.Generator) -> Scene:
+    """A right scene with one thing moved just beyond where the asked relation holds, as a model's own plans do.
 
     What is moved is a thing that is asked to stand somewhere or, as often, what it is to stand to. A request without
     relations gives the scene itself, and so does one where every place near by is right or taken.
@@ -72,22 +73,29 @@ def slip(request: Request, scene: Scene, rng: np.random.Generator) -> Scene:
     moved, fixed = entry.name, target
     if rng.random() < 0.5:
         relation, moved, fixed = CONVERSE[relation], target, entry.name
-    things = list(scene.things)
-    movable = [i for i, thing in enumerate(things) if thing.name == moved]
+    movable = [i for i, thing in enumerate(scene.things) if thing.name == moved]
     index = movable[int(rng.integers(len(movable)))]
-    marks = [thing for thing in things if thing.name == fixed]
-    thing = things[index]
+    thing, cells = scene.things[index], _cells_that_miss(relation, scene.things, index, fixed)
+    while (place := _near(cells, thing, rng)) is not None:
+        things = [*scene.things[:index], replace(thing, col=place[0], row=place[1]), *scene.things[index + 1 :]]
+        missed = Scene(scene.background, in_order(things, prompt_rank(request)))
+        # Boxes are rounded to whole pixels, which can make a relation hold that narrowly fails on the grid.
+        if not any(satisfied(request, see(missed, size)) for size in CHECKED_SIZES):
+            return missed
+        cells[place[1], place[0]] = False
+    return scene
+
+
+def _cells_that_miss(relation: str, things: Sequence[Thing], index: int, fixed: str) -> np.ndarray:
+    """bool [GRID row, GRID col]: free cells for ``things[index]`` that are in no such relation to things ``fixed``."""
+    thing, marks = things[index], [other for other in things if other.name == fixed]
     apart = [
         other.box for i, other in enumerate(things) if i != index and not (may_overlap(relation) and other in marks)
     ]
     cells = free_cells(thing.name, thing.size, apart)
     for mark in marks:
         cells &= ~related_cells(thing.name, thing.size, relation, mark.box, HOLDS_ABOVE)
-    place = _near(cells, thing, rng)
-    if place is None:
-        return scene
-    things[index] = Thing(thing.name, thing.color, *place, thing.size)
-    return Scene(scene.background, in_order(things, prompt_rank(request)))
+    return cells
 
 
 def _near(cells: np.ndarray, thing: Thing, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -121,7 +129,7 @@ def _drop(request: Request, things: list[Thing], names: list[str], rng: np.rando
         things.pop(int(rng.integers(len(things))))
 
 
-def _stray(request: Request, things: list[Thing], names: list[str], rng: np.random.Generator) -> None:
+def _add_extra(request: Request, things: list[Thing], names: list[str], rng: np.random.Generator) -> None:
     """Add one thing too many, half of the time of a class that was asked."""
     entry = request.include[int(rng.integers(len(request.include)))]
     again = rng.random() < 0.5
@@ -177,18 +185,18 @@ def _displace(request: Request, things: list[Thing], names: list[str], rng: np.r
             return
         index = movable[int(rng.integers(len(movable)))]
         others = [thing for i, thing in enumerate(things) if i != index]
-        moved = _mistaken(things[index], relation, targets, others, rng) if relation in STACKED else None
+        moved = _other_stacking(things[index], relation, targets, others, rng) if relation in STACKED else None
         moved = moved or _misplaced(things[index], relation, targets, others, rng)
         if moved is not None:
             things[index] = moved
         return
 
 
-def _mistaken(
+def _other_stacking(
     thing: Thing, relation: str, targets: list[Thing], others: list[Thing], rng: np.random.Generator
 ) -> Thing | None:
     """Now and then, and where it can be: the thing behind its target instead of on it, or the other way round."""
-    if rng.random() < _MISTAKEN_SHARE:
+    if rng.random() < _OTHER_STACKING_SHARE:
         apart = [other.box for other in others if other is not targets[0]]
         cells = free_cells(thing.name, thing.size, apart)
         wrong = STACKED[1 - STACKED.index(relation)]
@@ -213,7 +221,7 @@ def _misplaced(
 
 _MISTAKES = {
     "missing": _drop,
-    "extra": _stray,
+    "extra": _add_extra,
     "wrong_color": _discolor,
     "wrong_class": _swap_class,
     "wrong_place": _displace,

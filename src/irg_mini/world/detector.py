@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from irg.deprecation import warn
+from irg.files import write_bytes, write_json
 from irg_mini.world.classes import COLORS
 from irg_mini.world.rules import Seen
 from irg_mini.world.scene import Box
@@ -28,7 +30,11 @@ PEAKS = 32
 
 
 BUNDLED = Path(__file__).parents[1] / "assets"
-"""Bundled detectors: ``mini-judge`` labels training rows, ``mini-referee`` measures and takes no part in training."""
+"""Bundled detectors: ``label-detector`` labels training rows; ``eval-detector`` scores results and takes no part in
+training."""
+
+
+RENAMED = {"mini-judge": "label-detector", "mini-referee": "eval-detector"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,7 @@ class DetectorConfig:
     """A detector's architecture and vocabulary.
 
     The image, cut into ``patch`` x ``patch`` blocks, goes through ``fine_depth`` residual blocks at stride ``patch``;
-    ``coarse_depth`` more follow after halving the grid. The heads read the coarse grid (stride 2 * patch) or, with
-    ``fine_heads``, the fine one joined with the enlarged coarse one (stride ``patch``).
+    ``coarse_depth`` more follow after halving the grid. The heads read the coarse grid (stride 2 * patch).
     """
 
     names: tuple[str, ...]
@@ -50,7 +55,6 @@ class DetectorConfig:
     kernel: int = 3
     dilations: tuple[int, ...] = (1, 2)
     """Dilation of the coarse blocks' first convolutions, taken in turn."""
-    fine_heads: bool = False
     score_slope: float = 1.0
     """Scores are sigmoid(slope * logit + shift), fitted so that a score is the chance of being right."""
     score_shift: float = 0.0
@@ -66,7 +70,7 @@ class DetectorConfig:
     @property
     def stride(self) -> int:
         """Pixels a cell of the output grid covers on a side."""
-        return self.patch if self.fine_heads else 2 * self.patch
+        return 2 * self.patch
 
     @property
     def grid(self) -> int:
@@ -75,8 +79,8 @@ class DetectorConfig:
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "judge": {},
-    "referee": {
+    "label": {},
+    "eval": {
         "patch": 3,
         "fine_width": 32,
         "fine_depth": 1,
@@ -130,19 +134,13 @@ class Detector(nn.Module):
         self.halve = nn.Sequential(nn.PixelUnshuffle(2), _convolution(4 * fine, coarse, 1))
         dilations = [config.dilations[i % len(config.dilations)] for i in range(config.coarse_depth)]
         self.coarse = nn.Sequential(*(_Block(coarse, config.kernel, dilation) for dilation in dilations))
-        if config.fine_heads:
-            self.enlarge = nn.Sequential(nn.ReLU(), nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2))
-        width = 2 * fine if config.fine_heads else coarse
-        self.heads = nn.Conv2d(width, len(config.names) + len(COLORS) + 1 + 4, 1)
+        self.heads = nn.Conv2d(coarse, len(config.names) + len(COLORS) + 1 + 4, 1)
         # A thing's center is rare: start at that rate, or the first steps are spent unlearning false alarms.
         nn.init.constant_(self.heads.bias[: len(config.names)], -5.0)  # type: ignore[index]
 
     def forward(self, x_B3HW: Tensor) -> Maps:
         """Maps for images in [-1, 1] of the configured size."""
-        fine = self.fine(self.stem(x_B3HW))
-        features = self.coarse(self.halve(fine))
-        if self.config.fine_heads:
-            features = torch.cat([fine, self.enlarge(features)], dim=1)
+        features = self.coarse(self.halve(self.fine(self.stem(x_B3HW))))
         sizes = [len(self.config.names), len(COLORS) + 1, 4]
         return Maps(*self.heads(F.relu(features)).split(sizes, dim=1))
 
@@ -153,7 +151,7 @@ class Detector(nn.Module):
         ``images_BHW3`` is uint8 [B, H, W, 3]. Nothing is random. The network is left in the mode it was in.
         """
         if images_BHW3.dtype != np.uint8 or images_BHW3.ndim != 4 or images_BHW3.shape[3] != 3:
-            raise ValueError(f"pictures must be uint8 [B, H, W, 3], not {images_BHW3.dtype} {images_BHW3.shape}")
+            raise ValueError(f"images must be uint8 [B, H, W, 3], not {images_BHW3.dtype} {images_BHW3.shape}")
         height, width = images_BHW3.shape[1:3]
         was_training = self.training
         self.eval()
@@ -167,10 +165,9 @@ class Detector(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and config.json."""
-        folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        write_bytes(folder / "model.safetensors", save(state))
+        write_json(folder / "config.json", asdict(self.config))
 
     @classmethod
     def load(cls, folder: Path | str) -> Detector:
@@ -179,10 +176,11 @@ class Detector(nn.Module):
         Raises:
             ValueError: there is none.
         """
-        bundled = BUNDLED / str(folder)
-        folder = bundled if not Path(folder).is_dir() and bundled.is_dir() else Path(folder)
+        folder = find_detector(folder)
         try:
             data = json.loads((folder / "config.json").read_text())
+            if not data.get("fine_heads", True):  # an option that earlier versions had, and wrote
+                del data["fine_heads"]
             unknown = set(data) - {field.name for field in fields(DetectorConfig)}
             if unknown:
                 raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
@@ -191,6 +189,17 @@ class Detector(nn.Module):
         except (OSError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"no detector in {folder}: {error}") from None
         return detector.eval()
+
+
+def find_detector(name: Path | str) -> Path:
+    """The folder of a detector: itself, or of a bundled one by name. Earlier names of bundled ones still count."""
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name) in RENAMED:
+        warn(f"detector {name}", RENAMED[str(name)])
+        name = RENAMED[str(name)]
+    bundled = BUNDLED / str(name)
+    return bundled if bundled.is_dir() else Path(name)
 
 
 def to_input(images_BHW3: np.ndarray, size: int) -> Tensor:

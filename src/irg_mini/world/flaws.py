@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from irg_mini.world.classes import is_class
 from irg_mini.world.geometry import STACKED
-from irg_mini.world.meaning import Include, Request
+from irg_mini.world.request import Include, Request
 from irg_mini.world.rules import Seen, holds, kept, placed, score_threshold
 from irg_mini.world.scene import Thing, snap
 
@@ -18,7 +18,7 @@ KINDS = ("missing", "extra", "wrong_color", "wrong_class", "wrong_place", "poor_
 class Flaw:
     """One thing that is wrong. `thing` is what is seen (None: missing, poor_quality), `wanted` the request's entry.
 
-    `detail`: for wrong_place the class it stands wrongly to, for poor_quality one of SPOILINGS.
+    `detail`: for wrong_place the class it stands wrongly to, for poor_quality one of DEGRADATIONS.
     """
 
     kind: str
@@ -93,7 +93,7 @@ def find_flaws(
     """What is wrong with an image of `size` px in which `seen` is seen. None wrong implies `satisfied`.
 
     Stricter than GenEval in one thing: objects that nobody asked for are `extra`. `quality` is how the image is
-    spoiled (one of SPOILINGS), which boxes cannot tell.
+    degraded (one of DEGRADATIONS), which boxes cannot tell.
     """
     slots, extras = match(request, seen, threshold)
     flaws = []

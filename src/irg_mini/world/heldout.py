@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from irg_mini.world.meaning import Request
+from irg_mini.world.request import Request
 
 HELD_OUT_SHARE = 0.1
 _DIGEST_BYTES = 5

@@ -1,4 +1,4 @@
-"""From a prompt back to what it asks for: a small reader of the captions' own grammar, synonyms and slips included."""
+"""From a prompt back to what it asks for: a small parser of the captions' own grammar, synonyms and typos included."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import cache
 from irg_mini.world import phrasing
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.classes import COLORS
-from irg_mini.world.meaning import Include, Request, make_request
-from irg_mini.world.spelling import Words, known_words, mend, spellings, split_prompt
+from irg_mini.world.request import Include, Request, make_request
+from irg_mini.world.spelling import Words, correct_typo, known_words, spellings, split_prompt
 from irg_mini.world.unknown import listed_words, nearest_noun, singular
 
 _IN_FRONT = "in front of"
@@ -22,36 +22,36 @@ Phrases = Mapping[str, list[tuple[Words, str]]]
 def parse_prompt(prompt: str, guess: bool = False) -> Request | None:
     """What a prompt asks for, if it is one of the captions' forms; else None.
 
-    Synonyms, and nouns with one slip in them, are understood. An unknown noun makes the prompt unreadable, unless
+    Synonyms, and nouns with one typo in them, are understood. An unknown noun makes the prompt unreadable, unless
     `guess` is set: then the nearest known noun is asked for, and the entry's `unknown` is the prompt's own word.
     """
-    reader = _Reader(_mended(split_prompt(prompt)), guess)
-    background = reader.take("background")
+    parser = _Parser(_corrected(split_prompt(prompt)), guess)
+    background = parser.take("background")
     if background is not None:
-        reader.take("mark")
-    reader.take("opening")
+        parser.take("mark")
+    parser.take("opening")
     groups: list[Include] = []
     while True:
-        if not reader.groups(groups):
+        if not parser.groups(groups):
             return None
-        if reader.look("ending") or reader.take("and") is None:
+        if parser.look("ending") or parser.take("and") is None:
             break
-    background = reader.take("background") or background
-    reader.take("ending")
+    background = parser.take("background") or background
+    parser.take("ending")
     names = [group.name for group in groups]
-    if not reader.done or len(set(names)) < len(names):
+    if not parser.done or len(set(names)) < len(names):
         return None
     return make_request(groups, background)
 
 
-def _mended(words: list[str]) -> list[str]:
-    """The words with slips in nouns put right, and without what stands at the end and means nothing."""
+def _corrected(words: list[str]) -> list[str]:
+    """The words with typos in nouns put right, and without what stands at the end and means nothing."""
     while words and words[-1] in ".!?":
         words = words[:-1]
-    return [word if word in _grammar_words() else mend(word) or word for word in words]
+    return [word if word in _grammar_words() else correct_typo(word) or word for word in words]
 
 
-class _Reader:
+class _Parser:
     """Walks over a prompt's words."""
 
     def __init__(self, words: list[str], guess: bool) -> None:
@@ -197,6 +197,6 @@ def _grammar_words() -> frozenset[str]:
     return frozenset(fixed | known_words() | {word for words in listed_words() for word in split_prompt(words)})
 
 
-def readable_slip(slip: str, word: str) -> bool:
+def readable_typo(typo: str, word: str) -> bool:
     """Whether a misspelt word is taken for the word that was meant."""
-    return slip not in _grammar_words() and mend(slip) == word
+    return typo not in _grammar_words() and correct_typo(typo) == word

@@ -1,4 +1,4 @@
-"""Short questions about an image and their answers, from the scene's truth: what teaches a model to look (mode 4)."""
+"""Short questions about an image and their answers, from the scene's truth: texts for visual question answering."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class _Sight:
+class _Context:
     """A scene as `ask` needs it: its things, their colors as seen, what else there could be."""
 
     scene: Scene
@@ -79,17 +79,17 @@ def ask(
 ) -> list[Question]:
     """Up to `count` different random questions about a scene (fewer if it has not so many answers).
 
-    `vocab` says what may be asked for in vain; `forms` limits the kinds (ValueError for an unknown one).
+    `vocab`: what questions may name although it is not there; `forms` limits the kinds (ValueError for an unknown one).
     """
     forms = tuple(_FORMS) if forms is None else tuple(forms)
     if odd := set(forms) - set(_FORMS):
         raise ValueError(f"unknown forms of question: {', '.join(sorted(odd))}; choose from {', '.join(_FORMS)}")
     colors = tuple(color for _, color, _ in boxes(scene, SIZE))
-    sight = _Sight(scene, scene.things, colors, find_vocabulary(vocab), rng)
+    context = _Context(scene, scene.things, colors, find_vocabulary(vocab), rng)
     found: dict[str, Question] = {}
     for _ in range(6 * count):
-        form = forms[sight.pick(forms)]
-        if (pair := _FORMS[form](sight)) is not None:
+        form = forms[context.pick(forms)]
+        if (pair := _FORMS[form](context)) is not None:
             found.setdefault(pair[0], Question(form, *pair))
         if len(found) == count:
             break
@@ -99,8 +99,8 @@ def ask(
 Answered = tuple[str, str] | None
 
 
-def _one_of(sight: _Sight, *texts: str) -> str:
-    return texts[sight.pick(texts)]
+def _one_of(context: _Context, *texts: str) -> str:
+    return texts[context.pick(texts)]
 
 
 def _a(thing: Thing) -> str:
@@ -112,99 +112,99 @@ def _list(things: Sequence[Thing]) -> str:
     groups: dict[str, list[Thing]] = {}
     for thing in things:
         groups.setdefault(thing.label, []).append(thing)
-    told = []
+    texts = []
     for alike in groups.values():
         first = alike[0]
         color = f"{first.color} " if first.color else ""
         plural = f"{NUMBER_WORDS[min(len(alike), 10)]} {color}{object_class(first.name).plural}"
-        told.append(_a(first) if len(alike) == 1 else plural)
-    if not told:
+        texts.append(_a(first) if len(alike) == 1 else plural)
+    if not texts:
         return "nothing"
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def _what(sight: _Sight) -> Answered:
-    text = _one_of(sight, "What is in the picture?", "What do you see?", "What is there?")
-    return text, _list(sight.things)
+def _what(context: _Context) -> Answered:
+    text = _one_of(context, "What is in the picture?", "What do you see?", "What is there?")
+    return text, _list(context.things)
 
 
-def _what_is_at(sight: _Sight) -> Answered:
-    if not sight.things:
+def _what_is_at(context: _Context) -> Answered:
+    if not context.things:
         return None
-    thing = sight.things[sight.pick(sight.things)]
-    there = [other for other in sight.things if (other.col, other.row) == (thing.col, thing.row)]
+    thing = context.things[context.pick(context.things)]
+    there = [other for other in context.things if (other.col, other.row) == (thing.col, thing.row)]
     return f"What is at {thing.place}?", _list(there)
 
 
-def _what_is_related(sight: _Sight) -> Answered:
-    target = sight.single()
+def _what_is_related(context: _Context) -> Answered:
+    target = context.single()
     if target is None:
         return None
-    relation = sight.vocab.relations[sight.pick(sight.vocab.relations)]
-    found = [t for t in sight.things if t is not target and holds(t.box, target.box, relation)]
+    relation = context.vocab.relations[context.pick(context.vocab.relations)]
+    found = [t for t in context.things if t is not target and holds(t.box, target.box, relation)]
     return f"What is {RELATION_PHRASES[relation][0]} the {target.name}?", _list(found)
 
 
-def _how_many(sight: _Sight) -> Answered:
-    there = bool(sight.things) and sight.rng.random() < 0.8
-    name = sight.things[sight.pick(sight.things)].name if there else sight.absent()
-    count = sum(thing.name == name for thing in sight.things)
+def _how_many(context: _Context) -> Answered:
+    there = bool(context.things) and context.rng.random() < 0.8
+    name = context.things[context.pick(context.things)].name if there else context.absent()
+    count = sum(thing.name == name for thing in context.things)
     return f"How many {object_class(name).plural} are there?", NUMBER_WORDS[min(count, 10)] if count else "none"
 
 
-def _what_color(sight: _Sight) -> Answered:
-    thing = sight.single()
+def _what_color(context: _Context) -> Answered:
+    thing = context.single()
     if thing is None:
         return None
-    color = sight.colors[sight.things.index(thing)]
+    color = context.colors[context.things.index(thing)]
     return None if color is None else (f"What color is the {thing.name}?", color)
 
 
-def _where(sight: _Sight) -> Answered:
-    thing = sight.single()
+def _where(context: _Context) -> Answered:
+    thing = context.single()
     return None if thing is None else (f"Where is the {thing.name}?", f"at {thing.place}")
 
 
-def _is_there(sight: _Sight) -> Answered:
+def _is_there(context: _Context) -> Answered:
     """Half of the answers are yes; half of the rest fail by the color alone, where there is a color."""
-    chance = sight.rng.random()
-    if not sight.things or chance < 0.25:
-        name = sight.absent()
+    chance = context.rng.random()
+    if not context.things or chance < 0.25:
+        name = context.absent()
         return f"Is there {article(name)} {name}?", "no"
-    index = sight.pick(sight.things)
-    name, color = sight.things[index].name, sight.colors[index]
-    if color is not None and takes_color(name) and sight.rng.random() < 0.6:
-        seen = {c for t, c in zip(sight.things, sight.colors, strict=True) if t.name == name}
+    index = context.pick(context.things)
+    name, color = context.things[index].name, context.colors[index]
+    if color is not None and takes_color(name) and context.rng.random() < 0.6:
+        seen = {c for t, c in zip(context.things, context.colors, strict=True) if t.name == name}
         others = [other for other in COLORS if other not in seen]
         if chance < 0.5 and None not in seen:
-            color = others[sight.pick(others)]
+            color = others[context.pick(others)]
         return f"Is there {article(color)} {color} {name}?", "yes" if color in seen else "no"
     if chance < 0.5:
-        name = sight.absent()
+        name = context.absent()
         return f"Is there {article(name)} {name}?", "no"
     return f"Is there {article(name)} {name}?", "yes"
 
 
-def _is_related(sight: _Sight) -> Answered:
+def _is_related(context: _Context) -> Answered:
     """Whether a thing stands in a relation to another; half of the time one in which something does stand."""
-    first, second = sight.single(), sight.single()
+    first, second = context.single(), context.single()
     if first is None or second is None or first is second:
         return None
-    held = [relation for relation in sight.vocab.relations if holds(first.box, second.box, relation)]
-    options = held if held and sight.rng.random() < 0.5 else sight.vocab.relations
-    relation = options[sight.pick(options)]
+    held = [relation for relation in context.vocab.relations if holds(first.box, second.box, relation)]
+    options = held if held and context.rng.random() < 0.5 else context.vocab.relations
+    relation = options[context.pick(options)]
     text = f"Is the {first.name} {RELATION_PHRASES[relation][0]} the {second.name}?"
     return text, "yes" if relation in held else "no"
 
 
-def _background(sight: _Sight) -> Answered:
-    text = _one_of(sight, "What is the background?", "Where does this happen?")
+def _background(context: _Context) -> Answered:
+    text = _one_of(context, "What is the background?", "Where does this happen?")
     if text.startswith("What"):
-        return text, sight.scene.background
-    return text, BACKGROUNDS[sight.scene.background].phrase
+        return text, context.scene.background
+    return text, BACKGROUNDS[context.scene.background].phrase
 
 
-_FORMS: dict[str, Callable[[_Sight], Answered]] = {
+_FORMS: dict[str, Callable[[_Context], Answered]] = {
     "what": _what,
     "what_at": _what_is_at,
     "what_related": _what_is_related,

@@ -1,4 +1,4 @@
-"""From a scene to pixels: tinted, shaded sprites with soft shadows, painted from far to near; and spoiled images."""
+"""From a scene to pixels: tinted, shaded sprites with soft shadows, drawn from far to near; and degraded images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from irg_mini.world.backgrounds import background, background_pixels
-from irg_mini.world.scene import Scene, painting_order, pixel_box
+from irg_mini.world.scene import Scene, drawing_order, pixel_box
 from irg_mini.world.sprites import Sprites, load_sprites
 
 # Darkest, dark, middle, light, lightest: what a sprite's own brightness is mapped to.
@@ -121,7 +121,7 @@ def render(
 ) -> np.ndarray:
     """uint8 [size, size, 3]. The same scene gives the same image; an `rng` varies the background's brightness."""
     if size < 16:
-        raise ValueError(f"a picture must be at least 16 px, not {size}")
+        raise ValueError(f"an image must be at least 16 px, not {size}")
     sprites = load_sprites() if sprites is None else sprites
     image = background_pixels(scene.background, size).copy()
     if rng is not None:
@@ -129,7 +129,7 @@ def render(
         np.clip(image * np.float32(gain) + lift.astype(np.float32), 0, 255, out=image)
     light = background(scene.background).light
     patch = _small_patch if size <= 128 else _large_patch
-    for thing in painting_order(scene.things):
+    for thing in drawing_order(scene.things):
         x0, y0, x1, y1 = pixel_box(thing, size)
         _lay(image, patch(sprites, thing.name, thing.color, x1 - x0, y1 - y0, light), x0, y0)
     return (image + 0.5).clip(0, 255).astype(np.uint8)
@@ -149,13 +149,13 @@ def _lay(image: np.ndarray, patch: Patch, x: int, y: int) -> None:
     target += color[top:bottom, left:right]
 
 
-SPOILINGS = ("blurred", "noisy", "ghosted")
+DEGRADATIONS = ("blurred", "noisy", "ghosted")
 """The ways in which an image is of poor quality."""
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, how: str | None = None) -> np.ndarray:
-    """A spoiled copy of a uint8 [H, W, 3] image; `how` is one of SPOILINGS, or chosen by the rng."""
-    how = SPOILINGS[int(rng.integers(len(SPOILINGS)))] if how is None else how
+    """A degraded copy of a uint8 [H, W, 3] image; `how` is one of DEGRADATIONS, or chosen by the rng."""
+    how = DEGRADATIONS[int(rng.integers(len(DEGRADATIONS)))] if how is None else how
     side = max(image.shape[:2])
     if how == "blurred":
         radius = side / 96 * rng.uniform(1.3, 2.6)
@@ -174,7 +174,7 @@ def degrade(image: np.ndarray, rng: np.random.Generator, how: str | None = None)
         ghost = np.asarray(Image.fromarray(shifted).filter(ImageFilter.GaussianBlur(side / 96)))
         weight = rng.uniform(0.35, 0.5)
         return ((1 - weight) * image + weight * ghost).clip(0, 255).astype(np.uint8)
-    raise ValueError(f"unknown spoiling {how!r}; choose from {', '.join(SPOILINGS)}")
+    raise ValueError(f"unknown degradation {how!r}; choose from {', '.join(DEGRADATIONS)}")
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 8, gap: int = 4) -> Image.Image:

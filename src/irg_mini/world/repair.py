@@ -9,8 +9,8 @@ import numpy as np
 
 from irg_mini.world.classes import sizes_down_from
 from irg_mini.world.flaws import Slot, find_flaws, match
-from irg_mini.world.layout import MARGIN, pick_background, prompt_rank, sample_scene, sample_things
-from irg_mini.world.meaning import Include, Request
+from irg_mini.world.placement import MARGIN, pick_background, prompt_rank, sample_scene, sample_things
+from irg_mini.world.request import Include, Request
 from irg_mini.world.rules import Seen, holds, satisfied, see
 from irg_mini.world.scene import (
     CONVERSE,
@@ -44,12 +44,14 @@ def correct(
     """
     slots, _ = match(request, seen, threshold)
     background = request.background or (intended.background if intended else None)
-    for freed in (False, True):
-        things = _repair(request, slots, intended, rng, size, free_targets=freed)
-        if things is not None and satisfied(request, see(Scene("studio", things), size)):
-            break
-    else:
-        things = _anew(request, intended, rng, size)
+    things = None
+    if not find_flaws(request, seen, size, threshold):  # nothing moves, however narrowly a relation holds
+        things = _right(request, tuple(_mended(slot.item, request.include[slot.entry], size) for slot in slots), size)
+    for free_targets in (False, True):
+        if things is None:
+            things = _right(request, _repair(request, slots, intended, rng, size, free_targets), size)
+    if things is None:
+        things = _new_arrangement(request, intended, rng, size)
     if background is None:
         background = pick_background(things, rng)
     return Scene(background, in_order(things, prompt_rank(request)))
@@ -70,8 +72,15 @@ def replan(request: Request, intended: Scene | None, rng: np.random.Generator, s
     return scene if request.background else replace(scene, background=intended.background)
 
 
-def _anew(request: Request, intended: Scene | None, rng: np.random.Generator, size: int) -> tuple[Thing, ...]:
-    """A right arrangement that does not look at the image: the intended one, or else a random one."""
+def _right(request: Request, things: tuple[Thing, ...] | None, size: int) -> tuple[Thing, ...] | None:
+    """The things if they satisfy the request, else None."""
+    return things if things is not None and satisfied(request, see(Scene("studio", things), size)) else None
+
+
+def _new_arrangement(
+    request: Request, intended: Scene | None, rng: np.random.Generator, size: int
+) -> tuple[Thing, ...]:
+    """A right arrangement whatever is in the image: the intended one, or else a random one."""
     if intended is not None and not find_flaws(request, see(intended, size), size):
         return intended.things
     return sample_things(request, rng)
@@ -111,8 +120,9 @@ def _repair(
     return tuple(standing[index] for index in range(len(slots)))
 
 
-def _mended(item: Seen, entry: Include, size: int) -> Thing:
+def _mended(item: Seen | None, entry: Include, size: int) -> Thing:
     """The seen thing with the asked class and color, nudged into the frame."""
+    assert item is not None
     thing = snap(entry.name, entry.color, item.box, size)
     for word in sizes_down_from(thing.size):
         col, row = nearest_cell(free_cells(entry.name, word, []), (thing.col, thing.row))

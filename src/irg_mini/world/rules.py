@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from irg.evaluation.benchmarks import geneval_rules
 from irg.evaluation.benchmarks.geneval_rules import HOLDS_ABOVE, Box
 from irg_mini.world.geometry import STRENGTHS
-from irg_mini.world.meaning import Request
+from irg_mini.world.request import Request
 from irg_mini.world.scene import Scene, boxes
 
 

@@ -70,7 +70,7 @@ def extent(name: str, size: str) -> tuple[float, float]:
 
 
 def pixel_box(thing: Thing, size: int) -> tuple[int, int, int, int]:
-    """The whole pixels a thing covers in an image of `size` px: where its sprite is painted."""
+    """The whole pixels a thing covers in an image of `size` px: where its sprite is drawn."""
     width, height = extent(thing.name, thing.size)
     w, h = max(1, round(width * size)), max(1, round(height * size))
     x0 = round((thing.col + 0.5) / GRID * size - w / 2)
@@ -201,7 +201,7 @@ def may_overlap(relation: str) -> bool:
     return relation in STACKED or relation in _ITS_TARGET
 
 
-def painting_order(things: Iterable[Thing]) -> list[Thing]:
+def drawing_order(things: Iterable[Thing]) -> list[Thing]:
     """From far to near: what is higher in the image is further away, but what stands on something comes after it."""
     order = sorted(things, key=lambda t: (t.row, t.col))
     for thing in reversed(order[:-1]):
@@ -231,5 +231,5 @@ def nearest_cell(cells: np.ndarray, place: tuple[int, int]) -> tuple[int, int]:
 
 
 def in_order(things: Iterable[Thing], rank: Callable[[Thing], int] | None = None) -> tuple[Thing, ...]:
-    """The order in which things are told: by `rank` (their turn in the prompt), then left to right, top to bottom."""
+    """The order in which texts list things: by `rank` (their turn in the prompt), then left to right, top to bottom."""
     return tuple(sorted(things, key=lambda t: (rank(t) if rank else 0, t.col, t.row, t.name, t.size, t.color or "")))

@@ -16,12 +16,12 @@ from irg_mini.world.backgrounds import BACKGROUNDS, background_pixels
 from irg_mini.world.captions import caption
 from irg_mini.world.classes import classes
 from irg_mini.world.corrupt import corrupt
-from irg_mini.world.layout import sample_pair
-from irg_mini.world.oracle import parse_reflection, reflect
+from irg_mini.world.placement import sample_pair
 from irg_mini.world.render import contact_sheet, degrade, render
 from irg_mini.world.repair import correct
 from irg_mini.world.rules import see
 from irg_mini.world.sprites import Sprites, load_sprites
+from irg_mini.world.thinking import parse_reflection, reflect
 
 _PAPER = (206, 214, 220)
 _INK = (40, 44, 52)
@@ -74,7 +74,7 @@ def scene_sheet(
 
 
 def repair_sheet(sprites: Sprites, seed: int, size: int = 150, count: int = 4) -> Image.Image:
-    """Flawed images on the left, what the oracle says of them, corrected ones on the right."""
+    """Flawed images on the left, the ground-truth reflection, corrected ones on the right."""
     rng = np.random.default_rng(seed)
     sheet = Image.new("RGB", (2 * size + 520, count * (size + 6)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -89,11 +89,12 @@ def repair_sheet(sprites: Sprites, seed: int, size: int = 150, count: int = 4) -
         pixels = render(flawed, size, sprites)
         for how in (flaw.detail for flaw in flaws if flaw.kind == "poor_quality"):
             pixels = degrade(pixels, rng, how)
-        told = parse_reflection(reflect(request, flaws, corrected, seen))
+        reflection = parse_reflection(reflect(request, flaws, corrected, seen))
         y = row * (size + 6)
         sheet.paste(Image.fromarray(pixels), (0, y))
         sheet.paste(Image.fromarray(render(corrected, size, sprites)), (size + 520, y))
-        lines = [f"Prompt: {caption(request)}", f"Analysis: {told.analysis}", f"Improvements: {told.improvements}"]
+        lines = [f"Prompt: {caption(request)}", f"Analysis: {reflection.analysis}"]
+        lines.append(f"Improvements: {reflection.improvements}")
         text = "\n\n".join(_wrapped(line, 74) for line in lines)
         draw.text((size + 14, y + 6), text, fill=_INK, font_size=13)
         row += 1

@@ -9,7 +9,7 @@ from functools import cache
 
 from irg_mini.world.classes import classes, geneval_plural, synonym_plural
 
-SHORTEST_MENDED = 5
+SHORTEST_CORRECTED = 5
 """Shorter words are never taken for misspelt ones: 'boar' is no boat."""
 SHORTEST_CHANGED = 7
 """In shorter words no letter is taken for another."""
@@ -48,26 +48,26 @@ def _by_shorter() -> Mapping[str, list[str]]:
     """Every noun word, and it with any one letter left out -> the words it comes from."""
     table: dict[str, list[str]] = defaultdict(list)
     for word in sorted(known_words()):
-        if len(word) >= SHORTEST_MENDED:
+        if len(word) >= SHORTEST_CORRECTED:
             for form in {word} | _shorter(word):
                 table[form].append(word)
     return table
 
 
 @cache
-def mend(word: str) -> str | None:
-    """The one noun word that is a slip away, if there is just one.
+def correct_typo(word: str) -> str | None:
+    """The one noun word that is a typo away, if there is just one.
 
-    A slip is a letter left out or put in, or two swapped; in long words only also a changed one: a donkey is no monkey.
+    A typo is a letter left out or put in, or two swapped; in long words only also a changed one: a donkey is no monkey.
     """
-    if len(word) < SHORTEST_MENDED - 1 or word in known_words():
+    if len(word) < SHORTEST_CORRECTED - 1 or word in known_words():
         return None
     forms = {word} | _shorter(word)
-    near = {known for form in forms for known in _by_shorter().get(form, ()) if _one_slip(word, known)}
+    near = {known for form in forms for known in _by_shorter().get(form, ()) if _one_typo(word, known)}
     return near.pop() if len(near) == 1 else None
 
 
-def _one_slip(a: str, b: str) -> bool:
+def _one_typo(a: str, b: str) -> bool:
     if len(a) != len(b):
         longer, shorter = (a, b) if len(a) > len(b) else (b, a)
         return shorter in _shorter(longer)

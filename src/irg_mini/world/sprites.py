@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from irg_mini.world.classes import ObjectClass, classes
-from irg_mini.world.drawing import DRAWING_VERSION, draw_sprites
+from irg_mini.world.drawn_sprites import DRAWING_VERSION, draw_sprites
 
 PACKAGE = "@lobehub/fluent-emoji-3d"
 VERSION = "1.1.0"
@@ -117,7 +117,7 @@ def load_sprites(source: str = "fluent", cache_dir: str | Path | None = None) ->
 
 @cache
 def _builtin(with_drawn: bool) -> Sprites:
-    from irg_mini.world.builtin import draw_builtin_sprites
+    from irg_mini.world.builtin_sprites import draw_builtin_sprites
 
     if not with_drawn:
         return Sprites("builtin", draw_builtin_sprites())
@@ -166,7 +166,7 @@ def _extract(tarball: bytes) -> dict[str, np.ndarray]:
     found |= draw_sprites(SPRITE_PX)
     missing = [name for name in classes("full") if name not in found]
     if missing:
-        raise SpriteFetchError(f"the package has no picture for: {', '.join(missing)}")
+        raise SpriteFetchError(f"the package has no image for: {', '.join(missing)}")
     return {name: found[name] for name in classes("full")}
 
 
@@ -178,11 +178,11 @@ def _prepare(image: Image.Image, kind: ObjectClass) -> np.ndarray:
     solid = image.getchannel("A").point(lambda a: 255 if a >= 16 else 0)
     box = solid.getbbox()
     if box is None:
-        raise SpriteFetchError(f"the picture of {kind.name!r} ({kind.emoji}) is empty")
+        raise SpriteFetchError(f"the image of {kind.name!r} ({kind.emoji}) is empty")
     image = image.crop(box)
     aspect = image.width / image.height
     if abs(aspect / kind.aspect - 1) > ASPECT_TOLERANCE:
-        raise SpriteFetchError(f"class table: {kind.name!r} has aspect {kind.aspect}, its picture {aspect:.2f}")
+        raise SpriteFetchError(f"class table: {kind.name!r} has aspect {kind.aspect}, its image {aspect:.2f}")
     scale = min(1.0, SPRITE_PX / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return np.asarray(image.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA"))

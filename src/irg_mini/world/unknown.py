@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from irg_mini.world.classes import regular_plural
 from irg_mini.world.heldout import is_held_out
-from irg_mini.world.spelling import mend, spellings
+from irg_mini.world.spelling import correct_typo, spellings
 
 LAST_RESORT = "question mark"
 _SHORTEST_ENDING = 4
@@ -67,7 +67,7 @@ def nearest_noun(word: str) -> str:
     if word in _table():
         return _table()[word][0]
     for part in reversed(word.split()):
-        for known in (part, mend(part)):
+        for known in (part, correct_typo(part)):
             if known is not None and (known,) in spellings():
                 return spellings()[(known,)]
         if part in _table():

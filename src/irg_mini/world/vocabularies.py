@@ -20,14 +20,14 @@ class Vocabulary:
     name: str
     nouns: tuple[str, ...]
     relations: tuple[str, ...] = RELATIONS
-    most: int = 4
-    kinds: int = 3
+    max_count: int = 4
+    max_kinds: int = 3
 
 
 VOCABULARIES: dict[str, Vocabulary] = {
     "core": Vocabulary("core", tuple(classes("core"))),
-    "geneval": Vocabulary("geneval", tuple(classes("geneval")), ALL_RELATIONS, most=5, kinds=4),
-    "full": Vocabulary("full", tuple(classes("full")), ALL_RELATIONS, most=5, kinds=4),
+    "geneval": Vocabulary("geneval", tuple(classes("geneval")), ALL_RELATIONS, max_count=5, max_kinds=4),
+    "full": Vocabulary("full", tuple(classes("full")), ALL_RELATIONS, max_count=5, max_kinds=4),
 }
 """'core': what irg-mini v1 knows. 'geneval': GenEval's 80 classes. 'full': everything there is."""
 

@@ -13,11 +13,12 @@ from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.captions import caption
 from irg_mini.world.classes import COLORS, GRID, SIZES, geneval_plural, object_class, synonym_plural
 from irg_mini.world.corrupt import corrupt
-from irg_mini.world.layout import sample_pair
-from irg_mini.world.oracle import CORE_PHRASES, FULL_PHRASES, reflect, think
+from irg_mini.world.placement import sample_pair
 from irg_mini.world.questions import QUESTION_PHRASES, ask
+from irg_mini.world.reflections import REFLECTION_PHRASES, reflect
 from irg_mini.world.repair import correct
 from irg_mini.world.rules import see
+from irg_mini.world.thinking import THINKING_PHRASES, UNKNOWN_PHRASES, think
 from irg_mini.world.unknown import listed_words
 from irg_mini.world.vocabularies import Vocabulary, find_vocabulary
 
@@ -32,7 +33,16 @@ def split_words(text: str) -> list[str]:
 @cache
 def _words(vocab: Vocabulary) -> tuple[str, ...]:
     rich = vocab.name != "core"
-    texts = [*CORE_PHRASES, *phrasing.OPENINGS, "there are", *phrasing.NUMBER_WORDS, *COLORS, *SIZES, *vocab.relations]
+    texts = [
+        THINKING_PHRASES,
+        *REFLECTION_PHRASES,
+        *phrasing.OPENINGS,
+        "there are",
+        *phrasing.NUMBER_WORDS,
+        *COLORS,
+        *SIZES,
+        *vocab.relations,
+    ]
     texts += [phrase for relation in vocab.relations for phrase in phrasing.RELATION_PHRASES[relation]]
     texts += ["a an one and , . pair pairs of"]
     texts += [text for b in BACKGROUNDS.values() for text in (b.name, b.phrase)]
@@ -40,7 +50,7 @@ def _words(vocab: Vocabulary) -> tuple[str, ...]:
     texts += [text for c in kinds for text in (c.name, c.plural, geneval_plural(c.name))]
     texts += [str(number) for number in range(GRID)]
     if rich:
-        texts += [*FULL_PHRASES, *QUESTION_PHRASES, *phrasing.RICH_OPENINGS, *phrasing.PLURAL_OPENINGS.values()]
+        texts += [UNKNOWN_PHRASES, *QUESTION_PHRASES, *phrasing.RICH_OPENINGS, *phrasing.PLURAL_OPENINGS.values()]
         tables = (phrasing.RICH_RELATION_PHRASES, phrasing.BACKGROUND_PHRASES, phrasing.COUNT_PHRASES)
         texts += [phrase for table in tables for phrases in table.values() for phrase in phrases]
         texts += [
@@ -80,7 +90,7 @@ def sample_texts(rng: np.random.Generator, n: int, vocab: str | Vocabulary | Seq
         texts += [
             caption(request),
             caption(request, rng, "rich" if rich else "varied"),
-            think(request, scene, rng),
+            think(request, scene),
             reflect(request, flaws, correct(request, seen, scene, rng), seen),
         ]
         if rich:

@@ -1,5 +1,6 @@
 """The detector's decoding of its maps, its files, and its training targets."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,10 +94,18 @@ def test_save_and_load(tmp_path: Path) -> None:
         Detector.load(tmp_path / "nowhere")
 
 
-def test_fine_heads_double_the_grid() -> None:
-    detector = Detector(replace(CONFIG, fine_heads=True))
-    assert detector.config.grid == 8
-    assert detector(torch.zeros(1, 3, 32, 32)).heat_BKgg.shape == (1, 2, 8, 8)
+@pytest.mark.parametrize(("old", "new"), [("mini-judge", "label-detector"), ("mini-referee", "eval-detector")])
+def test_bundled_detectors_are_found_by_name_also_by_their_earlier_ones(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"detector {old} is now called {new}"):
+        config = Detector.load(old).config
+    assert config == Detector.load(new).config and len(config.names) == 80
+
+
+def test_configurations_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    Detector(CONFIG).save(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fine_heads": False}))
+    assert Detector.load(tmp_path).config == CONFIG
 
 
 def test_bad_configurations_are_refused() -> None:

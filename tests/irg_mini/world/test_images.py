@@ -107,12 +107,12 @@ def test_backgrounds_differ_and_are_single_words() -> None:
 
 def test_spoiling_spoils() -> None:
     image = mw.render(some_scene(3), 96, BUILTIN)
-    for how in mw.SPOILINGS:
+    for how in mw.DEGRADATIONS:
         spoiled = mw.degrade(image, np.random.default_rng(0), how)
         assert spoiled.shape == image.shape and spoiled.dtype == np.uint8
         assert np.abs(spoiled.astype(int) - image).mean() > 1
         assert np.array_equal(spoiled, mw.degrade(image, np.random.default_rng(0), how))
-    with pytest.raises(ValueError, match="unknown spoiling 'burnt'"):
+    with pytest.raises(ValueError, match="unknown degradation 'burnt'"):
         mw.degrade(image, np.random.default_rng(0), "burnt")
 
 

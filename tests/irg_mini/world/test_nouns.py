@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import irg_mini.world as mw
-from irg_mini.world import kit
+from irg_mini.world import shapes
 from irg_mini.world.classes import COLORLESS_CLASSES, can_carry, regular_plural
-from irg_mini.world.drawing import draw_sprites
-from irg_mini.world.spelling import mend, spellings
+from irg_mini.world.drawn_sprites import draw_sprites
+from irg_mini.world.spelling import correct_typo, spellings
 from irg_mini.world.sprites import SPRITE_PX
 from irg_mini.world.unknown import listed_words, nearest_noun
 
@@ -109,13 +109,13 @@ def test_the_nearest_noun(word: str, nearest: str) -> None:
         ("gaint", None),
         ("girafef", "giraffe"),
         ("elephent", "elephant"),
-        ("bonkey", None),  # a changed letter in a short word is no slip: donkeys are no monkeys
+        ("bonkey", None),  # a changed letter in a short word is no typo: donkeys are no monkeys
         ("boar", None),  # too short
         ("dog", None),
     ],
 )
 def test_slips_are_mended(word: str, meant: str | None) -> None:
-    assert mend(word) == meant
+    assert correct_typo(word) == meant
 
 
 # ---- drawn sprites ---------------------------------------------------------------------------------------------------
@@ -144,14 +144,14 @@ def test_the_drawn_set_needs_no_download() -> None:
 
 
 def test_the_kit_draws_where_it_is_told() -> None:
-    shape = kit.box(25, 50, 75, 100)
-    assert shape.shape == (kit.CANVAS, kit.CANVAS) and shape.dtype == np.float32
+    shape = shapes.box(25, 50, 75, 100)
+    assert shape.shape == (shapes.CANVAS, shapes.CANVAS) and shape.dtype == np.float32
     assert shape.mean() == pytest.approx(0.25, abs=0.01)
-    assert kit.oval(0, 0, 100, 100).mean() == pytest.approx(np.pi / 4, abs=0.01)
-    icon = kit.Icon().lay(shape, "#ff0000", "#0000ff").shade(kit.box(0, 0, 100, 100), 1.0, "#00ff00")
+    assert shapes.oval(0, 0, 100, 100).mean() == pytest.approx(np.pi / 4, abs=0.01)
+    icon = shapes.Icon().lay(shape, "#ff0000", "#0000ff").shade(shapes.box(0, 0, 100, 100), 1.0, "#00ff00")
     sprite = icon.sprite(100)
     assert sprite.shape[1:] == (100, 4) and tuple(sprite[50, 50]) == (0, 255, 0, 255)
-    red, blue = kit.Icon().lay(shape, "#ff0000", "#0000ff").sprite(100)[[5, -5], 50]
+    red, blue = shapes.Icon().lay(shape, "#ff0000", "#0000ff").sprite(100)[[5, -5], 50]
     assert red[0] > 220 and blue[2] > 220
 
 

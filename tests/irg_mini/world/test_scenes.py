@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import irg_mini.world as mw
@@ -97,40 +97,47 @@ def test_one_mistake_is_one_flaw_of_its_kind(seed: int, kind: str) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(SEEDS, st.sampled_from(["position", "compound", "stacking"]))
-def test_a_slip_moves_one_thing_just_so_far_that_a_relation_fails(seed: int, tag: str) -> None:
+@example(346, "stacking")  # these five held again after boxes were rounded to pixels
+@example(800, "position")
+@example(1945, "stacking")
+@example(2122, "stacking")
+@example(3184, "position")
+def test_a_near_miss_moves_one_thing_just_so_far_that_a_relation_fails(seed: int, tag: str) -> None:
     rng = np.random.default_rng(seed)
     request, scene = mw.sample_pair(rng, {tag: 1.0}, "geneval")
-    slipped = mw.slip(request, scene, rng)
-    assert slipped.background == scene.background
-    before, after = set(scene.things) - set(slipped.things), set(slipped.things) - set(scene.things)
+    missed = mw.near_miss(request, scene, rng)
+    assert missed.background == scene.background
+    before, after = set(scene.things) - set(missed.things), set(missed.things) - set(scene.things)
     if all(entry.position is None for entry in request.include):
-        assert slipped == scene
+        assert missed == scene
     elif before:
         (old,), (new,) = before, after
         assert (old.name, old.color, old.size) == (new.name, new.color, new.size)
-        flaws = mw.find_flaws(request, mw.see(slipped, 1024), 1024)
-        assert {flaw.kind for flaw in flaws} == {"wrong_place"}
+        for size in (96, 128, 192, 256):
+            flaws = mw.find_flaws(request, mw.see(missed, size), size)
+            assert {flaw.kind for flaw in flaws} == {"wrong_place"}
 
 
-def test_slips_are_nearer_misses_than_other_mistakes_of_place() -> None:
+def test_near_misses_are_nearer_than_other_mistakes_of_place() -> None:
     rng = np.random.default_rng(4)
-    moved: dict[str, list[int]] = {"slip": [], "corrupt": []}
+    moved: dict[str, list[int]] = {"near miss": [], "corrupt": []}
     for _ in range(60):
         request, scene = mw.sample_pair(rng, {"position": 1.0}, "geneval")
         wrong = {
-            "slip": mw.slip(request, scene, rng),
+            "near miss": mw.near_miss(request, scene, rng),
             "corrupt": mw.corrupt(request, scene, rng, kinds=["wrong_place"])[0],
         }
         for name, shown in wrong.items():
             for old in set(scene.things) - set(shown.things):
                 (new,) = set(shown.things) - set(scene.things)
                 moved[name].append(max(abs(old.col - new.col), abs(old.row - new.row)))
-    assert len(moved["slip"]) > 50
-    assert np.mean(moved["slip"]) < np.mean(moved["corrupt"]) - 1
+    assert len(moved["near miss"]) > 50
+    assert np.mean(moved["near miss"]) < np.mean(moved["corrupt"]) - 1
 
 
 @settings(max_examples=150, deadline=None)
 @given(SEEDS, st.booleans())
+@example(42711748, False)  # right, but so narrowly that a thing was moved all the same
 def test_corrected_scenes_are_right_and_keep_what_was(seed: int, with_plan: bool) -> None:
     rng = np.random.default_rng(seed)
     request = mw.sample_request(rng)

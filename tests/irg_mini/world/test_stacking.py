@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import irg_mini.world as mw
 from irg_mini.world.geometry import behind_strength, on_strength
 from irg_mini.world.rules import holds, placed
-from irg_mini.world.scene import CONVERSE, painting_order, related_cells
+from irg_mini.world.scene import CONVERSE, drawing_order, related_cells
 
 SEEDS = st.integers(0, 2**32 - 1)
 COUCH = (20.0, 50.0, 80.0, 90.0)
@@ -85,12 +85,12 @@ def test_what_stands_on_something_is_painted_after_it_what_is_behind_before() ->
     spots = related_cells("cat", "small", "on", couch.box, 0.62)
     row, col = (int(v[0]) for v in np.nonzero(spots))
     on = mw.Thing("cat", None, col, row, "small")
-    assert painting_order([on, couch]) == [couch, on]
+    assert drawing_order([on, couch]) == [couch, on]
     spots = related_cells("dog", "medium", "behind", couch.box, 0.62)
     row, col = (int(v[0]) for v in np.nonzero(spots))
     behind = mw.Thing("dog", None, col, row, "medium")
-    assert painting_order([couch, behind]) == [behind, couch]
-    assert painting_order([on, couch, behind])[-1] == on
+    assert drawing_order([couch, behind]) == [behind, couch]
+    assert drawing_order([on, couch, behind])[-1] == on
 
 
 def test_what_is_behind_is_hidden_in_the_image() -> None:

@@ -192,7 +192,7 @@ def test_thoughts_and_reflections_are_read_back(seed: int) -> None:
     rng = np.random.default_rng(seed)
     request = mw.sample_request(rng, background=0.3)
     scene = mw.sample_scene(request, rng)
-    assert mw.parse_layout(mw.think(request, scene, rng)) == scene
+    assert mw.parse_layout(mw.think(request, scene)) == scene
     flawed, flaws = mw.corrupt(request, scene, rng)
     seen = mw.see(flawed)
     corrected = mw.correct(request, seen, scene, rng)

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from irg_mini.world.kit import Icon, blurred, box, curve, oval, polygon, rounded, stroke, turned
+from irg_mini.world.shapes import Icon, blurred, box, curve, oval, polygon, rounded, stroke, turned
 
 DRAWING_VERSION = 1
 """Raise it when a drawing changes: the sprites that are kept on disk are then made anew."""

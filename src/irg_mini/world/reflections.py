@@ -1,102 +1,35 @@
-"""The oracle writes what a model should think: T1 (what goes where) and T2 (what is wrong and how to mend it).
+"""T2, the ground-truth reflection: what is wrong with an image, how to mend it, and the corrected layout.
 
-T1:  `Scene: meadow. Things: large red apple at (3,7); medium bus at (9,5).`
-     before it, where the prompt has words that the world does not know: `Unknown: hawk drawn as eagle. `
-T2:  `<think> Analysis: in the image: small red apple at (3,7). the apple at (3,7) is red, not green.
-     Improvements: ... . Steps: keep 1 things, fix 0, add 1, remove 0. Final prompt: <T1> </think>` (on one line)
-     First it says what is seen, in T1's words: so that the reader learns to look before it compares.
-
-Things are told in the order in which the prompt names them, each class from left to right.
+`<think> Analysis: in the picture: small red apple at (3,7). the apple at (3,7) is red, not green.
+Improvements: ... . Steps: keep 1 things, fix 0, add 1, remove 0. Final prompt: <T1> </think>` (on one line)
+It first says what is in the image, in T1's words, so that a model learns to look before it compares.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from irg_mini.world.backgrounds import background
 from irg_mini.world.captions import NUMBER_WORDS
-from irg_mini.world.classes import COLORS, SIZES, article, is_class, object_class
+from irg_mini.world.classes import article, is_class, object_class
 from irg_mini.world.flaws import Flaw
-from irg_mini.world.layout import prompt_rank
-from irg_mini.world.meaning import Request
+from irg_mini.world.placement import prompt_rank
+from irg_mini.world.request import Request
 from irg_mini.world.rules import Seen
 from irg_mini.world.scene import Scene, Thing, in_order, snap
+from irg_mini.world.thinking import describe_thing, think
 
-CORE_PHRASES = (
-    "Scene: . Things: at ( , ) ; none",
+REFLECTION_PHRASES = (
     "<think> Analysis: Improvements: Steps: Final prompt: </think>",
     "the is not there an extra should be a nothing is wrong one are missing picture blurred noisy ghosted",
     "recolor to add an replace by move and remove sharpen clean redraw keep things fix",
 )
-"""Every fixed word of the two templates, for the vocabulary."""
-FULL_PHRASES = ("Unknown: drawn as",)
-"""Those that only prompts with unknown nouns need."""
+"""Every fixed word of T2 beside T1's, for the vocabulary."""
 
 _SHOWN = "in the picture: "
-_ANEW = "a new plan"
+_NEW_PLAN = "a new plan"
 _MENDING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
-
-
-def think(request: Request, scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """T1 for a scene of the request. (Nothing is random in it so far; the rng is for later variety.)"""
-    layout = write_layout(Scene(scene.background, in_order(scene.things, prompt_rank(request))))
-    entries = [request.include[index] for index in request.mentioned()]
-    told = "; ".join(f"{entry.unknown} drawn as {entry.name}" for entry in entries if entry.unknown is not None)
-    return f"Unknown: {told}. {layout}" if told else layout
-
-
-def write_layout(scene: Scene) -> str:
-    """A scene as text, things in the scene's own order."""
-    told = "; ".join(map(_tell_thing, scene.things))
-    return f"Scene: {scene.background}. Things: {told or 'none'}."
-
-
-_LAYOUT = re.compile(r"\s*(?:Unknown:\s*(.*?)\s*\.)?\s*Scene:\s*(\w+)\s*\.\s*Things:\s*(.*?)\s*\.\s*", re.DOTALL)
-_THING = re.compile(r"(\w+)\s+(.+?)\s+at\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
-
-
-def parse_layout(text: str) -> Scene:
-    """The scene that `write_layout` or `think` wrote; ValueError names what is wrong."""
-    match = _LAYOUT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"not of the form 'Scene: <name>. Things: <list>.': {text[:120]!r}")
-    _, name, things = match.groups()
-    background(name)
-    if things == "none":
-        return Scene(name, ())
-    return Scene(name, tuple(_parse_thing(part.strip()) for part in things.split(";")))
-
-
-def parse_unknown(text: str) -> dict[str, str]:
-    """Unknown word -> the noun drawn for it, as `think` tells them; ValueError if the text is no layout."""
-    match = _LAYOUT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"not of the form 'Unknown: <list>. Scene: <name>. Things: <list>.': {text[:120]!r}")
-    pairs = [part.split(" drawn as ") for part in (match[1] or "").split(";") if " drawn as " in part]
-    return {word.strip(): noun.strip() for word, noun in pairs}
-
-
-def _parse_thing(text: str) -> Thing:
-    match = _THING.fullmatch(text)
-    if match is None:
-        raise ValueError(f"not of the form '<size> [<color>] <class> at (<col>,<row>)': {text[:80]!r}")
-    size, label, col, row = match.groups()
-    if size not in SIZES:
-        raise ValueError(f"unknown size {size!r} in {text!r}")
-    first, _, rest = " ".join(label.split()).partition(" ")
-    # 'orange' alone is the fruit; 'orange cup' a color.
-    color, name = (first, rest) if first in COLORS and rest else (None, " ".join(label.split()))
-    if not is_class(name):
-        raise ValueError(f"unknown class {name!r} in {text!r}")
-    return Thing(name, color, int(col), int(row), size)
-
-
-# ---- T2 --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -120,19 +53,19 @@ def find_edits(
     after = list(corrected.things)
     if seen is not None:
         snapped = [snap(item.name, item.color, item.box, size) for item in seen if is_class(item.name)]
-        calm = [thing for thing in snapped if thing not in before]
+        unflawed = [thing for thing in snapped if thing not in before]
     else:
-        calm = _unmentioned(flaws, before, after)
+        unflawed = _unmentioned(flaws, before, after)
     edits = []
-    going = {thing for thing, flaw in faulty if flaw.kind == "extra"}
-    for thing in calm:
+    extra = {thing for thing, flaw in faulty if flaw.kind == "extra"}
+    for thing in unflawed:
         if (new := _nearest(after, thing, thing.name)) is not None:
             after.remove(new)
             edits.append(Edit("keep" if _distance(thing, new) <= 1 else "fix", thing, new))
         else:
             edits.append(Edit("remove", thing, None))
     for thing, flaw in _by_reach(faulty, after):
-        if thing in going or any(edit.before == thing for edit in edits):
+        if thing in extra or any(edit.before == thing for edit in edits):
             continue
         wanted = flaw.wanted.name if flaw.wanted is not None else thing.name
         new = _nearest(after, thing, wanted)
@@ -142,21 +75,21 @@ def find_edits(
             after.remove(new)
             edits.append(Edit("fix", thing, new))
     edits += [Edit("add", None, thing) for thing in after]
-    return edits + [Edit("remove", thing, None) for thing in before if thing in going]
+    return edits + [Edit("remove", thing, None) for thing in before if thing in extra]
 
 
 def _unmentioned(flaws: Sequence[Flaw], before: list[Thing], after: list[Thing]) -> list[Thing]:
     """The corrected scene's things that neither mend a flaw nor fill a gap."""
-    calm = list(after)
+    unflawed = list(after)
     for flaw in flaws:
         if flaw.wanted is None or (flaw.kind == "wrong_place" and flaw.thing is None):
             continue
-        alike = [thing for thing in calm if thing.name == flaw.wanted.name]
+        alike = [thing for thing in unflawed if thing.name == flaw.wanted.name]
         if flaw.thing is not None and alike:
-            calm.remove(min(alike, key=lambda thing: _distance(thing, flaw.thing)))
+            unflawed.remove(min(alike, key=lambda thing: _distance(thing, flaw.thing)))
         elif alike:
-            calm.remove(alike[-1])
-    return calm
+            unflawed.remove(alike[-1])
+    return unflawed
 
 
 def _distance(a: Thing, b: Thing | None) -> int:
@@ -185,54 +118,50 @@ def reflect(
     corrected: Scene,
     seen: Sequence[Seen] | None = None,
     size: int = 96,
-    anew: bool = False,
+    new_plan: bool = False,
 ) -> str:
     """T2: what is wrong with the image, what to change, in which steps, and the corrected layout.
 
-    With `anew` the corrected layout is a new plan, which keeps nothing of the image.
+    With `new_plan` the corrected layout is a new plan, which keeps nothing of the image.
     """
     edits = find_edits(flaws, corrected, seen, size)
     mending = [_MENDING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
-    changes = [_ANEW] if anew else [words for edit in edits if (words := _tell_edit(edit))]
+    changes = [_NEW_PLAN] if new_plan else [words for edit in edits if (words := _describe_edit(edit))]
     improvements = changes + mending
     counts = Counter(edit.action for edit in edits)
-    if anew:
+    if new_plan:
         counts = Counter(add=len(corrected.things), remove=sum(edit.before is not None for edit in edits))
-    shown = "" if seen is None else f"{_SHOWN}{_tell_seen(request, seen, size)}. "
+    shown = "" if seen is None else f"{_SHOWN}{_describe_seen(request, seen, size)}. "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
     return (
-        f"<think> Analysis: {shown}{'; '.join(_tell_flaws(flaws)) or 'nothing is wrong'}. "
+        f"<think> Analysis: {shown}{'; '.join(_describe_flaws(flaws)) or 'nothing is wrong'}. "
         f"Improvements: {'; '.join(improvements) or 'none'}. Steps: {steps}. "
         f"Final prompt: {think(request, corrected)} </think>"
     )
 
 
-def _tell_seen(request: Request, seen: Sequence[Seen], size: int) -> str:
+def _describe_seen(request: Request, seen: Sequence[Seen], size: int) -> str:
     things = [snap(item.name, item.color, item.box, size) for item in seen if is_class(item.name)]
-    return "; ".join(_tell_thing(thing) for thing in in_order(things, prompt_rank(request))) or "none"
+    return "; ".join(describe_thing(thing) for thing in in_order(things, prompt_rank(request))) or "none"
 
 
-def _tell_thing(thing: Thing) -> str:
-    return f"{thing.size} {thing.label} at {thing.place}"
-
-
-def _tell_flaws(flaws: Sequence[Flaw]) -> list[str]:
-    told = []
+def _describe_flaws(flaws: Sequence[Flaw]) -> list[str]:
+    texts = []
     missing = Counter(flaw.wanted for flaw in flaws if flaw.kind == "missing")
     for entry, count in missing.items():
         assert entry is not None
         color = f"{entry.color} " if entry.color else ""
         noun = entry.name if count == 1 else object_class(entry.name).plural
-        told.append(f"{NUMBER_WORDS[count]} {color}{noun} {'is' if count == 1 else 'are'} missing")
+        texts.append(f"{NUMBER_WORDS[count]} {color}{noun} {'is' if count == 1 else 'are'} missing")
     for flaw in flaws:
         if flaw.kind == "poor_quality":
-            told.append(f"the picture is {flaw.detail}")
+            texts.append(f"the picture is {flaw.detail}")
         elif flaw.thing is not None:
-            told.append(_tell_flaw(flaw, flaw.thing))
-    return told
+            texts.append(_describe_flaw(flaw, flaw.thing))
+    return texts
 
 
-def _tell_flaw(flaw: Flaw, thing: Thing) -> str:
+def _describe_flaw(flaw: Flaw, thing: Thing) -> str:
     where = f"{thing.name} at {thing.place}"
     if flaw.kind == "extra":
         return f"there is an extra {where}"
@@ -246,7 +175,7 @@ def _tell_flaw(flaw: Flaw, thing: Thing) -> str:
     return f"the {where} is not {flaw.wanted.position[0]} the {flaw.detail}"
 
 
-def _tell_edit(edit: Edit) -> str:
+def _describe_edit(edit: Edit) -> str:
     before, after = edit.before, edit.after
     if edit.action == "keep":
         return ""

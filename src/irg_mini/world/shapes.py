@@ -1,4 +1,4 @@
-"""A small drawing kit for soft, 3D-looking icons: shapes with gradients, rounded edges that catch the light, gloss.
+"""Shapes for soft, 3D-looking icons, with gradients, rounded edges that catch the light, gloss.
 
 Everything is given in percent of a square canvas, x to the right, y downwards. A shape is its coverage, float32
 [CANVAS, CANVAS] in 0..1; an `Icon` lays filled shapes over one another. The light comes from above, a little from the
@@ -23,10 +23,10 @@ def _px(value: float) -> float:
     return value / 100 * CANVAS
 
 
-def _drawn(paint: Callable[[ImageDraw.ImageDraw], object]) -> Shape:
-    """What `paint` draws in white on a finer canvas, in the kit's own size."""
+def _drawn(draw_shape: Callable[[ImageDraw.ImageDraw], object]) -> Shape:
+    """What `draw_shape` draws in white on a finer canvas, at this module's size."""
     image = Image.new("L", (CANVAS * _FINE, CANVAS * _FINE), 0)
-    paint(ImageDraw.Draw(image))
+    draw_shape(ImageDraw.Draw(image))
     return np.asarray(image.reduce(_FINE), np.float32) / 255
 
 
@@ -54,12 +54,12 @@ def polygon(*points: Point, rounding: float = 0) -> Shape:
 def stroke(*points: Point, width: float) -> Shape:
     """A line through the points with round ends and joints."""
 
-    def paint(draw: ImageDraw.ImageDraw) -> None:
+    def draw_stroke(draw: ImageDraw.ImageDraw) -> None:
         draw.line(_fine(*(value for point in points for value in point)), fill=255, width=round(_fine(width)[0]))
         for x, y in points:
             draw.ellipse(_fine(x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
 
-    return _drawn(paint)
+    return _drawn(draw_stroke)
 
 
 def curve(start: Point, control: Point, end: Point, width: float, steps: int = 24) -> Shape:

@@ -10,8 +10,8 @@ import numpy as np
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.classes import SIZES, object_class
 from irg_mini.world.geometry import STACKED
-from irg_mini.world.meaning import Request
-from irg_mini.world.request import sample_request
+from irg_mini.world.request import Request
+from irg_mini.world.request_sampling import sample_request
 from irg_mini.world.rules import satisfied, see
 from irg_mini.world.scene import Scene, Thing, free_cells, in_order, pick_cell, related_cells, stacking_sizes
 
@@ -27,13 +27,14 @@ _SIZE_CHANCES = {
     4: (0.45, 0.5, 0.05, 0.0),
 }
 _MANY_CHANCES = (0.75, 0.25, 0.0, 0.0)
-_CHECKED_SIZES = (96, 128, 192, 256)
+CHECKED_SIZES = (96, 128, 192, 256)
+"""Sides in pixels of the images in which relations must hold, or fail, after rounding."""
 
 
 def prompt_rank(request: Request) -> Callable[[Thing], int]:
-    """Each thing's turn when things are told in the order in which the prompt names their classes; strangers last."""
-    turn = {request.include[index].name: position for position, index in enumerate(request.mentioned())}
-    return lambda thing: turn.get(thing.name, len(turn))
+    """Each thing's rank in the order in which the prompt names the classes; classes it does not name come last."""
+    rank = {request.include[index].name: position for position, index in enumerate(request.mentioned())}
+    return lambda thing: rank.get(thing.name, len(rank))
 
 
 def sample_scene(request: Request, rng: np.random.Generator) -> Scene:
@@ -80,7 +81,7 @@ def _clear(request: Request, things: tuple[Thing, ...]) -> bool:
     if all(entry.position is None or entry.position[0] not in STACKED for entry in request.include):
         return True
     scene = Scene("studio", things)
-    return all(satisfied(request, see(scene, size)) for size in _CHECKED_SIZES)
+    return all(satisfied(request, see(scene, size)) for size in CHECKED_SIZES)
 
 
 def _sizes(rng: np.random.Generator, total: int, entries: int, shrink: int) -> list[str]:
