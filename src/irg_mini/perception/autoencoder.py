@@ -2,8 +2,7 @@
 
 No adversary and no perceptual network: the loss is the distance of pixels, of their differences (edges) and of
 coarser versions of the image. Decoding noised latents on a share of the samples makes the latent space smooth, so
-that the small errors of a generator stay small in the image. Everything random in a step is drawn from the seed and
-the step's number, so a resumed run repeats the uninterrupted one exactly.
+that the small errors of a generator stay small in the image.
 
 Run: ``python -m irg_mini.perception.autoencoder --out DIR --minutes 12``
 
@@ -11,7 +10,6 @@ Legend: B images; H, W pixels; h, w latent cells; z latent channels; M images in
 """
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -21,31 +19,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from irg.learning.optim import MuonAdamW
+from irg.files import write_bytes, write_json
 from irg.model.network.autoencoder import Autoencoder, CompactAutoencoder, CompactConfig
-from irg_mini.perception.schedule import Pace
+from irg_mini.perception.labeled_images import random_scene
+from irg_mini.perception.training import Training, TrainingConfig, weights_of
+from irg_mini.world.render import degrade, render
 
 
 @dataclass(frozen=True)
-class AutoencodingConfig:
+class AutoencoderConfig(TrainingConfig):
     """How a compact autoencoder is trained."""
 
     out: Path = Path("runs/autoencoder")
-    """Folder for ae.safetensors, config.json, log.jsonl and the state that a resume needs."""
     model: CompactConfig = field(default_factory=CompactConfig)
-    steps: int = 2000
-    """Length of the schedule; ignored when minutes are given."""
-    minutes: float | None = None
-    """Wall-clock budget: the schedule's length is fixed after a few timed steps."""
-    batch: int = 16
-    muon_lr: float = 0.015
-    adam_lr: float = 2e-3
     warmup: int = 30
-    cooldown: float = 0.5
-    """Last share of the schedule in which the rate falls linearly to zero."""
     edge_weight: float = 1.0
     scale_weight: float = 0.5
     noisy_share: float = 0.5
@@ -56,28 +46,15 @@ class AutoencodingConfig:
     pool: int = 20000
     held_out: int = 256
     size: int = 96
-    seed: int = 0
-    threads: int = 1
-    save_every: int = 200
-    init: Path | None = None
-    """Weights to start from (a file written by an earlier run)."""
     vocab: str = "core"
     """The vocabulary of the images: core, geneval or full."""
-    decoder_only: bool = False
-    """Leave the encoder, and so the latents' statistics, as they are: models that draw in them need no change."""
-    low_precision: bool = False
-    """Convolutions in bfloat16: twice as fast on CPUs that have units for it, far slower on others."""
-    resume: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size % CompactAutoencoder.downsample:
             raise ValueError(f"size {self.size} must be a multiple of {CompactAutoencoder.downsample}")
-        if self.pool < self.batch or self.batch < 1:
-            raise ValueError(f"a pool of {self.pool} images cannot fill a batch of {self.batch}")
-        if self.decoder_only and self.init is None:
-            raise ValueError("decoder_only needs the weights of a trained autoencoder (init)")
-        if not 0 <= self.cooldown <= 1 or not 0 <= self.noisy_share <= 1:
-            raise ValueError("cooldown and noisy_share are shares between 0 and 1")
+        if not 0 <= self.noisy_share <= 1:
+            raise ValueError(f"noisy_share is a share between 0 and 1, not {self.noisy_share}")
 
 
 # ------------------------------------------------------------------------------------------------------------- loss
@@ -100,7 +77,7 @@ def reconstruction_loss(y_B3HW: Tensor, x_B3HW: Tensor, edge_weight: float, scal
     }
 
 
-def noised(mean_Bzhw: Tensor, config: AutoencodingConfig, generator: torch.Generator) -> Tensor:
+def noised(mean_Bzhw: Tensor, config: AutoencoderConfig, generator: torch.Generator) -> Tensor:
     """Raw latents, some with noise in proportion to their channel's spread, so that growing them is no way out."""
     spread_z = mean_Bzhw.detach().std(dim=(0, 2, 3), keepdim=True)
     batch = mean_Bzhw.shape[0]
@@ -112,101 +89,34 @@ def noised(mean_Bzhw: Tensor, config: AutoencodingConfig, generator: torch.Gener
 # ---------------------------------------------------------------------------------------------------------- trainer
 
 
-class Autoencoding:
-    """One training run: model, optimizer and step counter, with exact save and resume."""
+class AutoencoderTraining(Training[np.ndarray]):
+    """One training run on a pool of images, uint8 [M, H, W, 3]."""
 
-    def __init__(self, config: AutoencodingConfig) -> None:
-        self.config = config
+    config: AutoencoderConfig
+
+    def __init__(self, config: AutoencoderConfig, held_MHW3: np.ndarray | None = None) -> None:
         torch.manual_seed(config.seed)
         self.model = CompactAutoencoder(config.model)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.init is not None:
-            self.model.load_state_dict(load_file(config.init))
-        self.model.encoder.requires_grad_(not config.decoder_only)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = MuonAdamW(self.trained, muon_lr=config.muon_lr, adam_lr=config.adam_lr)
-        self.pace = Pace(config.steps, config.minutes, config.warmup, config.cooldown)
-        self.step = 0
+        self.held_MHW3 = held_MHW3
+        super().__init__(config, self.model)
 
-    def train_step(self, pool_MHW3: np.ndarray) -> dict[str, float]:
-        """One update on images drawn from the pool (uint8)."""
+    def losses(self, data: np.ndarray, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         config = self.config
-        rng = np.random.default_rng([config.seed, self.step])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        x_B3HW = batch_of(pool_MHW3, rng, config.batch)
-        factor = self.pace.factor(self.step)
-        self.optimizer.scale_rates(factor)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.low_precision):
-            with torch.set_grad_enabled(not config.decoder_only):
-                mean_Bzhw = self.model.moments(x_B3HW).chunk(2, dim=1)[0].float()
-            y_B3HW = self.model.decoder(noised(mean_Bzhw, config, generator)).float()
+        x_B3HW = batch_of(data, rng, config.batch)
+        mean_Bzhw = self.model.moments(x_B3HW).chunk(2, dim=1)[0]
+        y_B3HW = self.model.decoder(noised(mean_Bzhw, config, generator))
         losses = reconstruction_loss(y_B3HW, x_B3HW, config.edge_weight, config.scale_weight)
-        loss = losses["total"] + config.latent_penalty * mean_Bzhw.square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.step += 1
-        numbers = {name: float(value.detach()) for name, value in losses.items()}
-        return numbers | {"grad_norm": float(norm), "rate": factor}
+        return losses | {"total": losses["total"] + config.latent_penalty * mean_Bzhw.square().mean()}
 
-    def save(self) -> None:
-        """Write weights, configuration and the optimizer's state to the output folder."""
+    def validate(self) -> dict[str, Any]:
+        return {} if self.held_MHW3 is None else {"psnr": psnr(self.model, self.held_MHW3[:64])}
+
+    def export(self) -> None:
         out = self.config.out
-        out.mkdir(parents=True, exist_ok=True)
-        save_file(weights_of(self.model), out / "ae.safetensors")
-        description = {"kind": "compact", "model": asdict(self.config.model), "training": _plain(asdict(self.config))}
-        (out / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-        moments = {
-            f"{i}.{key}": value.contiguous()
-            for i, state in self.optimizer.state_dict()["state"].items()
-            for key, value in state.items()
-        }
-        save_file(moments, out / "state.safetensors")
-        state = {"step": self.step, "steps": self.pace.steps, "fixed": self.pace.fixed}
-        (out / "state.json").write_text(json.dumps(state) + "\n")
-
-    def load(self) -> bool:
-        """Take up a run saved in the output folder; False when there is none."""
-        out = self.config.out
-        if not (out / "state.json").exists():
-            return False
-        self.model.load_state_dict(load_file(out / "ae.safetensors"))
-        optimizer = self.optimizer.state_dict()
-        optimizer["state"] = {}
-        for name, value in load_file(out / "state.safetensors").items():
-            index, key = name.split(".", 1)
-            optimizer["state"].setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(optimizer)
-        state = json.loads((out / "state.json").read_text())
-        self.step, self.pace.steps, self.pace.fixed = state["step"], state["steps"], state["fixed"]
-        return True
-
-    def run(self, pool_MHW3: np.ndarray, held_MHW3: np.ndarray, log: Callable[[dict[str, Any]], None]) -> None:
-        """Train to the end of the schedule, then measure the latents' statistics and the quality."""
-        self.pace.start(self.step)
-        while not self.pace.done(self.step):
-            losses = self.train_step(pool_MHW3)
-            if self.step % 50 == 0:
-                log({"step": self.step, "steps": self.pace.steps, "seconds": self.pace.seconds} | losses)
-            if self.step % self.config.save_every == 0:
-                self.save()
-                log({"step": self.step, "psnr": psnr(self.model, held_MHW3[:64])})
-        if not self.config.decoder_only:
-            set_latent_statistics(self.model, pool_MHW3[:2048])
-        self.save()
-        log({"step": self.step} | evaluate(self.model, held_MHW3))
-
-
-def _plain(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    return str(tree) if isinstance(tree, Path) else tree
-
-
-def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A module's state as plain contiguous tensors, ready for safetensors."""
-    return {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+        write_bytes(out / "ae.safetensors", save(weights_of(self.model)))
+        settings = asdict(self.config) | {"out": str(out)}
+        write_json(out / "config.json", {"kind": "compact", "model": settings.pop("model"), "training": settings})
 
 
 def batch_of(pool_MHW3: np.ndarray, rng: np.random.Generator, size: int) -> Tensor:
@@ -280,12 +190,7 @@ def load_compact(folder: Path | str) -> CompactAutoencoder:
     return model.eval()
 
 
-def softener(folder: Path | str, noise: float = 0.35, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """:func:`through` an autoencoder's folder."""
-    return through(load_compact(folder), noise, seed)
-
-
-def through(
+def reconstruction(
     model: Autoencoder | CompactAutoencoder, noise: float = 0.35, seed: int = 0
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A function that gives images the look of decoded latents: uint8 [B, H, W, 3] in and out.
@@ -295,7 +200,7 @@ def through(
     generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
-    def soften(images_BHW3: np.ndarray) -> np.ndarray:
+    def reconstruct(images_BHW3: np.ndarray) -> np.ndarray:
         parts = []
         for part_BHW3 in _parts(images_BHW3):
             z_Bzhw = model.encode(to_batch(part_BHW3))
@@ -304,52 +209,41 @@ def through(
             parts.append(((model.decode(z_Bzhw).clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1))
         return torch.cat(parts).numpy()
 
-    return soften
+    return reconstruct
 
 
 # ------------------------------------------------------------------------------------------------------------- main
 
 
-def render_pool(count: int, size: int, seed: int, spoiled_share: float = 0.1, vocab: str = "core") -> np.ndarray:
-    """Rendered random scenes of the mini world, a share of them spoiled: uint8 [count, size, size, 3]."""
-    from irg_mini.perception.labeled_images import random_scene
-    from irg_mini.world.render import degrade, render
-
+def render_pool(count: int, size: int, seed: int, degraded_share: float = 0.1, vocab: str = "core") -> np.ndarray:
+    """Rendered random scenes of the mini world, a share of them degraded: uint8 [count, size, size, 3]."""
     pool_MHW3 = np.empty((count, size, size, 3), dtype=np.uint8)
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         pool_MHW3[i] = render(random_scene(rng, vocab), size, rng=rng)
-        if rng.random() < spoiled_share:
+        if rng.random() < degraded_share:
             pool_MHW3[i] = degrade(pool_MHW3[i], rng)
     return pool_MHW3
 
 
-def train(config: AutoencodingConfig, pool_MHW3: np.ndarray, held_MHW3: np.ndarray) -> CompactAutoencoder:
+def train(config: AutoencoderConfig, pool_MHW3: np.ndarray, held_MHW3: np.ndarray) -> CompactAutoencoder:
     """Train, or finish, the run that a configuration describes; its files go to ``config.out``."""
-    torch.set_num_threads(config.threads)
-    run = Autoencoding(config)
-    resumed = config.resume and run.load()
-    config.out.mkdir(parents=True, exist_ok=True)
-    with (config.out / "log.jsonl").open("a" if resumed else "w") as file:
-
-        def log(record: dict[str, Any]) -> None:
-            if not all(math.isfinite(value) for value in record.values()):
-                raise FloatingPointError(f"training diverged: {record}")
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-
-        run.run(pool_MHW3, held_MHW3, log)
-    return run.model
+    training = AutoencoderTraining(config, held_MHW3)
+    training.run(pool_MHW3)
+    set_latent_statistics(training.model, pool_MHW3[:2048])
+    training.save()
+    training.log(evaluate(training.model, held_MHW3))
+    return training.model
 
 
-def main(config: AutoencodingConfig) -> None:
+def main(config: AutoencoderConfig) -> None:
     """Render the pool, then train."""
     pool_MHW3 = render_pool(config.pool, config.size, seed=config.seed + 1, vocab=config.vocab)
-    held_MHW3 = render_pool(config.held_out, config.size, config.seed + 2, spoiled_share=0.0, vocab=config.vocab)
+    held_MHW3 = render_pool(config.held_out, config.size, config.seed + 2, degraded_share=0.0, vocab=config.vocab)
     train(config, pool_MHW3, held_MHW3)
 
 
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(AutoencodingConfig))
+    main(tyro.cli(AutoencoderConfig))

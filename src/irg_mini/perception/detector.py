@@ -1,15 +1,14 @@
 """Training of the mini world's detectors, and how far their verdicts can be trusted.
 
-Two of them are trained apart: the judge says what a model's own drafts show while it learns, the referee only scores
-results. They differ in seed and in architecture, so that a model cannot please the one by the other's mistakes.
+Two of them are trained apart: the label detector says what a model's own drafts show while it learns, the eval detector
+only scores results. They differ in seed and in architecture, so that a model cannot please the one by the other's
+mistakes.
 
-Run: ``python -m irg_mini.perception.detector --out DIR --variant judge --seed 1 --minutes 10``
+Run: ``python -m irg_mini.perception.detector --out DIR --variant label --seed 1 --minutes 10``
 
 Legend: B images; K classes; g cells on a side of the detector's grid; T things of a batch; H, W pixels.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from irg.learning.optim import MuonAdamW
+from irg.files import write_json
+from irg_mini.perception.autoencoder import load_compact, reconstruction
 from irg_mini.perception.labeled_images import (
+    Augmentation,
+    LabeledImage,
     Pool,
+    Reconstruct,
     Shift,
-    Sight,
-    Soften,
-    Softening,
     Vocab,
+    augmented_part,
     color_of,
-    softened_part,
     to_batch,
 )
-from irg_mini.perception.schedule import Pace
+from irg_mini.perception.training import Training, TrainingConfig
 from irg_mini.world.corrupt import corrupt
 from irg_mini.world.detector import VARIANTS, Detector, DetectorConfig, Maps, overlap
-from irg_mini.world.layout import sample_pair
+from irg_mini.world.placement import sample_pair
 from irg_mini.world.render import render
-from irg_mini.world.request import ALL_TAGS, DEFAULT_WEIGHTS
+from irg_mini.world.request import ALL_TAGS
+from irg_mini.world.request_sampling import DEFAULT_WEIGHTS
 from irg_mini.world.rules import satisfied, see
 from irg_mini.world.scene import pixel_box
 from irg_mini.world.sprites import Sprites
@@ -45,41 +45,34 @@ from irg_mini.world.vocabularies import find_vocabulary
 
 
 @dataclass(frozen=True)
-class DetectionConfig:
+class DetectorTrainingConfig(TrainingConfig):
     """How a detector is trained."""
 
-    out: Path = Path("runs/judge")
-    variant: str = "judge"
+    out: Path = Path("runs/label-detector")
+    variant: str = "label"
     """One of the named architectures (`irg_mini.world.detector.VARIANTS`)."""
     width: int | None = None
     """Width of the coarse blocks in place of the variant's own."""
     seed: int = 1
     steps: int = 3000
-    minutes: float | None = None
     batch: int = 32
     muon_lr: float = 0.02
-    adam_lr: float = 2e-3
-    warmup: int = 50
     cooldown: float = 0.6
-    softened_share: float = 0.75
-    pool: int = 8000
+    augmented_share: float = 0.75
     refresh: int = 3
+    """Images of the pool rendered anew in each step."""
     held_out: int = 600
     measured: int = 2000
     """Images on which its verdicts are compared with the truth at the end."""
-    threads: int = 1
     autoencoder: Path | None = None
     """Folder of a trained compact autoencoder; a third of the pool then goes through it."""
     vocab: str | tuple[str, ...] = "core"
-    """The vocabulary that it sees: core, geneval, full, or a list of nouns."""
-    init: Path | None = None
-    """Weights of the same variant to start from (a model.safetensors)."""
+    """The vocabulary that it detects: core, geneval, full, or a list of nouns."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.variant not in VARIANTS:
             raise ValueError(f"unknown variant {self.variant!r}; choose from {', '.join(VARIANTS)}")
-        if self.pool < self.batch:
-            raise ValueError(f"a pool of {self.pool} images cannot fill a batch of {self.batch}")
 
     @property
     def detector(self) -> DetectorConfig:
@@ -102,14 +95,14 @@ class Targets:
     box_T4: Tensor
 
 
-def targets_of(sights: list[Sight], shift: Shift, config: DetectorConfig, spread: float = 0.6) -> Targets:
+def targets_of(examples: list[LabeledImage], shift: Shift, config: DetectorConfig, spread: float = 0.6) -> Targets:
     """Targets for images moved by ``shift``; ``spread`` is in cells."""
     grid, names = config.grid, {name: index for index, name in enumerate(config.names)}
-    heat_BKgg = np.zeros((len(sights), len(names), grid, grid), np.float32)
+    heat_BKgg = np.zeros((len(examples), len(names), grid, grid), np.float32)
     centers = np.arange(grid) + 0.5
     cells, colors, boxes = [], [], []
-    for b, sight in enumerate(sights):
-        for thing in sight.things:
+    for b, example in enumerate(examples):
+        for thing in example.things:
             x0, y0, x1, y1 = (v / config.size for v in pixel_box(thing, config.size))
             x0, y0, x1, y1 = shift.box(b, (x0, y0, x1, y1))
             x, y = (x0 + x1) / 2 * grid, (y0 + y1) / 2 * grid
@@ -150,69 +143,49 @@ def detection_loss(maps: Maps, targets: Targets) -> dict[str, Tensor]:
 # ---------------------------------------------------------------------------------------------------------- trainer
 
 
-class Detection:
+class DetectorTraining(Training[Pool]):
     """One training run of a detector."""
 
-    def __init__(self, config: DetectionConfig) -> None:
-        self.config = config
+    config: DetectorTrainingConfig
+    max_grad_norm = 10.0
+
+    def __init__(self, config: DetectorTrainingConfig) -> None:
         torch.manual_seed(config.seed)
         self.detector = Detector(config.detector)
         self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.init is not None:
-            self.detector.load_state_dict(load_file(config.init))
-        self.optimizer = MuonAdamW(
-            self.detector.parameters(), config.muon_lr, config.adam_lr, adam_only=[self.detector.heads.weight]
-        )
-        self.pace = Pace(config.steps, config.minutes, config.warmup, config.cooldown)
-        self.step = 0
+        super().__init__(config, self.detector, adam_only=[self.detector.heads.weight])
 
-    def train_step(self, pool: Pool) -> dict[str, float]:
-        """One update on images drawn from the pool, which is refreshed a little."""
-        config = self.config
-        rng = np.random.default_rng([config.seed, self.step])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        pool.refresh(config.refresh)
-        sights = pool.draw(rng, config.batch)
-        x_B3HW = to_batch(sights)
-        shift = softened_part(x_B3HW, Softening(move=0.04, zoom=0.08), config.softened_share, generator)
-        self.detector.train()
-        losses = detection_loss(self.detector(x_B3HW), targets_of(sights, shift, self.detector.config))
-        self.optimizer.scale_rates(self.pace.factor(self.step))
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        nn.utils.clip_grad_norm_(self.detector.parameters(), 10.0)
-        self.optimizer.step()
-        self.step += 1
-        return {name: round(float(value.detach()), 4) for name, value in losses.items()}
+    def losses(self, data: Pool, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        data.refresh(self.config.refresh)
+        examples = data.draw(rng, self.config.batch)
+        x_B3HW = to_batch(examples)
+        shift = augmented_part(x_B3HW, Augmentation(move=0.04, zoom=0.08), self.config.augmented_share, generator)
+        return detection_loss(self.detector(x_B3HW), targets_of(examples, shift, self.detector.config))
 
-    def run(self, pool: Pool, log: Callable[[dict[str, Any]], None]) -> None:
-        """Train to the end of the schedule."""
-        self.pace.start(self.step)
-        while not self.pace.done(self.step):
-            losses = self.train_step(pool)
-            if self.step % 50 == 0:
-                log({"step": self.step, "steps": self.pace.steps, "seconds": self.pace.seconds} | losses)
-            if self.step % 100 == 0:
-                self.detector.save(self.config.out)
+    def catch_up(self, data: Pool) -> None:
+        data.refresh(self.config.refresh * self.step)
+
+    def export(self) -> None:
+        self.detector.save(self.config.out)
 
 
 # ------------------------------------------------------------------------------------------------------ calibration
 
 
-def calibrated(detector: Detector, sights: list[Sight], seed: int = 0) -> DetectorConfig:
+def calibrated(detector: Detector, examples: list[LabeledImage], seed: int = 0) -> DetectorConfig:
     """The detector's configuration with scores that are chances: of a peak at that height being a thing.
 
-    Peaks on softened images are matched with the truth (same class, boxes overlapping by 0.3), and a logistic curve
+    Peaks on augmented images are matched with the truth (same class, boxes overlapping by 0.3), and a logistic curve
     over their logits is fitted.
     """
     raw = Detector(replace(detector.config, score_slope=1.0, score_shift=0.0)).eval()
     raw.load_state_dict(detector.state_dict())
     generator = torch.Generator().manual_seed(seed)
     logits, right = [], []
-    for start in range(0, len(sights), 64):
-        part = sights[start : start + 64]
+    for start in range(0, len(examples), 64):
+        part = examples[start : start + 64]
         x_B3HW = to_batch(part)
-        shift = softened_part(x_B3HW, Softening(), 0.75, generator)
+        shift = augmented_part(x_B3HW, Augmentation(), 0.75, generator)
         images_BHW3 = ((x_B3HW + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         for b, seen in enumerate(raw.detect(images_BHW3, threshold=0.02)):
             size = detector.config.size
@@ -244,11 +217,11 @@ def agreement(
     detector: Detector,
     count: int,
     seed: int,
-    soften: Soften | None = None,
+    reconstruct: Reconstruct | None = None,
     sprites: Sprites | None = None,
     vocab: Vocab | None = None,
 ) -> dict[str, Any]:
-    """How often the verdict from the detector's eyes equals the true one, on correct and on corrupted scenes.
+    """How often the verdict from what the detector finds equals the true one, on correct and on corrupted scenes.
 
     Held-out requests; the corrupted half has at least one mistake made on purpose. Also per tag, and the share of
     things found with the right class and color.
@@ -264,7 +237,7 @@ def agreement(
         wanted.append(see(scene, detector.config.size))
         truths.append(satisfied(request, wanted[-1]))
         images.append(render(scene, detector.config.size, sprites))
-    images_BHW3 = np.stack(images) if soften is None else soften(np.stack(images))
+    images_BHW3 = np.stack(images) if reconstruct is None else reconstruct(np.stack(images))
     found = detector.detect(images_BHW3)
     agreed = np.array([satisfied(r, seen) == t for r, seen, t in zip(requests, found, truths, strict=True)])
     true = np.array(truths)
@@ -286,35 +259,26 @@ def agreement(
     }
 
 
-def main(config: DetectionConfig) -> None:
+def main(config: DetectorTrainingConfig) -> None:
     """Render the pool, train, calibrate, measure and save."""
-    from irg_mini.perception.autoencoder import softener
-
-    torch.set_num_threads(config.threads)
-    soften = None if config.autoencoder is None else softener(config.autoencoder)
-    run = Detection(config)
+    reconstruct = None if config.autoencoder is None else reconstruction(load_compact(config.autoencoder))
+    run = DetectorTraining(config)
     size = run.detector.config.size
-    pool = Pool(config.pool, 1000 * config.seed + 1, size, soften=soften, vocab=config.vocab)
-    held = Pool(config.held_out, 1000 * config.seed + 2, size, soften=soften, vocab=config.vocab)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with (config.out / "log.jsonl").open("w") as file:
-
-        def log(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-
-        run.run(pool, log)
-    detector = Detector(calibrated(run.detector, held.sights)).eval()
+    pool = Pool(config.pool, 1000 * config.seed + 1, size, reconstruct=reconstruct, vocab=config.vocab)
+    held = Pool(config.held_out, 1000 * config.seed + 2, size, reconstruct=reconstruct, vocab=config.vocab)
+    run.run(pool)
+    detector = Detector(calibrated(run.detector, held.examples)).eval()
     detector.load_state_dict(run.detector.state_dict())
     detector.save(config.out)
-    metrics = {"clean": agreement(detector, config.measured, 1000 * config.seed + 3, vocab=config.vocab)}
-    if soften is not None:
-        metrics["decoded"] = agreement(detector, config.measured, 1000 * config.seed + 3, soften, vocab=config.vocab)
+    seed, vocab = 1000 * config.seed + 3, config.vocab
+    metrics = {"clean": agreement(detector, config.measured, seed, vocab=vocab)}
+    if reconstruct is not None:
+        metrics["decoded"] = agreement(detector, config.measured, seed, reconstruct, vocab=vocab)
     description = {"steps": run.step, "training": {k: str(v) for k, v in asdict(config).items()}}
-    (config.out / "metrics.json").write_text(json.dumps(description | metrics, indent=1) + "\n")
+    write_json(config.out / "metrics.json", description | metrics)
 
 
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(DetectionConfig))
+    main(tyro.cli(DetectorTrainingConfig))

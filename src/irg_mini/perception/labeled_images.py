@@ -1,8 +1,8 @@
-"""Labeled images of the mini world for training what looks at images, and how they are made harder to see.
+"""Labeled images of the mini world for training encoders and detectors, and their augmentation.
 
 A generator's images are soft, wobbly and slightly off in color, and sometimes hold shapes that are no thing at all.
-``sample_sight`` renders scenes with such half-things, which are *not* among the labels; ``Softening`` makes whole
-batches look drawn rather than rendered.
+``sample_example`` renders scenes with such half-things, which are *not* among the labels; ``Augmentation`` makes whole
+batches look generated rather than rendered.
 
 Legend: B images; H, W pixels.
 """
@@ -17,39 +17,39 @@ from torch import Tensor
 
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.classes import COLORLESS_CLASSES, COLORS, object_class
-from irg_mini.world.layout import sample_pair
-from irg_mini.world.render import SPOILINGS, degrade, render
+from irg_mini.world.placement import sample_pair
+from irg_mini.world.render import DEGRADATIONS, degrade, render
 from irg_mini.world.scene import Box, Scene, Thing, pixel_box
 from irg_mini.world.sprites import Sprites
 from irg_mini.world.vocabularies import find_vocabulary
 
-Soften = Callable[[np.ndarray], np.ndarray]
+Reconstruct = Callable[[np.ndarray], np.ndarray]
 """uint8 images [B, H, W, 3] -> the same as a generator's decoder would give them back."""
 Vocab = str | Sequence[str]
 """A vocabulary's name, or nouns."""
 
 
 @dataclass(frozen=True)
-class Sight:
+class LabeledImage:
     """An image (uint8 [H, W, 3]), the things that can be recognized in it, and the scene it came from."""
 
     image: np.ndarray
     things: tuple[Thing, ...]
     scene: Scene
-    spoiling: str | None = None
-    """Which of the world's ways of spoiling a whole image was applied."""
+    degradation: str | None = None
+    """"""
 
 
-def sample_sight(
+def sample_example(
     rng: np.random.Generator,
     size: int = 96,
-    mush_share: float = 0.25,
+    unrecognizable_share: float = 0.25,
     sprites: Sprites | None = None,
     vocab: Vocab | None = None,
-) -> Sight:
-    """A random image of the world; in ``mush_share`` of them one thing is spoiled beyond recognition.
+) -> LabeledImage:
+    """A random image of the world; in ``unrecognizable_share`` of them one thing is changed beyond recognition.
 
-    Requests of both splits are drawn, since who looks at images must know every combination.
+    Requests of both splits are drawn: an encoder must know every combination.
     """
     scene = random_scene(rng, vocab, held_out=0.3)
     if rng.random() < 0.5:
@@ -61,9 +61,9 @@ def sample_sight(
         return render(drawn, size, sprites, np.random.default_rng(look))
 
     image = draw(scene)
-    if not scene.things or rng.random() >= mush_share:
-        return Sight(image, scene.things, scene)
-    return _with_mush(rng, scene, image, draw, vocab)
+    if not scene.things or rng.random() >= unrecognizable_share:
+        return LabeledImage(image, scene.things, scene)
+    return _with_unrecognizable(rng, scene, image, draw, vocab)
 
 
 def random_scene(rng: np.random.Generator, vocab: Vocab | None, held_out: float = 0.0) -> Scene:
@@ -90,13 +90,13 @@ def color_of(thing: Thing) -> int:
     return len(COLORS) if color is None else COLORS.index(color)
 
 
-def _with_mush(
+def _with_unrecognizable(
     rng: np.random.Generator,
     scene: Scene,
     image: np.ndarray,
     draw: Callable[[Scene], np.ndarray],
     vocab: Vocab | None,
-) -> Sight:
+) -> LabeledImage:
     index = int(rng.integers(len(scene.things)))
     victim = scene.things[index]
     others = scene.things[:index] + scene.things[index + 1 :]
@@ -105,7 +105,7 @@ def _with_mush(
     if kind == 0:  # faint, yet there
         weight = rng.uniform(0.75, 0.95)
         mixed = weight * image + (1 - weight) * without
-        return Sight(mixed.astype(np.uint8), scene.things, scene)
+        return LabeledImage(mixed.astype(np.uint8), scene.things, scene)
     if kind == 1:  # too faint to count
         weight = rng.uniform(0.1, 0.4)
         mixed = weight * image + (1 - weight) * without
@@ -113,12 +113,12 @@ def _with_mush(
         names = find_vocabulary(vocab).nouns
         double = replace(victim, name=names[int(rng.integers(len(names)))])
         if double.name == victim.name:
-            return Sight(image, scene.things, scene)
+            return LabeledImage(image, scene.things, scene)
         weight = rng.uniform(0.4, 0.6)
         mixed = weight * image + (1 - weight) * draw(replace(scene, things=(*others, double)))
     else:
         mixed = _scrambled(rng, image, victim, smear=kind == 3)
-    return Sight(mixed.clip(0, 255).astype(np.uint8), others, scene)
+    return LabeledImage(mixed.clip(0, 255).astype(np.uint8), others, scene)
 
 
 def _scrambled(rng: np.random.Generator, image: np.ndarray, victim: Thing, smear: bool) -> np.ndarray:
@@ -142,9 +142,9 @@ def _scrambled(rng: np.random.Generator, image: np.ndarray, victim: Thing, smear
 
 
 class Pool:
-    """Rendered sights that training draws from, and that are slowly replaced by new ones.
+    """Rendered images that training draws from, and that are slowly replaced by new ones.
 
-    A third of the first ones goes through ``soften`` (an autoencoder's reconstruction) when there is one.
+    Every third of the first ones goes through ``reconstruct`` (an autoencoder) when there is one.
     """
 
     def __init__(
@@ -152,51 +152,52 @@ class Pool:
         count: int,
         seed: int,
         size: int = 96,
-        mush_share: float = 0.25,
-        spoiled_share: float = 0.0,
-        soften: Soften | None = None,
+        unrecognizable_share: float = 0.25,
+        degraded_share: float = 0.0,
+        reconstruct: Reconstruct | None = None,
         sprites: Sprites | None = None,
         vocab: Vocab | None = None,
     ) -> None:
-        self.seed, self.size, self.mush_share, self.spoiled_share = seed, size, mush_share, spoiled_share
-        self.sprites, self.vocab = sprites, vocab
-        self.made = 0
-        self.sights: list[Sight] = [self._make() for _ in range(count)]
-        if soften is not None:
-            softened = range(0, count, 3)
-            images_BHW3 = soften(np.stack([self.sights[i].image for i in softened]))
-            for i, image in zip(softened, images_BHW3, strict=True):
-                self.sights[i] = replace(self.sights[i], image=image)
+        self.seed, self.size, self.sprites, self.vocab = seed, size, sprites, vocab
+        self.unrecognizable_share, self.degraded_share = unrecognizable_share, degraded_share
+        self.made = count
+        self.examples: list[LabeledImage] = [self._make(number) for number in range(count)]
+        if reconstruct is not None:
+            reconstructed = range(0, count, 3)
+            images_BHW3 = reconstruct(np.stack([self.examples[i].image for i in reconstructed]))
+            for i, image in zip(reconstructed, images_BHW3, strict=True):
+                self.examples[i] = replace(self.examples[i], image=image)
 
-    def _make(self) -> Sight:
-        rng = np.random.default_rng([self.seed, self.made])
-        self.made += 1
-        sight = sample_sight(rng, self.size, self.mush_share, self.sprites, self.vocab)
-        if rng.random() < self.spoiled_share:
-            how = SPOILINGS[int(rng.integers(len(SPOILINGS)))]
-            sight = replace(sight, image=degrade(sight.image, rng, how), spoiling=how)
-        return sight
+    def _make(self, number: int) -> LabeledImage:
+        rng = np.random.default_rng([self.seed, number])
+        example = sample_example(rng, self.size, self.unrecognizable_share, self.sprites, self.vocab)
+        if rng.random() < self.degraded_share:
+            how = DEGRADATIONS[int(rng.integers(len(DEGRADATIONS)))]
+            example = replace(example, image=degrade(example.image, rng, how), degradation=how)
+        return example
 
     def refresh(self, count: int) -> None:
-        """Replace the ``count`` oldest rendered images (softened ones stay: they cost more)."""
-        for _ in range(count):
-            place = self.made % len(self.sights)
+        """Replace the ``count`` oldest rendered images (reconstructed ones stay: they cost more).
+
+        Refreshing at once leaves the same images as refreshing little by little, each rendered only once.
+        """
+        latest = {number % len(self.examples): number for number in range(self.made, self.made + count)}
+        for place, number in latest.items():
             if place % 3:
-                self.sights[place] = self._make()
-            else:
-                self.made += 1
+                self.examples[place] = self._make(number)
+        self.made += count
 
-    def draw(self, rng: np.random.Generator, batch: int) -> list[Sight]:
-        """Random sights."""
-        return [self.sights[i] for i in rng.integers(len(self.sights), size=batch)]
+    def draw(self, rng: np.random.Generator, batch: int) -> list[LabeledImage]:
+        """A random batch."""
+        return [self.examples[i] for i in rng.integers(len(self.examples), size=batch)]
 
 
-def to_batch(sights: list[Sight]) -> Tensor:
+def to_batch(examples: list[LabeledImage]) -> Tensor:
     """Their images, float32 [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.stack([sight.image for sight in sights])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-# -------------------------------------------------------------------------------------------------------- softening
+# ----------------------------------------------------------------------------------------------------- augmentation
 
 
 @dataclass(frozen=True)
@@ -217,18 +218,18 @@ class Shift:
         return *self(index, (x0, y0)), *self(index, (x1, y1))
 
 
-def softened_part(x_B3HW: Tensor, softening: "Softening", share: float, generator: torch.Generator) -> Shift:
-    """Soften the first ``share`` of a batch in place; where the points of all its images are now."""
+def augmented_part(x_B3HW: Tensor, augmentation: "Augmentation", share: float, generator: torch.Generator) -> Shift:
+    """Augment the first ``share`` of a batch in place; where the points of all its images are now."""
     batch, count = len(x_B3HW), round(share * len(x_B3HW))
     scale_B, offset_B2 = np.ones(batch), np.zeros((batch, 2))
     if count:
-        x_B3HW[:count], moved = softening(x_B3HW[:count], generator)
+        x_B3HW[:count], moved = augmentation(x_B3HW[:count], generator)
         scale_B[:count], offset_B2[:count] = moved.scale_B, moved.offset_B2
     return Shift(scale_B, offset_B2)
 
 
 @dataclass(frozen=True)
-class Softening:
+class Augmentation:
     """Random changes to a batch that leave its things recognizable: wobble, blur, ghosts, noise, color."""
 
     move: float = 0.03

@@ -1,4 +1,4 @@
-"""The pace of a small training run: warm-up, constant, linear cool-down, over a number of steps or of minutes."""
+"""The schedule of a small training run: warm-up, constant, linear cool-down, over a number of steps or of minutes."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ TIMED_STEPS = 20
 
 
 @dataclass
-class Pace:
+class Schedule:
     """A learning-rate schedule whose length may be given as a wall-clock budget."""
 
     steps: int

@@ -1,8 +1,8 @@
-"""Supervised pre-training of a small image reader on the mini world: what SigLIP's pre-training is to BAGEL.
+"""Supervised pre-training of a small ViT on the mini world: what SigLIP's pre-training is to BAGEL.
 
-Linear heads on every patch's feature must tell what stands where; they are dropped afterwards. The patch that holds a
-thing's center tells its class, color, size and place on the world's grid; every patch tells which class and color
-covers it, the background and what is wrong with the image. So each feature a language model later reads already says,
+Linear heads on every patch's feature predict what stands where; they are dropped afterwards. The patch that holds a
+thing's center predicts its class, color, size and place on the world's grid; every patch predicts which class and color
+covers it, the background and how the image is degraded. So each feature a language model later reads already says,
 linearly, what a sentence about the image needs.
 
 Run: ``python -m irg_mini.perception.vit --out DIR --minutes 10``
@@ -11,8 +11,6 @@ Legend: B images; P patches of all images; N patches of one image; S patches a s
 C features; M images in the pool; H, W pixels.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,65 +18,57 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from irg.learning.optim import MuonAdamW
+from irg.files import write_bytes, write_json
 from irg.model.network.config import VitConfig
 from irg.model.network.vit import VisionTransformer
+from irg_mini.perception.autoencoder import load_compact, reconstruction
 from irg_mini.perception.labeled_images import (
+    Augmentation,
+    LabeledImage,
     Pool,
     Shift,
-    Sight,
-    Softening,
+    augmented_part,
     background_index,
     color_of,
-    softened_part,
     to_batch,
 )
-from irg_mini.perception.schedule import Pace
+from irg_mini.perception.training import Training, TrainingConfig, weights_of
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.classes import COLORS, GRID, SIZES, classes
-from irg_mini.world.render import SPOILINGS
+from irg_mini.world.render import DEGRADATIONS
 
 NOTHING = -100  # what cross_entropy leaves out
 
 
 @dataclass(frozen=True)
-class VitPretrainingConfig:
-    """How an image reader is pre-trained."""
+class VitTrainingConfig(TrainingConfig):
+    """How a ViT is pre-trained."""
 
     out: Path = Path("runs/vit")
     vit: VitConfig = field(default_factory=lambda: VitConfig(192, 576, 4, 6, patch_size=12, image_size=96))
     steps: int = 5000
-    minutes: float | None = None
     batch: int = 48
-    muon_lr: float = 0.015
-    adam_lr: float = 2e-3
-    warmup: int = 50
-    cooldown: float = 0.5
-    softened_share: float = 0.7
-    spoiled_share: float = 0.12
-    pool: int = 8000
+    augmented_share: float = 0.7
+    degraded_share: float = 0.12
     refresh: int = 4
     """Images of the pool rendered anew in each step."""
-    held_out: int = 512
-    seed: int = 0
-    threads: int = 1
+    save_every: int = 500
     autoencoder: Path | None = None
     """Folder of a trained compact autoencoder; a share of the pool then goes through it."""
     init: Path | None = None
-    """Weights of a reader to start from (a model.safetensors)."""
+    """Weights of a ViT to start from (a model.safetensors)."""
     vocab: str = "core"
     """The vocabulary of the images: core, geneval or full."""
     low_precision: bool = False
     """Matrix products in bfloat16: twice as fast on CPUs that have units for it, far slower on others."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.vit.image_size % self.vit.patch_size:
-            raise ValueError("the reader's image size must be a multiple of its patch size")
-        if self.pool < self.batch:
-            raise ValueError(f"a pool of {self.pool} images cannot fill a batch of {self.batch}")
+            raise ValueError("the ViT's image size must be a multiple of its patch size")
 
     @property
     def side(self) -> int:
@@ -89,7 +79,7 @@ class VitPretrainingConfig:
 # ---------------------------------------------------------------------------------------------------------- targets
 
 CENTER_HEADS = ("class", "color", "size", "col", "row")
-"""What the patch that holds a thing's center tells; the last class is "no center here", asked of every patch."""
+"""What the patch that holds a thing's center predicts; the last class is "no center here", predicted by every patch."""
 
 
 def heads(vocab: str = "core") -> dict[str, int]:
@@ -100,24 +90,26 @@ def heads(vocab: str = "core") -> dict[str, int]:
         "cover": len(classes(vocab)) + 1,
         "cover_color": len(COLORS) + 2,
         "background": len(BACKGROUNDS),
-        "quality": len(SPOILINGS) + 1,
+        "quality": len(DEGRADATIONS) + 1,
     }
 
 
-def targets_of(sights: list[Sight], shift: Shift, side: int, vocab: str = "core") -> dict[str, Tensor]:
-    """Right answers, int64 [P] for each head; ``NOTHING`` where a patch is not asked."""
+def targets_of(examples: list[LabeledImage], shift: Shift, side: int, vocab: str = "core") -> dict[str, Tensor]:
+    """Right answers, int64 [P] for each head; ``NOTHING`` where a patch predicts nothing."""
     names = {name: index for index, name in enumerate(classes(vocab))}
-    shape = (len(sights), side, side)
+    shape = (len(examples), side, side)
     counts = heads(vocab)
     answers = {name: np.full(shape, NOTHING, np.int64) for name in counts}
     for name in ("class", "cover", "cover_color"):
         answers[name][:] = counts[name] - 1
-    for b, sight in enumerate(sights):
-        answers["background"][b] = background_index(sight.scene)
-        answers["quality"][b] = len(SPOILINGS) if sight.spoiling is None else SPOILINGS.index(sight.spoiling)
+    for b, example in enumerate(examples):
+        answers["background"][b] = background_index(example.scene)
+        answers["quality"][b] = (
+            len(DEGRADATIONS) if example.degradation is None else DEGRADATIONS.index(example.degradation)
+        )
         nearest = np.full((side, side), np.inf)
         covered = np.full((side, side), 0.3)
-        for thing in sight.things:
+        for thing in example.things:
             x0, y0, x1, y1 = shift.box(b, thing.box)
             share = np.outer(_inside(y0, y1, side), _inside(x0, x1, side))
             mine = share > covered
@@ -126,16 +118,16 @@ def targets_of(sights: list[Sight], shift: Shift, side: int, vocab: str = "core"
             x, y = shift(b, ((thing.col + 0.5) / GRID, (thing.row + 0.5) / GRID))
             patch = (min(side - 1, max(0, int(y * side))), min(side - 1, max(0, int(x * side))))
             distance = (y * side - patch[0] - 0.5) ** 2 + (x * side - patch[1] - 0.5) ** 2
-            if distance < nearest[patch]:  # where two centers share a patch, it tells of the more central one
+            if distance < nearest[patch]:  # where two centers share a patch, it predicts the more central one
                 nearest[patch] = distance
-                told = (
+                center = (
                     names[thing.name],
                     color_of(thing),
                     list(SIZES).index(thing.size),
                     min(GRID - 1, max(0, int(x * GRID))),
                     min(GRID - 1, max(0, int(y * GRID))),
                 )
-                for head, answer in zip(CENTER_HEADS, told, strict=True):
+                for head, answer in zip(CENTER_HEADS, center, strict=True):
                     answers[head][b][patch] = answer
     return {name: torch.from_numpy(values.reshape(-1)) for name, values in answers.items()}
 
@@ -185,23 +177,29 @@ def to_patches(x_B3HW: Tensor, patch: int) -> Tensor:
 
 
 def batch_of(
-    sights: list[Sight], config: VitPretrainingConfig, generator: torch.Generator, share: float
+    examples: list[LabeledImage], config: VitTrainingConfig, generator: torch.Generator, share: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Patches [P, D] of a batch, ``share`` of it softened, and the right answers."""
-    x_B3HW = to_batch(sights)
+    """Patches [P, D] of a batch, ``share`` of it augmented, and the right answers."""
+    x_B3HW = to_batch(examples)
     # Small moves only: what the world puts on a grid place should still be read as that place.
-    shift = softened_part(x_B3HW, Softening(move=0.02, zoom=0.03), share, generator)
-    return to_patches(x_B3HW, config.vit.patch_size), targets_of(sights, shift, config.side, config.vocab)
+    shift = augmented_part(x_B3HW, Augmentation(move=0.02, zoom=0.03), share, generator)
+    return to_patches(x_B3HW, config.vit.patch_size), targets_of(examples, shift, config.side, config.vocab)
 
 
 # ---------------------------------------------------------------------------------------------------------- trainer
 
 
-class VitPretraining:
-    """One pre-training run: the reader, its heads and their optimizer."""
+class VitTraining(Training[Pool]):
+    """One pre-training run: the ViT and its heads.
 
-    def __init__(self, config: VitPretrainingConfig) -> None:
-        self.config = config
+    Args:
+        held: images that it is measured on when weights are saved.
+    """
+
+    config: VitTrainingConfig
+    max_grad_norm = 5.0
+
+    def __init__(self, config: VitTrainingConfig, held: Pool | None = None) -> None:
         torch.manual_seed(config.seed)
         self.vit = VisionTransformer(config.vit)
         for parameter in self.vit.parameters():
@@ -210,15 +208,10 @@ class VitPretraining:
         if config.init is not None:
             self.vit.load_state_dict(load_file(config.init))
         self.heads = Heads(config.vit.hidden_size, config.vocab)
+        self.held = held
         position = self.vit.vision_model.embeddings.position_embedding.weight
-        self.optimizer = MuonAdamW(
-            [*self.vit.parameters(), *self.heads.parameters()],
-            muon_lr=config.muon_lr,
-            adam_lr=config.adam_lr,
-            adam_only=[position, self.heads.linear.weight],
-        )
-        self.pace = Pace(config.steps, config.minutes, config.warmup, config.cooldown)
-        self.step = 0
+        network = nn.ModuleDict({"vit": self.vit, "heads": self.heads})
+        super().__init__(config, network, adam_only=[position, self.heads.linear.weight])
 
     def logits(self, patches_PD: Tensor) -> dict[str, Tensor]:
         """Answers of every patch of equally large images."""
@@ -227,98 +220,69 @@ class VitPretraining:
         cells_P = torch.arange(count).repeat(images)
         return self.heads(self.vit(patches_PD, cells_P, [count] * images))
 
-    def train_step(self, pool: Pool) -> dict[str, float]:
-        """One update on images drawn from the pool, which is refreshed a little."""
+    def losses(self, data: Pool, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         config = self.config
-        rng = np.random.default_rng([config.seed, self.step])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        pool.refresh(config.refresh)
-        patches_PD, targets = batch_of(pool.draw(rng, config.batch), config, generator, config.softened_share)
-        self.optimizer.scale_rates(self.pace.factor(self.step))
+        data.refresh(config.refresh)
+        patches_PD, targets = batch_of(data.draw(rng, config.batch), config, generator, config.augmented_share)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.low_precision):
             logits = self.logits(patches_PD)
-        losses = pretraining_loss({name: values.float() for name, values in logits.items()}, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        nn.utils.clip_grad_norm_([*self.vit.parameters(), *self.heads.parameters()], 5.0)
-        self.optimizer.step()
-        self.step += 1
-        return {name: round(float(value.detach()), 4) for name, value in losses.items()}
+        return pretraining_loss({name: values.float() for name, values in logits.items()}, targets)
+
+    def catch_up(self, data: Pool) -> None:
+        data.refresh(self.config.refresh * self.step)
+
+    def validate(self) -> dict[str, Any]:
+        """Measure on clean and on augmented held-out images; also written to metrics.json."""
+        if self.held is None:
+            return {}
+        clean, augmented = (self.measure(self.held, augmented) for augmented in (False, True))
+        metrics = {"seconds": self.schedule.seconds, "clean": clean, "augmented": augmented}
+        write_json(self.config.out / "metrics.json", {"step": self.step} | metrics)
+        return metrics
 
     @torch.no_grad()
-    def measure(self, pool: Pool, softened: bool) -> dict[str, float]:
-        """Shares of right answers on a pool: at true centers, and centers found and falsely seen."""
+    def measure(self, pool: Pool, augmented: bool) -> dict[str, float]:
+        """Shares of right answers on a pool: at true centers, and centers found and falsely found."""
         generator = torch.Generator().manual_seed(1)
         names = list(self.heads.answers)
         logits: dict[str, list[Tensor]] = {name: [] for name in names}
         targets: dict[str, list[Tensor]] = {name: [] for name in names}
-        for start in range(0, len(pool.sights), 64):
-            part = pool.sights[start : start + 64]
-            patches_PD, answers = batch_of(part, self.config, generator, share=1.0 if softened else 0.0)
+        for start in range(0, len(pool.examples), 64):
+            part = pool.examples[start : start + 64]
+            patches_PD, answers = batch_of(part, self.config, generator, share=1.0 if augmented else 0.0)
             for name, values in self.logits(patches_PD).items():
                 logits[name].append(values.argmax(dim=-1))
                 targets[name].append(answers[name])
-        told = {name: torch.cat(values) for name, values in logits.items()}
+        predicted = {name: torch.cat(values) for name, values in logits.items()}
         true = {name: torch.cat(values) for name, values in targets.items()}
-        right = {name: (told[name] == true[name])[true[name] != NOTHING].float().mean().item() for name in names}
+        right = {name: (predicted[name] == true[name])[true[name] != NOTHING].float().mean().item() for name in names}
         none = self.heads.answers["class"] - 1
-        center_P, seen_P = true["class"] != none, told["class"] != none
-        right["class"] = (told["class"] == true["class"])[center_P].float().mean().item()
-        right["place"] = ((told["col"] == true["col"]) & (told["row"] == true["row"]))[center_P].float().mean().item()
-        right["centres_found"] = seen_P[center_P].float().mean().item()
-        right["false_centres"] = (seen_P & ~center_P).sum().item() / max(1, int(center_P.sum()))
+        center_P, found_P = true["class"] != none, predicted["class"] != none
+        right["class"] = (predicted["class"] == true["class"])[center_P].float().mean().item()
+        same_place_P = (predicted["col"] == true["col"]) & (predicted["row"] == true["row"])
+        right["place"] = same_place_P[center_P].float().mean().item()
+        right["centers_found"] = found_P[center_P].float().mean().item()
+        right["false_centers"] = (found_P & ~center_P).sum().item() / max(1, int(center_P.sum()))
         return {name: round(value, 4) for name, value in right.items()}
 
-    def save(self, metrics: dict[str, Any]) -> None:
-        """Write the reader's weights (no heads), its configuration and what was measured."""
-        out = self.config.out
-        out.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().contiguous() for name, value in self.vit.state_dict().items()}
-        save_file(state, out / "model.safetensors")
-        (out / "config.json").write_text(json.dumps(asdict(self.config.vit), indent=1) + "\n")
-        (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-
-    def run(self, pool: Pool, held: Pool, log: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Train to the end of the schedule, measure and save."""
-        self.pace.start(self.step)
-        while not self.pace.done(self.step):
-            losses = self.train_step(pool)
-            if self.step % 50 == 0:
-                log({"step": self.step, "steps": self.pace.steps, "seconds": self.pace.seconds} | losses)
-            if self.step % 500 == 0:
-                log(self._measured(held))
-        metrics = self._measured(held)
-        log(metrics)
-        return metrics
-
-    def _measured(self, held: Pool) -> dict[str, Any]:
-        """Measure on clean and softened held-out images, and save."""
-        metrics: dict[str, Any] = {"step": self.step, "seconds": self.pace.seconds}
-        metrics |= {"clean": self.measure(held, softened=False), "softened": self.measure(held, softened=True)}
-        self.save(metrics)
-        return metrics
+    def export(self) -> None:
+        """Write the ViT's weights (no heads) and its configuration."""
+        write_bytes(self.config.out / "model.safetensors", save(weights_of(self.vit)))
+        write_json(self.config.out / "config.json", asdict(self.config.vit))
 
 
-def main(config: VitPretrainingConfig) -> None:
+def main(config: VitTrainingConfig) -> None:
     """Render the pools, then pre-train."""
-    from irg_mini.perception.autoencoder import softener
-
-    torch.set_num_threads(config.threads)
-    soften = None if config.autoencoder is None else softener(config.autoencoder)
+    reconstruct = None if config.autoencoder is None else reconstruction(load_compact(config.autoencoder))
     size = config.vit.image_size
-    pool = Pool(config.pool, config.seed + 1, size, 0.15, config.spoiled_share, soften, vocab=config.vocab)
-    held = Pool(config.held_out, config.seed + 2, size, 0.15, config.spoiled_share, vocab=config.vocab)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with (config.out / "log.jsonl").open("w") as file:
-
-        def log(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-
-        VitPretraining(config).run(pool, held, log)
+    pool = Pool(config.pool, config.seed + 1, size, 0.15, config.degraded_share, reconstruct, vocab=config.vocab)
+    held = Pool(config.held_out, config.seed + 2, size, 0.15, config.degraded_share, vocab=config.vocab)
+    training = VitTraining(config, held)
+    training.run(pool)
+    training.log(training.validate())
 
 
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(VitPretrainingConfig))
+    main(tyro.cli(VitTrainingConfig))

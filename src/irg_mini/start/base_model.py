@@ -1,4 +1,4 @@
-"""The starting point of irg-mini: its tokenizer, and a model folder with fresh weights around the trained eyes.
+"""The starting point of irg-mini: its tokenizer, and a model folder with fresh weights around the trained encoders.
 
 ``python -m irg_mini.start.base_model --autoencoder DIR --vit DIR --out DIR`` puts a folder together that
 ``irg train`` starts from.
@@ -70,8 +70,8 @@ def train_tokenizer(seed: int = 0, texts: int = 20_000, vocabulary: int = 1024, 
     return TextTokenizer(tokenizer)
 
 
-def example_thoughts(vocab: str = "core", pairs: int = 8, seed: int = 0) -> tuple[str, ...]:
-    """Thoughts and reflections of the mini world's form, every second of these finding nothing wrong."""
+def example_texts(vocab: str = "core", pairs: int = 8, seed: int = 0) -> tuple[str, ...]:
+    """Thinking and reflections in the mini world's form; every second reflection finds nothing wrong."""
     rng, texts = np.random.default_rng([seed, 31]), list[str]()
     for number in range(pairs):
         request, scene = world.sample_pair(rng, vocab=vocab, background=0.3)
@@ -117,7 +117,7 @@ def assemble(start: Start) -> Path:
     out = Path(start.out)
     save_model(out, config, model, autoencoder)
     tokenizer.tokenizer.save(str(out / "tokenizer.json"))
-    replace(PROFILE, forms=example_thoughts()).save(out)
+    replace(PROFILE, forms=example_texts()).save(out)
     return out
 
 

@@ -4,8 +4,8 @@
 
 What is kept: every weight of the network. What is made anew: the tokenizer, if asked for (a token that the old one had
 keeps its embedding, another begins as the mean of the old tokens that spell it), and the table of places in an image,
-which is stretched: a token of the larger image gets the features of the same place in the smaller one. A new reader
-of images gets a connector that begins by saying in words what it sees (:mod:`irg_mini.start.connector`).
+which is interpolated: a token of the larger image gets the features of the same place in the smaller one. A new ViT
+gets a connector that maps each patch to the words for what it holds (:mod:`irg_mini.start.connector`).
 """
 
 from dataclasses import dataclass, replace
@@ -24,9 +24,9 @@ from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.sequence.images import ResizeRule
 from irg_mini import world
-from irg_mini.perception.autoencoder import through
-from irg_mini.perception.labeled_images import Pool, Soften
-from irg_mini.start.base_model import example_thoughts, train_tokenizer
+from irg_mini.perception.autoencoder import reconstruction
+from irg_mini.perception.labeled_images import Pool, Reconstruct
+from irg_mini.start.base_model import example_texts, train_tokenizer
 from irg_mini.start.connector import fit_connector
 
 
@@ -42,9 +42,9 @@ class Enlargement:
     words: int | None = None
     """Tokens of a new vocabulary; default: the model keeps its own."""
     vit: str | None = None
-    """A folder with a pre-trained image reader to put in (model.safetensors)."""
+    """A folder with a pre-trained ViT to put in (model.safetensors)."""
     images: int = 3000
-    """Rendered images that a new reader's connector is fitted on."""
+    """Rendered images that a new ViT's connector is fitted on."""
     sprites: Literal["fluent", "builtin"] = "fluent"
     max_think_tokens: int = 320
     seed: int = 0
@@ -54,14 +54,14 @@ class Enlargement:
             raise ValueError(f"images must be at least 10, got {self.images}")
 
 
-def stretched_places(side: int, old: int, hidden: int) -> Tensor:
+def interpolated_places(side: int, old: int, hidden: int) -> Tensor:
     """Position features of a ``side`` x ``side`` image in the terms of one of ``old`` tokens a side, [side^2, C]."""
     index = torch.arange(side * side)
     places = [(axis + 0.5) * (old / side) - 0.5 for axis in (index % side, index // side)]
     return sincos_rows(places[0], places[1], hidden)
 
 
-def carried_over(rows_VC: Tensor, old: TextTokenizer, new: TextTokenizer) -> Tensor:
+def resized_vocabulary(rows_VC: Tensor, old: TextTokenizer, new: TextTokenizer) -> Tensor:
     """One row for each token of the new vocabulary: the old row of that very token, or the mean of those that spell
     it."""
     size = new.tokenizer.get_vocab_size()
@@ -81,13 +81,13 @@ def enlarge(options: Enlargement) -> Path:
 
     Raises:
         ValueError: there is no such model, or ``size`` is no multiple of its stride or beyond its table of places, or
-            the sprites that a new reader is shown are missing.
+            the sprites that a new ViT's connector needs are missing.
     """
     folder, out = Path(options.model), Path(options.out)
     loaded = load_model(folder, dtype=torch.float32)
     before, profile = loaded.config, read_profile(folder)
     if profile is None or "width" not in profile.settings:
-        raise ValueError(f"{folder}: its irg.json does not tell the size of its images")
+        raise ValueError(f"{folder}: its irg.json has no size of its images")
     if options.size % before.image_stride or options.size > before.max_image_size:
         raise ValueError(
             f"size {options.size} must be a multiple of {before.image_stride} and at most {before.max_image_size}"
@@ -98,30 +98,39 @@ def enlarge(options: Enlargement) -> Path:
     model = UnifiedModel(config)
     state = loaded.model.state_dict()
     for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
-        state[name] = carried_over(state[name], old, new)
+        state[name] = resized_vocabulary(state[name], old, new)
     side, was = options.size // config.image_stride, int(profile.settings["width"]) // config.image_stride
-    if side != was:  # a table that was stretched before is not made straight again
-        places = stretched_places(side, was, config.decoder.hidden_size)
+    if side != was:  # an interpolated table stays as it is
+        places = interpolated_places(side, was, config.decoder.hidden_size)
         table = state["latent_pos_embed.pos_embed"].clone().view(config.max_latent_size, config.max_latent_size, -1)
         table[:side, :side] = places.view(side, side, -1)
         state["latent_pos_embed.pos_embed"] = table.flatten(0, 1)
     model.load_state_dict(state)
     if options.vit is not None:
-        _put_reader_in(model, Path(options.vit), new, through(loaded.autoencoder), options)
+        _set_vit(model, Path(options.vit), new, reconstruction(loaded.autoencoder), options)
     save_model(out, config, model, loaded.autoencoder)
     new.tokenizer.save(str(out / "tokenizer.json"))
     _profile(profile, options).save(out)
     return out
 
 
-def _put_reader_in(model: UnifiedModel, vit: Path, words: TextTokenizer, soften: Soften, options: Enlargement) -> None:
-    """A new reader of images, and a connector that says what it sees."""
+def _set_vit(
+    model: UnifiedModel, vit: Path, words: TextTokenizer, reconstruct: Reconstruct, options: Enlargement
+) -> None:
+    """A new ViT, and a connector fitted to it."""
     model.vit_model.load_state_dict(load_file(vit / "model.safetensors"))
     sprites = world.load_sprites(options.sprites)
     known = [name for name in world.classes(options.vocab) if name in sprites.images]
     size = model.config.vit.image_size
     pool = Pool(
-        options.images, 77, size, mush_share=0.1, spoiled_share=0.1, soften=soften, sprites=sprites, vocab=known
+        options.images,
+        77,
+        size,
+        unrecognizable_share=0.1,
+        degraded_share=0.1,
+        reconstruct=reconstruct,
+        sprites=sprites,
+        vocab=known,
     )
     named = fit_connector(model, words, options.vocab, pool)
     print(f"The connector names the places of {100 * named:.0f} % of things in images it was not fitted on.")
@@ -138,7 +147,7 @@ def _config(before: ModelConfig, options: Enlargement, tokenizer: TextTokenizer)
 
 def _profile(profile: Profile, options: Enlargement) -> Profile:
     changed = {"height": options.size, "width": options.size, "max_think_tokens": options.max_think_tokens}
-    return replace(profile, settings=profile.settings | changed, forms=example_thoughts(options.vocab))
+    return replace(profile, settings=profile.settings | changed, forms=example_texts(options.vocab))
 
 
 if __name__ == "__main__":

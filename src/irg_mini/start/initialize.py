@@ -1,7 +1,7 @@
-"""A fresh small model: random weights arranged so that text finds its place in the image early.
+"""A fresh small model: random weights arranged so that image tokens attend early to the words that name their place.
 
 Nothing here changes the network; it is BAGEL's. But at a few thousand steps a plain random start hardly learns to
-listen to its text, so three things that training would have to discover are given at the start:
+use its text, so three things that training would have to discover are given at the start:
 
 1. a word that names a place, "(3,7)", starts as the position table's own features of that place;
 2. in some heads the query of an image token and the key of a text or image token are the same projection of those

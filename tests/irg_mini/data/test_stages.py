@@ -69,7 +69,7 @@ def test_only_what_there_are_sprites_of_is_asked_for() -> None:
     some = world.Sprites("some", dict.fromkeys(["cat", "hawk", "bus", "oven"], np.zeros((1, 1, 4), np.uint8)))
     assert drawable("core", some).nouns == ("bus", "cat")
     known = drawable("geneval", some)
-    assert known.nouns == ("bus", "cat", "oven") and "behind" in known.relations and known.most == 5
+    assert known.nouns == ("bus", "cat", "oven") and "behind" in known.relations and known.max_count == 5
     with pytest.raises(ValueError, match="unknown vocabulary 'all'"):
         drawable("all", some)
 

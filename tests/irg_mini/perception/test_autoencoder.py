@@ -10,11 +10,11 @@ import torch
 from irg.learning.optim import MuonAdamW
 from irg.model.network.autoencoder import CompactConfig
 from irg_mini.perception.autoencoder import (
-    Autoencoding,
-    AutoencodingConfig,
+    AutoencoderConfig,
+    AutoencoderTraining,
     load_compact,
+    reconstruction,
     reconstruction_loss,
-    softener,
     train,
 )
 
@@ -35,25 +35,25 @@ def images(count: int, size: int = 32) -> np.ndarray:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> AutoencodingConfig:
-    return AutoencodingConfig(out=tmp_path / "ae", model=TINY, steps=40, batch=8, pool=64, size=32, warmup=5)
+def config(tmp_path: Path) -> AutoencoderConfig:
+    return AutoencoderConfig(out=tmp_path / "ae", model=TINY, steps=40, batch=8, pool=64, size=32, warmup=5)
 
 
-def test_the_loss_falls(config: AutoencodingConfig) -> None:
-    run, pool = Autoencoding(replace(config, steps=1000)), images(64)
+def test_the_loss_falls(config: AutoencoderConfig) -> None:
+    run, pool = AutoencoderTraining(replace(config, steps=1000)), images(64)
     losses = [run.train_step(pool)["total"] for _ in range(120)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(config: AutoencodingConfig, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(config: AutoencoderConfig, tmp_path: Path) -> None:
     pool = images(64)
-    whole = Autoencoding(config)
-    first = Autoencoding(replace(config, out=tmp_path / "part"))
+    whole = AutoencoderTraining(config)
+    first = AutoencoderTraining(replace(config, out=tmp_path / "part"))
     for _ in range(4):
         whole.train_step(pool)
         first.train_step(pool)
     first.save()
-    second = Autoencoding(first.config)
+    second = AutoencoderTraining(first.config)
     assert second.load() and second.step == 4
     for _ in range(3):
         assert whole.train_step(pool) == second.train_step(pool)
@@ -61,7 +61,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: AutoencodingConfig, t
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
-def test_the_end_of_a_run(config: AutoencodingConfig) -> None:
+def test_the_end_of_a_run(config: AutoencoderConfig) -> None:
     pool = images(64)
     model = train(replace(config, steps=6), pool, pool[:16])
     z = model.encode(torch.from_numpy(pool).permute(0, 3, 1, 2).float() / 127.5 - 1)
@@ -70,9 +70,9 @@ def test_the_end_of_a_run(config: AutoencodingConfig) -> None:
     names = {path.name for path in config.out.iterdir()}
     again = load_compact(config.out)
     assert torch.equal(again.latent_std, model.latent_std)
-    softened = softener(config.out)(pool[:3])
-    assert softened.shape == (3, 32, 32, 3) and softened.dtype == np.uint8
-    assert names == {"ae.safetensors", "config.json", "log.jsonl", "state.safetensors", "state.json"}
+    reconstructed = reconstruction(again)(pool[:3])
+    assert reconstructed.shape == (3, 32, 32, 3) and reconstructed.dtype == np.uint8
+    assert names == {"ae.safetensors", "config.json", "state.safetensors", "log.jsonl"}
 
 
 def test_a_folder_without_an_autoencoder_is_refused(tmp_path: Path) -> None:
@@ -96,21 +96,6 @@ def test_convolutions_get_equal_singular_values() -> None:
 
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 8"):
-        AutoencodingConfig(size=50)
+        AutoencoderConfig(size=50)
     with pytest.raises(ValueError, match="cannot fill a batch"):
-        AutoencodingConfig(pool=4, batch=16)
-
-
-def test_a_decoder_can_be_trained_alone(config: AutoencodingConfig, tmp_path: Path) -> None:
-    """The latents stay what they were, so that a model which draws in them needs no change."""
-    pool = images(64)
-    before = train(config, pool, pool[:8])
-    after = train(
-        replace(config, out=tmp_path / "sharper", init=config.out / "ae.safetensors", decoder_only=True, steps=20),
-        pool,
-        pool[:8],
-    )
-    old, new = before.state_dict(), after.state_dict()
-    assert all(torch.equal(old[name], new[name]) == (not name.startswith("decoder.")) for name in old)
-    with pytest.raises(ValueError, match="decoder_only needs the weights"):
-        replace(config, decoder_only=True)
+        AutoencoderConfig(pool=4, batch=16)

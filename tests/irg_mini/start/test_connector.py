@@ -1,4 +1,4 @@
-"""A connector that begins in the decoder's words."""
+"""The connector that starts in the decoder's words."""
 
 from dataclasses import replace
 
@@ -21,10 +21,10 @@ def test_two_layers_with_gelu_hold_a_linear_map() -> None:
     torch.manual_seed(0)
     connector = Connector(12, 16)
     features_PF = torch.randn(400, 12) + 3
-    said_PC = features_PF @ torch.randn(12, 5) @ torch.randn(5, 16) - 2  # of rank 5, below 16 / 2
-    set_linear(connector, features_PF, said_PC)
+    targets_PC = features_PF @ torch.randn(12, 5) @ torch.randn(5, 16) - 2  # of rank 5, below 16 / 2
+    set_linear(connector, features_PF, targets_PC)
     with torch.no_grad():
-        error = (connector(features_PF) - said_PC).square().mean() / said_PC.var()
+        error = (connector(features_PF) - targets_PC).square().mean() / targets_PC.var()
     assert error < 1e-3  # the ridge shrinks by a hundredth
 
 
@@ -46,22 +46,22 @@ def pool(config: ModelConfig, count: int) -> Pool:
 
 
 class Cells(torch.nn.Module):
-    """A reader that knows which patch it looks at, and nothing else."""
+    """A vit that knows which patch it looks at, and nothing else."""
 
     def forward(self, patches_PD: Tensor, cells_P: Tensor, lengths: list[int]) -> Tensor:
         return F.one_hot(cells_P, 64).float()
 
 
-def test_things_are_told_where_they_are(config: ModelConfig, tokenizer: TextTokenizer) -> None:
+def test_the_place_of_things_is_classified(config: ModelConfig, tokenizer: TextTokenizer) -> None:
     """Which of 64 patches a thing's center is in tells which of 144 places it has, up to its neighbors."""
-    told, connectors = [], []
+    shares, connectors = [], []
     for _ in "ab":
         model = random_model(config, 0)
         model.vit_model, model.connector = Cells(), Connector(64, config.decoder.hidden_size)  # type: ignore[assignment]
-        told.append(fit_connector(model, tokenizer, "core", pool(config, 300), soft=0.0))
+        shares.append(fit_connector(model, tokenizer, "core", pool(config, 300), augmented=0.0))
         connectors.append(model.connector)
-    assert 0.15 < told[0] < 0.75  # a patch holds one, two or four places; by chance: 0.007
-    assert told[0] == told[1] and torch.equal(connectors[0].fc2.weight, connectors[1].fc2.weight)
+    assert 0.15 < shares[0] < 0.75  # a patch holds one, two or four places; by chance: 0.007
+    assert shares[0] == shares[1] and torch.equal(connectors[0].fc2.weight, connectors[1].fc2.weight)
 
 
 def test_other_weights_stay(config: ModelConfig, tokenizer: TextTokenizer) -> None:

@@ -15,7 +15,7 @@ from irg.model.weights.initialize import random_model
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini.start.base_model import PROFILE, train_tokenizer
-from irg_mini.start.enlarge import Enlargement, carried_over, enlarge, stretched_places
+from irg_mini.start.enlarge import Enlargement, enlarge, interpolated_places, resized_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +40,16 @@ def folder(tmp_path: Path, small: TextTokenizer) -> Path:
 
 def test_places_keep_their_features() -> None:
     """Four tokens a side in place of two: their middles lie a quarter token beside those of before."""
-    places = stretched_places(4, 2, 16)
+    places = interpolated_places(4, 2, 16)
     assert torch.equal(places[0], sincos_rows(torch.tensor([-0.25]), torch.tensor([-0.25]), 16)[0])
     assert torch.equal(places[7], sincos_rows(torch.tensor([1.25]), torch.tensor([0.25]), 16)[0])
-    assert torch.equal(stretched_places(3, 3, 16)[5], sincos_rows(torch.tensor([2]), torch.tensor([1]), 16)[0])
+    assert torch.equal(interpolated_places(3, 3, 16)[5], sincos_rows(torch.tensor([2]), torch.tensor([1]), 16)[0])
 
 
 def test_words_keep_their_embeddings(small: TextTokenizer) -> None:
     large = train_tokenizer(texts=60, vocabulary=2048, vocab="geneval")
     rows = torch.arange(small.tokenizer.get_vocab_size(), dtype=torch.float32)[:, None]
-    new = carried_over(rows, small, large)
+    new = resized_vocabulary(rows, small, large)
     assert len(new) == large.tokenizer.get_vocab_size()
     (dog_before,), (dog_after,) = small.encode(" dog"), large.encode(" dog")
     assert new[dog_after] == dog_before
@@ -69,17 +69,17 @@ def test_the_enlarged_model_is_whole(folder: Path, tmp_path: Path) -> None:
     assert result.image.size == (96, 96)
 
 
-def test_a_new_reader_brings_a_connector_that_fits_it(folder: Path, tmp_path: Path) -> None:
+def test_a_new_vit_brings_a_connector_that_fits_it(folder: Path, tmp_path: Path) -> None:
     before = load_model(folder).model.state_dict()
     names = [name for name in before if name.startswith("vit_model.")]
-    reader = {name.removeprefix("vit_model."): torch.randn(before[name].shape) / 9 for name in names}
+    vit = {name.removeprefix("vit_model."): torch.randn(before[name].shape) / 9 for name in names}
     (tmp_path / "vit").mkdir()
-    save_file(reader, tmp_path / "vit" / "model.safetensors")
+    save_file(vit, tmp_path / "vit" / "model.safetensors")
     options = Enlargement(
         str(folder), str(tmp_path / "new"), 64, "core", vit=str(tmp_path / "vit"), images=12, sprites="builtin"
     )
     after = load_model(enlarge(options), dtype=torch.float32).model.state_dict()
-    assert all(torch.equal(after[f"vit_model.{name}"], weight) for name, weight in reader.items())
+    assert all(torch.equal(after[f"vit_model.{name}"], weight) for name, weight in vit.items())
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name].float(), after[name])}
     assert changed == {"vit_model", "connector"}
     with pytest.raises(ValueError, match="images must be at least 10, got 3"):
