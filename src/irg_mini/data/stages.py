@@ -35,7 +35,7 @@ UNKNOWN = 0.05
 """Share of requests with a word that the world does not know, where the vocabulary has more than the core's grammar."""
 SURE = 0.3  # least score for a thing to count as seen
 BY = {"model": "irg_mini.world"}
-BUNDLED_DETECTOR = "mini-judge"
+BUNDLED_DETECTOR = "label-detector"
 POOR = 4.0  # quality of a spoiled image; a clean one has 10
 
 

@@ -31,7 +31,7 @@ from irg_mini.world.detector import Detector
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SURE = 0.3
-REFEREE, JUDGE = "mini-referee", "mini-judge"
+REFEREE, JUDGE = "eval-detector", "label-detector"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Evaluation:
 
     model: str = "mini"
     referee: str = REFEREE
-    """A detector's folder, or one of the bundled mini-referee and mini-judge."""
+    """A detector's folder, or one of the bundled eval-detector and label-detector."""
     out: str = "irg-bench/mini"
     prompts: int = 198
     prompt_set: Literal["held-out", "crowded", "geneval"] = "held-out"

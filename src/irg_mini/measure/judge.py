@@ -13,7 +13,7 @@ from irg.promptsets import BenchPrompt
 from irg.version import __version__
 from irg_mini.world.detector import BUNDLED, Detector
 
-DEFAULT = BUNDLED / "mini-referee"
+DEFAULT = BUNDLED / "eval-detector"
 LOWEST = 0.05
 """Boxes less sure than this are not even written down; GenEval's rules begin at 0.3."""
 _COLORLESS = "none"

@@ -17,11 +17,11 @@ from irg_mini.world.captions import caption
 from irg_mini.world.classes import classes
 from irg_mini.world.corrupt import corrupt
 from irg_mini.world.placement import sample_pair
+from irg_mini.world.reflections import parse_reflection, reflect
 from irg_mini.world.render import contact_sheet, degrade, render
 from irg_mini.world.repair import correct
 from irg_mini.world.rules import see
 from irg_mini.world.sprites import Sprites, load_sprites
-from irg_mini.world.thinking import parse_reflection, reflect
 
 _PAPER = (206, 214, 220)
 _INK = (40, 44, 52)
