@@ -176,7 +176,7 @@ def test_mask2former_boxes_with_random_weights(tmp_path: Path) -> None:
     found = boxes(Image.new("RGB", (50, 40), "red"))
     assert found
     for name, score, inside in found:
-        assert name in boxes.names and gd.LOWEST < score <= 1 and inside.shape == (40, 50) and inside.any()
+        assert name in boxes.names and gd.MIN_SCORE < score <= 1 and inside.shape == (40, 50) and inside.any()
     with pytest.raises(ValueError, match=r"the (detector|color classifier) is broken"):
         gd.GenEvalDetector(boxes, good_classifier, {}, boxes.names).self_test()
     with pytest.raises(ValueError, match="can't be loaded as a Mask2Former"):

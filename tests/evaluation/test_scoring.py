@@ -12,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 
 from irg import files, promptsets, registry
-from irg.evaluation import table
 from irg.evaluation.benchmarks.base import Question, ScoringOptions
 from irg.evaluation.benchmarks.registry import BENCHMARKS
 from irg.evaluation.generation import draw_missing, save_sample
@@ -23,6 +22,8 @@ from irg.evaluation.paper import REPORTED
 from irg.evaluation.results import Result
 from irg.evaluation.runs import RunInfo, Sample, new_run, open_run
 from irg.evaluation.scoring import ScoreRequest, score
+from irg.evaluation.table_formats import to_csv, to_html, to_markdown
+from irg.evaluation.tables import tables
 from irg.reasoning.settings import Settings
 from irg.results.trajectory import Trajectory, Turn
 from irg_mini import world
@@ -134,7 +135,7 @@ def test_gaps_are_counted_and_shown(asked, fake_judge):
     states = {"missing": 1, "unreadable": 1, "refused": 1, "outage": 1, "graded": 8}
     assert result.turns[0].states == states and result.gaps == {k: 1 for k in states if k != "graded"}
     assert result.turns[0].scores["single_object"] == 0.0  # the missing one is the only one that counts
-    text = table.markdown(table.tables([result]))
+    text = to_markdown(tables([result]))
     assert "of 12 images 1 missing, 1 outage, 1 refused, 1 unreadable" in text and "0.000* [b]" in text
     # an outage is asked again, a refusal only on demand, and as the official scripts do it missing ones are left out
     failures.clear()
@@ -144,20 +145,20 @@ def test_gaps_are_counted_and_shown(asked, fake_judge):
     _, result = score(replace(asked, retry_failed=True, official_skips=True), [judge], QUIET)
     assert len(judge.asked) - before == 3 and result.gaps == {"missing": 1, "unreadable": 1}
     assert result.turns[0].scores["single_object"] == 1.0
-    assert "--official-skips" in table.markdown(table.tables([result]))
+    assert "--official-skips" in to_markdown(tables([result]))
 
 
 def test_what_a_judge_does_not_know_is_not_asked_and_told(asked, fake_judge):
     judge = fake_judge(lambda job: Answer(EVERYTHING), knows="dogs")
     _, result = score(asked, [judge], QUIET)
     assert len(judge.asked) == 4 and set(result.turns[0].scores) >= {"counting", "overall"}
-    assert "images: 1 of 3 prompts are covered by its vocabulary (fake)" in table.markdown(table.tables([result]))
+    assert "images: 1 of 3 prompts are covered by its vocabulary (fake)" in to_markdown(tables([result]))
 
 
 def test_a_limit_is_no_small_vocabulary(run, fake_judge):
     info = RunInfo.load(run.images)
     replace(info, prompt_ids=info.prompt_ids[:1]).save(run.images)
-    text = table.markdown(table.tables([score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)[1]]))
+    text = to_markdown(tables([score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)[1]]))
     assert "only 1 prompts of 3 were drawn (--limit)" in text and "vocabulary" not in text
 
 
@@ -405,7 +406,7 @@ def test_what_a_kill_left_behind_is_passed_over_or_named(run, fake_judge):
 def test_later_turns_have_names_of_their_own(run, fake_judge):
     _, result = score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
     three = replace(result, turns=[*result.turns, replace(result.turns[1], turn=3)])
-    names = [row.name for row in table.tables([three], paper=False)[0].rows]
+    names = [row.name for row in tables([three], paper=False)[0].rows]
     assert names == ["m, irg, initial", "m, irg, improved", "m, irg, improved 2"]
 
 
@@ -422,18 +423,18 @@ def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
     results = [
         score(run, [fake_judge(lambda job: Answer(EVERYTHING), label=label)], QUIET)[1] for label in ("one", "two")
     ]
-    made = table.tables([*results, replace(results[0], model="another")])
+    made = tables([*results, replace(results[0], model="another")])
     assert len(made) == 2 and [len([row for row in one.rows if not row.paper]) for one in made] == [4, 2]
-    text = table.markdown(made)
+    text = to_markdown(made)
     assert "[b] judge: one; prompts: original" in text and "[b] judge: two; prompts: original" in text
     assert "| IRG (paper) | 0.980 [a] | 0.830 [a] |" in text and "judge: GenEval's Mask2Former (mmdet)" in text
-    rows = table.comma_separated(made).splitlines()
+    rows = to_csv(made).splitlines()
     assert any(',"m, irg, improved",overall,1.0,,,,,"judge: one; ' in row for row in rows)
     assert any(',"m, irg, initial","images, 95 %",1.0,1.0,1.0,3,,' in row for row in rows)
-    assert '<td title="judge: two' in table.html(made)
+    assert '<td title="judge: two' in to_html(made)
     with pytest.raises(ValueError, match=r"has 2 scores .*name one"):
         Result.load(run.images)
-    assert table.tables(results, paper=False)[0].rows[0].name == "m, irg, initial"
+    assert tables(results, paper=False)[0].rows[0].name == "m, irg, initial"
 
 
 def test_paper_rows_are_the_papers():

@@ -92,9 +92,10 @@ def main(argv: Sequence[str]) -> int:
         console.print("Interrupted; all answers so far are kept. Run the same command to go on.")
         raise
 
-    from irg.evaluation.table import markdown, tables
+    from irg.evaluation.table_formats import to_markdown
+    from irg.evaluation.tables import tables
 
-    print(markdown(tables([result])), end="")
+    print(to_markdown(tables([result])), end="")
     console.print(f"Written to {folder} (result.json, judgements.jsonl, report/index.html)")
     return 0
 
@@ -134,13 +135,13 @@ def table(argv: Sequence[str]) -> int:
     options = parse(TableOptions, argv, "irg bench table", what)
     if not options.runs:
         raise ValueError("name the runs: irg bench table irg-bench/geneval-mini-irg irg-bench/geneval-mini-think")
-    from irg.evaluation import table as tabling
+    from irg.evaluation import table_formats
     from irg.evaluation.results import Result
+    from irg.evaluation.tables import tables
 
     results = [Result.load(Path(run).expanduser()) for run in options.runs]
-    made = tabling.tables(results, paper=not options.no_paper)
-    write = {"markdown": tabling.markdown, "csv": tabling.comma_separated, "html": tabling.html}[options.format]
-    text = write(made)
+    formats = {"markdown": table_formats.to_markdown, "csv": table_formats.to_csv, "html": table_formats.to_html}
+    text = formats[options.format](tables(results, paper=not options.no_paper))
     if options.out:
         files.write_text(Path(options.out), text)
         print(options.out)

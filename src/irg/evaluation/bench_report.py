@@ -1,7 +1,7 @@
-"""A score to look at: every prompt with the images of its turns, thoughts and verdicts, to filter by what happened.
+"""The HTML report of a score: every prompt with the images of its turns, thinking and verdicts, filtered by change.
 
-The page holds its texts; the images are linked where they lie. Its only script shows and hides cards, and keeps what
-is chosen in the address, so that a view can be passed on.
+Images are linked where they are on disk. The page's only script shows and hides cards and keeps the filters in the
+address, so that a view can be shared.
 """
 
 import os
@@ -12,32 +12,33 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from irg.evaluation.benchmarks.base import Grade
 from irg.evaluation.benchmarks.registry import BENCHMARKS
 from irg.evaluation.judging import JudgedImage
 from irg.evaluation.results import Result
-from irg.evaluation.runs import read_trajectory
-from irg.evaluation.table import headline, tables
+from irg.evaluation.runs import Sample, read_trajectory
+from irg.evaluation.tables import headline, tables, turn_name
 from irg.files import write_text
 from irg.results.pages import render
 from irg.results.reflection import without_tags
 
 _UNTAGGED = "untagged"
 CHANGES = ("repaired", "damaged", "right", "wrong", "mixed", "not judged")
-_SHORT_LINE = 160  # characters
-_HALF = 0.5  # of a graded score: from here on an image without right and wrong counts as right in the filter
+_MAX_REASON = 160  # characters
+_RIGHT_FROM = 0.5  # score from which an image that is graded without right and wrong counts as right in the filter
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One request: the same prompt and sample in each turn, with the thoughts of its trajectory.
+class JudgedRequest:
+    """One request: the same prompt and sample in each turn, with the thinking of its trajectory.
 
     Attributes:
-        skips: missing images do not count; else they count as wrong, here as in the table.
+        official_skips: missing images do not count; else they count as wrong, as in the table.
     """
 
     turns: tuple[JudgedImage, ...]
-    thoughts: tuple[str | None, ...]
-    skips: bool = False
+    thinking: tuple[str | None, ...]
+    official_skips: bool = False
 
     @property
     def gap(self) -> bool:
@@ -48,11 +49,11 @@ class Entry:
     def change(self) -> str:
         """Which of :data:`CHANGES` describes it."""
         ends = (self.turns[0], self.turns[-1])
-        if any(one.grade is None and (self.skips or one.state != "missing") for one in ends):
+        if any(one.grade is None and (self.official_skips or one.state != "missing") for one in ends):
             return "not judged"
-        known = [one.grade.right or (one.grade.score >= _HALF,) for one in ends if one.grade]
+        known = [_right(one.grade) for one in ends if one.grade]
         wrong = (False,) * len(known[0] if known else (False,))
-        first, last = ((one.grade.right or (one.grade.score >= _HALF,)) if one.grade else wrong for one in ends)
+        first, last = (_right(one.grade) if one.grade else wrong for one in ends)
         if len(self.turns) > 1 and len(first) == len(last):
             gained = sum(not was and is_ for was, is_ in zip(first, last, strict=True))
             lost = sum(was and not is_ for was, is_ in zip(first, last, strict=True))
@@ -63,28 +64,29 @@ class Entry:
         return "right" if all(last) else "wrong"
 
 
-def entries(items: Sequence[JudgedImage], trajectories: Path | None, skips: bool = False) -> list[Entry]:
-    """The judged images by request, with thoughts where there are any; ``skips``: missing ones do not count."""
+def _right(grade: Grade) -> tuple[bool, ...]:
+    return grade.right or (grade.score >= _RIGHT_FROM,)
+
+
+def requests_of(items: Sequence[JudgedImage], run: Path | None, official_skips: bool = False) -> list[JudgedRequest]:
+    """The judged images by request, with the thinking of the trajectories in ``run``, if it is one."""
     grouped: dict[tuple[str, int], list[JudgedImage]] = {}
     for item in items:
         if item.state != "not covered":
             grouped.setdefault((item.prompt.id, item.sample), []).append(item)
-    return [_entry(turns, trajectories, skips) for turns in grouped.values()]
+    return [JudgedRequest(tuple(turns), _thinking(turns[0], run), official_skips) for turns in grouped.values()]
 
 
-def _entry(turns: Sequence[JudgedImage], trajectories: Path | None, skips: bool) -> Entry:
-    record: dict[str, Any] = {}
-    if trajectories is not None:
-        path = trajectories / turns[0].prompt.id / f"{turns[0].sample}.json"
-        record = read_trajectory(path) if path.is_file() else {}
-    steps = record.get("turns", [])
-    return Entry(tuple(turns), tuple(step.get("thinking") for step in steps), skips)
+def _thinking(first: JudgedImage, run: Path | None) -> tuple[str | None, ...]:
+    path = None if run is None else Sample(first.prompt, first.sample).trajectory_file(run)
+    turns = read_trajectory(path)["turns"] if path is not None and path.is_file() else []
+    return tuple(turn.get("thinking") for turn in turns)
 
 
-def write_report(folder: Path, result: Result, shown: Sequence[Entry]) -> Path:
+def write_report(folder: Path, result: Result, requests: Sequence[JudgedRequest]) -> Path:
     """Write ``index.html`` into ``folder``; returns it."""
-    tags = Counter(entry.turns[0].prompt.tag or _UNTAGGED for entry in shown)
-    happened = Counter(entry.change for entry in shown)
+    tags = Counter(request.turns[0].prompt.tag or _UNTAGGED for request in requests)
+    changes = Counter(request.change for request in requests)
     page = render(
         "bench.html",
         title=f"{BENCHMARKS[result.benchmark].title}: {result.model}{f', {result.mode}' if result.mode else ''}",
@@ -92,60 +94,60 @@ def write_report(folder: Path, result: Result, shown: Sequence[Entry]) -> Path:
         facts=headline(result),
         tables=tables([result]),
         categories={tag: tags[tag] for tag in sorted(tags, key=lambda tag: tag == _UNTAGGED)},
-        changes={name: happened[name] for name in CHANGES if happened[name]},
-        gaps=sum(entry.gap for entry in shown),
-        cards=[_card(entry, folder) for entry in shown],
+        changes={name: changes[name] for name in CHANGES if changes[name]},
+        gaps=sum(request.gap for request in requests),
+        cards=[_card(request, folder) for request in requests],
     )
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
 
-def _card(entry: Entry, folder: Path) -> dict[str, Any]:
+def _card(request: JudgedRequest, folder: Path) -> dict[str, Any]:
     """What the page shows of a request."""
-    first, turns = entry.turns[0], len(entry.turns)
+    first, turns = request.turns[0], len(request.turns)
     texts = []
-    for number, text in enumerate(entry.thoughts):
+    for number, text in enumerate(request.thinking):
         if text:
             name = "Reflection" if number else "Thinking"
             texts.append((name if number < 2 else f"Reflection {number}", without_tags(text)))
-    for one in entry.turns:
-        if (told := _told(one)) and told != _why(one):
-            texts.append((f"Judge on the {_turn(one, turns)} image", told))
+    for one in request.turns:
+        if (text := _judge_text(one)) and text != _reason(one):
+            texts.append((f"Judge on the {_turn(one, turns)} image", text))
     return {
         "category": first.prompt.tag or _UNTAGGED,
-        "change": entry.change,
-        "gap": entry.gap,
+        "change": request.change,
+        "gap": request.gap,
         "tag": first.prompt.tag,
         "id": first.prompt.id,
         "sample": first.sample,
         "prompt": first.prompt.text,
-        "images": [_image(one, folder, turns) for one in entry.turns],
+        "images": [_image(one, folder, turns) for one in request.turns],
         "texts": texts,
     }
 
 
-def _told(one: JudgedImage) -> str:
-    """What the answers came to, then the answers as they stand where they are texts that say more."""
-    told = one.grade.detail if one.grade else one.message
-    said = [f"{answer}" for answer in one.answers.values() if isinstance(answer, str) and len(answer) > len("Yes.")]
-    return "\n\n".join([told, *(answer for answer in said if answer not in told)]).strip()
+def _judge_text(one: JudgedImage) -> str:
+    """The grade's detail or the failure's message, then answers that are texts and say more than "Yes."."""
+    detail = one.grade.detail if one.grade else one.message
+    texts = [answer for answer in one.answers.values() if isinstance(answer, str) and len(answer) > len("Yes.")]
+    return "\n\n".join([detail, *(text for text in texts if text not in detail)]).strip()
 
 
 def _image(one: JudgedImage, folder: Path, turns: int) -> dict[str, Any]:
-    """An image with its verdict; ``url`` is None where there is no image to see."""
+    """An image with its verdict; ``url`` is None where there is no readable image."""
     state = one.state.replace("_", " ")
     verdict = state if one.grade is None else _verdict(one)
     return {
         "label": _turn(one, turns),
         "state": state,
         "verdict": verdict,
-        "why": _why(one),
+        "why": _reason(one),
         "url": None if one.image is None or one.state == "unreadable" else _url(one, folder),
     }
 
 
 def _url(one: JudgedImage, folder: Path) -> str:
-    """Where the image lies, relative to the page; a tile of a grid is written beside the page."""
+    """The image's address relative to the page; a tile of a grid is written to a file of its own."""
     assert one.image is not None
     place = one.image.path
     if one.image.tile is not None:
@@ -155,11 +157,11 @@ def _url(one: JudgedImage, folder: Path) -> str:
     return quote(os.path.relpath(place.resolve(), folder.resolve()).replace(os.sep, "/"))
 
 
-def _why(one: JudgedImage) -> str:
-    """What is wrong, or why there is no grade, where one short line says it: to be read without opening anything."""
-    right = () if one.grade is None else one.grade.right or (one.grade.score >= _HALF,)
-    told = "; ".join((one.grade.detail if one.grade else one.message).splitlines())
-    return told if len(told) <= _SHORT_LINE and (not right or (len(right) == 1 and not all(right))) else ""
+def _reason(one: JudgedImage) -> str:
+    """What is wrong, or why there is no grade, where one short line says it; else empty."""
+    right = () if one.grade is None else _right(one.grade)
+    text = "; ".join((one.grade.detail if one.grade else one.message).splitlines())
+    return text if len(text) <= _MAX_REASON and (not right or (len(right) == 1 and not all(right))) else ""
 
 
 def _verdict(one: JudgedImage) -> str:
@@ -171,6 +173,4 @@ def _verdict(one: JudgedImage) -> str:
 
 
 def _turn(one: JudgedImage, turns: int) -> str:
-    if turns == 1:
-        return "final"
-    return "initial" if one.turn == 1 else "improved" if one.turn == 2 else f"improved {one.turn - 1}"
+    return "final" if turns == 1 else turn_name(one.turn)

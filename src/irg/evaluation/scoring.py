@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from irg import promptsets
-from irg.evaluation.bench_report import entries, write_report
+from irg.evaluation.bench_report import requests_of, write_report
 from irg.evaluation.benchmarks import oneig
 from irg.evaluation.benchmarks.base import Benchmark, ScoringOptions, WiseParse
 from irg.evaluation.benchmarks.geneval_rules import COUNTING_SCORE_ABOVE
@@ -103,8 +103,9 @@ def score(request: ScoreRequest, judges: Sequence[Judge], console: Console) -> t
     usage, cost = total_usage(folder)
     result = replace(_result(request, info, prompt_set, images, items, judges, options), usage=usage, cost=cost)
     result.save(folder)
-    shown = entries(items, request.images / "trajectories" if info else None, request.official_skips)
-    write_report(folder / "report", result, [one for one in shown if any(turn.image for turn in one.turns) or info])
+    requests = requests_of(items, request.images if info else None, request.official_skips)
+    drawn = [one for one in requests if info or any(turn.image for turn in one.turns)]
+    write_report(folder / "report", result, drawn)
     return folder, result
 
 

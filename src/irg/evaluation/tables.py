@@ -1,42 +1,45 @@
-"""``irg bench table``: our scores and the paper's side by side, as Markdown, CSV or HTML.
+"""Scores and the paper's numbers side by side, as rows and footnotes; :mod:`irg.evaluation.table_formats` writes them.
 
-Every number carries a mark, and the footer says for each mark which judge looked at which prompts. Scores by different
-judges or prompt sets stand in tables of their own; only the paper's rows, marked as such, stand in all of them.
+Every number carries a mark, and a footnote says for each mark which judge saw which prompts. Scores by different judges
+or prompt sets are in separate tables; only the paper's rows, marked as such, are in all of them.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from irg.evaluation.benchmarks.geneval_rules import COUNTING_SCORE_ABOVE
 from irg.evaluation.benchmarks.registry import BENCHMARKS
 from irg.evaluation.paper import REPORTED
-from irg.evaluation.results import Result, TurnScore
+from irg.evaluation.results import Result
 from irg.evaluation.statistics import Share
-from irg.results.pages import render
 
-_SHORT = {
+_SHORT_NAMES = {
     "single_object": "single",
     "two_object": "two",
     "counting": "count",
-    "colors": "colour",
+    "colors": "color",
     "color_attr": "attribute",
     "overall_plain": "plain mean",
 }
-_NO_GAPS = {"graded", "not covered", "no judge"}
 _DIGITS = {"tiif": 2, "oneig": 3}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as it is shown and as it is, and the mark of its judge and prompts; ``part``: not all is judged."""
+    """One number.
+
+    Attributes:
+        text: as it is shown.
+        mark: of its judge and prompts.
+        value: in full precision; None where there is no number.
+        partial: some images are missing or have no grade.
+    """
 
     text: str
     mark: str = ""
     value: float | None = None
     share: Share | None = None
-    part: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with everything that its footer says."""
+    """A table; ``notes`` are its footnotes."""
 
     title: str
     columns: tuple[str, ...]
@@ -63,7 +66,7 @@ class Table:
 
 
 class _Marks:
-    """a, b, c ... for each judge and prompt set."""
+    """Footnote marks: a, b, c ... for each judge and prompt set."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], str] = {}
@@ -80,15 +83,15 @@ def _letters(number: int) -> str:
 
 
 def tables(results: Sequence[Result], paper: bool = True) -> list[Table]:
-    """One table for each benchmark, judge, prompt set and way of skipping, in the order of the results."""
+    """One table for each benchmark, judge, prompt set and set of options, in the order of the results."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         how = (str(result.judge_identity), str(result.official_skips), str(result.options))
-        groups.setdefault((result.benchmark, result.judge, _prompts(result), *how), []).append(result)
+        groups.setdefault((result.benchmark, result.judge, _prompts_label(result), *how), []).append(result)
     return [_table(group, paper) for group in groups.values()]
 
 
-def _prompts(result: Result) -> str:
+def _prompts_label(result: Result) -> str:
     covered = result.coverage
     drawn = "" if covered["chosen"] == covered["in_set"] else f", {covered['chosen']} of {covered['in_set']}"
     return f"{result.prompts}{drawn}"
@@ -107,26 +110,25 @@ def _table(group: Sequence[Result], paper: bool) -> Table:
             rows.append(Row(reported.model, (*cells, Cell("–"), Cell("–"), Cell("–"), Cell("–")), paper=True))
     for result in group:
         rows += _rows(result, columns, marks)
-    notes = [note for result in group for note in _choices(result)] + _shared_notes(group)
-    heads = (*(_SHORT.get(name, name) for name in columns), "images, 95 %", "repair", "damage", "s, tokens")
-    title = f"{benchmark.title}, judged by {first.judge}, prompts {_prompts(first)}"
+    notes = [note for result in group for note in _option_notes(result)] + _shared_notes(group)
+    heads = (*(_SHORT_NAMES.get(name, name) for name in columns), "images, 95 %", "repair", "damage", "s, tokens")
+    title = f"{benchmark.title}, judged by {first.judge}, prompts {_prompts_label(first)}"
     if first.official_skips:
         notes.insert(0, "Missing images are left out, as the official scripts do (--official-skips).")
     return Table(title, heads, tuple(rows), (*marks.notes(), *dict.fromkeys(notes)))
 
 
 def _rows(result: Result, columns: Sequence[str], marks: _Marks) -> list[Row]:
-    """A row a turn; repair and damage stand with the last."""
+    """One row per turn; repair, damage and cost are in the last."""
     rows = []
     for turn in result.turns:
         last = turn is result.turns[-1]
-        part = bool(turn.states.keys() - _NO_GAPS)
         cells = [
             _cell(
                 turn.scores.get(name),
-                marks[result.column_judges.get(name, result.judge), _prompts(result)],
+                marks[result.column_judges.get(name, result.judge), _prompts_label(result)],
                 result.benchmark,
-                part,
+                bool(turn.gaps),
             )
             for name in columns
         ]
@@ -134,23 +136,17 @@ def _rows(result: Result, columns: Sequence[str], marks: _Marks) -> list[Row]:
         shares = (turn.mean, change.repair if change else None, change.damage if change else None)
         cells += [_share(one) for one in shares]
         cells.append(_cost(result) if last else Cell("–"))
-        rows.append(Row(_name(result, turn), tuple(cells)))
+        name = _run_name(result) + ("" if len(result.turns) == 1 else f", {turn_name(turn.turn)}")
+        rows.append(Row(name, tuple(cells)))
     return rows
 
 
-def _name(result: Result, turn: TurnScore) -> str:
-    name = _run_name(result)
-    if len(result.turns) == 1:
-        return name
-    return f"{name}, {_turn_name(turn)}"
-
-
-def _cell(value: float | None, mark: str, benchmark: str, part: bool = False) -> Cell:
+def _cell(value: float | None, mark: str, benchmark: str, partial: bool = False) -> Cell:
     if value is None:
         return Cell("–")
     digits = _DIGITS.get(benchmark, 3)
     shown = f"{100 * value:.{digits}f}" if benchmark == "tiif" else f"{value:.{digits}f}"
-    return Cell(shown + "*" * part, mark, value, part=part)
+    return Cell(shown + "*" * partial, mark, value, partial=partial)
 
 
 def _share(share: Share | None) -> Cell:
@@ -163,8 +159,8 @@ def _share(share: Share | None) -> Cell:
 
 
 def headline(result: Result) -> list[tuple[str, str]]:
-    """What one wants to know first, as (name, value)."""
-    facts = [(_turn_name(turn), _share(turn.mean).text) for turn in result.turns]
+    """The main numbers of a result, as (name, value)."""
+    facts = [(turn_name(turn.turn), _share(turn.mean).text) for turn in result.turns]
     if result.changes is not None:
         what = "" if result.unit == "image" else f", by {result.unit}"
         facts += [(f"repair{what}", _share(result.changes.repair).text), ("damage", _share(result.changes.damage).text)]
@@ -174,8 +170,9 @@ def headline(result: Result) -> list[tuple[str, str]]:
     return facts
 
 
-def _turn_name(turn: TurnScore) -> str:
-    return "initial" if turn.turn == 1 else "improved" if turn.turn == 2 else f"improved {turn.turn - 1}"
+def turn_name(turn: int) -> str:
+    """How tables and reports name the image of a turn (1 is the first)."""
+    return "initial" if turn == 1 else "improved" if turn == 2 else f"improved {turn - 1}"
 
 
 def _cost(result: Result) -> Cell:
@@ -185,8 +182,8 @@ def _cost(result: Result) -> Cell:
     return Cell(f"{result.seconds:.2f} s{tokens}", value=result.seconds)
 
 
-def _choices(result: Result) -> list[str]:
-    """Where the benchmark's rules were not taken as they officially are."""
+def _option_notes(result: Result) -> list[str]:
+    """Options that differ from the benchmark's official rules, or that it leaves open."""
     notes = []
     if result.benchmark == "geneval" and result.options.get("geneval_counting_above") != COUNTING_SCORE_ABOVE:
         notes.append(f"Counting takes boxes above {result.options['geneval_counting_above']}; officially above 0.9.")
@@ -199,12 +196,14 @@ def _choices(result: Result) -> list[str]:
 
 
 def _shared_notes(group: Sequence[Result]) -> list[str]:
-    """What is not whole about the results, each thing once, after the names of all that it holds for."""
+    """The notes of all results, each once, after the names of the results that it holds for; then the license."""
     names: dict[str, list[str]] = {}
     for result in group:
         for note in _result_notes(result):
             names.setdefault(note, []).append(_run_name(result))
-    return [f"{'; '.join(dict.fromkeys(own))}: {note}" for note, own in names.items()] + _terms(group[0].license)
+    return [f"{'; '.join(dict.fromkeys(own))}: {note}" for note, own in names.items()] + _license_notes(
+        group[0].license
+    )
 
 
 def _result_notes(result: Result) -> list[str]:
@@ -218,15 +217,14 @@ def _result_notes(result: Result) -> list[str]:
     if covered["chosen"] < covered["covered"]:
         notes.append(f"only {covered['chosen']} prompts of {covered['covered']} were drawn (--limit).")
     for turn in result.turns:
-        gaps = {state: count for state, count in turn.states.items() if state not in _NO_GAPS}
-        if gaps:
-            told = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(gaps.items()))
+        if turn.gaps:
+            counts = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(turn.gaps.items()))
             how = "left out" if result.official_skips else "missing ones count as wrong, the others are left out"
-            notes.append(f"* turn {turn.turn}: of {sum(turn.states.values())} images {told} ({how}).")
+            notes.append(f"* turn {turn.turn}: of {sum(turn.states.values())} images {counts} ({how}).")
     return notes
 
 
-def _terms(license: str) -> list[str]:
+def _license_notes(license: str) -> list[str]:
     if "none stated" in license:
         return ["The prompt set is UNLICENSED: its authors have granted no rights."]
     return [f"The prompt set is for NON-COMMERCIAL use only ({license})."] if "NC" in license else []
@@ -234,45 +232,3 @@ def _terms(license: str) -> list[str]:
 
 def _run_name(result: Result) -> str:
     return f"{result.model}, {result.mode}" if result.mode else result.model
-
-
-# ------------------------------------------------------------------------------------------------- output
-
-
-def markdown(made: Sequence[Table]) -> str:
-    """Tables as Markdown."""
-    parts = []
-    for table in made:
-        head = ["| " + " | ".join(("", *table.columns)) + " |", "|---" * (len(table.columns) + 1) + "|"]
-        rows = ["| " + " | ".join((_md(row.name), *(_marked(cell) for cell in row.cells))) + " |" for row in table.rows]
-        notes = ["", *(f"- {_md(note)}" for note in table.notes)]
-        parts.append("\n".join([f"**{_md(table.title)}**", "", *head, *rows, *notes]))
-    return "\n\n".join(parts) + "\n"
-
-
-def _marked(cell: Cell) -> str:
-    return f"{cell.text} [{cell.mark}]" if cell.mark else cell.text
-
-
-def _md(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
-
-
-def comma_separated(made: Sequence[Table]) -> str:
-    """One line a number in full precision, with its interval, judge and prompts: for programs."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("table", "row", "column", "value", "low", "high", "n", "partial", "judge and prompts"))
-    for table in made:
-        for row in table.rows:
-            for column, cell in zip(table.columns, row.cells, strict=True):
-                if cell.value is not None:
-                    bounds = (cell.share.low, cell.share.high, cell.share.of) if cell.share else ("", "", "")
-                    who = table.by_mark.get(cell.mark, "")
-                    writer.writerow((table.title, row.name, column, cell.value, *bounds, "yes" * cell.part, who))
-    return out.getvalue()
-
-
-def html(made: Sequence[Table]) -> str:
-    """A page with all tables; a number's judge and prompts also show when the pointer rests on it."""
-    return render("tables.html", title="Benchmarks", tables=made)
