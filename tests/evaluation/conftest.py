@@ -36,23 +36,23 @@ def geneval_prompts(tmp_path: Path) -> PromptSet:
 
 
 class FakeJudge:
-    """Answers with ``reply(job)``, and remembers which jobs it was given."""
+    """Answers with ``reply(job)``, and remembers its jobs."""
 
     def __init__(
-        self, reply: Callable[[Job], Answer], kinds: Sequence[str] = ("detect",), label: str = "fake", knows: str = ""
+        self, reply: Callable[[Job], Answer], kinds: Sequence[str] = ("detect",), label: str = "fake", covered: str = ""
     ) -> None:
-        self.reply, self.kinds, self.label, self.knows = reply, frozenset(kinds), label, knows
-        self.asked: list[Job] = []
+        self.reply, self.kinds, self.label, self.covered = reply, frozenset(kinds), label, covered
+        self.jobs: list[Job] = []
 
     def identity(self) -> dict[str, Any]:
         return {"judge": "fake", "label": self.label}
 
     def covers(self, prompt: BenchPrompt) -> bool:
-        return self.knows in prompt.text
+        return self.covered in prompt.text
 
     def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
         for job in jobs:
-            self.asked.append(job)
+            self.jobs.append(job)
             yield job, self.reply(job)
 
 

@@ -53,7 +53,7 @@ def detector(detect=good_detector, classify_colors=good_classifier) -> gd.GenEva
     return gd.GenEvalDetector(detect, classify_colors, {"detector": "fake"}, frozenset({"cat"}))
 
 
-def test_boxes_and_colors_of_what_is_asked(tmp_path: Path) -> None:
+def test_boxes_and_the_colors_that_a_prompt_states(tmp_path: Path) -> None:
     judge = detector()
     ((_, answer),) = judge.answers([job(tmp_path, Question("detect", "objects"))])
     assert answer.raw == {"boxes": {"cat": [[2.0, 3.0, 10.0, 9.0, 0.9]]}, "colors": {"cat": ["red"]}}

@@ -56,14 +56,16 @@ def test_geneval_rules(official: Path) -> None:
 
 def test_geneval_summary(official: Path) -> None:
     results = lines(official, "geneval/official/synthetic_results_compact.jsonl")
-    told = need(official, "geneval/official/synthetic_summary_stdout.txt").read_text()
-    if f"Total images: {len(results)}" not in told:
+    printed = need(official, "geneval/official/synthetic_summary_stdout.txt").read_text()
+    if f"Total images: {len(results)}" not in printed:
         pytest.skip(f"only {len(results)} lines are there: not what the official sums are of")
     ours = geneval.summarize((f"{one['index']}", one["tag"], one["correct"]) for one in results)
-    assert f"Overall score (avg. over tasks): {ours['overall']:.5f}" in told
-    assert f"% correct images: {ours['images']:.2%}" in told and f"% correct prompts: {ours['prompts']:.2%}" in told
+    assert f"Overall score (avg. over tasks): {ours['overall']:.5f}" in printed
+    assert (
+        f"% correct images: {ours['images']:.2%}" in printed and f"% correct prompts: {ours['prompts']:.2%}" in printed
+    )
     for tag in {one["tag"] for one in results}:
-        assert f"{tag:<16} = {ours[tag]:.2%} (" in told
+        assert f"{tag:<16} = {ours[tag]:.2%} (" in printed
 
 
 # --------------------------------------------------------------------------------------------------- WISE

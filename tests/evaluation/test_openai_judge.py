@@ -129,7 +129,7 @@ def test_trouble_that_passes_costs_nothing_but_time(server: Server, request_: Sc
     assert result.turns[0].scores["culture"] == pytest.approx(0.8)
     assert {grey: count for grey, count in server.calls.items() if count > 1} == dict.fromkeys(trouble, 2)
     assert len(lines(folder)) == 12 and {line["raw"] for line in lines(folder)} == {GOOD}
-    # again: nothing is asked
+    # again: nothing is sent
     before = server.calls.total()
     assert judge(server, request_)[1].turns == result.turns and server.calls.total() == before
     # even when the judgements are lost, the endpoint's own cache has the answers
@@ -151,7 +151,7 @@ def test_trouble_that_stays_is_counted_and_mended_later(server: Server, request_
     assert "content policy" in failed["1"]["message"] and "HTTP 500" in failed["2"]["message"]
     assert failed["3"]["raw"] == ["Consistency: 2\nRealism: 1"] * 2  # what was said is kept
     assert (server.calls[10], server.calls[11], server.calls[12]) == (1, 2, 2)
-    # the outage passes: it alone is asked again
+    # the outage passes: it alone is sent again
     before = Counter(server.calls)
     server.act = lambda grey, call: said(GOOD)
     _, result = judge(server, request_, attempts=2, corrections=1)
@@ -159,7 +159,7 @@ def test_trouble_that_stays_is_counted_and_mended_later(server: Server, request_
     assert result.gaps == {"refused": 1, "bad_answer": 1}
 
 
-def test_a_dead_endpoint_is_not_asked_for_ever(server: Server, request_: ScoreRequest) -> None:
+def test_a_dead_endpoint_is_given_up(server: Server, request_: ScoreRequest) -> None:
     server.act = lambda grey, call: (401, b'{"error": {"message": "wrong key"}}')
     folder, result = judge(server, request_, concurrency=1)
     assert result.turns[0].states == {"outage": 12}
@@ -216,6 +216,6 @@ def test_vqascore_from_log_probabilities(server: Server, tmp_path: Path) -> None
         yes_probability({"choices": []})
 
 
-def test_a_missing_key_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_an_error_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="IRG_NO_SUCH_KEY"):
         make_judges(["openai:m"], JudgeOptions(api_key_env="IRG_NO_SUCH_KEY"))

@@ -135,7 +135,7 @@ def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
         runs.open_run(tmp_path / "few", replace(info, prompt_ids=info.prompt_ids[:1]), resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="holds no run"):
+    with pytest.raises(FileExistsError, match="contains no run"):
         runs.open_run(tmp_path / "other", info, resume=False)
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"run\.json: not the record"):

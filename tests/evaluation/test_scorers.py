@@ -1,5 +1,6 @@
 """The five scorers on small literal cases; the official cases are in test_official.py."""
 
+import subprocess
 import sys
 
 import pytest
@@ -78,6 +79,17 @@ def test_geneval_keeps_sixteen_and_takes_the_later_of_equal_scores():
     # the surest box decides the color; of two equally sure ones the official order takes the later
     tied = {"cat": [[0, 0, 9, 9, 0.5], [20, 0, 29, 9, 0.5]]}
     assert geneval.judge(metadata_of({"class": "cat", "color": "blue"}), tied, {"cat": ["red", "blue"]}).correct
+    # numpy's default sort leaves the order of these two open, on some CPUs the earlier came first
+    more = {"cat": [[i, 0, i + 1, 1, score] for i, score in enumerate((0.9, 0.9, 0.2, 0.5))]}
+    colors = {"cat": ["red", "blue", "red", "red"]}
+    assert geneval.judge(metadata_of({"class": "cat", "color": "blue"}), more, colors).correct
+
+
+def test_geneval_rules_import_nothing_heavy():
+    """The mini world's worker processes import them."""
+    code = "import sys, irg.evaluation.benchmarks.geneval_rules; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "PIL", "irg.promptsets", "irg.evaluation.benchmarks.base"} & set(loaded)
 
 
 def test_geneval_wants_a_color_for_each_box():

@@ -58,69 +58,69 @@ def grey(job) -> int:
 
 
 @pytest.fixture
-def asked(geneval_prompts, geneval_json, tmp_path):
+def request_(geneval_prompts, geneval_json, tmp_path):
     """A folder of images, one for each prompt and sample, and the request to score it."""
     folder = images(tmp_path / "images", geneval_prompts.prompts)
     return ScoreRequest("geneval", folder, out=tmp_path / "scores", prompts=str(geneval_json))
 
 
-def test_nothing_is_judged_twice_and_raw_answers_can_be_graded_again(asked, fake_judge):
+def test_nothing_is_judged_twice_and_raw_answers_can_be_graded_again(request_, fake_judge):
     judge = fake_judge(lambda job: Answer(EVERYTHING if grey(job) % 2 else NOTHING))
-    folder, result = score(asked, [judge], QUIET)
-    assert len(judge.asked) == 12
+    folder, result = score(request_, [judge], QUIET)
+    assert len(judge.jobs) == 12
     assert result.turns[0].scores["overall"] == 0.5 and result.turns[0].states == {"graded": 12}
     assert result.complete and result.seconds is None and result.changes is None
-    again = fake_judge(lambda job: pytest.fail("asked again"))
-    assert score(asked, [again], QUIET)[1].turns == result.turns
-    assert Result.load(asked.out / folder.name) == Result.load(folder) == result
-    # without the judge's answers on disk it would have been asked
+    again = fake_judge(lambda job: pytest.fail("sent again"))
+    assert score(request_, [again], QUIET)[1].turns == result.turns
+    assert Result.load(request_.out / folder.name) == Result.load(folder) == result
+    # without the judge's answers on disk it would have been sent again
     (folder / "judgements.jsonl").unlink()
-    assert score(asked, [judge], QUIET)[1].turns == result.turns and len(judge.asked) == 24
+    assert score(request_, [judge], QUIET)[1].turns == result.turns and len(judge.jobs) == 24
 
 
-def test_an_interrupted_judge_goes_on_where_it_stood(asked, fake_judge):
+def test_an_interrupted_judge_goes_on_where_it_stood(request_, fake_judge):
     def stop_at_five(job):
-        if len(judge.asked) > 5:
+        if len(judge.jobs) > 5:
             raise KeyboardInterrupt
         return Answer(EVERYTHING)
 
     judge = fake_judge(stop_at_five)
     with pytest.raises(KeyboardInterrupt):
-        score(asked, [judge], QUIET)
-    (folder,) = asked.out.iterdir()
+        score(request_, [judge], QUIET)
+    (folder,) = request_.out.iterdir()
     path = folder / "judgements.jsonl"
     assert len(path.read_text().splitlines()) == 5
     path.write_text(path.read_text()[:-20])  # and the machine lost the end of the last line
     rest = fake_judge(lambda job: Answer(EVERYTHING))
-    _, result = score(asked, [rest], QUIET)
-    assert len(rest.asked) == 12 - 4 and result.turns[0].scores["overall"] == 1.0
+    _, result = score(request_, [rest], QUIET)
+    assert len(rest.jobs) == 12 - 4 and result.turns[0].scores["overall"] == 1.0
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 12
 
 
-def test_two_at_once_are_refused(asked, run, fake_judge):
+def test_two_at_once_are_refused(request_, run, fake_judge):
     def meanwhile(job):
         with pytest.raises(ValueError, match="another irg bench score is at work"):
-            score(asked, [fake_judge(lambda job: pytest.fail("asked twice"))], QUIET)
+            score(request_, [fake_judge(lambda job: pytest.fail("sent twice"))], QUIET)
         return Answer(EVERYTHING)
 
-    assert score(asked, [fake_judge(meanwhile)], QUIET)[1].complete
+    assert score(request_, [fake_judge(meanwhile)], QUIET)[1].complete
     info = RunInfo.load(run.images)
     with files.locked(run.images / ".lock", ""), pytest.raises(ValueError, match="another irg bench run is drawing it"):
         draw_missing(run.images, info, (), None, 1, QUIET)
 
 
-def test_a_damaged_line_in_the_middle_is_named(asked, fake_judge):
-    folder, _ = score(asked, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
+def test_a_damaged_line_in_the_middle_is_named(request_, fake_judge):
+    folder, _ = score(request_, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
     path = folder / "judgements.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "{broken", *lines[2:]]) + "\n")
     with pytest.raises(ValueError, match=r"judgements\.jsonl, line 2: no JSON .*remove that line"):
-        score(asked, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
+        score(request_, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
 
 
-def test_gaps_are_counted_and_shown(asked, fake_judge):
-    (asked.images / "00000/samples/0000.png").unlink()
-    (asked.images / "00000/samples/0001.png").write_bytes(b"no picture")
+def test_gaps_are_counted_and_shown(request_, fake_judge):
+    (request_.images / "00000/samples/0000.png").unlink()
+    (request_.images / "00000/samples/0001.png").write_bytes(b"no picture")
     failures = {12: "refused", 13: "outage"}
 
     def reply(job):
@@ -131,27 +131,27 @@ def test_gaps_are_counted_and_shown(asked, fake_judge):
         return Answer(None, failure, "why") if failure else Answer(EVERYTHING)
 
     judge = fake_judge(reply)
-    _, result = score(asked, [judge], QUIET)
+    _, result = score(request_, [judge], QUIET)
     states = {"missing": 1, "unreadable": 1, "refused": 1, "outage": 1, "graded": 8}
     assert result.turns[0].states == states and result.gaps == {k: 1 for k in states if k != "graded"}
     assert result.turns[0].scores["single_object"] == 0.0  # the missing one is the only one that counts
     text = to_markdown(tables([result]))
     assert "of 12 images 1 missing, 1 outage, 1 refused, 1 unreadable" in text and "0.000* [b]" in text
-    # an outage is asked again, a refusal only on demand, and as the official scripts do it missing ones are left out
+    # an outage is sent again, a refusal only on demand, and as the official scripts do it missing ones are left out
     failures.clear()
-    before = len(judge.asked)
-    _, result = score(asked, [judge], QUIET)
-    assert len(judge.asked) - before == 1 and result.gaps == {"missing": 1, "unreadable": 1, "refused": 1}
-    _, result = score(replace(asked, retry_failed=True, official_skips=True), [judge], QUIET)
-    assert len(judge.asked) - before == 3 and result.gaps == {"missing": 1, "unreadable": 1}
+    before = len(judge.jobs)
+    _, result = score(request_, [judge], QUIET)
+    assert len(judge.jobs) - before == 1 and result.gaps == {"missing": 1, "unreadable": 1, "refused": 1}
+    _, result = score(replace(request_, retry_failed=True, official_skips=True), [judge], QUIET)
+    assert len(judge.jobs) - before == 3 and result.gaps == {"missing": 1, "unreadable": 1}
     assert result.turns[0].scores["single_object"] == 1.0
     assert "--official-skips" in to_markdown(tables([result]))
 
 
-def test_what_a_judge_does_not_know_is_not_asked_and_told(asked, fake_judge):
-    judge = fake_judge(lambda job: Answer(EVERYTHING), knows="dogs")
-    _, result = score(asked, [judge], QUIET)
-    assert len(judge.asked) == 4 and set(result.turns[0].scores) >= {"counting", "overall"}
+def test_prompts_that_a_judge_does_not_cover_are_not_sent_and_noted(request_, fake_judge):
+    judge = fake_judge(lambda job: Answer(EVERYTHING), covered="dogs")
+    _, result = score(request_, [judge], QUIET)
+    assert len(judge.jobs) == 4 and set(result.turns[0].scores) >= {"counting", "overall"}
     assert "images: 1 of 3 prompts are covered by its vocabulary (fake)" in to_markdown(tables([result]))
 
 
@@ -162,9 +162,17 @@ def test_a_limit_is_no_small_vocabulary(run, fake_judge):
     assert "only 1 prompts of 3 were drawn (--limit)" in text and "vocabulary" not in text
 
 
-def test_a_judge_must_answer_the_kind_of_question(asked, fake_judge):
+def test_the_reason_of_a_failure_is_printed(request_, fake_judge):
+    out = io.StringIO()
+    score(
+        request_, [fake_judge(lambda job: Answer(None, "outage", "HTTP 401: wrong key"))], Console(file=out, width=300)
+    )
+    assert "12 answers failed (outage: HTTP 401: wrong key); see " in out.getvalue()
+
+
+def test_a_judge_must_answer_the_kind_of_question(request_, fake_judge):
     with pytest.raises(ValueError, match="geneval needs a judge that answers 'detect'; fake does not"):
-        score(asked, [fake_judge(lambda job: Answer(""), kinds=("chat",))], QUIET)
+        score(request_, [fake_judge(lambda job: Answer(""), kinds=("chat",))], QUIET)
 
 
 def test_a_judge_for_nothing_is_refused(tmp_path, fake_judge):
@@ -176,19 +184,19 @@ def test_a_judge_for_nothing_is_refused(tmp_path, fake_judge):
         answered("oneig", tmp_path / "OneIG-Bench.csv", folder, [fake_judge(lambda job: Answer({}))], tmp_path)
 
 
-def test_an_empty_folder_says_where_images_are_looked_for(asked, fake_judge, tmp_path):
+def test_an_empty_folder_says_where_images_are_looked_for(request_, fake_judge, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty/00000/samples/0000\.png"):
-        score(replace(asked, images=tmp_path / "empty"), [fake_judge(lambda job: Answer(""))], QUIET)
+        score(replace(request_, images=tmp_path / "empty"), [fake_judge(lambda job: Answer(""))], QUIET)
     with pytest.raises(ValueError, match="no such folder"):
-        replace(asked, images=tmp_path / "nothing").check()
+        replace(request_, images=tmp_path / "nothing").check()
 
 
-def test_counting_takes_another_threshold_on_demand(asked, fake_judge):
+def test_counting_takes_another_threshold_on_demand(request_, fake_judge):
     dogs = {"boxes": {"dog": [[0, 0, 4, 4, 0.5], [5, 5, 9, 9, 0.5]]}, "colors": {}}
     judge = fake_judge(lambda job: Answer(dogs))
-    assert score(asked, [judge], QUIET)[1].turns[0].scores["counting"] == 0.0
-    assert score(replace(asked, counting_above=0.3), [judge], QUIET)[1].turns[0].scores["counting"] == 1.0
+    assert score(request_, [judge], QUIET)[1].turns[0].scores["counting"] == 0.0
+    assert score(replace(request_, counting_above=0.3), [judge], QUIET)[1].turns[0].scores["counting"] == 1.0
 
 
 def test_mini_judge_sees_what_the_world_renders(tmp_path):
@@ -229,18 +237,18 @@ def test_wise_through_a_judge(tmp_path, fake_judge):
     judge = fake_judge(lambda job: Answer(text), kinds=("chat",))
     result = answered("wise", tmp_path / "wise.json", folder, [judge], tmp_path)
     assert result.turns[0].scores == {"culture": pytest.approx(0.8), "time": pytest.approx(0.8)}
-    assert '"e"' in judge.asked[0].question.text and "p" in judge.asked[0].question.text
+    assert '"e"' in judge.jobs[0].question.text and "p" in judge.jobs[0].question.text
     with pytest.raises(ValueError, match="consistency"):
-        judge.asked[0].question.check("no scores")
+        judge.jobs[0].question.check("no scores")
     strict = answered("wise", tmp_path / "wise.json", folder, [judge], tmp_path, wise_parse="strict")
-    assert strict.gaps == {"bad_answer": 2} and len(judge.asked) == 2  # the same answers, read otherwise
+    assert strict.gaps == {"bad_answer": 2} and len(judge.jobs) == 2  # the same answers, read otherwise
 
 
 def test_tiif_through_a_judge(tmp_path, fake_judge):
     line = {"type": "text", "short_description": "s", "long_description": "l"}
-    asked = {"type": "text", "yn_question_list": ["A?", "B?"], "yn_answer_list": ["Yes", "no"]}
+    questions = {"type": "text", "yn_question_list": ["A?", "B?"], "yn_answer_list": ["Yes", "no"]}
     (tmp_path / "text_prompts.jsonl").write_text(json.dumps(line))
-    (tmp_path / "text_eval_prompts.jsonl").write_text(json.dumps(asked))
+    (tmp_path / "text_eval_prompts.jsonl").write_text(json.dumps(questions))
     prompts = promptsets.load("tiif", tmp_path / "text_prompts.jsonl").prompts
     folder = images(tmp_path / "m", prompts, "tiif", 1)
     (folder / "text/m/long_description/0.png").unlink()
@@ -249,14 +257,18 @@ def test_tiif_through_a_judge(tmp_path, fake_judge):
     assert (result.turns[0].scores["Overall short"], result.turns[0].scores["Overall long"]) == (0.5, 0.0)
     assert result.unit == "question"
     with pytest.raises(ValueError, match="2 questions, but 1 answers"):
-        judge.asked[0].question.check("yes")
+        judge.jobs[0].question.check("yes")
 
 
 def test_tiif_reads_text_on_demand(tmp_path, fake_judge):
     line = {"type": "text", "short_description": "s", "long_description": "l"}
-    asked = {"type": "text", "yn_question_list": ["Is the text 'Open Day' in the image?"], "yn_answer_list": ["Yes"]}
+    questions = {
+        "type": "text",
+        "yn_question_list": ["Is the text 'Open Day' in the image?"],
+        "yn_answer_list": ["Yes"],
+    }
     (tmp_path / "text_prompts.jsonl").write_text(json.dumps(line))
-    (tmp_path / "text_eval_prompts.jsonl").write_text(json.dumps(asked))
+    (tmp_path / "text_eval_prompts.jsonl").write_text(json.dumps(questions))
     prompts = promptsets.load("tiif", tmp_path / "text_prompts.jsonl").prompts
     folder = images(tmp_path / "m", prompts, "tiif", 1)
     judges = [
@@ -271,12 +283,12 @@ def test_tiif_reads_text_on_demand(tmp_path, fake_judge):
         answered("tiif", *where, judges[:1], tmp_path, text_extra=True)
 
 
-def test_a_folder_may_hold_fewer_samples(asked, fake_judge):
+def test_a_folder_may_hold_fewer_samples(request_, fake_judge):
     judge = fake_judge(lambda job: Answer(EVERYTHING))
-    _, result = score(replace(asked, samples=1), [judge], QUIET)
-    assert len(judge.asked) == 3 and result.complete
+    _, result = score(replace(request_, samples=1), [judge], QUIET)
+    assert len(judge.jobs) == 3 and result.complete
     with pytest.raises(ValueError, match="--num-images must be 1"):
-        replace(asked, benchmark="wise", samples=2).check()
+        replace(request_, benchmark="wise", samples=2).check()
 
 
 def test_genai_bench_from_a_file_of_answers(tmp_path):
@@ -384,12 +396,12 @@ def test_the_report_counts_a_missing_image_as_the_table_does(run, fake_judge):
 
 def test_a_run_remembers_where_its_prompts_were_given(run, fake_judge, monkeypatch):
     monkeypatch.setenv("IRG_OFFLINE", "1")
-    asked = replace(run, prompts=None)
+    request_ = replace(run, prompts=None)
     judge = fake_judge(lambda job: Answer(EVERYTHING))
-    assert score(asked, [judge], QUIET)[1].complete
+    assert score(request_, [judge], QUIET)[1].complete
     Path(run.prompts).rename(Path(run.prompts).with_name("moved.jsonl"))
     with pytest.raises(ValueError, match="--prompts PATH"):
-        score(asked, [judge], QUIET)
+        score(request_, [judge], QUIET)
 
 
 def test_what_a_kill_left_behind_is_passed_over_or_named(run, fake_judge):
@@ -462,7 +474,7 @@ def test_judges_by_name():
         make_judges(["hf"], JudgeOptions())
 
 
-def test_options_do_not_change_what_was_asked():
+def test_a_rubric_fills_in_prompt_and_explanation():
     prompt = promptsets.BenchPrompt("1", "a {prompt}", "c", {"Explanation": "{x}"})
     (ask,) = BENCHMARKS["wise"].questions(prompt, ScoringOptions(rubric="{prompt}|{explanation}"))
     assert ask.text == "a {prompt}|{x}"

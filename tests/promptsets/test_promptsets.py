@@ -49,15 +49,15 @@ def test_geneval_lines(tmp_path: Path) -> None:
 
 def test_tiif_pairs_prompts_with_questions(tmp_path: Path) -> None:
     prompts = [{"type": "color+2d", "short_description": f"s{i}", "long_description": f"l{i}"} for i in range(2)]
-    asked = [{"type": "color+2d", "yn_question_list": ["Q?"], "yn_answer_list": ["Yes"]} for _ in range(2)]
+    entries = [{"type": "color+2d", "yn_question_list": ["Q?"], "yn_answer_list": ["Yes"]} for _ in range(2)]
     file = write(tmp_path / "x_prompts" / "color+2d_prompts.jsonl", "\n".join(map(json.dumps, prompts)) + "\n")
     without = promptsets.load("tiif", file).prompts
     assert [p.id for p in without] == ["color+2d/short/0", "color+2d/long/0", "color+2d/short/1", "color+2d/long/1"]
     assert "questions" not in without[0].metadata
     questions = tmp_path / "x_eval_prompts" / "color+2d_eval_prompts.jsonl"
-    write(questions, "\n".join(map(json.dumps, asked)))
+    write(questions, "\n".join(map(json.dumps, entries)))
     assert promptsets.load("tiif", file).prompts[3].metadata["questions"] == ["Q?"]
-    write(questions, json.dumps({**asked[0], "yn_answer_list": []}))
+    write(questions, json.dumps({**entries[0], "yn_answer_list": []}))
     with pytest.raises(ValueError, match="1 questions, but 0 answers"):
         promptsets.load("tiif", file)
 
@@ -77,8 +77,8 @@ def test_oneig_joins_its_files(tmp_path: Path) -> None:
         'Portrait,001,"a man, smiling",NP,short,\nText_Rendering,002,a sign,NP,short,\n',
     )
     write(tmp_path / "text_content.csv", ",id,prompt_en,text_content\n0,002,a sign,\"['STOP', 'it''s']\"\n")
-    asked = {"question": '{"1": "A man?", "2": "Smiling?"}', "dependency": '{"1": [0], "2": [1]}'}
-    write(tmp_path / "Q_D" / "human.json", json.dumps({"001": asked}))
+    entry = {"question": '{"1": "A man?", "2": "Smiling?"}', "dependency": '{"1": [0], "2": [1]}'}
+    write(tmp_path / "Q_D" / "human.json", json.dumps({"001": entry}))
     man, sign = promptsets.load("oneig", tmp_path / "OneIG-Bench.csv").prompts
     assert (man.id, man.text, sign.id) == ("human/001", "a man, smiling", "text/002")
     assert man.metadata["questions"]["2"] == "Smiling?" and man.metadata["dependency"]["2"] == [1]
@@ -90,7 +90,7 @@ def test_oneig_joins_its_files(tmp_path: Path) -> None:
     [
         ("geneval", "{", "line 1: not valid JSON"),
         ("geneval", '{"prompt": "x", "tag": "y"}', "line 1: the field 'include' is missing"),
-        ("geneval", "", "holds no prompt"),
+        ("geneval", "", "contains no prompt"),
         ("wise", "{}", "expected a JSON list"),
         ("wise", '[{"Prompt": "x", "Category": "y", "prompt_id": true}]', "'prompt_id' must be of type int"),
         ("genai_bench", '{"x": {"prompt": "y"}}', "expected a number"),
@@ -124,12 +124,12 @@ def test_offline_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """Serves /good; everything else is a 404. Yields its address and the paths asked for."""
-    asked: list[str] = []
+    """Serves /good; everything else is a 404. Yields its address and the requested paths."""
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_response(200 if self.path == "/good" else 404)
             self.end_headers()
             self.wfile.write(b"content")
@@ -138,7 +138,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}/", asked
+    yield f"http://127.0.0.1:{running.server_port}/", requested
     running.shutdown()
     running.server_close()
 
@@ -149,17 +149,17 @@ def source(url: str, *places: str, sha256: str = hashlib.sha256(b"content").hexd
     return PromptSource("geneval", "X", {"v": (file,)})
 
 
-def test_fetch_tells_first_and_fetches_once(server: tuple[str, list[str]], tmp_path: Path) -> None:
-    url, asked = server
-    told: list[str] = []
-    found = fetch(source(url, "gone", "good"), "v", tmp_path, False, lambda text: told.append(f"{text} {asked}"))
+def test_a_download_is_announced_and_done_once(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    url, requested = server
+    said: list[str] = []
+    found = fetch(source(url, "gone", "good"), "v", tmp_path, False, lambda text: said.append(f"{text} {requested}"))
     assert found["sub/a.json"].read_bytes() == b"content"
-    assert len(told) == 1 and "NON-COMMERCIAL" in told[0] and "example.org/x" in told[0] and told[0].endswith("[]")
-    assert asked == ["/gone", "/good"]
-    fetch(source(url, "gone", "good"), "v", tmp_path, True, told.append)
-    assert len(asked) == 2 and len(told) == 1
+    assert len(said) == 1 and "NON-COMMERCIAL" in said[0] and "example.org/x" in said[0] and said[0].endswith("[]")
+    assert requested == ["/gone", "/good"]
+    fetch(source(url, "gone", "good"), "v", tmp_path, True, said.append)
+    assert len(requested) == 2 and len(said) == 1
     found["sub/a.json"].write_bytes(b"spoiled")  # a damaged cache is fetched again
-    fetch(source(url, "good"), "v", tmp_path, False, told.append)
+    fetch(source(url, "good"), "v", tmp_path, False, said.append)
     assert found["sub/a.json"].read_bytes() == b"content"
 
 

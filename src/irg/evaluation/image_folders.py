@@ -57,9 +57,9 @@ class ImageFolderLayout:
     """A benchmark's folder of images.
 
     Attributes:
-        samples: images a prompt that the official protocol asks for.
+        samples: images per prompt of the official protocol.
         place: (prompt, sample, model) -> path of the file in the folder.
-        grid: one file holds all samples of a prompt, two by two; a black tile is a missing one.
+        grid: one file contains all samples of a prompt, two by two; a black tile is a missing one.
     """
 
     samples: int
@@ -132,7 +132,7 @@ def _paste(path: Path, tile: int, image: Image.Image) -> Image.Image:
     size = (2 * image.width, 2 * image.height)
     grid = _read(path) if path.is_file() else Image.new("RGB", size)
     if grid.size != size:
-        raise ValueError(f"{path}: holds images of {grid.width // 2}x{grid.height // 2}, not {image.size}")
+        raise ValueError(f"{path}: contains images of {grid.width // 2}x{grid.height // 2}, not {image.size}")
     grid.paste(image, (tile % 2 * image.width, tile // 2 * image.height))
     return grid
 

@@ -26,7 +26,7 @@ JUDGEMENTS = "judgements.jsonl"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Where the images to score lie: per turn (1 is the first) a folder in the official layout."""
+    """The images to score: per turn (1 is the first) a folder in the official layout."""
 
     folders: dict[int, Path]
     prompts: tuple[BenchPrompt, ...]
@@ -54,7 +54,7 @@ class JudgedImage:
 
 
 class Judgements:
-    """The raw answers of a scores folder, by key. Whoever opens it holds the folder's lock.
+    """The raw answers of a scores folder, by key. Open it only with the folder's lock held.
 
     Raises:
         ValueError: a line is damaged.
@@ -202,7 +202,7 @@ def _judge_all(
     todo: Sequence[tuple[Job, Judge]], total: int, judgements: Judgements, console: Console, name: str
 ) -> None:
     """Each judge its own jobs, with a progress bar; each answer is on disk before the next is taken."""
-    failures: Counter[str] = Counter()
+    failures: dict[str, list[str]] = {}
     cost, usage = 0.0, Counter[str]()
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
@@ -212,13 +212,15 @@ def _judge_all(
                 judgements.add(job, judge, answer)
                 cost += 0.0 if answer.cached else answer.cost
                 usage.update({} if answer.cached else answer.usage)
-                failures.update([answer.failure] if answer.failure else [])
+                if answer.failure:
+                    failures.setdefault(answer.failure, []).append(answer.message)
                 bar.advance(task)
     if usage:
         console.print(f"tokens: {', '.join(f'{n} {c:,}' for n, c in usage.items())}; cost {cost:.4g}", highlight=False)
-    for failure, count in failures.items():
-        answers = "1 answer" if count == 1 else f"{count} answers"
-        console.print(f"{answers} failed ({failure.replace('_', ' ')}); see {judgements.path}", highlight=False)
+    for failure, messages in failures.items():
+        answers = "1 answer" if len(messages) == 1 else f"{len(messages)} answers"
+        reason = f"{failure.replace('_', ' ')}: {messages[0]}"
+        console.print(f"{answers} failed ({reason}); see {judgements.path}", highlight=False, markup=False)
 
 
 def _grade(

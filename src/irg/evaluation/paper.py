@@ -1,4 +1,4 @@
-"""What the paper reports (arXiv 2509.06945), to stand beside our scores; each row says who judged it."""
+"""What the paper reports (arXiv 2509.06945), beside which our scores are shown; each row names its judge."""
 
 from dataclasses import dataclass
 

@@ -46,7 +46,7 @@ class TurnScore:
 
 @dataclass(frozen=True)
 class Result:
-    """What ``result.json`` holds."""
+    """The content of ``result.json``."""
 
     benchmark: str
     model: str
@@ -62,7 +62,7 @@ class Result:
     license: str
     official_skips: bool
     coverage: dict[str, Any]
-    """Prompts in the set, covered by the vocabulary, chosen, images a prompt."""
+    """Numbers of prompts in the set, covered by the vocabulary, and judged; images per prompt."""
     turns: list[TurnScore]
     changes: Changes | None
     unit: str

@@ -1,9 +1,9 @@
-"""A run's folder: what is drawn, with which model and settings, and what of it is there.
+"""A run's folder: its record, which images it needs, and which of them are finished.
 
-RUN/run.json                 what is drawn, with which model and settings; everything that must not change
+RUN/run.json                 prompts, model and settings: everything that must not change
 RUN/sessions.jsonl           images, seconds and library versions of each session of ``irg bench run``
 RUN/images/                  the final images, laid out as the official scripts want them
-RUN/turns/1/, turns/2/ ...   the image as it stands after each turn, laid out the same way
+RUN/turns/1/, turns/2/ ...   the image after each turn, laid out the same way
 RUN/trajectories/ID/0.json   thinking, settings, times of a prompt's first image; written last, so that an
                              image without it is drawn again
 """
@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What ``run.json`` holds."""
+    """The content of ``run.json``."""
 
     benchmark: str
     variant: str
@@ -96,7 +96,7 @@ class Sample:
         return int.from_bytes(hashlib.sha256(key).digest()[:4], "big")
 
     def trajectory_file(self, run: Path) -> Path:
-        """Where the image's trajectory lies in a run's folder."""
+        """Path of the image's trajectory in a run's folder."""
         return run / "trajectories" / self.prompt.id / f"{self.number}.json"
 
 
@@ -155,7 +155,7 @@ def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
     """
     if (folder / RUN_FILE).is_file():
         if not resume:
-            raise FileExistsError(f"{folder}: holds a run; give --resume to go on with it, or another --out")
+            raise FileExistsError(f"{folder}: contains a run; give --resume to continue it, or another --out")
         before = RunInfo.load(folder)
         same = replace(before, irg_version=info.irg_version, prompts_source=info.prompts_source)
         same = replace(same, weights=before.weights or info.weights, precision=before.precision or info.precision)
@@ -165,14 +165,14 @@ def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
         for name, value in asdict(info).items():
             if asdict(same)[name] != value:
                 raise ValueError(
-                    f"{folder}: can't go on, {name} was {_short(asdict(same)[name])} and is {_short(value)}; "
+                    f"{folder}: can't resume, {name} was {_short(asdict(same)[name])} and is {_short(value)}; "
                     "give another --out"
                 )
         if grown:
             info.save(folder)
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: is not empty and holds no run; give another --out")
+        raise FileExistsError(f"{folder}: is not empty and contains no run; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     info.save(folder)
 

@@ -36,8 +36,8 @@ def bootstrap_interval(groups: Sequence[tuple[float, float]]) -> tuple[float, fl
     table = np.asarray([group for group in groups if group[1]], dtype=float)
     if not len(table):
         return None
-    chosen = np.random.default_rng(_SEED).integers(0, len(table), (RESAMPLES, len(table)))
-    sums = table[chosen].sum(axis=1)
+    indices = np.random.default_rng(_SEED).integers(0, len(table), (RESAMPLES, len(table)))
+    sums = table[indices].sum(axis=1)
     low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
     return float(low), float(high)
 

@@ -13,10 +13,8 @@ def to_markdown(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         head = ["| " + " | ".join(("", *table.columns)) + " |", "|---" * (len(table.columns) + 1) + "|"]
-        rows = [
-            "| " + " | ".join((_escaped(row.name), *(_with_mark(cell) for cell in row.cells))) + " |"
-            for row in table.rows
-        ]
+        cells = ((_escaped(row.name), *(_with_mark(cell) for cell in row.cells)) for row in table.rows)
+        rows = ["| " + " | ".join(row) + " |" for row in cells]
         notes = ["", *(f"- {_escaped(note)}" for note in table.notes)]
         parts.append("\n".join([f"**{_escaped(table.title)}**", "", *head, *rows, *notes]))
     return "\n\n".join(parts) + "\n"

@@ -60,7 +60,7 @@ class Table:
 
     @property
     def by_mark(self) -> dict[str, str]:
-        """The judge and prompts that each mark stands for."""
+        """The judge and prompts that each mark refers to."""
         notes = (note for note in self.notes if note.startswith("["))
         return {note[1 : note.index("]")]: note[note.index("]") + 2 :] for note in notes}
 
@@ -201,9 +201,8 @@ def _shared_notes(group: Sequence[Result]) -> list[str]:
     for result in group:
         for note in _result_notes(result):
             names.setdefault(note, []).append(_run_name(result))
-    return [f"{'; '.join(dict.fromkeys(own))}: {note}" for note, own in names.items()] + _license_notes(
-        group[0].license
-    )
+    shared = [f"{'; '.join(dict.fromkeys(own))}: {note}" for note, own in names.items()]
+    return shared + _license_notes(group[0].license)
 
 
 def _result_notes(result: Result) -> list[str]:

@@ -39,23 +39,23 @@ def load(
             the files are not here and can't be downloaded.
     """
     source = SOURCES[canonical_name(name)]
-    chosen = _variant(source, variant)
+    selected = _variant(source, variant)
     if path is None:
-        files = fetch(source, chosen, Path(cache_dir) if cache_dir else None, offline, say or _to_stderr)
+        files = fetch(source, selected, Path(cache_dir) if cache_dir else None, offline, say or _to_stderr)
     else:
-        files = _files_at(source, chosen, Path(path).expanduser())
+        files = _files_at(source, selected, Path(path).expanduser())
     contents = {place: _read(file) for place, file in files.items()}
     hashes = {place: hashlib.sha256(content).hexdigest() for place, content in contents.items()}
     prompts = PARSERS[source.name]({place: (files[place], content) for place, content in contents.items()})
     if not prompts:
-        raise ValueError(f"{path or source.name}: holds no prompt")
+        raise ValueError(f"{path or source.name}: contains no prompt")
     official = next((one for one in source.variants if _pinned(source, one) == hashes), None)
     if variant is None and official is not None:
-        chosen = official  # a path may hold another variant than the usual one
-    origin = source.origins(chosen)[0]
+        selected = official  # the files at a path may be another variant than the default
+    origin = source.origins(selected)[0]
     return PromptSet(
         name=source.name,
-        variant=chosen,
+        variant=selected,
         prompts=tuple(prompts),
         sha256=combined_sha256(hashes),
         license=origin.license,
@@ -63,7 +63,7 @@ def load(
         source=str(Path(path).expanduser().absolute())
         if path is not None
         else f"{origin.repository}@{origin.commit[:12]}",
-        official=official == chosen,
+        official=official == selected,
     )
 
 

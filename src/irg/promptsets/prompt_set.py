@@ -32,7 +32,7 @@ class PromptSet:
         variant: which of its prompt sets (``original``, ``testmini``, ...).
         sha256: of the files that were read (see :func:`combined_sha256`).
         license: as its repository states it.
-        terms: ``free``, ``non-commercial`` or ``unlicensed``: what the licence means for users, in a word.
+        terms: ``free``, ``non-commercial`` or ``unlicensed``: what the license means for users.
         source: repository and pinned commit, or the path that was given.
         official: the files are byte for byte the pinned ones.
     """

@@ -1,1 +1,1 @@
-"""The five benchmarks: what is asked about an image, how answers are graded and summed up."""
+"""The five benchmarks: questions about an image, grades of the answers, and sums."""

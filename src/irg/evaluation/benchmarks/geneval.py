@@ -1,7 +1,7 @@
 """GenEval: a detector's boxes and colors -> the official verdict, and the shares of right images.
 
 A judge's answer is ``{"boxes": {class: [[x1, y1, x2, y2, score], ...]}, "colors": {class: [name, ...]}}``: boxes in
-pixels, before any threshold, and where a prompt asks for a color, the color of each box in the same order.
+pixels, before any threshold, and where a prompt states a color, the color of each box in the same order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,11 +56,11 @@ def judge(
     Args:
         metadata: a line of GenEval's metadata: ``tag``, ``include``, perhaps ``exclude``.
         boxes: all boxes by class, with their scores, in any order.
-        colors: the color of each box, needed where ``include`` asks for one.
+        colors: the color of each box, needed where ``include`` states one.
         counting_above: what a score must be above in ``counting`` prompts; the official 0.9 suits its own detector.
 
     Raises:
-        ValueError: a color is asked for and ``colors`` has not one for each box of that class.
+        ValueError: a color is needed and ``colors`` has not one for each box of that class.
     """
     include = [
         _Clause(entry["class"], entry["count"], entry.get("color"), entry.get("position"))

@@ -22,7 +22,7 @@ Box = Sequence[float]
 
 
 class Detection(Protocol):
-    """An object that a detector found; ``color`` is None where it was not looked at."""
+    """An object that a detector found; ``color`` is None where it was not classified."""
 
     @property
     def name(self) -> str: ...

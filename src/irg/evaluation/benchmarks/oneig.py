@@ -28,7 +28,7 @@ def alignment(
     """Score of one prompt and, per image, which questions count as fulfilled.
 
     Args:
-        answers: per image, question number -> the judge's answer as it stands; only an exact ``Yes`` is one.
+        answers: per image, question number -> the judge's raw answer; only an exact ``Yes`` is one.
         dependency: question number -> the questions it depends on (0: none). A question counts only when those
             were answered ``Yes`` too, by their raw answers: what zeroes a parent does not reach its grandchildren.
 
@@ -51,7 +51,7 @@ def alignment(
 
 @dataclass(frozen=True)
 class TextMatch:
-    """What is measured on one image: edit distance, whether all is right, words found, words wanted."""
+    """What is measured on one image: edit distance, whether all is right, words found, words expected."""
 
     distance: int
     right: bool
@@ -71,9 +71,9 @@ def clean_ocr(text: str) -> str:
     return clean_text(text)
 
 
-def text_match(wanted: Sequence[str], read: str) -> TextMatch:
+def text_match(expected: Sequence[str], read: str) -> TextMatch:
     """Compare what was read in an image with the texts it should show."""
-    truth, seen = clean_text(" ".join(wanted)), clean_ocr(read)
+    truth, seen = clean_text(" ".join(expected)), clean_ocr(read)
     distance = levenshtein(seen, truth)
     words = Counter(truth.split())
     return TextMatch(distance, distance == 0, (words & Counter(seen.split())).total(), words.total())
@@ -163,7 +163,7 @@ def _summarize(images: Sequence[GradedImage]) -> dict[str, float]:
 
 
 def _missing(prompt: BenchPrompt) -> dict[str, Any]:
-    """Facts of a missing image: nothing that was asked for is there, and no text can be read."""
+    """Facts of a missing image: no question is fulfilled and no text can be read."""
     if prompt.tag == "text":
         return {"text": text_match(prompt.metadata["text_content"], "")}
     if prompt.tag == "reasoning":

@@ -26,18 +26,18 @@ def levenshtein(a: str, b: str) -> int:
     return int(Levenshtein.distance(a, b))
 
 
-def match_words(wanted: Sequence[str], seen: Sequence[str]) -> list[float]:
+def match_words(expected: Sequence[str], seen: Sequence[str]) -> list[float]:
     """Normalized edit distances of the cheapest pairing of words; a word without partner counts 1.
 
-    Length: of the longer list. The first ``len(wanted)`` values are those of the wanted words, in their order.
+    Length: of the longer list. The first ``len(expected)`` values are those of the expected words, in their order.
     """
     require_libraries()
     from rapidfuzz.distance import Levenshtein
     from scipy.optimize import linear_sum_assignment
 
-    size = max(len(wanted), len(seen))
+    size = max(len(expected), len(seen))
     costs = np.ones((size, size))
-    for i, word in enumerate(wanted):
+    for i, word in enumerate(expected):
         for j, other in enumerate(seen):
             costs[i, j] = Levenshtein.normalized_distance(word, other)
     return [float(cost) for cost in costs[linear_sum_assignment(costs)]]

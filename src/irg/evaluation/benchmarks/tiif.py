@@ -49,7 +49,7 @@ def right(answers: Sequence[str], truth: Sequence[str]) -> list[bool]:
     """
     if len(answers) != len(truth):
         raise ValueError(f"{len(truth)} questions, but {len(answers)} answers")
-    return [given.lower() == wanted.lower() for given, wanted in zip(answers, truth, strict=True)]
+    return [given.lower() == expected.lower() for given, expected in zip(answers, truth, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -95,25 +95,25 @@ def summarize(shares: Mapping[str, float]) -> dict[str, float]:
     return scores if overall is None else scores | {"Overall": overall}
 
 
-def wanted_texts(questions: Sequence[str]) -> list[str]:
+def expected_texts(questions: Sequence[str]) -> list[str]:
     """The texts that an image of the attribute ``text`` should show, from its questions."""
     found = (_TEXT.search(question) for question in questions)
     return [match[1] for match in found if match]
 
 
-def text_match(wanted: Sequence[str], seen: Sequence[str]) -> tuple[float, float]:
+def text_match(expected: Sequence[str], seen: Sequence[str]) -> tuple[float, float]:
     """(GNED, recall) of texts read in an image against those it should show.
 
     Both sides are split into lower-case words and paired so that the sum of normalized edit distances is least. GNED
     is that sum, a word without partner counting 1, over the longer list's length: 0 is perfect. Recall is the share
-    of wanted words whose partner is within 0.3.
+    of expected words whose partner is within 0.3.
 
     Raises:
-        ValueError: no word is wanted.
+        ValueError: no word is expected.
     """
-    words, read = ([word for text in texts for word in text.lower().split()] for texts in (wanted, seen))
+    words, read = ([word for text in texts for word in text.lower().split()] for texts in (expected, seen))
     if not words:
-        raise ValueError("no text is wanted in this image")
+        raise ValueError("no text is expected in this image")
     distances = match_words(words, read)
     found = sum(distance <= RECALL_WITHIN for distance in distances[: len(words)])
     return float(np.mean(distances)), found / len(words)
@@ -142,7 +142,7 @@ def _grade(prompt: BenchPrompt, answers: dict[str, Any], _: ScoringOptions) -> G
     rows = zip(prompt.metadata["questions"], given, verdicts, strict=True)
     detail = "\n".join(f"{'✓' if good else '✗'} {question.strip()} {answer}" for question, answer, good in rows)
     read = answers.get("text")
-    facts = None if read is None else text_match(wanted_texts(prompt.metadata["questions"]), [read])
+    facts = None if read is None else text_match(expected_texts(prompt.metadata["questions"]), [read])
     return Grade(sum(verdicts) / len(verdicts), tuple(verdicts), detail, facts)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from PIL import Image
+
 from irg import registry
 from irg.evaluation.benchmarks.base import Question
 from irg.evaluation.image_folders import ImageFile
@@ -18,7 +20,8 @@ from irg.promptsets import BenchPrompt
 from irg.recipes import choose
 
 Failure = Literal["refused", "outage", "bad_answer", "budget", "unreadable"]
-"""Why there is no answer: the judge won't, can't be reached, gave nothing usable, is too dear; or no readable file."""
+"""Why there is no answer: the judge refuses, can't be reached, gave nothing usable, or would exceed the budget; or the
+image can't be read."""
 RETRYABLE: tuple[Failure, ...] = ("outage", "budget")
 """Failures that are tried again when scoring is run again."""
 
@@ -35,7 +38,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The same for the same question about the same image, wherever it lies."""
+        """A hash of the question and the image's content, not of its path."""
         parts = [self.prompt.id, self.question.kind, self.question.name, self.question.text, self.image.sha256]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -46,7 +49,7 @@ class Answer:
 
     Attributes:
         raw: ``detect``: {"boxes": {class: [[x1, y1, x2, y2, score], ...]}, "colors": {class: [name, ...]}}; ``chat``
-            and ``ocr``: a text; the others: a number. On a failure whatever was said, if anything.
+            and ``ocr``: a text; the others: a number. On a failure the answers that were unusable, if any.
     """
 
     raw: Any
@@ -85,8 +88,8 @@ class Judge(Protocol):
         ...
 
 
-def pixels_or_failure(job: Job) -> Any:
-    """The job's image, or the answer that says that it can't be read."""
+def pixels_or_failure(job: Job) -> Image.Image | Answer:
+    """The job's image (RGB), or an :class:`Answer` with the failure ``unreadable``."""
     try:
         return job.image.pixels()
     except ValueError as error:
@@ -110,7 +113,7 @@ class JudgeOptions:
     attempts: int = 6
     """For openai: tries of a call while the server is overloaded or broken."""
     corrections: int = 2
-    """How often an answer that can't be used is asked for again."""
+    """How many times an unusable answer is sent back to the model with the error."""
     longest_wait_s: float = 60.0
     """For openai: of the growing pauses between tries."""
     price_in: float = 0.0

@@ -1,11 +1,11 @@
 """Answers that were computed elsewhere: by a judge that needs an environment of its own, or by official scripts.
 
-A file of JSON lines. The first says who judged, the others hold one answer each:
+A file of JSON lines. The first names the judge, each of the others is one answer:
 
     {"judge": "CLIP-FlanT5-XXL (t2v_metrics 1.2)"}
     {"prompt": "00000", "kind": "yes", "value": 0.83}
 
-``sample`` (from 0), ``turn`` (from 1) and ``name`` narrow a line down; left out, it holds for all of them.
+``sample`` (from 0), ``turn`` (from 1) and ``name`` restrict a line; without them it applies to all.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ class FileJudge:
 
     def answers(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
         for job in jobs:
-            for key in _from_narrow_to_wide(job):
+            for key in _keys_by_specificity(job):
                 if key in self._answers:
                     yield job, Answer(self._answers[key])
                     break
@@ -69,7 +69,7 @@ class FileJudge:
                 yield job, Answer(None, "outage", "the file has no answer for it")
 
 
-def _from_narrow_to_wide(job: Job) -> Iterator[_Key]:
+def _keys_by_specificity(job: Job) -> Iterator[_Key]:
     for turn in (job.turn, None):
         for sample in (job.sample, None):
             for name in (job.question.name, None):

@@ -98,7 +98,7 @@ class GenEvalDetector:
 
     def detect(self, image: Image.Image, prompt: BenchPrompt) -> dict[str, Any]:
         """Boxes of all objects, and the colors of those classes whose color the prompt states."""
-        wanted = {clause["class"] for clause in prompt.metadata.get("include", ()) if "color" in clause}
+        colored = {clause["class"] for clause in prompt.metadata.get("include", ()) if "color" in clause}
         boxes: dict[str, list[list[float]]] = {}
         crops: dict[str, list[Image.Image]] = {}
         for name, score, mask_HW in self._detect(image):
@@ -106,7 +106,7 @@ class GenEvalDetector:
             if box is None:
                 continue
             boxes.setdefault(name, []).append([*box, round(score, 4)])
-            if name in wanted:
+            if name in colored:
                 crops.setdefault(name, []).append(on_gray(image, mask_HW, box))
         colors = {name: self._classify_colors(images, name) for name, images in crops.items()}
         return {"boxes": boxes, "colors": colors}

@@ -82,10 +82,10 @@ class OpenAIJudge:
             image = image_part(job.image.data)
         except (OSError, ValueError) as error:
             return Answer(None, "unreadable", str(error))
-        said: list[str] = []
+        texts: list[str] = []
 
         def check(text: str) -> None:
-            said.append(text)
+            texts.append(text)
             if job.question.check is not None:
                 job.question.check(text)
 
@@ -99,7 +99,7 @@ class OpenAIJudge:
                 answer = await client.chat(messages, max_tokens=1024, check=check)
                 raw = "" if job.question.kind == "ocr" and answer.text.strip() == "[]" else answer.text
         except EndpointError as error:
-            return Answer(said or None, *_failure(error))
+            return Answer(texts or None, *_failure(error))
         except ValueError as error:
             return Answer(None, "bad_answer", str(error))
         return Answer(raw, usage=answer.usage, cost=answer.cost, cached=answer.cached)
