@@ -34,10 +34,10 @@ from irg.model.network.autoencoder import Autoencoder, CompactConfig, build_auto
 from irg.model.network.config import DecoderConfig, ModelConfig, VitConfig, tiny
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.checkpoint import load_model
+from irg.model.weights.folders import model_folder
 from irg.model.weights.initialize import random_model
 from irg.model.weights.profile import read_profile
 from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
-from irg.reasoning.pipeline import model_folder
 from irg.reasoning.programs import Job, irg
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.settings import Settings

@@ -1,9 +1,9 @@
 """Seconds and memory of BAGEL-7B-sized IRG, stage by stage, beside the machine's roofline: ``python bench/gpu_7b.py``.
 
-Random weights of the full size are made on the device itself; images are 1024 x 1024 with 50 time points, thoughts
-are forced to 300 tokens. Modes direct, think and irg run on every rung that fits. The roofline of a stage is the larger
-of counted FLOPs over the matrix rate, and counted bytes over the copy rate, both measured here first (formulas:
-``work.py``). A rung that fails (no torchao, out of memory) is told and passed over.
+Random weights of the full size are made on the device itself; images are 1024 x 1024 with 50 time points, thinking
+texts are forced to 300 tokens. Modes direct, think and irg run in every memory mode that fits. The roofline of a stage
+is the larger of counted FLOPs over the matrix rate, and counted bytes over the copy rate, both measured here first
+(formulas: ``work.py``). A memory mode that fails (no torchao, out of memory) is reported and passed over.
 """
 
 import gc
@@ -28,16 +28,14 @@ from irg.engine.settings import IMPROVING, DrawSettings
 from irg.model.network.autoencoder import Autoencoder, build_autoencoder
 from irg.model.network.config import CONFIGS, ModelConfig
 from irg.model.network.unified import UnifiedModel
-from irg.model.placement.devices import device_of
+from irg.model.placement.devices import device_map
+from irg.model.placement.memory_plan import MemoryMode, quantization_of
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.initialize import narrower
-from irg.model.weights.quantize import QuantizedLinear, make_room, require_torchao, set_weight
-from irg.reasoning.memory import kind_of
+from irg.model.weights.quantize import QuantizedLinear, allocate_quantized, fill_quantized, require_torchao
 from irg.reasoning.programs import PROGRAMS, Job
 from irg.reasoning.settings import Mode, Settings
 from work import STAGES, Counted, CountingRunner, Work
-
-Rung = Literal["bf16", "int8", "int4", "offload"]
 
 
 @dataclass
@@ -54,8 +52,8 @@ class GpuOptions:
     """Points of the time grid."""
     thought_tokens: int = 300
     """Of every thought."""
-    rungs: tuple[Rung, ...] = ("bf16", "int8", "int4")
-    """Of the memory ladder."""
+    memory_modes: tuple[MemoryMode, ...] = ("bf16", "int8", "int4")
+    """How the weights are kept."""
     modes: tuple[Mode, ...] = ("direct", "think", "irg")
     """Ways of reasoning."""
     repeats: int = 2
@@ -121,22 +119,22 @@ def _fastest(call: Any, device: torch.device, times: int) -> float:
 
 @torch.no_grad()
 def random_networks(
-    config: ModelConfig, rung: Rung, device: torch.device, dtype: torch.dtype = torch.bfloat16
+    config: ModelConfig, memory_mode: MemoryMode, device: torch.device, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[UnifiedModel, Autoencoder]:
     """Networks with random weights, made where they will be; no more than one weight exists twice at a time."""
-    if (kind := kind_of(rung)) is not None:
+    if (kind := quantization_of(memory_mode)) is not None:
         require_torchao()
-    layers = [torch.device("cpu") if rung == "offload" else device] * config.decoder.num_hidden_layers
-    where = device_of(layers, device)
+    layers = [torch.device("cpu") if memory_mode == "offload" else device] * config.decoder.num_hidden_layers
+    where = device_map(layers, device)
     with torch.device("meta"):
         model, autoencoder = UnifiedModel(config), build_autoencoder(config.autoencoder)
     if kind is not None:
-        make_room(model, kind, where)
+        allocate_quantized(model, kind, where)
     for name, module in model.named_modules():
         _randomize(module, where(name), dtype)
     for module in autoencoder.modules():
         _randomize(module, device, dtype)
-    if rung == "offload":
+    if memory_mode == "offload":
         offload_layers(model, device)
     return model.eval(), autoencoder.eval()
 
@@ -146,7 +144,7 @@ def _randomize(module: nn.Module, device: torch.device, dtype: torch.dtype) -> N
     if isinstance(module, QuantizedLinear):
         packed = 1 if module.zero is None else 2
         outputs, inputs = module.qdata.shape[0], packed * module.qdata.shape[1]
-        set_weight(module, torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(0, inputs**-0.5))
+        fill_quantized(module, torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(0, inputs**-0.5))
     leaves = [(module._parameters, name, tensor) for name, tensor in module._parameters.items()]
     leaves += [(module._buffers, name, tensor) for name, tensor in module._buffers.items()]  # type: ignore[misc]
     for store, name, old in leaves:
@@ -211,9 +209,9 @@ class StagedRunner(CountingRunner):
 
 @dataclass
 class Result:
-    """One run of a mode on a rung."""
+    """One run of a reasoning mode in a memory mode."""
 
-    rung: str
+    memory_mode: str
     mode: str
     total: float
     seconds: dict[str, float]
@@ -236,7 +234,9 @@ def job_of(options: GpuOptions, mode: Mode, points: int, system: str, prompt: st
     return Job(prompt, system, settings, options.size, options.size)
 
 
-def run(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, rung: Rung, mode: Mode, points: int) -> Result:
+def run(
+    networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, memory_mode: MemoryMode, mode: Mode, points: int
+) -> Result:
     """One run from an empty cache."""
     model, autoencoder = networks
     device = model.device
@@ -268,15 +268,17 @@ def run(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, rung: R
     total = time.perf_counter() - started
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     stages = runner.stages
-    return Result(rung, mode, total, stages.seconds, stages.peak, runner.counted.stages, reserved)
+    return Result(memory_mode, mode, total, stages.seconds, stages.peak, runner.counted.stages, reserved)
 
 
-def measure(options: GpuOptions, config: ModelConfig, rung: Rung, device: torch.device) -> Iterator[Result]:
-    """All modes on one rung."""
-    networks = random_networks(config, rung, device, getattr(torch, options.dtype))
+def measure(
+    options: GpuOptions, config: ModelConfig, memory_mode: MemoryMode, device: torch.device
+) -> Iterator[Result]:
+    """All reasoning modes in one memory mode."""
+    networks = random_networks(config, memory_mode, device, getattr(torch, options.dtype))
     for mode in options.modes:
-        run(networks, options, rung, mode, points=3)
-        runs = [run(networks, options, rung, mode, options.num_timesteps) for _ in range(options.repeats)]
+        run(networks, options, memory_mode, mode, points=3)
+        runs = [run(networks, options, memory_mode, mode, options.num_timesteps) for _ in range(options.repeats)]
         yield min(runs, key=lambda result: result.total)
 
 
@@ -291,7 +293,7 @@ def row(result: Result, machine: Machine) -> str:
     memory = f"{peak / 1e9:.1f} / {result.reserved / 1e9:.1f}" if peak else "-"
     flops = sum(work.flops for work in result.work.values())
     cells += [f"{result.total:.2f} ({least:.2f})", f"{100 * least / result.total:.0f} %", f"{flops / 1e12:.3g}", memory]
-    return f"| {result.rung} | {result.mode} | {' | '.join(cells)} |"
+    return f"| {result.memory_mode} | {result.mode} | {' | '.join(cells)} |"
 
 
 def main(options: GpuOptions) -> int:
@@ -311,16 +313,16 @@ def main(options: GpuOptions) -> int:
         f"{options.size}, {options.num_timesteps} time points, thoughts of {options.thought_tokens} tokens"
     )
     print("seconds (least by the roofline); peak memory in GB: allocated / reserved by PyTorch\n")
-    print("| rung | mode | prefill | decode | denoise | autoencoder | total | of roofline | TFLOP | peak |")
+    print("| memory | mode | prefill | decode | denoise | autoencoder | total | of roofline | TFLOP | peak |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     results: list[Result] = []
-    for rung in options.rungs:
+    for memory_mode in options.memory_modes:
         try:
-            for result in measure(options, config, rung, device):
+            for result in measure(options, config, memory_mode, device):
                 results.append(result)
                 print(row(result, machine), flush=True)
         except (ValueError, torch.OutOfMemoryError) as error:
-            print(f"| {rung} | {' '.join(str(error).split())[:150]} |", flush=True)
+            print(f"| {memory_mode} | {' '.join(str(error).split())[:150]} |", flush=True)
     if options.json:
         report = {"machine": asdict(machine), "options": asdict(options) | {"json": None}}
         rows = [asdict(result) for result in results]

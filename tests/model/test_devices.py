@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from irg.engine.runner import Runner
-from irg.model.placement.devices import device_of, follow_layers, layer_devices
+from irg.model.placement.devices import add_device_hooks, device_map, layer_devices
 from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
 from irg.sequence.parts import Latents, Patches, Text
 
@@ -25,7 +25,7 @@ def test_layers_are_shared_in_proportion() -> None:
 
 
 def test_names_go_where_their_layer_is() -> None:
-    where = device_of([ONE, TWO], ONE)
+    where = device_map([ONE, TWO], ONE)
     assert where("language_model.model.layers.1.mlp.up_proj") == TWO
     assert where("language_model.model.layers.0") == where("vae2llm") == where("") == ONE
     assert where("vit_model.vision_model.encoder.layers.1") == ONE
@@ -59,7 +59,7 @@ def test_hidden_states_and_cache_follow_the_layers() -> None:
 def test_hooks_change_no_number(tiny_loaded: LoadedModel) -> None:
     model = copy.deepcopy(tiny_loaded.model)
     wanted = walk(Runner(tiny_loaded.model, tiny_loaded.autoencoder))
-    follow_layers(model)
+    add_device_hooks(model)
     assert all(torch.equal(a, b) for a, b in zip(walk(Runner(model, tiny_loaded.autoencoder)), wanted, strict=True))
 
 
@@ -83,7 +83,7 @@ def test_two_real_devices(tiny_loaded: LoadedModel) -> None:
         pytest.skip("needs two CUDA devices")
     model = copy.deepcopy(tiny_loaded.model).to(ONE)
     model.language_model.model.layers[1].to(TWO)
-    follow_layers(model)
+    add_device_hooks(model)
     wanted = walk(Runner(tiny_loaded.model, tiny_loaded.autoencoder))
     for got, want in zip(walk(Runner(model, tiny_loaded.autoencoder)), wanted, strict=True):
         torch.testing.assert_close(got.cpu(), want, rtol=1e-3, atol=1e-3)

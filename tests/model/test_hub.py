@@ -17,8 +17,8 @@ from hub_server import hub_server
 from huggingface_hub import constants
 
 from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
+from irg.model.weights.folders import model_folder
 from irg.model.weights.hub import is_repo_id, needed, snapshot
-from irg.reasoning.pipeline import model_folder
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 BAGEL = dict.fromkeys(["README.md", "config.json", "generation_config.json", "llm_config.json", "vit_config.json"], 900)

@@ -15,7 +15,7 @@ from irg.engine.runner import Runner
 from irg.model.network.autoencoder import build_autoencoder
 from irg.model.network.config import tiny
 from irg.model.network.unified import UnifiedModel
-from irg.model.placement.devices import device_of, follow_layers
+from irg.model.placement.devices import add_device_hooks, device_map
 from irg.sequence.parts import Latents, Patches, Text
 
 
@@ -58,14 +58,14 @@ def main() -> None:
     one, two = torch.device("pretended:0"), torch.device("pretended:1")
     with FakeTensorMode(allow_non_fake_inputs=True):
         for layers in ([one, one, two], [one, two, one], [two, one, one]):
-            model = placed(device_of(layers, one))
+            model = placed(device_map(layers, one))
             try:
                 walk(model)
             except RuntimeError as error:
                 assert "device" in str(error)
             else:
                 raise AssertionError("fake tensors of two devices were mixed unseen")
-            follow_layers(model)
+            add_device_hooks(model)
             walk(model)
     print("followed")
 

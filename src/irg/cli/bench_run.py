@@ -61,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
     from irg.evaluation import runs
     from irg.evaluation.generation import draw_missing
     from irg.evaluation.image_folders import slug
-    from irg.reasoning.pipeline import IRGPipeline, model_folder
+    from irg.model.weights.folders import model_folder
+    from irg.reasoning.pipeline import IRGPipeline
 
     folder = model_folder(options.model, options.weights, console.print)
     covered_by, covered = _covered(options, folder, prompt_set)
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         model_fingerprint=runs.weights_fingerprint(folder),
         model_name=slug(str(options.model)),
         weights=options.weights,
-        precision=pipe.choice.precision if pipe.choice else "",
+        precision=pipe.memory_plan.precision if pipe.memory_plan else "",
         mode=settings.mode,
         settings=settings.to_dict(),
         seed=options.seed,

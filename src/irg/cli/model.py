@@ -11,6 +11,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from irg.cli.arguments import Weights, image_size, parse
+from irg.deprecation import renamed
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -30,7 +31,7 @@ class _Info:
 def info(argv: Sequence[str]) -> int:
     """``irg model info``."""
     options = parse(_Info, argv, "irg model info", "What a model folder holds; reads headers and JSON only.")
-    from irg.reasoning.describe import describe, in_lines
+    from irg.model.describe import describe, in_lines
 
     sizes = [image_size(word) for word in options.size.split(",")] if options.size else []
     facts = describe(_folder(options.path), sizes, options.weights)
@@ -48,7 +49,7 @@ class _Convert:
     """Of the new folder; default: as the source has it."""
     dtype: Dtype | None = None
     """Of all weights; default: each tensor keeps its own."""
-    quantize: Literal["int8", "int4"] | None = None
+    quantize: Literal["int8", "int4"] | None = renamed(was="quantise", default=None)
     """Make the decoder's linear layers int8 or int4 (needs pip install 'irg[quant]')."""
     lora: str | None = None
     """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
@@ -130,14 +131,10 @@ def init(argv: Sequence[str]) -> int:
 
 
 def _folder(name: str) -> Path:
-    """A local folder by path, bundled name, or hub id that is in the cache: nothing is downloaded here."""
-    from irg.model.weights.hub import cached, is_repo_id
-    from irg.reasoning.pipeline import model_folder
+    """A model's folder by path, bundled name, or hub id that is in the cache: nothing is downloaded here."""
+    from irg.model.weights.folders import model_folder
 
-    path = Path(name).expanduser()
-    if not path.exists() and is_repo_id(name) and not path.parent.is_dir():
-        return cached(name, otherwise=f"hub model {name!r} is not in the cache")
-    return model_folder(name)
+    return model_folder(name, download=False)
 
 
 def _bytes(text: str | None) -> int | None:

@@ -17,16 +17,7 @@ import torch
 from torch import Tensor
 
 from irg.model.network.config import DecoderConfig
-
-GROWTH = 2048
-
-
-def grown(slots: int, needed: int) -> int:
-    """Slots of a row that had ``slots`` and needs more: doubled, but by at most :data:`GROWTH` beyond the need.
-
-    Short rows grow in few steps; long ones, which are gigabytes, do not reserve as much again.
-    """
-    return max(needed, min(2 * slots, slots + GROWTH))
+from irg.model.placement.kv_cache_size import grown
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from irg.engine.cache import Context, KVCache
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
+from irg.model.placement.kv_cache_size import INITIAL_SLOTS, ROWS_PER_REQUEST
 from irg.sequence.images import patchify
 from irg.sequence.layout import cells_of, lay_out, visibility
 from irg.sequence.parts import Latents, Part, Patches
@@ -27,8 +28,8 @@ class Runner:
         self,
         model: UnifiedModel,
         autoencoder: Autoencoder,
-        rows: int = 3,
-        slots: int = 512,
+        rows: int = ROWS_PER_REQUEST,
+        slots: int = INITIAL_SLOTS,
         compute_dtype: torch.dtype | None = None,
     ) -> None:
         """``compute_dtype``: of the forward's keys and values, which the cache stores, where it is not the dtype that

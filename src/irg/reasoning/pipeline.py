@@ -18,13 +18,14 @@ from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.runner import Runner
 from irg.model.network.config import ModelConfig
+from irg.model.placement.devices import parse_devices
+from irg.model.placement.loading import load_with_plan
+from irg.model.placement.memory_plan import Memory, MemoryPlan, RequestShape
 from irg.model.weights.config_files import read_config
-from irg.model.weights.hub import is_repo_id, snapshot
-from irg.model.weights.manifest import PICKLES
+from irg.model.weights.folders import model_folder
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.events import DenoiseStep, Event, Finished
-from irg.reasoning.memory import Choice, Load, Memory, load_on_rung, parse_devices
 from irg.reasoning.programs import PROGRAMS, Job, Step, retold
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.settings import Settings, check_prompt, check_seed, with_options
@@ -32,7 +33,6 @@ from irg.results.reflection import is_done
 from irg.results.trajectory import Trajectory, Turn
 
 _log = logging.getLogger("irg")
-BUNDLED = Path(__file__).parents[1] / "assets"
 StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
 
 
@@ -65,38 +65,11 @@ class IRGOutput:
         return self.trajectory.save(folder, overwrite)
 
 
-def model_folder(
-    name: str | Path, weights: Literal["ema", "model"] = "ema", say: Callable[[str], None] = _log.info
-) -> Path:
-    """The folder of a model: a bundled one by name, a path, or a hub id (``owner/name``), which is downloaded once.
-
-    Args:
-        weights: which ones to download where a repository has the averaged (``ema``) and the plain (``model``) ones.
-        say: gets a line with the size before a download starts.
-
-    Raises:
-        ValueError: there is no such model, or it can't be downloaded.
-    """
-    path = Path(name).expanduser()
-    if not path.is_dir() and str(name).isidentifier() and (BUNDLED / str(name)).is_dir():
-        path = BUNDLED / str(name)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        advice = "; a pickle is never read" if path.suffix in PICKLES else ""
-        raise ValueError(f"{path} is a file: give the folder with its configuration and tokenizer{advice}")
-    if isinstance(name, str) and is_repo_id(name) and not path.parent.is_dir():
-        return snapshot(name, weights, say)
-    bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
-    known = f"a bundled one ({', '.join(bundled)}), " if bundled else ""
-    raise ValueError(f"unknown model {str(name)!r}: give {known}a folder with a model in it, or a hub id (owner/name)")
-
-
 class IRGPipeline:
     """A model ready to reason and draw."""
 
-    def __init__(self, engine: Engine, profile: Profile, name: str, choice: Choice | None = None) -> None:
-        self.engine, self.profile, self.name, self.choice = engine, profile, name, choice
+    def __init__(self, engine: Engine, profile: Profile, name: str, memory_plan: MemoryPlan | None = None) -> None:
+        self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
         self.config = engine.runner.config
         self.defaults = self._settings(profile)
 
@@ -130,15 +103,14 @@ class IRGPipeline:
         tokenizer = TextTokenizer.from_folder(folder)
         config = read_config(folder)
         tokenizer.check(config, folder)
-        placed = load_on_rung(folder, memory, devices, dtype, weights, _usual_load(config, profile))
-        say(f"Memory: {placed.choice.reason}")
-        loaded = placed.loaded
+        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(config, profile))
+        say(f"Memory: {plan.reason}")
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.forms)
-        return cls(engine, profile, str(model), placed.choice)
+        return cls(engine, profile, str(model), plan)
 
     def together(self, most: int) -> int:
         """How many requests of the usual size to run beside each other: ``most``, or as many as memory has room for."""
-        return most if self.choice is None else min(most, self.choice.together)
+        return most if self.memory_plan is None else min(most, self.memory_plan.max_concurrent_requests)
 
     def _settings(self, profile: Profile) -> Settings:
         return _usual_settings(self.config, profile)
@@ -314,8 +286,9 @@ def _usual_settings(config: ModelConfig, profile: Profile) -> Settings:
     return Settings.from_dict({"height": size, "width": size} | profile.settings)
 
 
-def _usual_load(config: ModelConfig, profile: Profile) -> Load:
+def _usual_request(config: ModelConfig, profile: Profile) -> RequestShape:
     """The request that the memory has to suffice for."""
     usual = _usual_settings(config, profile)
     assert usual.height is not None and usual.width is not None
-    return Load(usual.height, usual.width, min(Load.thought_tokens, usual.max_think_tokens), usual.rounds)
+    thinking = min(RequestShape.thinking_tokens, usual.max_think_tokens)
+    return RequestShape(usual.height, usual.width, thinking, usual.rounds)

@@ -29,10 +29,10 @@ from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
 from irg.model.weights.quantize import (
     Quantization,
     QuantizedLinear,
-    make_room,
+    allocate_quantized,
+    fill_quantized,
     prepare_for,
     require_torchao,
-    set_weight,
     stored_quantization,
 )
 
@@ -87,7 +87,7 @@ def load_model(
     where = device if callable(device) else (lambda _: torch.device(device))
     if quantize is not None and stored is None:
         require_torchao()
-        make_room(model, quantize, where)
+        allocate_quantized(model, quantize, where)
     _fill(model, checked.entries, dtype, where)
     _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))
     return LoadedModel(checked.config, model.eval(), autoencoder.eval())
@@ -231,7 +231,7 @@ def _fill(
     for name, module in network.named_modules():
         if isinstance(module, QuantizedLinear) and (entry := entries.get(f"{name}.weight")) is not None:
             # read, not mapped: the file's pages would count beside the quantized weights
-            set_weight(module, copying.read(entry, dtype, where(name)))
+            fill_quantized(module, copying.read(entry, dtype, where(name)))
         own: list[tuple[str, Tensor | None]] = [*module._parameters.items(), *module._buffers.items()]
         for leaf, placeholder in own:
             key = f"{name}.{leaf}" if name else leaf

@@ -141,7 +141,7 @@ def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapter | 
     quantized: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
     if conversion.quantize is not None:
         for name, module in checked.model.named_modules():
-            if quantizing.wanted(name, module):
+            if quantizing.is_quantizable(name, module):
                 assert isinstance(module, torch.nn.Linear)
                 shapes = quantizing.part_shapes(module.in_features, module.out_features, conversion.quantize)
                 quantized |= {name: shapes} if shapes else {}

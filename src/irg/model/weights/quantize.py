@@ -7,10 +7,10 @@ latent or patch passes once; tiny too), the ViT and the autoencoder (0.5 B param
 in every image).
 
 The numbers come from torchao's affine quantization: int8 is symmetric with one float32 scale per output row, int4 has
-one bfloat16 scale and one zero point per group of input values. Running them needs no torchao: a layer widens its
-weight to the activations' dtype and calls the ordinary matrix product. That is the right trade for drawing (thousands
-of tokens a call, where torchao's int4 kernels for few tokens lose), keeps one file format for all devices, and costs
-some speed when decoding text.
+one bfloat16 scale and one zero point per group of input values. The layer is our own, so that running quantized weights
+needs no torchao and one file format serves all devices: torchao 0.18's Int8Tensor computes exactly what this layer does
+(equal results in equal time), and its Int4Tensor has another zero point and runs with CUDA kernels (mslk) only, which
+are made for few tokens; denoising has thousands a call. Decoding text costs some speed.
 
 Legend: N tokens; O outputs; I inputs; S groups of an output row.
 """
@@ -57,7 +57,7 @@ class QuantizedLinear(nn.Module):
         return "int8" if self.zero is None else "int4"
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
-        """The weight [O, I] that the numbers stand for."""
+        """The dequantized weight [O, I]."""
         return dequantized(self.qdata, self.scale, self.zero, dtype)
 
     def forward(self, x_NI: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class QuantizedLinear(nn.Module):
 
 
 def dequantized(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Quantized numbers as a plain weight [O, I]."""
+    """A weight [O, I] from its quantized parts."""
     if zero is None:
         return qdata.to(dtype) * scale.to(dtype)
     outputs, groups = scale.shape
@@ -130,8 +130,8 @@ def group_of(inputs: int) -> int | None:
     return next((group for group in GROUPS if inputs % group == 0), None)
 
 
-def wanted(name: str, module: nn.Module) -> bool:
-    """Whether a module of the unified model is one that quantization is for."""
+def is_quantizable(name: str, module: nn.Module) -> bool:
+    """Whether a module of the unified model is a linear layer of the decoder's layers."""
     return name.startswith(LAYERS) and isinstance(module, nn.Linear)
 
 
@@ -150,23 +150,23 @@ def part_shapes(inputs: int, outputs: int, kind: Quantization) -> dict[str, tupl
     }
 
 
-def make_room(model: nn.Module, kind: Quantization, where: Callable[[str], torch.device]) -> None:
-    """Replace the linear layers that quantization is for by quantized ones with memory of their own but no values.
+def allocate_quantized(model: nn.Module, kind: Quantization, where: Callable[[str], torch.device]) -> None:
+    """Replace the decoder's linear layers by quantized ones whose memory is allocated but not filled.
 
-    All rooms are made before the first weight is read: what is made and dropped on the way can't lie between them.
+    All is allocated before the first weight is read: temporary tensors then can't fragment the memory between them.
     A layer that ``kind`` can't hold stays.
 
     Args:
         where: device of a module, by its name.
     """
     for name, module in list(model.named_modules()):
-        if wanted(name, module):
+        if is_quantizable(name, module):
             assert isinstance(module, nn.Linear)
             _replace(model, name, module, kind, where(name))
 
 
-def set_weight(layer: QuantizedLinear, weight_OI: Tensor) -> None:
-    """Quantize a weight into a layer's room.
+def fill_quantized(layer: QuantizedLinear, weight_OI: Tensor) -> None:
+    """Quantize a weight into an allocated layer.
 
     Raises:
         ValueError: torchao is missing.
@@ -183,11 +183,11 @@ def quantize(model: nn.Module, kind: Quantization) -> None:
         ValueError: torchao is missing.
     """
     for name, module in list(model.named_modules()):
-        if wanted(name, module):
+        if is_quantizable(name, module):
             assert isinstance(module, nn.Linear)
             layer = _replace(model, name, module, kind, module.weight.device)
             if layer is not None:
-                set_weight(layer, module.weight.detach())
+                fill_quantized(layer, module.weight.detach())
 
 
 def _replace(
@@ -221,7 +221,7 @@ def prepare_for(model: nn.Module, entries: Mapping[str, TensorEntry]) -> dict[st
     """
     kind, exact = stored_quantization(entries), dict[str, torch.dtype]()
     for name, module in list(model.named_modules()):
-        if kind is not None and wanted(name, module) and f"{name}.qdata" in entries:
+        if kind is not None and is_quantizable(name, module) and f"{name}.qdata" in entries:
             assert isinstance(module, nn.Linear)
             if _replace(model, name, module, kind, torch.device("meta")) is not None:
                 shapes = part_shapes(module.in_features, module.out_features, kind) or {}
@@ -235,7 +235,7 @@ def available() -> bool:
 
 
 def require_torchao() -> None:
-    """Import torchao, so that a missing one shows before anything is read.
+    """Import torchao, so that a missing one is noticed before anything is read.
 
     Raises:
         ValueError: it is not installed.
@@ -244,7 +244,7 @@ def require_torchao() -> None:
 
 
 def _torchao() -> Any:
-    """torchao's affine primitives. Its import tells of every optional kernel that it can't load: not our users' worry.
+    """torchao's affine primitives. Its import logs every optional kernel that it can't load; users need not see that.
 
     Raises:
         ValueError: it is not installed.

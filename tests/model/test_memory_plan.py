@@ -1,4 +1,4 @@
-"""The memory ladder: what is estimated, what is picked, what is loaded; 7 B parameters by headers alone."""
+"""Memory modes: what is estimated, which is chosen, what is loaded; 7 B parameters by headers alone."""
 
 import json
 import struct
@@ -12,25 +12,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irg.engine.runner import Runner
+from irg.model.describe import describe, in_lines
 from irg.model.network.config import bagel_7b
-from irg.model.placement.devices import layer_devices
+from irg.model.placement import loading
+from irg.model.placement.devices import free_memory, layer_devices, parse_devices
+from irg.model.placement.loading import load_with_plan
+from irg.model.placement.memory_plan import RequestShape, estimate, plan_memory, weight_bytes
 from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model, save_model
 from irg.model.weights.convert import Conversion, convert
+from irg.model.weights.folders import BUNDLED
 from irg.model.weights.initialize import write_folder
 from irg.model.weights.quantize import QuantizedLinear
-from irg.reasoning import memory
-from irg.reasoning.describe import describe, in_lines
-from irg.reasoning.memory import (
-    Load,
-    cache_slots,
-    choose,
-    estimate,
-    free_memory,
-    load_on_rung,
-    parse_devices,
-    weight_bytes,
-)
-from irg.reasoning.pipeline import BUNDLED
 from irg.sequence.parts import Latents, Patches, Target, Text
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -91,52 +83,60 @@ def test_info_agrees_with_the_manifest(golden: Path, tmp_path: Path) -> None:
     assert [f.tensors for f in facts.files] == [counts["bagel_keys"], counts["ae_keys"]]
 
 
-def test_the_aims_hold_for_the_real_model(checked: CheckedFolder) -> None:
+def test_the_targets_hold_for_the_real_model(checked: CheckedFolder) -> None:
     """Whole IRG loop at 1024 x 1024: at most 40 GB in bf16, 24 GB in int8, 16 GB in int4, by the estimate."""
-    needs = {rung: estimate(checked, rung, Load()) for rung in ("bf16", "int8", "int4", "offload")}
+    needs = {mode: estimate(checked, mode, RequestShape()) for mode in ("bf16", "int8", "int4", "offload")}
     assert needs["bf16"].weights == 2 * (14_607_260_128 + 83_819_683)
-    totals = {rung: need.total / GB for rung, need in needs.items()}
+    totals = {mode: need.total / GB for mode, need in needs.items()}
     assert 33 < totals["bf16"] < 40 and 20 < totals["int8"] < 24 and 14 < totals["int4"] < 16
     assert totals["offload"] < 11 and needs["offload"].host == weight_bytes(checked, "bf16")["layers"]
 
 
 def test_offloaded_weights_are_somewhere(checked: CheckedFolder) -> None:
-    whole = estimate(checked, "bf16", Load())
+    whole = estimate(checked, "bf16", RequestShape())
     for resident in (0, 10, 27):
-        need = estimate(checked, "offload", Load(), resident=resident)
+        need = estimate(checked, "offload", RequestShape(), resident_layers=resident)
         room = min(2, 28 - resident) * weight_bytes(checked, "offload")["largest"]
         assert need.weights + need.host == whole.weights + room
-    assert estimate(checked, "offload", Load(), resident=28).weights == whole.weights
+    assert estimate(checked, "offload", RequestShape(), resident_layers=28).weights == whole.weights
 
 
-@pytest.mark.parametrize("rung", ["float32", "bf16", "int8", "int4"])
-def test_weights_are_counted_to_the_byte(tmp_path: Path, tiny_loaded: LoadedModel, rung: Any) -> None:
-    if rung in ("int8", "int4"):
+@pytest.mark.parametrize("mode", ["float32", "bf16", "int8", "int4"])
+def test_weights_are_counted_to_the_byte(tmp_path: Path, tiny_loaded: LoadedModel, mode: Any) -> None:
+    if mode in ("int8", "int4"):
         pytest.importorskip("torchao")
     save_model(tmp_path, tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder)
-    placed = load_on_rung(tmp_path, "auto" if rung == "float32" else rung)
-    held = [t for net in (placed.loaded.model, placed.loaded.autoencoder) for t in net.parameters()]
-    held += list(placed.loaded.model.buffers())
-    counted = weight_bytes(check_folder(tmp_path), rung)
+    loaded, _ = load_with_plan(tmp_path, "auto" if mode == "float32" else mode)
+    held = [t for net in (loaded.model, loaded.autoencoder) for t in net.parameters()]
+    held += list(loaded.model.buffers())
+    counted = weight_bytes(check_folder(tmp_path), mode)
     assert counted["layers"] + counted["other"] == sum(t.nbytes for t in held)
 
 
-def test_slots_are_those_of_a_real_run(tiny_loaded: LoadedModel) -> None:
-    """The engine's own cache, fed the parts of one IRG request, ends with as many slots as are estimated."""
+@pytest.mark.parametrize("requests", [1, 5])
+def test_the_cache_is_as_large_as_planned(tmp_path: Path, tiny_loaded: LoadedModel, requests: int) -> None:
+    """The engine's own cache, given the parts of IRG requests, ends with as many bytes as are estimated."""
     config = tiny_loaded.config
-    load = Load(128, 128, thought_tokens=250)
+    shape = RequestShape(128, 128, thinking_tokens=250, requests=requests)
     runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
-    context, zeros = runner.cache.new(), torch.zeros
-    runner.extend([(context, [Text((1,) * 118)])])
-    runner.extend([(context, [Text((1,) * 78)])])
+    cache, zeros = runner.cache, torch.zeros
+    main = [cache.new() for _ in range(requests)]
+    runner.extend([(context, [Text((1,) * 118)]) for context in main])
+    runner.extend([(context, [Text((1,) * 78)]) for context in main])
+    read = [
+        Latents((8, 8), zeros(config.autoencoder.z_channels, 16, 16)),
+        Patches((8, 8), zeros(64, config.vit.patch_values)),
+    ]
     for turn in range(2):
         for _ in range(252):
-            runner.feed([context], [[1]])
+            runner.feed(main, [[1]] * requests)
         if turn == 0:
-            latents = Latents((8, 8), zeros(config.autoencoder.z_channels, 16, 16))
-            runner.extend([(context, [latents, Patches((8, 8), zeros(64, config.vit.patch_values))])])
-    runner.branches([(context, Target((8, 8)).grid)])
-    assert runner.cache.slots == cache_slots(config, load)
+            runner.extend([(context, read) for context in main])
+    unconditional = [cache.fork(context, 100) for context in main for _ in range(2)]
+    runner.branches([(context, Target((8, 8)).grid) for context in (*main, *unconditional)])
+    save_model(tmp_path, config, tiny_loaded.model, tiny_loaded.autoencoder)
+    allocated = sum(slab.nbytes for slab in (*cache.keys_RLKE, *cache.values_RLKE))
+    assert allocated == estimate(check_folder(tmp_path), "float32", shape).cache
 
 
 class _Live(TorchDispatchMode):
@@ -176,7 +176,7 @@ def test_activations_are_bounded_by_the_estimate() -> None:
     known = [*loaded.model.parameters(), *runner.cache.keys_RLKE, *runner.cache.values_RLKE, noise]
     with torch.inference_mode(), _Live(known) as live:
         branches.velocity(noise, torch.tensor([0.5]))
-    need = estimate(check_folder(BUNDLED / "mini"), "bf16", Load(128, 128)).activations
+    need = estimate(check_folder(BUNDLED / "mini"), "bf16", RequestShape(128, 128)).activations
     assert 0.5 * need < live.peak < 1.15 * need
 
 
@@ -184,59 +184,59 @@ def test_activations_are_bounded_by_the_estimate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "rung"),
+    ("free", "mode"),
     [(80, "bf16"), (36, "bf16"), (24, "int8"), (22, "int8"), (16, "int4"), (12, "offload"), (4, "offload")],
 )
-def test_auto_takes_the_first_that_fits(checked: CheckedFolder, free: int, rung: str) -> None:
+def test_auto_takes_the_first_that_fits(checked: CheckedFolder, free: int, mode: str) -> None:
     pytest.importorskip("torchao")
-    choice = choose(checked, "auto", [GPU], free=free * GB)
-    assert choice.rung == rung and choice.reason.startswith(f"{rung} needs about ")
-    assert f"cuda:0 has {free}.0 GB free" in choice.reason and "\n" not in choice.reason
-    assert ("may not be enough" in choice.reason) == (free == 4)
-    if rung != "bf16":
-        assert "(bf16 needs 34." in choice.reason
+    plan = plan_memory(checked, "auto", [GPU], free=free * GB)
+    assert plan.mode == mode and plan.reason.startswith(f"{mode} needs about ")
+    assert f"cuda:0 has {free}.0 GB free" in plan.reason and "\n" not in plan.reason
+    assert ("may not be enough" in plan.reason) == (free == 4)
+    if mode != "bf16":
+        assert "(bf16 needs 34." in plan.reason
 
 
 def test_as_many_requests_run_together_as_fit(checked: CheckedFolder) -> None:
     """A whole benchmark's batch must not overflow what holds one request."""
     cuda = [GPU]
-    one = estimate(checked, "bf16", Load()).total
-    more = estimate(checked, "bf16", Load(requests=2)).total - one
+    one = estimate(checked, "bf16", RequestShape()).total
+    more = estimate(checked, "bf16", RequestShape(requests=2)).total - one
     for free, together in ((one, 1), (one + more - 1, 1), (one + 3 * more, 4), (one - 1, 1)):
-        choice = choose(checked, "bf16", cuda, free=free)
-        assert (choice.together, choice.precision) == (together, "bf16")
-    assert choose(checked, "auto", cuda, free=int(9e9)).together == 1  # offload
-    assert choose(checked, "int8", cuda, free=int(80e9)).precision == "int8"
+        plan = plan_memory(checked, "bf16", cuda, free=free)
+        assert (plan.max_concurrent_requests, plan.precision) == (together, "bf16")
+    assert plan_memory(checked, "auto", cuda, free=int(9e9)).max_concurrent_requests == 1  # offload
+    assert plan_memory(checked, "int8", cuda, free=int(80e9)).precision == "int8"
 
 
 def test_without_torchao_auto_says_what_would_help(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("irg.model.weights.quantize.available", lambda: False)
-    choice = choose(checked, "auto", [GPU], free=24 * GB)
-    assert choice.rung == "offload" and "int8 needs pip install 'irg[quant]'" in choice.reason
+    plan = plan_memory(checked, "auto", [GPU], free=24 * GB)
+    assert plan.mode == "offload" and "int8 needs pip install 'irg[quant]'" in plan.reason
 
 
 def test_offload_keeps_as_many_layers_as_fit(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its own choice; asked for by name it keeps none."""
     monkeypatch.setattr("irg.model.weights.quantize.available", lambda: False)
-    choices = [choose(checked, "auto", [GPU], free=free * GB) for free in (8, 12, 20, 34)]
-    kept = [choice.resident for choice in choices]
+    plans = [plan_memory(checked, "auto", [GPU], free=free * GB) for free in (8, 12, 20, 34)]
+    kept = [plan.resident_layers for plan in plans]
     assert kept[0] == 0 and kept == sorted(kept) and 0 < kept[2] < kept[3] <= 26
-    assert all(choice.estimate.total <= free * GB for choice, free in zip(choices[1:], (12, 20, 34), strict=True))
-    assert choose(checked, "offload", [GPU], free=80 * GB).resident == 0
+    assert all(plan.estimate.total <= free * GB for plan, free in zip(plans[1:], (12, 20, 34), strict=True))
+    assert plan_memory(checked, "offload", [GPU], free=80 * GB).resident_layers == 0
 
 
 def test_on_a_cpu_float32_comes_first(checked: CheckedFolder) -> None:
-    assert choose(checked, "auto", [CPU], free=100 * GB).rung == "float32"
-    assert choose(checked, "auto", [CPU], free=50 * GB).rung == "bf16"
+    assert plan_memory(checked, "auto", [CPU], free=100 * GB).mode == "float32"
+    assert plan_memory(checked, "auto", [CPU], free=50 * GB).mode == "bf16"
 
 
 def test_two_devices_add_up_and_never_offload(checked: CheckedFolder) -> None:
     two = [GPU, torch.device("cuda:1")]
-    assert choose(checked, "auto", two, free=48 * GB).rung == "bf16"
-    with pytest.raises(ValueError, match="on no rung"):
-        choose(checked, "auto", two, free=9 * GB)
+    assert plan_memory(checked, "auto", two, free=48 * GB).mode == "bf16"
+    with pytest.raises(ValueError, match="does not fit"):
+        plan_memory(checked, "auto", two, free=9 * GB)
     with pytest.raises(ValueError, match="needs one device"):
-        choose(checked, "offload", two, free=48 * GB)
+        plan_memory(checked, "offload", two, free=48 * GB)
 
 
 def test_the_first_of_two_devices_gets_fewer_layers(
@@ -244,8 +244,8 @@ def test_the_first_of_two_devices_gets_fewer_layers(
 ) -> None:
     """It has the embedding, the heads, the ViT and the autoencoder besides."""
     two = [GPU, torch.device("cuda:1")]
-    monkeypatch.setattr(memory, "free_memory", lambda device: 24 * GB)
-    placed = layer_devices(28, two, memory._shares(checked, choose(checked, "bf16", two, free=48 * GB), two))
+    monkeypatch.setattr(loading, "free_memory", lambda device: 24 * GB)
+    placed = layer_devices(28, two, loading.layer_shares(checked, plan_memory(checked, "bf16", two, free=48 * GB), two))
     assert placed.count(GPU) == 12 and placed == sorted(placed, key=str)
 
 
@@ -254,13 +254,13 @@ def test_a_quantized_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: Loaded
     save_model(tmp_path / "a", tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder, torch.bfloat16)
     convert(tmp_path / "a", tmp_path / "b", Conversion(quantize="int4"))
     checked = check_folder(tmp_path / "b")
-    assert choose(checked, "auto", [CPU], free=GB).rung == "int4"
-    assert choose(checked, "auto", [CPU], free=1000).rung == "offload"
+    assert plan_memory(checked, "auto", [CPU], free=GB).mode == "int4"
+    assert plan_memory(checked, "auto", [CPU], free=1000).mode == "offload"
     with pytest.raises(ValueError, match="quantized to int4: memory must be auto, int4 or offload"):
-        choose(checked, "int8", [CPU], free=GB)
+        plan_memory(checked, "int8", [CPU], free=GB)
     for asked in ("auto", "offload"):
-        placed = load_on_rung(tmp_path / "b", asked)  # type: ignore[arg-type]
-        assert isinstance(placed.loaded.model.language_model.model.layers[0].mlp.up_proj, QuantizedLinear)
+        loaded, _ = load_with_plan(tmp_path / "b", asked)  # type: ignore[arg-type]
+        assert isinstance(loaded.model.language_model.model.layers[0].mlp.up_proj, QuantizedLinear)
     facts = describe(tmp_path / "b", [(64, 64)])
     assert facts.quantized == "int4" and list(facts.memory["64x64"]) == ["int4", "offload"]
     assert facts.total == describe(tmp_path / "a", [(64, 64)]).total
@@ -268,7 +268,7 @@ def test_a_quantized_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: Loaded
 
 def test_unknown_words_are_refused(checked: CheckedFolder) -> None:
     with pytest.raises(ValueError, match="memory must be one of auto, bf16, int8, int4, offload"):
-        choose(checked, "int2")  # type: ignore[arg-type]
+        plan_memory(checked, "int2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="weights must be ema or model"):
         check_folder(checked.weights_file.parent, "both")  # type: ignore[arg-type]
     for text, told in (("gpu0", "unknown"), ("cuda:99", "is not there"), ("cpu,cpu", "different"), ("", "unknown")):

@@ -1,4 +1,4 @@
-"""What a model folder is, told from headers alone: sizes, parameters by part, files, memory by rung and resolution."""
+"""What a model folder is, by headers alone: sizes, parameters by part, files, memory by mode and resolution."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any, Literal
 
 from irg.model.network.autoencoder import FluxConfig
 from irg.model.network.config import ModelConfig
+from irg.model.placement.memory_plan import MemoryEstimate, MemoryMode, RequestShape, estimate
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder, check_folder
 from irg.model.weights.config_files import is_bagel_layout
 from irg.model.weights.manifest import TensorEntry, format_size
 from irg.model.weights.shards import DTYPE_NAMES
 from irg.model.weights.tokenizer import MERGES, TOKENIZER, VOCAB, TextTokenizer
-from irg.reasoning.memory import Estimate, Load, Rung, estimate
 
-RUNGS: tuple[Rung, ...] = ("bf16", "int8", "int4", "offload")
-AIMS: dict[Rung, float] = {"bf16": 40e9, "int8": 24e9, "int4": 16e9}  # of BAGEL-7B's whole IRG loop at 1024 x 1024
-AIM_SIZE = (1024, 1024)
+MODES: tuple[MemoryMode, ...] = ("bf16", "int8", "int4", "offload")
+TARGETS: dict[MemoryMode, float] = {"bf16": 40e9, "int8": 24e9, "int4": 16e9}  # bytes, BAGEL-7B's IRG at TARGET_SIZE
+TARGET_SIZE = (1024, 1024)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """All that ``irg model info`` tells. Parameters are counted by part; quantized ones by what they stand for."""
+    """All that ``irg model info`` shows. Parameters are counted by part; quantized ones by what they stand for."""
 
     folder: str
     layout: str
@@ -42,14 +42,14 @@ class ModelFacts:
     quantized: str | None
     tokenizer: str
     files: list[FileFacts]
-    memory: dict[str, dict[Rung, Estimate]]
-    aims: dict[Rung, bool]
+    memory: dict[str, dict[MemoryMode, MemoryEstimate]]
+    targets: dict[MemoryMode, bool]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; each estimate with its total."""
         memory = {
-            size: {rung: asdict(needs) | {"total": needs.total} for rung, needs in rungs.items()}
-            for size, rungs in self.memory.items()
+            size: {mode: asdict(needs) | {"total": needs.total} for mode, needs in modes.items()}
+            for size, modes in self.memory.items()
         }
         return asdict(self) | {"memory": memory}
 
@@ -68,14 +68,14 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
         if min(width, height) < config.image_stride or max(width, height) > config.max_image_size:
             raise ValueError(f"size {width}x{height} does not suit the model: sides go up to {config.max_image_size}")
     stored = quantizing.stored_quantization(checked.entries)
-    rungs: tuple[Rung, ...] = RUNGS if stored is None else (stored, "offload")
-    memory: dict[str, dict[Rung, Estimate]] = {
-        f"{width}x{height}": {rung: estimate(checked, rung, Load(height, width)) for rung in rungs}
+    modes: tuple[MemoryMode, ...] = MODES if stored is None else (stored, "offload")
+    memory: dict[str, dict[MemoryMode, MemoryEstimate]] = {
+        f"{width}x{height}": {mode: estimate(checked, mode, RequestShape(height, width)) for mode in modes}
         for width, height in sizes
     }
     parameters, autoencoder = count_parameters(checked)
     total = sum(parameters.values())
-    aimed = memory.get("{}x{}".format(*AIM_SIZE), {}) if total > 10e9 else {}
+    at_target_size = memory.get("{}x{}".format(*TARGET_SIZE), {}) if total > 10e9 else {}
     return ModelFacts(
         folder=str(folder),
         layout="BAGEL" if is_bagel_layout(folder) else "irg",
@@ -87,7 +87,7 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
         tokenizer=_tokenizer(folder, config),
         files=_files(checked.entries) + _files(checked.autoencoder_entries),
         memory=memory,
-        aims={rung: needs.total <= AIMS[rung] for rung, needs in aimed.items() if rung in AIMS},
+        targets={mode: needs.total <= TARGETS[mode] for mode, needs in at_target_size.items() if mode in TARGETS},
     )
 
 
@@ -169,19 +169,20 @@ def in_lines(facts: ModelFacts) -> str:
     lines += [
         "",
         "memory on a GPU for one IRG request (estimate: weights + cache of three guidance branches + activations or",
-        "autoencoder, whichever is larger, + 0.7 GB for CUDA; thoughts of 300 tokens):",
+        "autoencoder, whichever is larger, + 0.7 GB for CUDA; thinking texts of 300 tokens):",
     ]
     head = f"  {'':12}{'':9}{'total':>9}{'weights':>9}{'cache':>9}{'activ.':>9}{'autoenc.':>9}{'host':>9}"
     lines.append(head.rstrip())
-    for size, rungs in facts.memory.items():
-        for rung, n in rungs.items():
+    for size, modes in facts.memory.items():
+        for mode, n in modes.items():
             cells = (n.total, n.weights, n.cache, n.activations, n.autoencoder, n.host)
-            lines.append(f"  {size:12}{rung:9}" + "".join(f"{format_size(c) if c else '-':>9}" for c in cells))
-    if facts.aims:
-        told = ", ".join(
-            f"{rung} {AIMS[rung] / 1e9:.0f} GB {'kept' if kept else 'MISSED'}" for rung, kept in facts.aims.items()
+            lines.append(f"  {size:12}{mode:9}" + "".join(f"{format_size(c) if c else '-':>9}" for c in cells))
+    if facts.targets:
+        shown = ", ".join(
+            f"{mode} {TARGETS[mode] / 1e9:.0f} GB {'kept' if kept else 'missed'}"
+            for mode, kept in facts.targets.items()
         )
-        lines.append(f"aims at 1024x1024, by this estimate: {told}")
+        lines.append(f"targets at 1024x1024, by this estimate: {shown}")
     return "\n".join(lines)
 
 

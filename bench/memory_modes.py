@@ -1,8 +1,8 @@
-"""How far each rung of the memory ladder is from bf16: ``python bench/ladder.py --model mini`` (or ``mid``).
+"""How far each memory mode is from bf16: ``python bench/memory_modes.py --model mini`` (or ``mid``).
 
-Every rung runs the same IRG requests with the thoughts that bf16 writes, so that images can be compared: PSNR of the
+Every mode runs the same IRG requests with the thoughts that bf16 writes, so that images can be compared: PSNR of the
 first and of the improved image, 8 bits a channel. Texts are compared greedily, token by token: at how many places of
-bf16's own thoughts a rung would have chosen the same token, and how many thoughts are the same when it writes alone.
+bf16's own thoughts a mode would have chosen the same token, and how many thoughts are the same when it writes alone.
 Offload and two devices change no number by design; offload is run to show it.
 """
 
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +24,17 @@ from irg.engine.events import ImageDone, TextDone
 from irg.engine.ops import Operation, Program, Write
 from irg.engine.request import Request
 from irg.engine.runner import Runner
+from irg.model.placement.memory_plan import MemoryMode
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.quantize import quantize
 from irg.reasoning.programs import irg
 
-Rung = Literal["float32", "bf16", "int8", "int4", "offload"]
-RUNGS: tuple[Rung, ...] = ("float32", "int8", "int4", "offload")
+MEMORY_MODES: tuple[MemoryMode, ...] = ("float32", "int8", "int4", "offload")
 
 
 @dataclass
-class LadderOptions:
-    """Compare each rung's images and texts with bf16's."""
+class MemoryModeOptions:
+    """Compare each memory mode's images and texts with bf16's."""
 
     model: str = "mini"
     """mini, mid (random weights, 512 wide, 12 layers), tiny (a test), or a model folder."""
@@ -46,7 +46,7 @@ class LadderOptions:
     """Height and width of the images; default: the model's own."""
     thought_tokens: int = 40
     """At most, of a thought (a trained model ends its own)."""
-    rungs: tuple[Rung, ...] = RUNGS
+    memory_modes: tuple[MemoryMode, ...] = MEMORY_MODES
     """Which ones, against bf16."""
     threads: int | None = None
     """Of torch; default: its own choice."""
@@ -54,7 +54,7 @@ class LadderOptions:
 
 @dataclass
 class Outcome:
-    """What one rung made of the requests."""
+    """What one memory mode made of the requests."""
 
     thoughts: list[list[Ids]]
     images: list[list[Image.Image]]
@@ -63,9 +63,9 @@ class Outcome:
     seconds: float
 
 
-def case_on(rung: Rung, options: LadderOptions) -> Case:
-    """The requests with a model on its rung; the weights are the same for all."""
-    dtype: Any = "float32" if rung == "float32" else "bfloat16"
+def case_on(memory_mode: MemoryMode, options: MemoryModeOptions) -> Case:
+    """The requests with a model in a memory mode; the weights are the same for all."""
+    dtype: Any = "float32" if memory_mode == "float32" else "bfloat16"
     asked = Options(
         model=options.model,
         concurrent=options.prompts,
@@ -80,9 +80,9 @@ def case_on(rung: Rung, options: LadderOptions) -> Case:
     ]
     if options.size is not None:
         jobs = [replace(job, height=options.size, width=options.size) for job in jobs]
-    if rung in ("int8", "int4"):
-        quantize(case.model, rung)  # type: ignore[arg-type]
-    if rung == "offload":
+    if memory_mode in ("int8", "int4"):
+        quantize(case.model, memory_mode)  # type: ignore[arg-type]
+    if memory_mode == "offload":
         offload_layers(case.model, "cpu")
     return replace(case, jobs=jobs, thoughts=None)
 
@@ -151,7 +151,7 @@ def psnr(one: Image.Image, two: Image.Image) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def row(rung: Rung, outcome: Outcome, base: Outcome) -> str:
+def row(memory_mode: MemoryMode, outcome: Outcome, base: Outcome) -> str:
     """A line of the table: medians over requests, shares over all places."""
     pairs = list(zip(outcome.images, base.images, strict=True))
     first, second = (np.median([psnr(a[k], b[k]) for a, b in pairs]) for k in (0, 1))
@@ -159,23 +159,23 @@ def row(rung: Rung, outcome: Outcome, base: Outcome) -> str:
     same = [a[0] == b[0] for a, b in zip(outcome.thoughts, base.thoughts, strict=True)]
     told = [f"{value:.1f}" if np.isfinite(value) else "equal" for value in (first, second)]
     texts = f"{100 * np.mean(places):.1f} % of {len(places)} | {sum(same)} of {len(same)}"
-    return f"| {rung} | {outcome.megabytes:.1f} | {told[0]} | {told[1]} | {texts} | {outcome.seconds:.1f} |"
+    return f"| {memory_mode} | {outcome.megabytes:.1f} | {told[0]} | {told[1]} | {texts} | {outcome.seconds:.1f} |"
 
 
-def main(options: LadderOptions) -> int:
+def main(options: MemoryModeOptions) -> int:
     """Print a Markdown table."""
     if options.threads:
         torch.set_num_threads(options.threads)
     base_case = case_on("bf16", options)
     base = run(base_case, None)
     print(f"{options.model}: {options.prompts} requests, {options.num_timesteps} time points, against bf16 (CPU)")
-    print("| rung | weights MB | PSNR first dB | PSNR improved dB | same token | same first thought | seconds |")
+    print("| memory | weights MB | PSNR first dB | PSNR improved dB | same token | same first thought | seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     print(row("bf16", base, base), flush=True)
-    for rung in options.rungs:
-        print(row(rung, run(case_on(rung, options), base.thoughts), base), flush=True)
+    for memory_mode in options.memory_modes:
+        print(row(memory_mode, run(case_on(memory_mode, options), base.thoughts), base), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(LadderOptions, description=__doc__)))
+    sys.exit(main(tyro.cli(MemoryModeOptions, description=__doc__)))

@@ -1,13 +1,15 @@
-"""The ladder's benchmark on a model that runs in no time: what is equal is told as equal, what is not is not."""
+"""The benchmark of memory modes on a tiny model: what is equal is reported as equal, what is not is not."""
 
 import pytest
 
-from ladder import LadderOptions, main
+from memory_modes import MemoryModeOptions, main
 
 
 def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchao")
-    options = LadderOptions("tiny", prompts=1, num_timesteps=2, size=32, thought_tokens=3, rungs=("offload", "int4"))
+    options = MemoryModeOptions(
+        "tiny", prompts=1, num_timesteps=2, size=32, thought_tokens=3, memory_modes=("offload", "int4")
+    )
     assert main(options) == 0
     base, offload, int4 = (line.split(" | ") for line in capsys.readouterr().out.splitlines()[-3:])
     assert base[0] == "| bf16" and offload[2:4] == base[2:4] == ["equal", "equal"]

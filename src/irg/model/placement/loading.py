@@ -1,0 +1,61 @@
+"""Load a model folder by its memory plan: quantized, offloaded, or spread over several devices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from irg.model.placement.devices import add_device_hooks, device_map, free_memory, layer_devices
+from irg.model.placement.memory_plan import (
+    Memory,
+    MemoryPlan,
+    RequestShape,
+    plan_memory,
+    quantization_of,
+    weight_bytes,
+)
+from irg.model.placement.offload import offload_layers
+from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model
+
+
+def load_with_plan(
+    folder: Path,
+    memory: Memory = "auto",
+    devices: Sequence[torch.device] = (torch.device("cpu"),),
+    dtype: torch.dtype | None = None,
+    prefer: Literal["ema", "model"] = "ema",
+    shape: RequestShape | None = None,
+) -> tuple[LoadedModel, MemoryPlan]:
+    """Load a model folder in the memory mode that was asked for, or that fits.
+
+    Args:
+        devices: the first has everything but layers; layers are spread over all in proportion to their free memory.
+        dtype: of the activations and of what is not quantized; None: float32 in the mode of that name, else bfloat16.
+            With ``auto`` a dtype stands for its mode: nothing is quantized or offloaded.
+        shape: of the requests that have to fit.
+
+    Raises:
+        ValueError: the folder is incomplete or damaged, or the mode goes against it or the devices.
+    """
+    checked = check_folder(folder, prefer)
+    plan = plan_memory(checked, memory, devices, shape, dtype)
+    dtype = dtype or (torch.float32 if plan.mode == "float32" else torch.bfloat16)
+    layers = checked.config.decoder.num_hidden_layers
+    if plan.mode == "offload":
+        loaded = load_model(checked, dtype, device_map([torch.device("cpu")] * layers, devices[0]))
+        offload_layers(loaded.model, devices[0], plan.resident_layers)
+        return loaded, plan
+    if len(devices) == 1:
+        return load_model(checked, dtype, devices[0], quantize=quantization_of(plan.mode)), plan
+    by_layer = layer_devices(layers, devices, layer_shares(checked, plan, devices))
+    loaded = load_model(checked, dtype, device_map(by_layer, devices[0]), quantize=quantization_of(plan.mode))
+    add_device_hooks(loaded.model)
+    return loaded, plan
+
+
+def layer_shares(checked: CheckedFolder, plan: MemoryPlan, devices: Sequence[torch.device]) -> list[float]:
+    """Memory for layers on each device: what is free, on the first without what is not layers."""
+    free, needs = [float(free_memory(device)) for device in devices], plan.estimate
+    other = weight_bytes(checked, plan.mode)["other"] + max(needs.activations, needs.autoencoder) + needs.reserve
+    return [max(free[0] - other, 0.1 * free[0]), *free[1:]]

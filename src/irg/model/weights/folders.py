@@ -1,0 +1,45 @@
+"""From a model's name to its folder: bundled models, folders, hub models."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from irg.model.weights.hub import cached, is_repo_id, snapshot
+from irg.model.weights.manifest import PICKLES
+
+_log = logging.getLogger("irg")
+BUNDLED = Path(__file__).parents[2] / "assets"
+
+
+def model_folder(
+    name: str | Path,
+    weights: Literal["ema", "model"] = "ema",
+    say: Callable[[str], None] = _log.info,
+    download: bool = True,
+) -> Path:
+    """The folder of a model: a bundled one by name, a path, or a hub id (``owner/name``), which is downloaded once.
+
+    Args:
+        weights: which ones to download where a repository has the averaged (``ema``) and the plain (``model``) ones.
+        say: gets a line with the size before a download starts.
+        download: False takes hub models from the cache alone.
+
+    Raises:
+        ValueError: there is no such model, or it can't be downloaded.
+    """
+    path = Path(name).expanduser()
+    if not path.is_dir() and str(name).isidentifier() and (BUNDLED / str(name)).is_dir():
+        path = BUNDLED / str(name)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        advice = "; a pickle is never read" if path.suffix in PICKLES else ""
+        raise ValueError(f"{path} is a file: give the folder with its configuration and tokenizer{advice}")
+    if isinstance(name, str) and is_repo_id(name) and not path.parent.is_dir():
+        if not download:
+            return cached(name, otherwise=f"hub model {name!r} is not in the cache")
+        return snapshot(name, weights, say)
+    bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
+    known = f"a bundled one ({', '.join(bundled)}), " if bundled else ""
+    raise ValueError(f"unknown model {str(name)!r}: give {known}a folder with a model in it, or a hub id (owner/name)")
