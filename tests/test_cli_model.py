@@ -45,7 +45,7 @@ def test_init_info_convert_generate(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["model", "init", folder, "--config", "tiny", "--random", "--seed", "3"]) == 0
     assert cli.main(["model", "info", folder, "--size", "64,64x96"]) == 0
     told = capsys.readouterr().out
-    assert "(BAGEL layout)" in told and "ema.safetensors" in told and "64x96" in told and "aims" not in told
+    assert "(BAGEL layout)" in told and "ema.safetensors" in told and "64x96" in told and "targets" not in told
     assert cli.main(["model", "convert", folder, ours, "--layout", "irg", "--shard-size", "100kB"]) == 0
     assert cli.main(["model", "info", ours, "--json"]) == 0
     out = capsys.readouterr().out
@@ -90,6 +90,16 @@ def test_files_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureF
     assert cli.main(["model", "info", "mini\x1b[2J\x07"]) == 2
     assert cli.main(["model", "info", str(tmp_path)]) == 2
     assert not [c for c in capsys.readouterr().err if c < " " and c != "\n"]
+
+
+def test_the_old_spelling_of_quantize_still_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torchao")
+    folder, out = str(tmp_path / "random"), tmp_path / "int8"
+    assert cli.main(["model", "init", folder, "--config", "tiny", "--random"]) == 0
+    assert cli.main(["model", "convert", folder, str(out), "--quantise", "int8"]) == 0
+    assert "--quantise is now called --quantize" in capsys.readouterr().err
+    assert cli.main(["model", "info", str(out)]) == 0
+    assert "int8" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_help_does_not_load_torch() -> None:
