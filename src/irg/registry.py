@@ -21,7 +21,12 @@ JUDGES = "irg.judges"
 
 @cache
 def _found(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
+    """By name, sorted; where two packages have a plug-in of the same name, this package's own one is taken."""
+
+    def order(point: EntryPoint) -> tuple[str, bool]:
+        return point.name, point.dist is not None and point.dist.name == "irg"
+
+    return {point.name: point for point in sorted(entry_points(group=group), key=order)}
 
 
 def names(group: str) -> tuple[str, ...]:

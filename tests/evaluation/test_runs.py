@@ -174,6 +174,26 @@ def test_official_places(name, prompt, place):
     assert LAYOUTS[name].place(prompt, 2, "m") == place
 
 
+@pytest.mark.parametrize("name", ["0001.png", "00001.png", "1.png", "0001.jpg"])
+def test_geneval_images_of_other_generators_are_found(tmp_path, name):
+    """The official, BAGEL's and IRG's generators write five digits; the official evaluator takes any number of them."""
+    path = tmp_path / "00012/samples" / name
+    path.parent.mkdir(parents=True)
+    flat(7).save(path)
+    find = LAYOUTS["geneval"].find
+    assert find(tmp_path, BenchPrompt("00012", "", ""), 1, "m").path == path
+    assert find(tmp_path, BenchPrompt("00012", "", ""), 0, "m") is None
+
+
+def test_other_extensions_are_found(tmp_path):
+    flat(7).save(tmp_path / "00005.png")
+    assert LAYOUTS["genai_bench"].find(tmp_path, BenchPrompt("00005", "", ""), 0, "m").path.name == "00005.png"
+
+
+def test_layouts_that_name_the_model():
+    assert [name for name, layout in LAYOUTS.items() if layout.names_model] == ["tiif", "oneig"]
+
+
 def test_a_grid_holds_four_and_black_is_missing(tmp_path):
     layout, prompt = LAYOUTS["oneig"], replace(PROMPT, tag="anime")
     for sample, value in ((0, 10), (3, 40)):

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -465,6 +466,16 @@ def test_every_judge_is_an_entry_point():
     for name in registry.names(registry.JUDGES):
         assert re.search(rf"\n  {name} +\S.{{10}}", str(caught.value)), name
     assert "can't be loaded" not in str(caught.value)
+
+
+def test_the_packages_own_judge_wins_over_a_plugin_of_its_name(monkeypatch):
+    plugin = metadata.EntryPoint("ocr", "json:loads", registry.JUDGES)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [*metadata.entry_points(group=group), plugin])
+    registry._found.cache_clear()
+    try:
+        assert registry.load(registry.JUDGES, "ocr").__module__ == "irg.evaluation.judges.ocr"
+    finally:
+        registry._found.cache_clear()
 
 
 def test_judges_by_name():

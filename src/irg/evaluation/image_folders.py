@@ -16,6 +16,7 @@ from irg import files
 from irg.promptsets import BenchPrompt
 
 JPEG_QUALITY = 95
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _TILES = 4  # of a OneIG grid, two by two
 _MAX_SAMPLES = 10_000  # of a layout that numbers them with four digits
 
@@ -59,12 +60,20 @@ class ImageFolderLayout:
     Attributes:
         samples: images per prompt of the official protocol.
         place: (prompt, sample, model) -> path of the file in the folder.
+        numbered: the file's name is the sample's number; official scripts read it with any number of leading zeros.
         grid: one file contains all samples of a prompt, two by two; a black tile is a missing one.
     """
 
     samples: int
     place: Callable[[BenchPrompt, int, str], str]
+    numbered: bool = False
     grid: bool = False
+
+    @property
+    def names_model(self) -> bool:
+        """Whether the model's name is part of the path."""
+        prompt = BenchPrompt("0", "", "", {"length": "", "line": 0, "number": ""})
+        return self.place(prompt, 0, "a") != self.place(prompt, 0, "b")
 
     @property
     def max_samples(self) -> int:
@@ -74,11 +83,16 @@ class ImageFolderLayout:
     def find(self, folder: Path, prompt: BenchPrompt, sample: int, model: str) -> ImageFile | None:
         """The image, or None if it is missing.
 
+        Images of other generators may have another extension or, where files are numbered, other leading zeros.
+
         Raises:
             ValueError: a grid can't be read.
         """
-        path = folder / self.place(prompt, sample, model)
-        if not path.is_file():
+        official = folder / self.place(prompt, sample, model)
+        stems = [f"{sample:0{digits}d}" for digits in range(1, 7)] if self.numbered else [official.stem]
+        names = (official.with_name(stem + suffix) for suffix in _SUFFIXES for stem in stems)
+        path = next((path for path in (official, *names) if path.is_file()), None)
+        if path is None:
             return None
         if not self.grid:
             return ImageFile(path)
@@ -138,7 +152,7 @@ def _paste(path: Path, tile: int, image: Image.Image) -> Image.Image:
 
 
 LAYOUTS: dict[str, ImageFolderLayout] = {
-    "geneval": ImageFolderLayout(4, lambda prompt, sample, _: f"{prompt.id}/samples/{sample:04d}.png"),
+    "geneval": ImageFolderLayout(4, lambda prompt, sample, _: f"{prompt.id}/samples/{sample:04d}.png", numbered=True),
     "wise": ImageFolderLayout(1, lambda prompt, *_: f"{prompt.id}.png"),
     "tiif": ImageFolderLayout(
         1,

@@ -133,7 +133,8 @@ def judge_images(
     if all(item.image is None for item in items):
         place = benchmark.layout.place(images.prompts[0], 0, images.model_name)
         where = next(iter(images.folders.values())) / place
-        raise ValueError(f"no image is where {benchmark.title} has them, such as {where}; see --model-name")
+        hint = "; see --model-name" if benchmark.layout.names_model else ""
+        raise ValueError(f"no image is where {benchmark.title} has them, such as {where}{hint}")
     jobs = {job.key: (job, judge) for item in items for job, judge in router.jobs(item)}
     if not jobs and any(item.state == "pending" for item in items):
         names = ", ".join(judge.label for judge in judges)

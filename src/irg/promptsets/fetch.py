@@ -1,4 +1,7 @@
-"""Downloading pinned files once: announced first, checked against their sha256, kept in a cache."""
+"""Downloading pinned files once: announced first, checked against their sha256, kept in a cache.
+
+After an interruption only the files that are not whole are downloaded again; the largest has a few MB.
+"""
 
 import hashlib
 import logging

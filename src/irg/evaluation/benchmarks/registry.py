@@ -1,4 +1,4 @@
-"""The five benchmarks by name."""
+"""The five benchmarks by name (apart from ``base.py``, which each of them imports)."""
 
 from irg.evaluation.benchmarks.base import Benchmark
 from irg.evaluation.benchmarks.genai_bench import GENAI_BENCH

@@ -9,11 +9,11 @@ A file of JSON lines. The first names the judge, each of the others is one answe
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from irg import files
 from irg.evaluation.judges.base import Answer, Job, JudgeOptions, require_rest
 from irg.promptsets import BenchPrompt
 
@@ -35,23 +35,19 @@ class FileJudge:
         Raises:
             ValueError: it can't be read or a line is not what it should be.
         """
-        try:
-            content = path.read_bytes()
-            lines = [line for line in content.decode("utf-8").split("\n") if line.strip()]
-            entries = [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: can't be read as JSON lines: {error}") from error
-        if not entries or not isinstance(entries[0], dict) or not isinstance(entries[0].get("judge"), str):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        entries = files.read_json_lines(path)
+        if not entries or not isinstance(entries[0].get("judge"), str):
             raise ValueError(f'{path}: the first line must name the judge: {{"judge": "..."}}')
         answers: dict[_Key, Any] = {}
         for number, entry in enumerate(entries[1:], start=2):
-            unknown = set(entry) - {*_FIELDS, "value"} if isinstance(entry, dict) else {"?"}
-            if unknown or not {"prompt", "kind", "value"} <= set(entry):
+            if set(entry) - {*_FIELDS, "value"} or not {"prompt", "kind", "value"} <= set(entry):
                 raise ValueError(
                     f"{path}, line {number}: expected the fields prompt, kind, value, and perhaps {_FIELDS[2:]}"
                 )
             answers[tuple(entry.get(field) for field in _FIELDS)] = entry["value"]
-        return cls(entries[0]["judge"], answers, hashlib.sha256(content).hexdigest())
+        return cls(entries[0]["judge"], answers, hashlib.sha256(path.read_bytes()).hexdigest())
 
     def identity(self) -> dict[str, Any]:
         return {"judge": "file", "label": self.label, "sha256": self._sha256}
