@@ -17,6 +17,10 @@ of its docstring is what ``irg GROUP --help`` says."""
 JUDGES = "irg.judges"
 """Judges of ``--judge NAME[:REST]``. The object is ``make(rest, options) -> Judge``
 (:mod:`irg.evaluation.judges.base`)."""
+DATA = "irg.data"
+"""Parts of data recipes (:mod:`irg.curation.parts`). The object is a frozen dataclass with the field
+``kind: Literal["name"]`` that subclasses ``Source``, ``Drafts``, ``Reflections``, ``Targets``, ``Thinking`` or
+``RowJudge``. The entry point's name is free; recipes say the kind."""
 
 
 @cache
@@ -55,15 +59,17 @@ def load(group: str, name: str) -> Any:
 class Plugins:
     """Marks a recipe's field as open to plug-ins.
 
-    ``Annotated[A | B, Plugins("irg.drafts")]`` takes the dataclasses ``A`` and ``B`` and those that installed packages
-    register in the group, told apart by their field ``kind``.
+    ``Annotated[A | B, Plugins("irg.data", Drafts)]`` takes the dataclasses ``A`` and ``B`` and those subclasses of
+    ``Drafts`` that installed packages register in the group, told apart by their field ``kind``.
     """
 
     group: str
+    base: type = object
 
     def kinds(self) -> list[type]:
         """The dataclasses that installed packages register."""
-        return [load(self.group, name) for name in names(self.group)]
+        found = (load(self.group, name) for name in names(self.group))
+        return [kind for kind in found if issubclass(kind, self.base)]
 
 
 def summary(group: str, name: str) -> str:

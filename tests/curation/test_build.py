@@ -16,19 +16,21 @@ from faulty_server import FaultyServer
 from teachers import recipe, reply
 
 from irg.curation import store
-from irg.curation.build import Layout, build, spent, state_of
-from irg.curation.finished import Gate, records
+from irg.curation.build import build
+from irg.curation.build_folder import BuildFolder
+from irg.curation.finished import RowFilter, records
+from irg.curation.progress import progress_of, spent
 from irg.curation.recipe import DataRecipe
 from irg.results.reflection import Reflection
 
 
-def make(plan: DataRecipe, **options: Any) -> Layout:
-    build(plan, say=lambda _: None, **options)
-    return Layout.of(plan)
+def make(plan: DataRecipe, **options: Any) -> BuildFolder:
+    build(plan, log=lambda _: None, **options)
+    return BuildFolder.of(plan)
 
 
-def finished(layout: Layout) -> list[Any]:
-    return [record for block in layout.blocks() for record in records(layout, block)]
+def finished(folder: BuildFolder) -> list[Any]:
+    return [record for block in folder.blocks() for record in records(folder, block)]
 
 
 def asked(server: FaultyServer) -> Counter[str]:
@@ -42,8 +44,8 @@ def test_every_stage_does_its_part(tmp_path: Path) -> None:
         told[stage] += made
 
     with FaultyServer(reply) as server:
-        layout = make(recipe(server.url, tmp_path / "out", 10), told=tell)
-    rows = finished(layout)
+        folder = make(recipe(server.url, tmp_path / "out", 10), progress=tell)
+    rows = finished(folder)
     two = [row for row in rows if row.improved is not None]
     assert len(rows) > 5 and 0 < len(two) < len(rows) and told["prompts"] == 10
     for row in two:
@@ -61,18 +63,18 @@ def test_every_stage_does_its_part(tmp_path: Path) -> None:
             assert row.thinking.startswith("<think> First a plan for") and row.scores["vlm_gain_1"] is None
             assert json.loads(row.provenance)["target"]["call"] == "generation"
     assert len({row.id for row in rows}) == len(rows)
-    states = {state.name: state for state in state_of(layout)}
+    states = {state.name: state for state in progress_of(folder)}
     assert list(states) == ["draft", "reflect", "target", "think", "judge-vlm"]
-    assert all(state.waiting == 0 for state in states.values())
-    assert sum(state.cost for state in states.values()) <= spent(layout) + 1e-9
+    assert all(state.pending == 0 for state in states.values())
+    assert sum(state.cost for state in states.values()) <= spent(folder) + 1e-9
     assert not list((tmp_path / "out" / "stages").rglob("*.p0*")) and not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_the_edit_is_told_what_to_change_and_shown_the_draft(tmp_path: Path) -> None:
     with FaultyServer(reply) as server:
-        layout = make(recipe(server.url, tmp_path / "out", 4))
+        folder = make(recipe(server.url, tmp_path / "out", 4))
         edits = [body for body in server.bodies if "image" in body]
-    drafts = {row["image"] for block in layout.blocks() for row in layout.made["draft"].read(block).values()}
+    drafts = {row["image"] for block in folder.blocks() for row in folder.stage_folders["draft"].read(block).values()}
     assert edits and {body["image"] for body in edits} <= drafts
     assert all("clouds. keep the rest; change it. The result: " in body["prompt"] for body in edits)
 
@@ -82,35 +84,35 @@ def test_the_papers_way_compares_two_images(tmp_path: Path) -> None:
         plan = recipe(server.url, tmp_path / "out", 4)
         endpoint = plan.target.endpoint
         target = type(plan.target)("endpoint", endpoint, edit=False, width=32, height=32)
-        layout = make(DataRecipe(**{**vars(plan), "way": "independent", "target": target}))
+        folder = make(DataRecipe(**{**vars(plan), "strategy": "independent", "target": target}))
         reflections = [body for body in server.bodies if "messages" in body and "two pictures" in str(body)]
         assert reflections and not [body for body in server.bodies if "image" in body]
         assert all(str(body["messages"][0]).count("image_url") == 4 for body in reflections)
-    assert [stage.name for stage in layout.stages][:3] == ["draft", "target", "reflect"]
-    assert layout.stages[1].reads == () and any(row.improved for row in finished(layout))
+    assert [stage.name for stage in folder.stages][:3] == ["draft", "target", "reflect"]
+    assert folder.stages[1].reads == () and any(row.improved for row in finished(folder))
     with pytest.raises(ValueError, match=r"set target\.edit to false"):
-        Layout.of(DataRecipe(**{**vars(plan), "way": "independent"}))
+        BuildFolder.of(DataRecipe(**{**vars(plan), "strategy": "independent"}))
 
 
 def test_nothing_is_done_twice(tmp_path: Path) -> None:
     with FaultyServer(reply) as server:
         plan = recipe(server.url, tmp_path / "out", 8)
-        layout = make(plan)
-        calls, rows = len(server.log), finished(layout)
+        folder = make(plan)
+        calls, rows = len(server.log), finished(folder)
         make(plan)
         assert len(server.log) == calls
-        for file in layout.made["target"].path.glob("*.parquet"):  # lost shards come back without paying
+        for file in folder.stage_folders["target"].path.glob("*.parquet"):  # lost shards come back without paying
             file.unlink()
         make(plan)
         assert len(server.log) == calls
-        assert [(r.id, r.digest) for r in finished(layout)] == [(r.id, r.digest) for r in rows]
+        assert [(r.id, r.digest) for r in finished(folder)] == [(r.id, r.digest) for r in rows]
 
 
 def test_a_changed_late_stage_redoes_only_itself(tmp_path: Path) -> None:
     with FaultyServer(reply) as server:
         plan = recipe(server.url, tmp_path / "out", 8)
-        layout = make(plan)
-        before = {name: sorted(f.path.rglob("*.parquet")) for name, f in layout.made.items()}
+        folder = make(plan)
+        before = {name: sorted(f.path.rglob("*.parquet")) for name, f in folder.stage_folders.items()}
         server.log.clear()
         judge = type(plan.judges[0])("endpoint", plan.judges[0].endpoint, "vlm", temperature=0.5)
         changed = DataRecipe(**{**vars(plan), "judges": [judge]})
@@ -121,11 +123,11 @@ def test_a_changed_late_stage_redoes_only_itself(tmp_path: Path) -> None:
         assert not server.log
         after = make(changed, redo=True)
         assert set(asked(server)) == {"chat/completions"}
-        assert after.keys["judge-vlm"] != layout.keys["judge-vlm"]
+        assert after.keys["judge-vlm"] != folder.keys["judge-vlm"]
         assert {n: k for n, k in after.keys.items() if n != "judge-vlm"} == {
-            n: k for n, k in layout.keys.items() if n != "judge-vlm"
+            n: k for n, k in folder.keys.items() if n != "judge-vlm"
         }
-        assert {name: sorted(f.path.rglob("*.parquet")) for name, f in layout.made.items()} == before
+        assert {name: sorted(f.path.rglob("*.parquet")) for name, f in folder.stage_folders.items()} == before
 
 
 def test_other_prompts_do_not_silently_replace_what_was_paid_for(tmp_path: Path) -> None:
@@ -146,8 +148,8 @@ def test_other_prompts_do_not_silently_replace_what_was_paid_for(tmp_path: Path)
 
 def test_pace_and_prices_are_no_content(tmp_path: Path) -> None:
     plan = recipe("http://x/v1", tmp_path, 4)
-    slow = recipe("http://elsewhere/v1", tmp_path, 4, processes=2, budget=3.0, blocks_at_once=1)
-    assert Layout.of(plan).keys == Layout.of(slow).keys  # the endpoints say who they are
+    slow = recipe("http://elsewhere/v1", tmp_path, 4, processes=2, budget=3.0, concurrent_blocks=1)
+    assert BuildFolder.of(plan).keys == BuildFolder.of(slow).keys  # the endpoints say who they are
 
 
 def test_the_budget_stops_the_build_and_more_lets_it_go_on(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_the_budget_stops_the_build_and_more_lets_it_go_on(tmp_path: Path) -> No
             ValueError, match=r"the budget of 2 is used up .* What is made is kept; build again to go on"
         ):
             build(recipe(server.url, tmp_path / "out", 10, budget=2.0))
-        poor = Layout.of(recipe(server.url, tmp_path / "out", 10))
+        poor = BuildFolder.of(recipe(server.url, tmp_path / "out", 10))
         assert 1.0 < spent(poor) <= 2.5
         made = server.answered()
         whole = make(recipe(server.url, tmp_path / "out", 10, budget=1000.0))
@@ -172,17 +174,20 @@ def test_a_refusal_rejects_the_row_and_a_missing_model_stops_the_build(tmp_path:
         return ("400 content_policy_violation",) if key in refused else ()
 
     with FaultyServer(reply, faults=one) as server:
-        layout = make(recipe(server.url, tmp_path / "one", 8))
-        (state,) = (state for state in state_of(layout) if state.reasons.get("refused"))
+        folder = make(recipe(server.url, tmp_path / "one", 8))
+        (state,) = (state for state in progress_of(folder) if state.reasons.get("refused"))
         assert state.reasons["refused"] == 1
         why = [
-            r["rejected"] for b in layout.blocks() for r in layout.made[state.name].read(b).values() if r["rejected"]
+            r["rejected"]
+            for b in folder.blocks()
+            for r in folder.stage_folders[state.name].read(b).values()
+            if r["rejected"]
         ]
         assert any("refuses: HTTP 400" in reason for reason in why)
     with FaultyServer(reply, faults=lambda key: ("404",) * 99) as server:
         with pytest.raises(ValueError, match=r"refuses: HTTP 404.*build again to go on"):
-            build(recipe(server.url, tmp_path / "two", 8), say=lambda _: None)
-        lost = Layout.of(recipe(server.url, tmp_path / "two", 8))
+            build(recipe(server.url, tmp_path / "two", 8), log=lambda _: None)
+        lost = BuildFolder.of(recipe(server.url, tmp_path / "two", 8))
         assert any(lost.made["draft"].of_block(block) for block in lost.blocks())
 
 
@@ -195,9 +200,9 @@ def test_nobody_home_is_said_once(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_named_and_comes_back(tmp_path: Path) -> None:
     with FaultyServer(reply) as server:
         plan = recipe(server.url, tmp_path / "out", 8)
-        layout = make(plan)
-        rows, calls = finished(layout), len(server.log)
-        victim = layout.made["reflect"].of_block(0)[0]
+        folder = make(plan)
+        rows, calls = finished(folder), len(server.log)
+        victim = folder.stage_folders["reflect"].of_block(0)[0]
         victim.write_bytes(victim.read_bytes()[:100])
         with pytest.raises(
             ValueError, match=r"reflect-\w{8}/00000\.parquet: damaged .*delete this file and build again"
@@ -205,7 +210,7 @@ def test_a_damaged_shard_is_named_and_comes_back(tmp_path: Path) -> None:
             build(plan)
         victim.unlink()
         make(plan)
-        assert [row.digest for row in finished(layout)] == [row.digest for row in rows] and len(server.log) == calls
+        assert [row.digest for row in finished(folder)] == [row.digest for row in rows] and len(server.log) == calls
 
 
 def test_a_full_disk_ends_the_build_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,37 +236,37 @@ def test_a_full_disk_ends_the_build_and_costs_nothing(tmp_path: Path, monkeypatc
 
 
 def test_a_recipe_must_fit_together(tmp_path: Path) -> None:
-    def layout(**changes: Any) -> None:
-        Layout.of(recipe("http://x/v1", tmp_path, **changes))
+    def folder(**changes: Any) -> None:
+        BuildFolder.of(recipe("http://x/v1", tmp_path, **changes))
 
     world = {"sprites": "builtin"}
     with pytest.raises(ValueError, match="reflect needs draft"):
-        layout(draft=None)
+        folder(draft=None)
     with pytest.raises(ValueError, match=r"set reflect\.detector \(such as mini-judge\)"):
-        layout(draft={"kind": "model"}, reflect={"kind": "miniworld", **world})
+        folder(draft={"kind": "model"}, reflect={"kind": "miniworld", **world})
     with pytest.raises(ValueError, match=r"needs reflect\.kind miniworld"):
-        layout(target={"kind": "miniworld", **world})
+        folder(target={"kind": "miniworld", **world})
     with pytest.raises(ValueError, match=r"judges: each needs a name of its own.*'a b'"):
-        layout(judges=[{"kind": "miniworld", "name": "a b"}])
+        folder(judges=[{"kind": "miniworld", "name": "a b"}])
     with pytest.raises(
         ValueError, match=r"draft\.kind: must be one of model, miniworld, got 'modle' \(did you mean 'model'"
     ):
-        layout(draft={"kind": "modle"})
+        folder(draft={"kind": "modle"})
     with pytest.raises(ValueError, match=r"target\.endpoint\.url: missing"):
-        layout(target={"kind": "endpoint", "endpoint": {"model": "m"}})
+        folder(target={"kind": "endpoint", "endpoint": {"model": "m"}})
 
 
 def test_thresholds_change_what_is_exported_and_nothing_else(tmp_path: Path) -> None:
     with FaultyServer(reply) as server:
         plan = recipe(server.url, tmp_path / "out", 12)
-        layout = make(plan)
-        rows = finished(layout)
+        folder = make(plan)
+        rows = finished(folder)
 
         def reasons(**keep: Any) -> Counter[str | None]:
             fields = {**vars(plan.export), "keep": type(plan.export.keep)(**{"gain": -20.0, **keep})}
             changed = DataRecipe(**{**vars(plan), "export": type(plan.export)(**fields)})
-            gate = Gate.of(Layout.of(changed))
-            return Counter(gate.refuses(row) for row in rows)
+            gate = RowFilter.of(BuildFolder.of(changed))
+            return Counter(gate.rejects(row) for row in rows)
 
         assert reasons() == {None: len(rows)}
         strict = reasons(quality=9.0)

@@ -11,7 +11,8 @@ import yaml
 from local_hub import LocalHub
 
 from irg.curation import buckets
-from irg.curation.build import Layout, build
+from irg.curation.build import build
+from irg.curation.build_folder import BuildFolder
 from irg.curation.check import validate
 from irg.curation.conversation import conversation
 from irg.curation.export import export, push
@@ -32,7 +33,7 @@ def recipe(out: Path, rows: int = 40, **changes: Any) -> DataRecipe:
         {
             "out": str(out),
             "prompts": {"sources": [{**WORLD, "rows": rows}], "repeats": True},
-            "sift": {"compare": False, "near": None},
+            "filter": {"decontaminate": False, "near_duplicates": None},
             "draft": LOOK,
             "reflect": LOOK,
             "target": LOOK,
@@ -47,17 +48,17 @@ def recipe(out: Path, rows: int = 40, **changes: Any) -> DataRecipe:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuildFolder:
     pytest.importorskip("imagehash")
     plan = recipe(tmp_path_factory.mktemp("build"))
-    build(plan, say=lambda _: None)
-    return Layout.of(plan)
+    build(plan, log=lambda _: None)
+    return BuildFolder.of(plan)
 
 
-def exported(built: Layout, out: Path, **settings: Any) -> tuple[Path, Any]:
+def exported(built: BuildFolder, out: Path, **settings: Any) -> tuple[Path, Any]:
     fields = {**vars(built.recipe.export), "out": str(out), **settings}
     plan = DataRecipe(**{**vars(built.recipe), "export": type(built.recipe.export)(**fields)})
-    return export(Layout.of(plan))
+    return export(BuildFolder.of(plan))
 
 
 def ids(folder: Path) -> list[str]:
@@ -65,7 +66,7 @@ def ids(folder: Path) -> list[str]:
 
 
 def test_shards_are_bounded_shuffled_and_the_same_for_everybody(
-    built: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: BuildFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, summary = exported(built, tmp_path / "small", shard_mb=0.008)
     assert summary.kept["train"] + summary.kept["val"] == 40 and summary.shards["train"] > 3
@@ -86,7 +87,7 @@ def test_shards_are_bounded_shuffled_and_the_same_for_everybody(
     assert ids(other / "train") != ids(large / "train")
 
 
-def test_a_prompt_is_in_train_or_in_val(built: Layout, tmp_path: Path) -> None:
+def test_a_prompt_is_in_train_or_in_val(built: BuildFolder, tmp_path: Path) -> None:
     out, summary = exported(built, tmp_path / "set")
     assert 3 < summary.kept["val"] < 25
     prompts = [
@@ -96,7 +97,7 @@ def test_a_prompt_is_in_train_or_in_val(built: Layout, tmp_path: Path) -> None:
     assert len(validate(out).problems) == 0 and validate(out).rows == 40
 
 
-def test_training_reads_it_and_the_viewer_shows_it(built: Layout, tmp_path: Path) -> None:
+def test_training_reads_it_and_the_viewer_shows_it(built: BuildFolder, tmp_path: Path) -> None:
     out, _ = exported(built, tmp_path / "set")
     rows = list(read_rows(sorted(out.rglob("*.parquet"))))
     assert {row.improved is None for row in rows} == {True, False}
@@ -111,7 +112,7 @@ def test_training_reads_it_and_the_viewer_shows_it(built: Layout, tmp_path: Path
     assert "| Apache-2.0 | 40 | mini world |" in sheet and "**Not certified clean of benchmarks**" in sheet
 
 
-def test_an_export_is_replaced_whole_and_nothing_else_is(built: Layout, tmp_path: Path) -> None:
+def test_an_export_is_replaced_whole_and_nothing_else_is(built: BuildFolder, tmp_path: Path) -> None:
     out, _ = exported(built, tmp_path / "set", shard_mb=0.008)
     many = len(list((out / "train").iterdir()))
     exported(built, tmp_path / "set")
@@ -125,7 +126,7 @@ def test_an_export_is_replaced_whole_and_nothing_else_is(built: Layout, tmp_path
     assert len(ids(out / "train")) > 10
 
 
-def test_images_that_must_not_be_in_it_are_left_out(built: Layout, tmp_path: Path) -> None:
+def test_images_that_must_not_be_in_it_are_left_out(built: BuildFolder, tmp_path: Path) -> None:
     out, _ = exported(built, tmp_path / "set")
     (tmp_path / "unwanted").mkdir()
     row = next(row for row in read_rows([out / "train" / "00000.parquet"]) if row.improved)
@@ -166,7 +167,7 @@ def test_the_authors_format(mode: Mode, told: str) -> None:
     assert " ".join(words) == told
 
 
-def test_conversations_are_written_by_mode(built: Layout, tmp_path: Path) -> None:
+def test_conversations_are_written_by_mode(built: BuildFolder, tmp_path: Path) -> None:
     out, _ = exported(built, tmp_path / "set", conversation=["initial_full", "improving_full"])
     texts = pq.read_table(out / "conversation" / "improving_full" / "train")["conversation"].to_pylist()
     two = sum(row.improved is not None for row in read_rows(sorted((out / "train").glob("*.parquet"))))
@@ -176,7 +177,7 @@ def test_conversations_are_written_by_mode(built: Layout, tmp_path: Path) -> Non
     assert len(IRGL) == 6
 
 
-def test_the_hub_gets_the_folder(built: Layout, tmp_path: Path) -> None:
+def test_the_hub_gets_the_folder(built: BuildFolder, tmp_path: Path) -> None:
     """Through the real client of the hub, to a hub of our own."""
     hub_client = pytest.importorskip("huggingface_hub")
     out, _ = exported(built, tmp_path / "set", conversation=["initial_full"])
@@ -196,7 +197,7 @@ def test_the_hub_gets_the_folder(built: Layout, tmp_path: Path) -> None:
         push(tmp_path, "me/rows")
 
 
-def test_what_was_tampered_with_is_found(built: Layout, tmp_path: Path) -> None:
+def test_what_was_tampered_with_is_found(built: BuildFolder, tmp_path: Path) -> None:
     out, _ = exported(built, tmp_path / "set")
     file = out / "train" / "00000.parquet"
     table = pq.read_table(file)
@@ -217,7 +218,7 @@ def test_what_was_tampered_with_is_found(built: Layout, tmp_path: Path) -> None:
     assert "can't be read" in validate(out).problems[0]
 
 
-def test_the_page_needs_nothing_else(built: Layout, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_else(built: BuildFolder, tmp_path: Path) -> None:
     assert sample(built, 5, 0, tmp_path / "page.html") == 5
     page = (tmp_path / "page.html").read_text()
     assert page.count("<article") == 5 and page.count("data:image/png;base64,") >= 5 and "http" not in page

@@ -20,7 +20,8 @@ pytest.importorskip("tenacity")
 from faulty_server import FaultyServer
 from teachers import number, recipe, recipe_file, reply
 
-from irg.curation.build import Layout, build
+from irg.curation.build import build
+from irg.curation.build_folder import BuildFolder
 from irg.curation.export import export
 from irg.curation.store import Lock
 
@@ -38,12 +39,12 @@ def wrong(key: str) -> str:
     return ("size", "bytes", "", "", "", "", "", "")[int(key[4:8], 16) % 8]
 
 
-def content(layout: Layout) -> dict[str, object]:
+def content(folder: BuildFolder) -> dict[str, object]:
     """All rows of all stages, times aside."""
     found: dict[str, object] = {}
-    for name, folder in layout.made.items():
-        for block in layout.blocks():
-            for row_id, row in folder.read(block).items():
+    for name, stage_folder in folder.stage_folders.items():
+        for block in stage_folder.blocks():
+            for row_id, row in stage_folder.read(block).items():
                 row.pop("seconds")
                 found[f"{name} {row_id}"] = row
     return found
@@ -62,25 +63,25 @@ def test_a_build_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Pat
     options = {"faults": faults, "wrong": wrong, "slow_s": 0.01, "hang_s": 2.0}
     with FaultyServer(reply, slow_s=0.0, wrong=wrong) as calm:
         smooth = recipe(calm.url, tmp_path / "smooth", ROWS)
-        build(smooth, say=lambda _: None)
-        undisturbed = Layout.of(smooth)
+        build(smooth, log=lambda _: None)
+        undisturbed = BuildFolder.of(smooth)
         calls = len(calm.log)
     with FaultyServer(reply, **options) as server:
         file = recipe_file(tmp_path / "recipe.yaml", server.url, tmp_path / "killed", ROWS, timeout_s=1.5)
         kills = kill_while_building(file, server, tmp_path / "killed" / "answers", calls)
         assert kills == KILLS, "the build was whole before it was killed as often as asked"
-        layout = Layout.of(recipe(server.url, tmp_path / "killed", ROWS))
-        assert content(layout) == content(undisturbed)
+        folder = BuildFolder.of(recipe(server.url, tmp_path / "killed", ROWS))
+        assert content(folder) == content(undisturbed)
         # every answer that was sent and is on disk was sent once, up to those in flight at a kill
         answered = server.answered()
-        assert set(answered) >= on_disk(layout.answers)
+        assert set(answered) >= on_disk(folder.answers)
         assert sum(answered.values()) - len(answered) <= kills * 16
     one, _ = export(undisturbed)
-    two, _ = export(layout)
+    two, _ = export(folder)
     assert {n: h for n, h in hashes(one).items() if n != "export.json"} == {
         n: h for n, h in hashes(two).items() if n != "export.json"
     }
-    rejected = [row for row in content(layout).values() if row["rejected"] is not None]
+    rejected = [row for row in content(folder).values() if row["rejected"] is not None]
     assert any("unusable answers" in row["rejected"] for row in rejected)
 
 

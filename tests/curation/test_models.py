@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from irg.curation import models
-from irg.curation.build import Layout, build
+from irg.curation.build import build
+from irg.curation.build_folder import BuildFolder
 from irg.curation.finished import records
 from irg.curation.recipe import DataRecipe, DiffusersTargets
-from irg.curation.stages import Workbench
+from irg.curation.resources import Resources
 from irg.learning.data.in_memory import read_rows
 from irg.recipes import build as read
 from irg_mini import world
@@ -34,8 +35,8 @@ def recipe(out: Path, target: dict[str, Any]) -> DataRecipe:
                 "sources": [{"kind": "miniworld", "rows": 3, "repairs": 1.0, "sprites": "builtin"}],
                 "repeats": True,
             },
-            "sift": {"compare": False, "near": None},
-            "draft": {"kind": "model", "model": "mini", "batch": 2, "options": QUICK},
+            "filter": {"decontaminate": False, "near_duplicates": None},
+            "draft": {"kind": "model", "model": "mini", "batch_size": 2, "options": QUICK},
             "reflect": WORLD,
             "target": target,
             "judges": [{**WORLD, "name": "world"}],
@@ -44,16 +45,16 @@ def recipe(out: Path, target: dict[str, Any]) -> DataRecipe:
 
 
 def rows(plan: DataRecipe) -> list[Any]:
-    build(plan, say=lambda _: None)
-    layout = Layout.of(plan)
-    return [record for block in layout.blocks() for record in records(layout, block)]
+    build(plan, log=lambda _: None)
+    folder = BuildFolder.of(plan)
+    return [record for block in folder.blocks() for record in records(folder, block)]
 
 
 def test_a_models_drafts_are_seen_reflected_on_and_mended(tmp_path: Path) -> None:
     found = rows(recipe(tmp_path / "out", {"kind": "miniworld", "sprites": "builtin"}))
     assert len(found) == 3
     for row in found:
-        scene = world.parse_layout(world.parse_reflection(row.reflection).final_prompt)
+        scene = world.parse_folder(world.parse_reflection(row.reflection).final_prompt)
         assert world.satisfied(world.Request.from_json(json.loads(row.request)), world.see(scene, 96))
         how = json.loads(row.provenance)
         assert how["draft"]["model"] == "mini" and how["draft"]["seed"] == row.seed
@@ -61,15 +62,15 @@ def test_a_models_drafts_are_seen_reflected_on_and_mended(tmp_path: Path) -> Non
 
 
 def test_the_best_of_a_models_tries_is_the_target(tmp_path: Path) -> None:
-    target = {"kind": "model", "model": "mini", "best_of": 3, "batch": 6, "options": QUICK, "judge": WORLD}
-    layout = None
+    target = {"kind": "model", "model": "mini", "best_of": 3, "batch_size": 6, "options": QUICK, "judge": WORLD}
+    folder = None
     for row in rows(plan := recipe(tmp_path / "out", target)):
         grades = json.loads(row.texts["tries"])
         how = json.loads(row.provenance)["target"]
         seeds = [(row.seed + 1 + 7919 * k) % 2**31 for k in range(3)]
         assert len(grades) == 3 and seeds.index(how["seed"]) == int(np.argmax([sum(grade) for grade in grades]))
-        layout = Layout.of(plan)
-    assert layout is not None and layout.made["target"].columns["tries"] is str
+        folder = BuildFolder.of(plan)
+    assert folder is not None and folder.stage_folders["target"].columns["tries"] is str
 
 
 def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
     assert 4 <= len(found) <= 6
     for row in found:
         assert row["source"] == "plan:mini"
-        planned = world.parse_layout(row["thinking"])
+        planned = world.parse_folder(row["thinking"])
         image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         assert np.array_equal(image, world.render(planned, 128, world.load_sprites("builtin")))
         request = world.Request.from_json(json.loads(row["request"]))
@@ -125,13 +126,13 @@ def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
         assert flawed == ("nothing is wrong" not in row["reflection"])
 
 
-def test_the_world_can_not_paint_what_is_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_world_can_not_paint_what_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def talk(pipe: Any, config: Any, prompts: list[str], seeds: list[int]) -> list[Any]:
         return [SimpleNamespace(thinking="A cat, softly lit.", image=Image.new("RGB", (128, 128))) for _ in prompts]
 
     monkeypatch.setattr(drafts, "draw", talk)
     options = drafts.Drafts("mini", "mini-judge", str(tmp_path / "d"), rows=2, sprites="builtin", painter="world")
-    with pytest.raises(ValueError, match="mini plans no layouts that the mini world could paint"):
+    with pytest.raises(ValueError, match="mini plans no folders that the mini world could paint"):
         drafts.build(options)
     assert not any((tmp_path / "d").iterdir())
 
@@ -162,7 +163,7 @@ def test_a_diffusers_pipeline_gets_prompt_image_and_seed(tmp_path: Path, monkeyp
 
     async def run(edit: bool) -> Any:
         stage = models.DiffusersPainting(DiffusersTargets("diffusers", "some/model", edit=edit, options={"steps": 2}))
-        async with Workbench(tmp_path) as bench:
+        async with Resources(tmp_path) as bench:
             await stage.open(bench)
             return (await stage.make([row]))[0]
 

@@ -10,7 +10,8 @@ pytest.importorskip("openai")
 from faulty_server import FaultyServer
 from teachers import recipe_dict, reply
 
-from irg.curation.build import Layout, build
+from irg.curation.build import build
+from irg.curation.build_folder import BuildFolder
 from irg.curation.export import export
 from irg.curation.ray.workers import StageWorker, bare
 from irg.curation.recipe import DataRecipe
@@ -42,18 +43,18 @@ def test_two_workers_make_the_same_bytes(tmp_path: Path) -> None:
         with FaultyServer(reply) as server:
             plans = [recipe(server.url, tmp_path / engine, engine) for engine in ("files", "ray")]
             for plan in plans:
-                build(plan, say=lambda _: None)
+                build(plan, log=lambda _: None)
     finally:
         ray.shutdown()
-    one, two = (export(Layout.of(plan))[0] for plan in plans)
+    one, two = (export(BuildFolder.of(plan))[0] for plan in plans)
     assert hashes(one) == hashes(two) and len(hashes(one)) >= 4
 
 
 def test_a_worker_that_had_to_stop_says_so_and_passes_on(tmp_path: Path) -> None:
     plan = recipe("http://127.0.0.1:9/v1", tmp_path / "out", "files")
     with pytest.raises(ValueError, match="reflect: "):
-        build(plan, say=lambda _: None)  # so that there are drafts
-    worker = StageWorker(plan, bare(Layout.of(plan)), "reflect")
+        build(plan, log=lambda _: None)  # so that there are drafts
+    worker = StageWorker(plan, bare(BuildFolder.of(plan)), "reflect")
     first = worker({"block": [0], "problem": [""], "told": [""]})
     assert "reflect: http://127.0.0.1:9/v1: " in first["problem"][0]
     begun = worker.bench.open_clients[0].totals.tries_again

@@ -11,18 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from irg.curation import sources, taxonomy
-from irg.curation.build import Layout, build
-from irg.curation.recipe import DataRecipe, TaxonomySource
+from irg.curation import prompt_rows, taxonomy
+from irg.curation.build import build
+from irg.curation.build_folder import BuildFolder
+from irg.curation.recipe import DataRecipe
+from irg.curation.taxonomy import TaxonomySource
 from irg.recipes import build as read
 
 
 def rows(tmp_path: Path, *found: dict[str, Any], **prompts: Any) -> list[dict[str, Any]]:
     recipe = {"out": str(tmp_path / "out"), "prompts": {"sources": list(found), **prompts}}
-    plan = read(DataRecipe, recipe | {"sift": {"compare": False, "near": None}, "rows_per_block": 3})
-    build(plan, say=lambda _: None)
-    layout = Layout.of(plan)
-    return [row for block in layout.blocks() for row in layout.prompts.read(block).values()]
+    plan = read(DataRecipe, recipe | {"filter": {"decontaminate": False, "near_duplicates": None}, "rows_per_block": 3})
+    build(plan, log=lambda _: None)
+    folder = BuildFolder.of(plan)
+    return [row for block in folder.blocks() for row in folder.prompts.read(block).values()]
 
 
 def test_files_of_every_kind(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_hub_sets_keep_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_quotas_are_met_by_the_grammar(tmp_path: Path) -> None:
     quotas = dict.fromkeys(taxonomy.categories(), 30)
-    names = "objects counts colours relations attributes style text culture time space nature long"
+    names = "objects counts colors relations attributes style text culture time space nature long"
     assert sorted(quotas) == sorted(names.split())
     found = rows(tmp_path, {"kind": "taxonomy", "quotas": quotas})
     assert len(found) == 360 and {row["source"] for row in found} == {f"taxonomy/{name}" for name in quotas}
@@ -105,8 +107,10 @@ def test_words_are_inflected() -> None:
 
 
 def test_mistaken_quotas(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"quotas\.colors: no such category \(did you mean 'colours'\?\)"):
-        rows(tmp_path, {"kind": "taxonomy", "quotas": {"colors": 3}})
+    with pytest.raises(ValueError, match=r"quotas\.colrs: no such category \(did you mean 'colors'\?\)"):
+        rows(tmp_path, {"kind": "taxonomy", "quotas": {"colrs": 3}})
+    with pytest.warns(DeprecationWarning, match=r"quotas\.colours is now called colors"):
+        assert TaxonomySource("taxonomy", {"colours": 3}).quotas == {"colors": 3}
     with pytest.raises(ValueError, match=r"the grammar runs dry after [\d,]+ prompts"):
         list(taxonomy.by_grammar(TaxonomySource("taxonomy", {"culture": 5000}), 0))
 
@@ -123,11 +127,11 @@ def test_a_model_expands_the_taxonomy(tmp_path: Path) -> None:
 
     with FaultyServer(reply) as server:
         endpoint = {"url": server.url, "model": "writer", "timeout_s": 5.0}
-        source = {"kind": "taxonomy", "quotas": {"colours": 7, "text": 2}, "endpoint": endpoint, "together": 5}
+        source = {"kind": "taxonomy", "quotas": {"colors": 7, "text": 2}, "endpoint": endpoint, "prompts_per_call": 5}
         found = rows(tmp_path, source)
-        assert len(found) == 9 and found[0]["source"] == "taxonomy/colours by writer"
+        assert len(found) == 9 and found[0]["source"] == "taxonomy/colors by writer"
         assert len({row["prompt"] for row in found}) == 9 and len(calls) == 3
-        assert 'category "colours"' in calls[0] and calls[0].count("\n- ") == 5
+        assert 'category "colors"' in calls[0] and calls[0].count("\n- ") == 5
         again = rows(tmp_path, source)
         assert again == found and len(calls) == len(server.log)
 
@@ -140,7 +144,7 @@ def test_a_share_of_prompts_gets_one_turn(tmp_path: Path) -> None:
 
 def test_rows_come_in_the_same_order_whoever_asks() -> None:
     async def ids(plan: DataRecipe) -> list[str]:
-        return [row["id"] async for row in sources.prompt_rows(plan, None)]  # type: ignore[arg-type]
+        return [row["id"] async for row in prompt_rows.prompt_rows(plan, None)]  # type: ignore[arg-type]
 
     source = {"kind": "miniworld", "rows": 20, "sprites": "builtin"}
     plan = read(DataRecipe, {"out": "x", "prompts": {"sources": [source], "repeats": True}})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from irg.cli.arguments import parse
 
 if TYPE_CHECKING:
-    from irg.curation.build import Layout
+    from irg.curation.build_folder import BuildFolder
     from irg.curation.recipe import DataRecipe
 
 _BUILD = """usage: irg data build RECIPE.yaml [--estimate] [--redo] [--field value ...]
@@ -19,7 +19,7 @@ the command line; nested ones are named with dots:
 
   irg data build recipes/data/mini.yaml --out build/data --processes 2 --engine ray
 
-  --estimate   make and sift the prompts (unless that is paid), then tell what is left and what it would cost
+  --estimate   make and filter the prompts (unless that costs money), then show what is left and what it would cost
   --redo       go ahead although changed settings mean that rows which cost money are made again"""
 
 _EXPORT = """usage: irg data export RECIPE.yaml|FOLDER [--field value ...]
@@ -37,12 +37,12 @@ def build(argv: Sequence[str]) -> int:
         return 0 if words else 2
     recipe = _recipe(words[0], words[1:])
     if "--estimate" in flags:
-        from irg.curation.build import Layout
         from irg.curation.build import build as prepare
+        from irg.curation.build_folder import BuildFolder
 
-        if not any(getattr(source, "endpoint", None) for source in recipe.prompts.sources):
+        if not any(source.endpoints() for source in recipe.prompts.sources):
             prepare(recipe, only_prompts=True)  # costs nothing, and only then the rows can be counted
-        _show(Layout.of(recipe), estimate=True)
+        _show(BuildFolder.of(recipe), estimate=True)
         return 0
     _run(recipe, "--redo" in flags)
     return 0
@@ -54,12 +54,12 @@ LINE_EVERY_S = 60.0
 class _Lines:
     """Progress where there is no terminal (a log file, a batch system): a line now and then."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.begun, self.last = say, time.monotonic(), time.monotonic()
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log, self.begun, self.last = log, time.monotonic(), time.monotonic()
         self.done: dict[str, int] = {}
         self.before = 0  # rows that were there when this build began
 
-    def told(self, stage: str, made: int, totals: dict[str, int], note: str) -> None:
+    def update(self, stage: str, made: int, totals: dict[str, int], note: str) -> None:
         self.done[stage] = self.done.get(stage, 0) + made
         now = time.monotonic()
         if now - self.last < LINE_EVERY_S:
@@ -69,7 +69,7 @@ class _Lines:
         made_now = sum(self.done.get(name, 0) for name in totals) - self.before
         left = sum(totals.values()) - self.before - made_now
         eta = f"; about {(now - self.begun) / made_now * left / 60:.0f} min left" if made_now > 0 else ""
-        self.say(", ".join(counts or [f"{stage} {self.done[stage]:,}"]) + (f"; {note.strip()}" if note else "") + eta)
+        self.log(", ".join(counts or [f"{stage} {self.done[stage]:,}"]) + (f"; {note.strip()}" if note else "") + eta)
 
 
 def _run(recipe: "DataRecipe", redo: bool) -> None:
@@ -83,7 +83,9 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
         TimeRemainingColumn,
     )
 
-    from irg.curation import build as building
+    from irg.curation.build import build as run
+    from irg.curation.build_folder import BuildFolder
+    from irg.curation.progress import progress_of, spent
 
     console = Console(stderr=True, highlight=False)
     columns = (
@@ -94,59 +96,61 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as display:
         bars: dict[str, Any] = {}
-        refused: dict[str, int] = {}
+        rejections: dict[str, int] = {}
         paid: dict[str, float] = {}
         lines = _Lines(lambda line: console.print(line, soft_wrap=True))
 
-        def told(stage: str, made: int, rejected: int, cost: float) -> None:
+        def progress(stage: str, made: int, rejected: int, cost: float) -> None:
             if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=totals.get(stage), note="")
-            refused[stage] = refused.get(stage, 0) + rejected
+                bars[stage] = display.add_task(stage, total=totals.get(stage), note="")
+            rejections[stage] = rejections.get(stage, 0) + rejected
             paid[stage] = paid.get(stage, 0.0) + cost
-            note = (f"{refused[stage]:,} rejected " if refused[stage] else "") + (
+            note = (f"{rejections[stage]:,} rejected " if rejections[stage] else "") + (
                 f"cost {paid[stage]:.2f}" if paid[stage] else ""
             )
-            progress.update(bars[stage], advance=made, note=note)
+            display.update(bars[stage], advance=made, note=note)
             if not console.is_terminal:
                 cost = sum(paid.values())
-                lines.told(stage, made, totals, f"cost {cost:.2f}" if cost else "")
+                lines.update(stage, made, totals, f"cost {cost:.2f}" if cost else "")
 
         totals: dict[str, int] = {}
 
-        def begin(layout: building.Layout) -> None:
-            states = building.state_of(layout)
+        def on_start(folder: BuildFolder) -> None:
+            states = progress_of(folder)
             for state in states:
-                totals[state.name] = state.made + state.rejected + state.waiting
-                bars[state.name] = progress.add_task(
-                    state.name, total=totals[state.name], completed=state.made + state.rejected, note=""
+                totals[state.name] = state.accepted + state.rejected + state.pending
+                bars[state.name] = display.add_task(
+                    state.name, total=totals[state.name], completed=state.accepted + state.rejected, note=""
                 )
-                refused[state.name], paid[state.name] = state.rejected, state.cost
-            lines.done = {state.name: state.made + state.rejected for state in states}
+                rejections[state.name], paid[state.name] = state.rejected, state.cost
+            lines.done = {state.name: state.accepted + state.rejected for state in states}
             lines.before, lines.begun = sum(lines.done.values()), time.monotonic()
-            _tell_cost(console, recipe, building.spent(layout), states)
+            _show_cost(console, recipe, spent(folder), states)
 
-        building.build(recipe, redo=redo, told=told, say=lambda line: console.print(line, soft_wrap=True), begin=begin)
-    layout = building.Layout.of(recipe)
-    _show(layout)
+        def log(line: str) -> None:
+            console.print(line, soft_wrap=True)
+
+        run(recipe, redo=redo, progress=progress, log=log, on_start=on_start)
+    _show(BuildFolder.of(recipe))
 
 
-def _tell_cost(console: Any, recipe: "DataRecipe", spent: float, states: Sequence[Any]) -> None:
+def _show_cost(console: Any, recipe: "DataRecipe", spent: float, states: Sequence[Any]) -> None:
     """What is still to be paid, before it is."""
     to_pay = sum(state.to_pay or 0.0 for state in states)
     if not to_pay and not spent:
         return
     cap = "no budget is set" if recipe.budget is None else f"the budget is {recipe.budget:g}"
-    told = f"cost so far {spent:.2f}; what is left will cost about {to_pay:.2f}; {cap}"
+    text = f"cost so far {spent:.2f}; what is left will cost about {to_pay:.2f}; {cap}"
     if recipe.budget is not None and spent + to_pay > recipe.budget:
-        told += ": the build will stop there"
-    console.print(told, soft_wrap=True)
+        text += ": the build will stop there"
+    console.print(text, soft_wrap=True)
 
 
 def status(argv: Sequence[str]) -> int:
     """``irg data status``."""
-    _show(_layout(argv, "status"), estimate=True)
+    _show(_folder(argv, "status"), estimate=True)
     return 0
 
 
@@ -157,35 +161,35 @@ def stats(argv: Sequence[str]) -> int:
     from irg.curation.statistics import tables
 
     console = Console(highlight=False, width=None)
-    for table in tables(_layout(argv, "stats")):
+    for table in tables(_folder(argv, "stats")):
         console.print(table)
     return 0
 
 
-def _show(layout: "Layout", estimate: bool = False) -> None:
+def _show(folder: "BuildFolder", estimate: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from irg.curation.build import spent, state_of
+    from irg.curation.progress import progress_of, spent
 
-    table = Table(title=str(layout.out), title_justify="left")
-    heads = ("stage", "made", "rejected", "to do", "cost", "work s", *(("still to pay",) if estimate else ()))
+    table = Table(title=str(folder.out), title_justify="left")
+    heads = ("stage", "made", "rejected", "pending", "cost", "work s", *(("still to pay",) if estimate else ()))
     for head in heads:
         table.add_column(head, justify="left" if head == "stage" else "right")
-    states = state_of(layout)
+    states = progress_of(folder)
     for state in states:
-        cells = [state.name, f"{state.made:,}", f"{state.rejected:,}", f"{state.waiting:,}", f"{state.cost:.4f}"]
+        cells = [state.name, f"{state.accepted:,}", f"{state.rejected:,}", f"{state.pending:,}", f"{state.cost:.4f}"]
         cells.append(f"{state.seconds:,.1f}")
         if estimate:
-            cells.append("" if state.to_pay is None else f"{'' if state.known else '~'}{state.to_pay:.2f}")
+            cells.append("" if state.to_pay is None else f"{'' if state.measured else '~'}{state.to_pay:.2f}")
         table.add_row(*cells)
     console = Console(highlight=False)
     console.print(table)
     for state in states:
         for reason, count in sorted(state.reasons.items()):
             console.print(f"{state.name}: {count:,} rejected: {reason}")
-    finished = sum(len(layout.accepted(block)) for block in layout.blocks())
-    cost = spent(layout)
+    finished = sum(len(folder.accepted(block)) for block in folder.blocks())
+    cost = spent(folder)
     console.print(f"{finished:,} rows finished" + (f"; all answers so far cost {cost:.4f}" if cost else ""))
 
 
@@ -208,9 +212,9 @@ def sample(argv: Sequence[str]) -> int:
         page = Path(options.out or folder / "sample.html")
         count = view.sample_of_shards(folder, options.rows, options.seed, page)
     else:
-        layout = _layout([where], "sample")
-        page = Path(options.out or layout.out / "sample.html")
-        count = view.sample(layout, options.rows, options.seed, page)
+        build_folder = _folder([where], "sample")
+        page = Path(options.out or build_folder.out / "sample.html")
+        count = view.sample(build_folder, options.rows, options.seed, page)
     print(f"{count} rows in {page}")
     return 0
 
@@ -242,13 +246,13 @@ def export(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     from irg.curation.export import export as write
 
-    out, summary = write(_layout(argv, "export", overrides=True))
+    out, summary = write(_folder(argv, "export", overrides=True))
     for reason, count in summary.dropped.most_common():
         print(f"left out: {count:,}: {reason}")
-    told = ", ".join(
+    text = ", ".join(
         f"{count:,} {split} rows in {summary.shards[split]} files" for split, count in summary.kept.items()
     )
-    print(f"{told} ({summary.bytes / 1e6:.1f} MB) in {out}")
+    print(f"{text} ({summary.bytes / 1e6:.1f} MB) in {out}")
     return 0
 
 
@@ -288,18 +292,20 @@ def _recipe(path: str, overrides: Sequence[str]) -> "DataRecipe":
     return recipes.load(DataRecipe, path, overrides)
 
 
-def _layout(argv: Sequence[str], command: str, overrides: bool = False) -> "Layout":
-    """The layout of a recipe, or of the build in a folder."""
+def _folder(argv: Sequence[str], command: str, overrides: bool = False) -> "BuildFolder":
+    """The folder of a recipe, or the build in a folder."""
     where, rest = _first(argv, command, f"RECIPE.yaml|FOLDER{' [--field value ...]' if overrides else ''}")
     if rest and not overrides:
         raise ValueError(f"{command} takes one recipe or folder, got {rest[0]!r} too")
     from dataclasses import replace
 
-    from irg.curation.build import Layout
+    from irg.curation.build_folder import BuildFolder
 
     path = Path(where)
     if path.is_dir():
         if not (path / "recipe.yaml").exists():
             raise ValueError(f"{path}: no build here (no recipe.yaml)")
-        return Layout.of(replace(_recipe(str(path / "recipe.yaml"), rest), out=str(path)))  # it may have been moved
-    return Layout.of(_recipe(where, rest))
+        return BuildFolder.of(
+            replace(_recipe(str(path / "recipe.yaml"), rest), out=str(path))
+        )  # it may have been moved
+    return BuildFolder.of(_recipe(where, rest))

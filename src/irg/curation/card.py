@@ -1,18 +1,41 @@
-"""What goes with an exported set: the hub's dataset card and a datasheet."""
+"""What goes with an exported set: counts, the hub's dataset card and a datasheet."""
 
+import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from irg.curation.recipe import DataRecipe
+from irg.curation.records import TrajectoryRecord
 from irg.version import __version__
-
-if TYPE_CHECKING:
-    from irg.curation.export import Summary
 
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def dataset_card(recipe: DataRecipe, summary: "Summary", clean: dict[str, Any] | None) -> str:
+@dataclass
+class Summary:
+    """What was exported."""
+
+    kept: Counter[str] = field(default_factory=Counter)  # per split
+    dropped: Counter[str] = field(default_factory=Counter)  # per reason
+    turns: Counter[str] = field(default_factory=Counter)
+    sources: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, licence)
+    models: Counter[tuple[str, str]] = field(default_factory=Counter)  # (stage, model)
+    cost: float = 0.0
+    shards: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+
+    def add(self, record: TrajectoryRecord, split: str) -> None:
+        self.kept[split] += 1
+        self.turns["one turn" if record.improved is None else "two turns"] += 1
+        self.sources[(record.source, record.license)] += 1
+        self.cost += record.cost
+        for stage, how in json.loads(record.provenance or "{}").items():
+            if "model" in how:
+                self.models[(stage, how["model"])] += 1
+
+
+def dataset_card(recipe: DataRecipe, summary: Summary, clean: dict[str, Any] | None) -> str:
     """README.md with the hub's header, which says where train and val lie."""
     import yaml
 
@@ -31,22 +54,22 @@ def dataset_card(recipe: DataRecipe, summary: "Summary", clean: dict[str, Any] |
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {recipe.export.title}\n\n"
         f"{rows:,} trajectories: prompt, thinking (T1), image (I1) and, in rows of two turns, what is wrong with\n"
-        "the image (T2) and a better one (I2). Built with `irg data`; [datasheet.md](datasheet.md) tells how.\n\n"
+        "the image (T2) and a better one (I2). Built with `irg data`; [datasheet.md](datasheet.md) says how.\n\n"
         f"{_contents(summary)}\n{_licenses(recipe, summary)}\n{_clean(clean)}"
     )
 
 
-def datasheet(recipe: DataRecipe, summary: "Summary", clean: dict[str, Any] | None) -> str:
+def datasheet(recipe: DataRecipe, summary: Summary, clean: dict[str, Any] | None) -> str:
     """How the set was made, from what, what was left out, and what to know before using it."""
     models = [[stage, model, f"{count:,}"] for (stage, model), count in sorted(summary.models.items())]
     dropped = [[reason, f"{count:,}"] for reason, count in summary.dropped.most_common()]
-    way = {
+    strategy = {
         "refine": "The model's own draft was reflected on, and the better image made from that reflection.",
         "independent": "The better image was made from the prompt alone, and the reflection from both images.",
-    }[recipe.way]
+    }[recipe.strategy]
     return (
         f"# Datasheet: {recipe.export.title}\n\n"
-        f"Built with irg {__version__}. {way}\n"
+        f"Built with irg {__version__}. {strategy}\n"
         "All words but the prompts, and all images, are made by programs and models. "
         "Nobody has looked at every row.\n\n"
         f"## Contents\n\n{_contents(summary)}\n"
@@ -63,14 +86,14 @@ def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _contents(summary: "Summary") -> str:
+def _contents(summary: Summary) -> str:
     rows = [[split, f"{count:,}", str(summary.shards[split])] for split, count in sorted(summary.kept.items())]
     turns = ", ".join(f"{count:,} of {what}" for what, count in sorted(summary.turns.items()))
     return f"{_table(('split', 'rows', 'files'), rows)}\nRows: {turns}; {summary.bytes / 1e6:,.1f} MB.\n"
 
 
-def _licenses(recipe: DataRecipe, summary: "Summary") -> str:
-    """Licences of prompts summed up: sources that share one are told together."""
+def _licenses(recipe: DataRecipe, summary: Summary) -> str:
+    """Licences of prompts summed up: sources that share one are listed together."""
     totals: Counter[str] = Counter()
     origins: dict[str, list[str]] = {}
     for (source, license_), count in sorted(summary.sources.items()):
@@ -81,11 +104,11 @@ def _licenses(recipe: DataRecipe, summary: "Summary") -> str:
         names = origins[license_]
         shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         rows.append([license_, f"{count:,}", shown])
-    told = _table(("licence of the prompt", "rows", "sources"), rows)
+    text = _table(("licence of the prompt", "rows", "sources"), rows)
     if totals["unknown"]:
-        told += f"\n**{totals['unknown']:,} rows have prompts of unknown licence.**\n"
+        text += f"\n**{totals['unknown']:,} rows have prompts of unknown licence.**\n"
     return (
-        f"{told}\nThe set as a whole: {recipe.export.license}. Images and texts come from the models that the "
+        f"{text}\nThe set as a whole: {recipe.export.license}. Images and texts come from the models that the "
         "datasheet names; their terms may bind you too.\n"
     )
 

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from irg import promptsets
-from irg.curation.recipe import Sift
+from irg.curation.recipe import Filter
 
 _PERMUTATIONS, _ROWS = 64, 4  # 16 bands of 4: a pair at Jaccard 0.7 shares one with 98 %, at 0.8 with 99.98 %
 _GRAM = 4
@@ -108,7 +108,7 @@ class Neighbors:
     def __init__(self) -> None:
         if importlib.util.find_spec("datasketch") is None:
             raise ValueError(
-                "near-duplicates need the package datasketch: pip install 'irg[data]' (or sift.near: null)"
+                "near-duplicates need the package datasketch: pip install 'irg[data]' (or filter.near_duplicates: null)"
             )
         self._bands: dict[int, list[int]] = {}
         self.names: list[str] = []
@@ -185,18 +185,18 @@ class Decontaminator:
         return self._near
 
 
-def load(sift: Sift) -> Decontaminator:
+def load(settings: Filter) -> Decontaminator:
     """All benchmarks' prompts that can be found, every variant of them; nothing is fetched.
 
     Raises:
         ValueError: the folder does not exist.
     """
-    known = Decontaminator(sift.overlap, sift.templates)
+    known = Decontaminator(settings.overlap, settings.templates)
     for name in promptsets.NAMES:
         digests = []
         for variant in promptsets.SOURCES[name].variants:
             try:
-                one = promptsets.load(name, sift.benchmarks, variant=variant, offline=True)
+                one = promptsets.load(name, settings.benchmarks, variant=variant, offline=True)
             except ValueError as error:
                 if variant == promptsets.SOURCES[name].default:
                     known.missing[name] = " ".join(str(error).split())

@@ -1,30 +1,30 @@
 """Export: thresholds, a deterministic shuffle, train and val by prompt, size-bounded shards, a card.
 
-Rows are dealt to buckets by the hash that orders them, then each bucket is sorted and written: the order is that of all
-rows sorted at once, and memory holds one bucket. A bucket that is too big for that is dealt again.
+The shuffle is an external bucket sort by a hash (:mod:`irg.curation.buckets`): the order is that of all rows sorted at
+once, and memory holds one bucket.
 """
 
 import json
 import os
 import shutil
-import uuid
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from irg import files
 from irg.curation import card
 from irg.curation.buckets import Buckets
-from irg.curation.build import Layout, Told
+from irg.curation.build_folder import BuildFolder
+from irg.curation.card import Summary
 from irg.curation.conversation import conversation
 from irg.curation.decontaminate import normalized
-from irg.curation.finished import Gate, records, score_columns, text_columns
+from irg.curation.finished import RowFilter, all_score_columns, all_text_columns, records
 from irg.curation.records import TrajectoryRecord, schema
-from irg.curation.store import Lock, digest, read_table, write_table, write_text
+from irg.curation.running import Progress
+from irg.curation.store import digest, read_table, write_table
 from irg.learning.data.schema import TrajectoryRow
 from irg.learning.modes import IRGL, Mode, turns
 from irg.recipes import choose
@@ -33,30 +33,7 @@ SPLITS = ("train", "val")
 _MARK = "export.json"
 
 
-@dataclass
-class Summary:
-    """What was exported."""
-
-    kept: Counter[str] = field(default_factory=Counter)  # per split
-    dropped: Counter[str] = field(default_factory=Counter)  # per reason
-    turns: Counter[str] = field(default_factory=Counter)
-    sources: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, licence)
-    models: Counter[tuple[str, str]] = field(default_factory=Counter)  # (stage, model)
-    cost: float = 0.0
-    shards: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
-
-    def add(self, record: TrajectoryRecord, split: str) -> None:
-        self.kept[split] += 1
-        self.turns["one turn" if record.improved is None else "two turns"] += 1
-        self.sources[(record.source, record.license)] += 1
-        self.cost += record.cost
-        for stage, how in json.loads(record.provenance or "{}").items():
-            if "model" in how:
-                self.models[(stage, how["model"])] += 1
-
-
-def export(layout: Layout, told: Told = lambda *_: None) -> tuple[Path, Summary]:
+def export(folder: BuildFolder, progress: Progress = lambda *_: None) -> tuple[Path, Summary]:
     """Write the set; an earlier export in the same place is replaced once the new one is whole.
 
     Raises:
@@ -64,92 +41,76 @@ def export(layout: Layout, told: Told = lambda *_: None) -> tuple[Path, Summary]
             a build is at work.
         OSError: a file cannot be written.
     """
-    settings = layout.recipe.export
-    out = Path(settings.out) if settings.out else layout.out / "export"
+    settings = folder.recipe.export
+    out = Path(settings.out) if settings.out else folder.out / "export"
     if unknown := next((mode for mode in settings.conversation if mode not in IRGL), None):
         raise ValueError(
             f"export.conversation: no mode {unknown!r}{choose(unknown, IRGL)}; there are {', '.join(IRGL)}"
         )
     if out.exists() and not (out / _MARK).exists():
         raise ValueError(f"{out}: is there and no export of ours; choose another place (export.out)")
-    gate = Gate.of(layout)
-    with Lock(layout.out).held():
-        for leftover in out.parent.glob(f".{out.name}-????????"):  # of an export that was killed
+    row_filter = RowFilter.of(folder)
+    with files.locked(folder.lock, folder.lock_refusal):
+        for leftover in out.parent.glob(f"{files.TEMPORARY}*-{out.name}"):  # of an export that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        return out, _export(layout, gate, out, told)
+        with files.written_folder(out) as temporary:
+            summary = _write(folder, row_filter, temporary, progress)
+            if not summary.kept:
+                why = ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.most_common(3))
+                raise ValueError(f"no row to export ({why or 'none is finished: irg data build first'})")
+    return out, summary
 
 
-def _export(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
-    """Write the set beside its place, then put it there."""
-    aside = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        summary = _write(layout, gate, aside, told)
-        if not summary.kept:
-            why = ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.most_common(3))
-            raise ValueError(f"no row to export ({why or 'none is finished: irg data build first'})")
-        _replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return summary
-
-
-def _replace(new: Path, place: Path) -> None:
-    if place.exists():
-        old = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}")
-        place.rename(old)
-        new.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(place)
-
-
-def _write(layout: Layout, gate: Gate, out: Path, told: Told) -> Summary:
+def _write(folder: BuildFolder, row_filter: RowFilter, out: Path, progress: Progress) -> Summary:
     summary = Summary()
-    columns = schema(score_columns(layout), text_columns(layout))
-    settings = layout.recipe.export
+    columns = schema(all_score_columns(folder), all_text_columns(folder))
+    settings = folder.recipe.export
     limit = int(settings.shard_mb * 1e6)
-    aside = out / ".buckets"
-    size = sum(f.stat().st_size for stage in layout.made.values() if stage.path.is_dir() for f in stage.path.iterdir())
+    paths = [stage.path for stage in folder.stage_folders.values() if stage.path.is_dir()]
+    size = sum(file.stat().st_size for path in paths for file in path.iterdir())
     small = max(1, limit // 4)  # beside a bucket and its sorted copy, memory holds the shard that is being filled
     with ExitStack() as stack:
         split = {
-            name: stack.enter_context(Buckets(aside / name, columns, settings.seed, small, size)) for name in SPLITS
+            name: stack.enter_context(Buckets(out / ".buckets" / name, columns, settings.seed, small, size))
+            for name in SPLITS
         }
-        _deal(layout, gate, split, summary, told)
+        _fill(folder, row_filter, split, summary, progress)
         for name, buckets in split.items():
             summary.shards[name] = _shards(buckets.sorted(), out / name, limit)
             for mode in (mode for mode in IRGL if mode in settings.conversation):
                 _conversations(out / name, out / "conversation" / mode / name, mode)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(out / ".buckets", ignore_errors=True)
     summary.bytes = sum(file.stat().st_size for file in out.rglob("*.parquet"))
     if summary.kept:
-        report = layout.out / "decontamination.json"
-        clean = json.loads(report.read_text(encoding="utf-8")) if report.exists() and layout.sift else None
-        write_text(out / "README.md", card.dataset_card(layout.recipe, summary, clean))
-        write_text(out / "datasheet.md", card.datasheet(layout.recipe, summary, clean))
-        write_text(out / _MARK, json.dumps({"stages": layout.keys, "rows": dict(summary.kept)}, indent=1) + "\n")
+        report = folder.out / "decontamination.json"
+        clean = json.loads(report.read_text(encoding="utf-8")) if report.exists() and folder.filtered else None
+        files.write_text(out / "README.md", card.dataset_card(folder.recipe, summary, clean))
+        files.write_text(out / "datasheet.md", card.datasheet(folder.recipe, summary, clean))
+        files.write_json(out / _MARK, {"stages": folder.keys, "rows": dict(summary.kept)})
     return summary
 
 
-def _deal(layout: Layout, gate: Gate, split: dict[str, Buckets], summary: Summary, told: Told) -> None:
-    """Every row that passes into the buckets of its split."""
-    seed, share = layout.recipe.export.seed, layout.recipe.export.validation
-    for block in layout.blocks():
-        dealt: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
-        refused = 0
-        for record in records(layout, block, layout.recipe.export.times):
-            if (reason := gate.refuses(record)) is not None:
+def _fill(
+    folder: BuildFolder, row_filter: RowFilter, split: dict[str, Buckets], summary: Summary, progress: Progress
+) -> None:
+    """Add every row that passes to the buckets of its split."""
+    seed, share = folder.recipe.export.seed, folder.recipe.export.validation
+    for block in folder.blocks():
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SPLITS}
+        dropped = 0
+        for record in records(folder, block, folder.recipe.export.times):
+            if (reason := row_filter.rejects(record)) is not None:
                 summary.dropped[reason] += 1
-                refused += 1
+                dropped += 1
                 continue
-            lot = int(digest("split", seed, normalized(record.prompt))[:8], 16) / 16**8
-            name = "val" if lot < share else "train"
-            dealt[name].append(record.to_row())
+            fraction = int(digest("split", seed, normalized(record.prompt))[:8], 16) / 16**8
+            name = "val" if fraction < share else "train"
+            rows[name].append(record.to_row())
             summary.add(record, name)
-        for name, rows in dealt.items():
-            if rows:
-                split[name].add(pa.Table.from_pylist(rows, split[name].columns))
-        told("export", sum(map(len, dealt.values())) + refused, refused, 0.0)
+        for name, chosen in rows.items():
+            if chosen:
+                split[name].add(pa.Table.from_pylist(chosen, split[name].columns))
+        progress("export", sum(map(len, rows.values())) + dropped, dropped, 0.0)
 
 
 def _shards(tables: Iterator[pa.Table], out: Path, limit: int) -> int:

@@ -1,72 +1,79 @@
-"""The sift: which prompts are passed over, and the report of what benchmarks took out."""
+"""Which prompts are left out, and the report of what benchmarks took out."""
 
-import json
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from irg import files
 from irg.curation import decontaminate
+from irg.curation.content import content
 from irg.curation.decontaminate import Decontaminator, Neighbors, normalized
-from irg.curation.recipe import Sift, content
-from irg.curation.stages import made, rejected
-from irg.curation.store import Row, StageFolder, digest, write_text
+from irg.curation.recipe import Filter
+from irg.curation.stages import accepted, rejected
+from irg.curation.store import Row, StageFolder, digest
 
 COLUMNS: dict[str, type] = {"how": str, "benchmark": str, "like": str}
 EXAMPLES = 5
 
 
-def passes_all(sift: Sift) -> bool:
-    """Whether there is nothing to sift."""
-    return not sift.compare and sift.near is None and sift.script is None and sift.blocked is None
+def passes_all(settings: Filter) -> bool:
+    """Whether the filter has nothing to do."""
+    return (
+        not settings.decontaminate
+        and settings.near_duplicates is None
+        and settings.script is None
+        and settings.blocklist is None
+    )
 
 
-class Sieve:
-    """Looks at prompts in order; near-duplicates are those of an earlier prompt that passed."""
+class PromptFilter:
+    """Gives verdicts on prompts in order; a near-duplicate is one of an earlier prompt that passed."""
 
-    def __init__(self, sift: Sift) -> None:
+    def __init__(self, settings: Filter) -> None:
         """Load what prompts are compared with.
 
         Raises:
             ValueError: a file is missing, or a package.
         """
-        self.sift = sift
-        self.benchmarks: Decontaminator | None = decontaminate.load(sift) if sift.compare else None
-        self._blocked = _words(sift.blocked)
-        self._near = None if sift.near is None else Neighbors()
+        self.settings = settings
+        self.benchmarks: Decontaminator | None = decontaminate.load(settings) if settings.decontaminate else None
+        self._blocklist = _words(settings.blocklist)
+        self._near = None if settings.near_duplicates is None else Neighbors()
         self._passed: dict[str, str] = {}  # normalized -> id
         self._last: tuple[str, Row] = ("", {})
 
     def key(self, prompts_key: str) -> str:
         """Eight digits of what decides the verdicts."""
         found = self.benchmarks.found if self.benchmarks else {}
-        return digest("sift", 1, prompts_key, content(self.sift) | {"blocked": self._blocked, "benchmarks": found})[:8]
+        settings = content(self.settings) | {"blocklist": self._blocklist, "benchmarks": found}
+        return digest("filter", 1, prompts_key, settings)[:8]
 
-    def look(self, row: Row) -> Row:
-        """The verdict on a prompt: made, or rejected with the reason. A prompt's samples come one after another and
-        share it."""
+    def verdict(self, row: Row) -> Row:
+        """The verdict on a prompt: accepted, or rejected with the reason. A prompt's samples come one after another
+        and share it."""
         if row["prompt"] != self._last[0]:
             self._last = (row["prompt"], self._verdict(row))
         return self._last[1] | {"id": row["id"]}
 
     def _verdict(self, row: Row) -> Row:
         text = row["prompt"]
-        if self.sift.script is not None and not in_script(text, self.sift.script):
-            return rejected(row, f"script: not in {self.sift.script} letters") | {"how": "script"}
-        if blocked := next((word for word in normalized(text).split() if word in self._blocked), None):
+        if self.settings.script is not None and not in_script(text, self.settings.script):
+            return rejected(row, f"script: not in {self.settings.script} letters") | {"how": "script"}
+        if blocked := next((word for word in normalized(text).split() if word in self._blocklist), None):
             return rejected(row, f"blocked: {blocked}") | {"how": "blocked"}
         if self.benchmarks is not None and (hit := self.benchmarks.check(text)) is not None:
-            told = f"benchmark: {hit.benchmark} {hit.prompt_id} ({hit.how}): {hit.text}"
-            return rejected(row, told) | {"how": hit.how, "benchmark": hit.benchmark, "like": hit.text}
-        if self._near is not None and self.sift.near is not None:
+            reason = f"benchmark: {hit.benchmark} {hit.prompt_id} ({hit.how}): {hit.text}"
+            return rejected(row, reason) | {"how": hit.how, "benchmark": hit.benchmark, "like": hit.text}
+        if self._near is not None and self.settings.near_duplicates is not None:
             words = normalized(text)
-            near = self._near.nearest(text, self.sift.near)
-            twin = self._passed.get(words) or (None if near is None else self._near.names[near[0]])
-            if twin is not None:
-                return rejected(row, f"near-duplicate of {twin}") | {"how": "duplicate", "like": twin}
+            near = self._near.nearest(text, self.settings.near_duplicates)
+            earlier = self._passed.get(words) or (None if near is None else self._near.names[near[0]])
+            if earlier is not None:
+                return rejected(row, f"near-duplicate of {earlier}") | {"how": "duplicate", "like": earlier}
             self._near.add(row["id"], text)
             self._passed[words] = row["id"]
-        return made(row, {"model": "irg.sift"})
+        return accepted(row, {"model": "irg.filter"})
 
 
 def _words(path: str | None) -> list[str]:
@@ -77,7 +84,7 @@ def _words(path: str | None) -> list[str]:
             {normalized(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
         )
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"sift.blocked: {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise ValueError(f"filter.blocklist: {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def in_script(text: str, script: str) -> bool:
@@ -86,7 +93,7 @@ def in_script(text: str, script: str) -> bool:
     return not letters or sum(name.startswith(script.upper()) for name in letters) >= 0.9 * len(letters)
 
 
-def report(folder: StageFolder, prompts: StageFolder, sieve: Sieve, out: Path) -> dict[str, Any]:
+def report(folder: StageFolder, prompts: StageFolder, prompt_filter: PromptFilter, out: Path) -> dict[str, Any]:
     """Write ``decontamination.json`` and ``.md``: counts and examples of what benchmarks took out, and whether the
     set is certified. Returns the former."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -102,23 +109,23 @@ def report(folder: StageFolder, prompts: StageFolder, sieve: Sieve, out: Path) -
             if len(examples[row["benchmark"]]) < EXAMPLES:
                 found = {"how": row["how"], "prompt": texts[name]["prompt"], "benchmark_prompt": row["like"]}
                 examples[row["benchmark"]].append(found)
-    known = sieve.benchmarks
+    known = prompt_filter.benchmarks
     data: dict[str, Any] = {
         "certified": known is not None and known.certified,
         "prompts": total,
         "compared_with": known.found if known else {},
-        "not_compared_with": known.missing if known else {"all": "sift.compare is false"},
-        "overlap": sieve.sift.overlap,
-        "templates": sieve.sift.templates,
+        "not_compared_with": known.missing if known else {"all": "filter.decontaminate is false"},
+        "overlap": prompt_filter.settings.overlap,
+        "templates": prompt_filter.settings.templates,
         "taken_out": {name: dict(counter) for name, counter in sorted(counts.items())},
         "examples": dict(examples),
     }
-    write_text(out / "decontamination.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    write_text(out / "decontamination.md", told(data))
+    files.write_json(out / "decontamination.json", data)
+    files.write_text(out / "decontamination.md", markdown(data))
     return data
 
 
-def told(data: dict[str, Any]) -> str:
+def markdown(data: dict[str, Any]) -> str:
     """The report in Markdown."""
     lines = ["# Decontamination", ""]
     if data["certified"]:
@@ -127,10 +134,10 @@ def told(data: dict[str, Any]) -> str:
         lines.append("**Not certified**: these were not compared with:")
         lines += [f"* {name}: {reason}" for name, reason in data["not_compared_with"].items()]
     lines += ["", "| benchmark | files | exact | template | near |", "|---|---|---|---|---|"]
-    for name, files in data["compared_with"].items():
+    for name, compared in data["compared_with"].items():
         taken = data["taken_out"].get(name, {})
         cells = [str(taken.get(how, 0)) for how in ("exact", "template", "near")]
-        lines.append(f"| {name} | {files} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {compared} | {' | '.join(cells)} |")
     for name, found in data["examples"].items():
         lines += ["", f"## {name}"]
         lines += [f"* {one['how']}: {one['prompt']!r} is {one['benchmark_prompt']!r}" for one in found]

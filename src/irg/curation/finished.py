@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from irg.curation.build import Layout
-from irg.curation.plan import phash
+from irg.curation.build_folder import BuildFolder
+from irg.curation.hashes import phash
 from irg.curation.recipe import Keep
 from irg.curation.records import TrajectoryRecord
 from irg.curation.store import Row
@@ -29,37 +29,37 @@ _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 PARTS = ("thinking", "image", "reflection", "improved", "thought", "truth")
 
 
-def score_columns(layout: Layout) -> list[str]:
+def all_score_columns(folder: BuildFolder) -> list[str]:
     """Names of all judgements."""
-    return [name for stage in layout.stages for name, kind in stage.columns.items() if kind is float]
+    return [name for stage in folder.stages for name, kind in stage.columns.items() if kind is float]
 
 
-def text_columns(layout: Layout) -> list[str]:
-    """Names of further text columns: perceptual hashes, judges' words, the painter's tries."""
-    found = [name for stage in layout.stages for name, kind in stage.columns.items() if kind is str]
+def all_text_columns(folder: BuildFolder) -> list[str]:
+    """Names of further text columns: perceptual hashes, judges' words, grades of tries."""
+    found = [name for stage in folder.stages for name, kind in stage.columns.items() if kind is str]
     return [name for name in found if name not in PARTS]
 
 
-def records(layout: Layout, block: int, times: bool = True) -> Iterator[TrajectoryRecord]:
+def records(folder: BuildFolder, block: int, times: bool = True) -> Iterator[TrajectoryRecord]:
     """The rows of a block that have come through all stages, in order.
 
     Raises:
         ValueError: a row lacks a part, because the recipe has no stage that makes it.
     """
-    ids = layout.accepted(block)
+    ids = folder.accepted(block)
     if not ids:
         return
     rows: dict[str, Row] = {name: {} for name in ids}
     how: dict[str, dict[str, Any]] = {name: {} for name in ids}
     totals = {name: [0.0, 0.0] for name in ids}
-    for stage, folder in (("prompts", layout.prompts), *layout.made.items()):
-        for name, row in folder.read(block).items():
+    for stage, stage_folder in (("prompts", folder.prompts), *folder.stage_folders.items()):
+        for name, row in stage_folder.read(block).items():
             if name in rows:
-                rows[name].update({c: row[c] for c in folder.columns})
+                rows[name].update({c: row[c] for c in stage_folder.columns})
                 how[name][stage] = json.loads(row["made"])
                 totals[name][0] += row["cost"]
                 totals[name][1] += row["seconds"]
-    scores, texts = score_columns(layout), text_columns(layout)
+    scores, texts = all_score_columns(folder), all_text_columns(folder)
     for name in ids:
         row = rows[name]
         yield TrajectoryRecord(
@@ -91,8 +91,8 @@ def _parts(name: str, row: Row) -> tuple[str, bytes, str | None, bytes | None]:
 
 
 @dataclass
-class Gate:
-    """The thresholds of a recipe, applied to finished rows."""
+class RowFilter:
+    """The thresholds of a recipe (``export.keep``), applied to finished rows."""
 
     keep: Keep
     judges: list[str]
@@ -101,31 +101,31 @@ class Gate:
     _unwanted: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, layout: Layout) -> "Gate":
+    def of(cls, folder: BuildFolder) -> "RowFilter":
         """Read the thresholds.
 
         Raises:
             ValueError: a condition cannot be read or names no judgement, or hashes are needed and not computed.
         """
-        keep = layout.recipe.export.keep
-        gate = cls(keep, [judge.name for judge in layout.recipe.judges], score_columns(layout))
+        keep = folder.recipe.export.keep
+        row_filter = cls(keep, [judge.name for judge in folder.recipe.judges], all_score_columns(folder))
         for condition in keep.where:
             match = _CONDITION.fullmatch(condition)
             if match is None:
                 raise ValueError(f"keep.where: {condition!r} should be like 'vlm_target_quality >= 6'")
-            if match[1] not in gate.columns:
-                known = ", ".join(gate.columns) or "none: the recipe has no judges"
+            if match[1] not in row_filter.columns:
+                known = ", ".join(row_filter.columns) or "none: the recipe has no judges"
                 raise ValueError(
-                    f"keep.where: no judgement {match[1]!r}{choose(match[1], gate.columns)}; there are {known}"
+                    f"keep.where: no judgement {match[1]!r}{choose(match[1], row_filter.columns)}; there are {known}"
                 )
-            gate.conditions.append((match[1], _OPERATORS[match[2]], float(match[3]), condition.strip()))
-        if keep.like is not None:
-            if not layout.recipe.hashes:
-                raise ValueError("keep.like compares perceptual hashes; set hashes: true and build again")
-            gate._unwanted = _hashes_of(Path(keep.like))
-        return gate
+            row_filter.conditions.append((match[1], _OPERATORS[match[2]], float(match[3]), condition.strip()))
+        if keep.exclude_similar_to is not None:
+            if not folder.recipe.hashes:
+                raise ValueError("keep.exclude_similar_to compares perceptual hashes; set hashes: true and build again")
+            row_filter._unwanted = _hashes_of(Path(keep.exclude_similar_to))
+        return row_filter
 
-    def refuses(self, record: TrajectoryRecord) -> str | None:
+    def rejects(self, record: TrajectoryRecord) -> str | None:
         """Why a row is left out; None if it is kept."""
         for judge in self.judges:
             scores = {
@@ -133,10 +133,10 @@ class Gate:
             }
             if reason := self._too_low(judge, scores, record):
                 return reason
-        for column, holds, limit, told in self.conditions:
+        for column, holds, limit, text in self.conditions:
             value = record.scores.get(column)
             if value is not None and not holds(value, limit):
-                return f"not {told}"
+                return f"not {text}"
         if self._unwanted:
             name = "image_phash" if record.improved is None and record.texts.get("image_phash") else "improved_phash"
             shown = int(record.texts.get(name) or "0", 16)
@@ -162,5 +162,5 @@ class Gate:
 def _hashes_of(folder: Path) -> list[int]:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES) if folder.is_dir() else []
     if not files:
-        raise ValueError(f"keep.like: {folder} is no folder with images")
+        raise ValueError(f"keep.exclude_similar_to: {folder} is no folder with images")
     return [int(phash(file.read_bytes()), 16) for file in files]

@@ -1,25 +1,19 @@
-"""What a stage is: a function over rows with a typed configuration; and the workbench that stages share.
+"""What a stage is: a function over rows with a typed configuration.
 
 A stage gets rows (the prompt's columns and those of the stages it reads) and returns, for each, the columns it adds
-(:func:`made`), a rejection (:func:`rejected`), or the exception that keeps it from being made now.
+(:func:`accepted`), a rejection (:func:`rejected`), or the exception that keeps it from being made now.
 """
 
 import asyncio
 import json
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from irg.curation.recipe import content
+from irg.curation.content import content
+from irg.curation.resources import Resources
 from irg.curation.store import Row, digest
-from irg.endpoints import AnswerCache, Budget, Client, Endpoint, EndpointError, OfflineClient, Unanswered
+from irg.endpoints import Endpoint, EndpointError, Unanswered
 
 Outcome = Row | Exception
 PROMPT_COLUMNS: dict[str, type] = {
@@ -30,10 +24,24 @@ PROMPT_COLUMNS: dict[str, type] = {
     "source": str,
     "license": str,
 }
+SCORES = (
+    "draft_following",
+    "draft_quality",
+    "target_following",
+    "target_quality",
+    "preservation",
+    "gain_1",  # target's following + quality less the draft's, as seen with the draft first
+    "gain_2",  # and with the target first
+)
 
 
-def made(row: Row, by: dict[str, Any], *, cost: float = 0.0, seconds: float = 0.0, **columns: Any) -> Row:
-    """A row's new columns. ``by`` tells how they were made, in plain JSON that is the same in every build."""
+def score_columns(name: str) -> dict[str, type]:
+    """The columns that every judge fills, ``name`` before each; one-turn rows have only the target's."""
+    return {f"{name}_{score}": float for score in SCORES}
+
+
+def accepted(row: Row, by: dict[str, Any], *, cost: float = 0.0, seconds: float = 0.0, **columns: Any) -> Row:
+    """A row's new columns. ``by`` says how they were made, in plain JSON that is the same in every build."""
     how = json.dumps(by, sort_keys=True, ensure_ascii=False)
     return {"id": row["id"], "rejected": None, "cost": cost, "seconds": seconds, "made": how, **columns}
 
@@ -44,15 +52,15 @@ def rejected(row: Row, reason: str) -> Row:
 
 
 class Stage:
-    """One step of the way. Subclasses say what they add and how.
+    """One step of a build. Subclasses say what they add and how.
 
     Attributes:
-        name: also the name of its folder.
+        name: also the name of its folder. The plan sets it, like ``turns``.
         config: its dataclass of the recipe.
-        columns: what it adds.
-        reads: stages whose columns :meth:`make` gets.
+        columns: what it adds, name -> Python type (bytes: an image).
+        reads: stages whose columns :meth:`make` gets. Empty: what the plan says for the role.
         turns: which rows it is for, by their number of turns.
-        chunk: rows given to :meth:`make` at once (and written together); 0: all that wait in a block.
+        batch_size: rows given to :meth:`make` at once (and written together); 0: all of a block that are pending.
         version: raise it when the code makes something else of the same settings.
     """
 
@@ -60,7 +68,7 @@ class Stage:
     columns: dict[str, type]
     reads: tuple[str, ...] = ()
     turns: tuple[int, ...] = (1, 2)
-    chunk = 0
+    batch_size = 0
     version = 1
 
     def __init__(self, config: Any) -> None:
@@ -79,7 +87,7 @@ class Stage:
         """Endpoints and how many calls of each a row takes, for the estimate."""
         return []
 
-    async def open(self, bench: "Workbench") -> None:
+    async def open(self, resources: Resources) -> None:
         """Get ready; called once before :meth:`make`."""
 
     async def make(self, rows: list[Row]) -> list[Outcome]:
@@ -87,83 +95,29 @@ class Stage:
         raise NotImplementedError
 
 
-@dataclass
-class Workbench:
-    """What stages share: clients, models, workers. Use it as ``async with``."""
+class Grader:
+    """Grades single images for a prompt, so that the best of several can be chosen."""
 
-    answers: Path
-    cap: float | None = None
-    processes: int = 1
-    refused: dict[str, str] = field(default_factory=dict)  # by models that are asked offline: question -> why
-    _keep: dict[str, Any] = field(default_factory=dict)
+    def texts(self) -> list[str]:
+        """Instructions that decide the grades."""
+        return []
 
-    async def __aenter__(self) -> Self:
-        self.budget = Budget(self.cap, AnswerCache(self.answers).spent())
-        self._stack = AsyncExitStack()
-        self._open: list[tuple[Endpoint, Client]] = []
-        self._pool: Executor | None = None
-        self._one = ThreadPoolExecutor(1)  # models and detectors: one call at a time
-        return self
+    def calls(self) -> list[tuple[Endpoint, float]]:
+        """Endpoints and how many calls of each an image takes."""
+        return []
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
-        self._one.shutdown(cancel_futures=True)
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    async def open(self, resources: Resources) -> None:
+        """Get ready; called once before :meth:`grades`."""
 
-    async def client(self, endpoint: Endpoint) -> Client:
-        """The one client of an endpoint, so that its limits hold for all stages together."""
-        for known, client in self._open:
-            if known == endpoint:
-                return client
-        client = await self._stack.enter_async_context(Client(endpoint, self.answers, self.budget))
-        self._open.append((endpoint, client))
-        return client
-
-    def offline(self, endpoint: Endpoint) -> OfflineClient:
-        """A client that finds what others have asked for it."""
-        return OfflineClient(endpoint, self.answers, self.refused)
-
-    @property
-    def open_clients(self) -> list[Client]:
-        return [client for _, client in self._open]
-
-    def kept(self, name: str, load: Callable[[], Any]) -> Any:
-        """Something heavy, loaded once."""
-        if name not in self._keep:
-            self._keep[name] = load()
-        return self._keep[name]
-
-    async def alone(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in the one thread for models, so that the loop stays awake."""
-        return await asyncio.get_running_loop().run_in_executor(self._one, work, *arguments)
-
-    async def apart(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in a worker process (with ``processes`` 1: in a thread)."""
-        if self.processes <= 1:
-            return await self.alone(work, *arguments)
-        if self._pool is None:
-            context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-            self._pool = ProcessPoolExecutor(self.processes, context, initializer=_die_with_parent)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+    async def grades(self, row: Row, images: list[bytes]) -> list[tuple[float, float]]:
+        """(prompt following, quality) of each image, 0 to 10."""
+        raise NotImplementedError
 
 
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-async def each(rows: Sequence[Row], together: int, one: Callable[[Row], Awaitable[Row]]) -> list[Outcome]:
-    """``one`` for every row, at most ``together`` at a time. What an endpoint cannot do for a row rejects the row; any
-    other failure is the row's outcome, and no further row is begun."""
-    slots = asyncio.Semaphore(together)
+async def each(rows: Sequence[Row], concurrency: int, one: Callable[[Row], Awaitable[Row]]) -> list[Outcome]:
+    """``one`` for every row, at most ``concurrency`` at a time. What an endpoint can't do for a row rejects the row;
+    any other failure is the row's outcome, and no further row is begun."""
+    slots = asyncio.Semaphore(concurrency)
     stop: list[Exception] = []
 
     async def guarded(row: Row) -> Outcome:
@@ -176,9 +130,8 @@ async def each(rows: Sequence[Row], together: int, one: Callable[[Row], Awaitabl
             except EndpointError as error:
                 if error.about_the_request:
                     return rejected(row, f"{error.kind}: {error}")
-                if not (
-                    error.kind == "budget" or isinstance(error, Unanswered)
-                ):  # what is in the cache may still be had for nothing
+                # Without a budget or an answer of an offline model, other rows may still find theirs in the cache.
+                if not (error.kind == "budget" or isinstance(error, Unanswered)):
                     stop.append(error)
                 return error
             except (OSError, ValueError) as error:

@@ -7,10 +7,8 @@ A *block* is a number; the prompts stage decides which rows are in it. Every sta
 import contextlib
 import hashlib
 import json
-import os
 import re
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from irg import files
 from irg.curation.records import IMAGE
 
 Row = dict[str, Any]
@@ -26,7 +25,7 @@ COMMON = (
     ("rejected", pa.string()),  # why the row goes no further; null if it does
     ("cost", pa.float64()),  # of this stage, in the prices' currency
     ("seconds", pa.float64()),  # of this stage's work on the row; the one column that differs from build to build
-    ("made", pa.string()),  # JSON: by whom, with which prompt, settings and seed
+    ("made", pa.string()),  # JSON: how: model, hash of the instructions, settings, seed
 )
 IMAGES = ("image", "improved")
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: IMAGE}
@@ -39,33 +38,10 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def replace_file(path: Path, write: Any) -> None:
-    """Let ``write(temporary)`` make a file, then rename it to ``path``; nothing is left behind should it fail.
-
-    Raises:
-        OSError: it cannot be written; the error names ``path``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno or 5, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
 def write_table(path: Path, table: pa.Table) -> None:
     """A parquet file, whole or not at all."""
-    replace_file(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", compression_level=3))
+    with files.written(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=3)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -81,7 +57,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path}: damaged ({reason}); delete this file and build again: its rows are made anew, "
+            f"{path}: damaged ({reason}); delete this file and build again: its rows are made again, "
             "answers of endpoints are still there"
         ) from error
 
@@ -130,7 +106,7 @@ class StageFolder:
         return rows
 
     def _tables(self, block: int, columns: Sequence[str] | None) -> list[Row]:
-        """The rows of a block's files. A build at work may just be making one file of its parts: then look again."""
+        """The rows of a block's files. A running build may be merging its parts at this moment: then look again."""
         for _ in range(5):
             with contextlib.suppress(FileNotFoundError):
                 return [row for file in self.of_block(block) for row in read_table(file, columns).to_pylist()]
@@ -145,7 +121,7 @@ class StageFolder:
             last = max((int(part.name.split(".")[1][1:]) for part in self._parts(block)), default=-1)
             write_table(self.path / f"{block:05d}.p{last + 1:03d}.parquet", table)
 
-    def seal(self, block: int, order: Sequence[str]) -> None:
+    def merge_parts(self, block: int, order: Sequence[str]) -> None:
         """Make one file of a block's parts, rows in the ``order`` of their ids. A kill in between loses nothing: a row
         that is both in the whole file and in a part counts once."""
         parts = self._parts(block)
@@ -153,8 +129,8 @@ class StageFolder:
             return
         joined = pa.concat_tables([read_table(file).cast(self.schema) for file in self.of_block(block)])
         place = {row: index for index, row in enumerate(joined["id"].to_pylist())}
-        asked = set(order)
-        others = [row for row in place if row not in asked]  # of another set of prompts, under the same settings
+        wanted = set(order)
+        others = [row for row in place if row not in wanted]  # of another set of prompts, under the same settings
         chosen = joined.take([place[row] for row in [*order, *others] if row in place]).combine_chunks()
         write_table(self.path / f"{block:05d}.parquet", chosen)
         for part in parts:
@@ -168,42 +144,3 @@ class StageFolder:
                 if kind is bytes and row.get(name) is not None:
                     plain[-1][name] = {"bytes": row[name], "path": None}
         return pa.Table.from_pylist(plain, self.schema) if plain else None
-
-
-class Lock:
-    """A folder held by one build; the system lets go of it when the process ends, however it ends."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "build.lock"
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold it.
-
-        Raises:
-            ValueError: another build holds it.
-        """
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a+") as lock:
-            try:
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ModuleNotFoundError:  # no such locks on Windows
-                pass
-            except OSError as error:
-                lock.seek(0)
-                raise ValueError(
-                    f"{self.file.parent}: another build is at work here ({lock.read().strip()}); "
-                    "wait for it or stop it first"
-                ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()}")
-            lock.flush()
-            yield
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a killed build left half-written in a folder and the folders in it."""
-    for leftover in [*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")]:
-        leftover.unlink(missing_ok=True)

@@ -1,19 +1,26 @@
-"""Our own prompts: a taxonomy with quotas, expanded by a grammar or by a model behind an endpoint."""
+"""Prompts of a taxonomy with quotas, expanded by a grammar or by a model behind an endpoint: kind ``taxonomy``."""
 
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from irg.curation.recipe import TaxonomySource
-from irg.curation.stages import Workbench
+from irg.curation.content import content
+from irg.curation.parts import Prompt, Source
+from irg.curation.resources import Resources
+from irg.curation.sources import file_hash
+from irg.deprecation import renamed, warn
+from irg.endpoints import Endpoint
+from irg.reasoning.settings import check_prompt
 from irg.recipes import choose
 
 _SLOT = re.compile(r"\{(?:(a|s) )?(\w+)\}")
+_RENAMED = {"colours": "colors"}  # categories, earlier name -> name
 _TABLE = Path(__file__).with_name("taxonomy.yaml")
 
 EXPAND = """Write {count} prompts for a text-to-image model, all in English and all of the category \
@@ -23,6 +30,39 @@ EXPAND = """Write {count} prompts for a text-to-image model, all in English and 
 
 Be far more varied than these: other subjects, other wordings, other lengths. Each must be checkable in a picture. \
 Answer with a JSON list of {count} strings and nothing else."""
+
+
+@dataclass(frozen=True)
+class TaxonomySource(Source):
+    """So many prompts of each category of the taxonomy, by grammar or by a model behind an endpoint."""
+
+    kind: Literal["taxonomy"]
+    quotas: dict[str, int]
+    endpoint: Endpoint | None = None
+    temperature: float = 1.0
+    prompts_per_call: int = renamed(was="together", default=20)
+
+    def __post_init__(self) -> None:
+        for old, new in _RENAMED.items():
+            if old in self.quotas:
+                warn(f"quotas.{old}", new)
+        quotas = {_RENAMED.get(name, name): count for name, count in self.quotas.items()}
+        object.__setattr__(self, "quotas", quotas)
+
+    def content(self) -> Any:
+        check(self.quotas)
+        return content(self) | {"grammar": file_hash(_TABLE)}
+
+    def endpoints(self) -> list[Endpoint]:
+        return [] if self.endpoint is None else [self.endpoint]
+
+    async def prompts(self, seed: int, resources: Resources) -> AsyncIterator[Prompt]:
+        if self.endpoint is None:
+            for category, text in by_grammar(self, seed):
+                yield Prompt(text, f"taxonomy/{category}", "Apache-2.0")
+            return
+        async for category, text in by_endpoint(self, seed, resources):
+            yield Prompt(check_prompt(text), f"taxonomy/{category} by {self.endpoint.model}", "model output")
 
 
 @cache
@@ -133,7 +173,7 @@ def read_list(text: str) -> list[str]:
     return [" ".join(one.split()) for one in found]
 
 
-async def by_endpoint(source: TaxonomySource, seed: int, bench: Workbench) -> AsyncIterator[tuple[str, str]]:
+async def by_endpoint(source: TaxonomySource, seed: int, resources: Resources) -> AsyncIterator[tuple[str, str]]:
     """(category, prompt) by a model, each call primed with other sentences of the grammar; no prompt comes twice.
 
     Raises:
@@ -141,19 +181,19 @@ async def by_endpoint(source: TaxonomySource, seed: int, bench: Workbench) -> As
         EndpointError: it cannot be asked.
     """
     assert source.endpoint is not None
-    client = await bench.client(source.endpoint)
+    client = await resources.client(source.endpoint)
     for category, count in source.quotas.items():
         seen: set[str] = set()
-        for call in range(4 + 4 * -(-count // source.together)):
+        for call in range(4 + 4 * -(-count // source.prompts_per_call)):
             if len(seen) >= count:
                 break
             rng = np.random.default_rng([seed, call, *category.encode()])
             examples = "\n".join(f"- {sentence(category, rng)}" for _ in range(5))
-            text = EXPAND.format(count=source.together, category=category, examples=examples)
+            text = EXPAND.format(count=source.prompts_per_call, category=category, examples=examples)
             answer = await client.chat(
                 [{"role": "user", "content": text}],
                 temperature=source.temperature,
-                max_tokens=150 * source.together,
+                max_tokens=150 * source.prompts_per_call,
                 seed=(seed + call) % 2**31,
                 check=read_list,
             )

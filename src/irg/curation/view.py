@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from irg.curation.build import Layout
-from irg.curation.finished import Gate, records
+from irg import files
+from irg.curation.build_folder import BuildFolder
+from irg.curation.finished import RowFilter, records
 from irg.curation.records import TrajectoryRecord
 from irg.curation.store import digest, read_table
-from irg.files import write_text
 from irg.results.pages import render
 
 
@@ -31,7 +31,7 @@ def _row(record: TrajectoryRecord, reason: str | None) -> dict[str, Any]:
     }
 
 
-def sample(layout: Layout, count: int, seed: int, out: Path) -> int:
+def sample(folder: BuildFolder, count: int, seed: int, out: Path) -> int:
     """Write a page of random finished rows; returns how many there are on it.
 
     Raises:
@@ -39,19 +39,19 @@ def sample(layout: Layout, count: int, seed: int, out: Path) -> int:
     """
     drawn: list[tuple[str, int, str]] = []
     total = 0
-    for block in layout.blocks():
-        ids = layout.accepted(block)
+    for block in folder.blocks():
+        ids = folder.accepted(block)
         total += len(ids)
         drawn = sorted([*drawn, *((digest("sample", seed, name), block, name) for name in ids)])[:count]
     if not drawn:
-        raise ValueError(f"{layout.out}: no row is finished yet")
-    gate = Gate.of(layout)
+        raise ValueError(f"{folder.out}: no row is finished yet")
+    row_filter = RowFilter.of(folder)
     found: dict[str, TrajectoryRecord] = {}
     for block in sorted({block for _, block, _ in drawn}):
         wanted = {name for _, at, name in drawn if at == block}
-        found |= {record.id: record for record in records(layout, block) if record.id in wanted}
-    rows = [(found[name], gate.refuses(found[name])) for _, _, name in drawn]
-    write_text(out, sample_page(rows, f"{layout.recipe.export.title}: sample {seed}", total))
+        found |= {record.id: record for record in records(folder, block) if record.id in wanted}
+    rows = [(found[name], row_filter.rejects(found[name])) for _, _, name in drawn]
+    files.write_text(out, sample_page(rows, f"{folder.recipe.export.title}: sample {seed}", total))
     return len(rows)
 
 
@@ -61,10 +61,10 @@ def sample_of_shards(folder: Path, count: int, seed: int, out: Path) -> int:
     Raises:
         ValueError: there is no row.
     """
-    files = sorted(file for file in folder.rglob("*.parquet") if "conversation" not in file.relative_to(folder).parts)
+    shards = sorted(file for file in folder.rglob("*.parquet") if "conversation" not in file.relative_to(folder).parts)
     drawn: list[tuple[str, Path, int]] = []
     total = 0
-    for file in files:
+    for file in shards:
         rows = len(read_table(file, ["id"]))
         total += rows
         lots = ((digest("sample", seed, file.relative_to(folder).as_posix(), row), file, row) for row in range(rows))
@@ -77,7 +77,7 @@ def sample_of_shards(folder: Path, count: int, seed: int, out: Path) -> int:
         chosen = read_table(file).take(numbers).to_pylist()
         found |= {(file, number): record_of(row) for number, row in zip(numbers, chosen, strict=True)}
     shown = [(found[file, row], None) for _, file, row in drawn]
-    write_text(out, sample_page(shown, f"{folder.name}: sample {seed}", total))
+    files.write_text(out, sample_page(shown, f"{folder.name}: sample {seed}", total))
     return len(shown)
 
 

@@ -8,10 +8,10 @@ Files appear by renaming, so each is whole or not there; many processes may shar
 
 import json
 import logging
-import os
-import uuid
 from pathlib import Path
 from typing import Any
+
+from irg import files
 
 log = logging.getLogger(__name__)
 
@@ -42,20 +42,11 @@ class AnswerCache:
 
     def put(self, key: str, entry: dict[str, Any]) -> None:
         """Keep an answer; when this returns it outlives the process and the machine's power."""
-        file = self._file(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{key}.{uuid.uuid4().hex[:8]}")
-        try:
-            with temporary.open("wb") as out:
-                out.write(json.dumps(entry).encode())
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        files.write_bytes(self._file(key), json.dumps(entry).encode())
         if entry.get("cost"):
-            with (self.folder / "spent.jsonl").open("ab") as out:  # after the answer: it is worth more than its line
+            # After the answer, which is worth more than its line. Many processes append to this file, so it is not for
+            # files.JsonLines, which cuts off the last line when it opens.
+            with (self.folder / "spent.jsonl").open("ab") as out:
                 out.write(json.dumps({"key": key, "cost": entry["cost"]}).encode() + b"\n")
 
     def spent(self) -> float:

@@ -31,7 +31,7 @@ class EndpointError(Exception):
 
 
 class Unanswered(EndpointError):
-    """An outage of one question: nobody was called, and no answer to it is on disk. Others may have theirs."""
+    """An outage of one request: no call was made, and no answer to it is on disk. Others may have theirs."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A client that calls nobody, for models that are not behind an address: somebody else asks its questions."""
+"""A client that makes no calls, for models that have no address: its requests are answered elsewhere."""
 
 import asyncio
 import time
@@ -12,22 +12,22 @@ from irg.endpoints.endpoint import Endpoint, EndpointError, Unanswered
 
 
 class OfflineClient(Client):
-    """Takes answers from the cache, under the names that a :class:`Client` of the same endpoint would use.
+    """Takes answers from the cache, under the keys that a :class:`Client` of the same endpoint would use.
 
     Args:
-        refused: why questions can't be answered, by their names.
+        failures: why requests can't be answered, by their keys.
 
     Attributes:
-        questions: what was asked and has no answer: name -> the body of the request.
+        requests: those that have no answer yet: key -> body.
     """
 
-    def __init__(self, endpoint: Endpoint, cache_dir: Path | str, refused: Mapping[str, str] | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, cache_dir: Path | str, failures: Mapping[str, str] | None = None) -> None:
         super().__init__(endpoint, cache_dir)
-        self.refused = refused or {}
-        self.questions: dict[str, dict[str, Any]] = {}
+        self.failures = failures or {}
+        self.requests: dict[str, dict[str, Any]] = {}
 
     def _get_ready(self) -> None:
-        """Nobody is called: no key, no packages."""
+        """No calls: no key, no packages."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -44,16 +44,16 @@ class OfflineClient(Client):
         if entry is not None:
             self.totals.cached += 1
             return entry | {"cached": True}
-        if key in self.refused:
-            raise EndpointError("refused", f"{self.endpoint.model} refuses: {self.refused[key]}", 400)
-        self.questions[key] = body
-        raise Unanswered("outage", f"{self.endpoint.model} has not been asked yet")
+        if key in self.failures:
+            raise EndpointError("refused", f"{self.endpoint.model} refuses: {self.failures[key]}", 400)
+        self.requests[key] = body
+        raise Unanswered("outage", f"{self.endpoint.model} has not answered this yet")
 
 
 def keep_answer(
     cache: AnswerCache, key: str, model: str, text: str, tokens_in: int, tokens_out: int, by: str = "offline"
 ) -> None:
-    """Put the answer to a chat's question where a client finds it. It costs nothing.
+    """Put the answer to a chat request where a client finds it. It costs nothing.
 
     Raises:
         OSError: it cannot be written.

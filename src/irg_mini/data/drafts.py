@@ -2,7 +2,7 @@
 
 Rows made this way teach reflection on the mistakes that the model really makes. With ``painter="world"`` the world
 paints what the model planned: mistakes of its plans alone, cheaply, in images that leave no doubt what they show. The
-same functions as in the factory make them; shards that exist are kept, so it resumes.
+parts of data recipes make them; shards that exist are kept, so it resumes.
 """
 
 import json
@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from irg.curation.models import draw
-from irg.curation.recipe import MiniReflections, MiniTargets, ModelDrafts
+from irg.curation.model_stages import generate
 from irg.curation.records import TrajectoryRecord, png, write_shards
 from irg.curation.store import Row
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini import world
-from irg_mini.data.stages import SURE, ask, check_tags, drawable, reflect, see_all, target
+from irg_mini.data.requests import check_tags, drawable, random_request
+from irg_mini.data.stages import SURE, MiniReflections, MiniTargets, see_all
 from irg_mini.world.detector import Detector
 
 
@@ -65,7 +65,7 @@ def draft_rows(options: Drafts, shard: int, pipe: IRGPipeline, judge: Detector) 
         left -= count
         rows: list[Row] = []
         for _ in range(count):
-            request, prompt = ask(rng, vocab, dict.fromkeys(options.tags, 1.0))
+            request, prompt = random_request(rng, vocab, dict.fromkeys(options.tags, 1.0))
             seed = int(rng.integers(2**31))
             rows.append(
                 {"id": "", "prompt": prompt, "request": json.dumps(request.to_json()), "turns": 2, "seed": seed}
@@ -85,8 +85,8 @@ def _drafted(
     changed: dict[str, Any] = {"num_timesteps": options.num_timesteps}
     if options.painter == "world":
         changed = {"num_timesteps": 2, "cfg_text_scale": 1.0}  # the model's image is not looked at
-    config = ModelDrafts("model", options.model, temperature, changed, len(rows))
-    drawn = draw(pipe, config, [row["prompt"] for row in rows], [row["seed"] for row in rows])
+    prompts, seeds = [row["prompt"] for row in rows], [row["seed"] for row in rows]
+    drawn = generate(pipe, prompts, seeds, batch_size=len(rows), temperature=temperature, options=changed)
     for row, trajectory in zip(rows, drawn, strict=True):
         row["thinking"] = trajectory.thinking or "none"
     if options.painter == "world":
@@ -109,8 +109,8 @@ def _painted(rows: list[Row], size: int, sprites: str) -> Iterator[tuple[Row, in
 
 def _record(row: Row, size: int, seen: list[world.Seen], options: Drafts) -> TrajectoryRecord:
     look: dict[str, Any] = {"size": size, "sprites": options.sprites}
-    row |= reflect(row, MiniReflections("miniworld", options.judge, options.replan, **look), seen)
-    row |= target(row, MiniTargets("miniworld", **look))
+    row |= MiniReflections("miniworld", options.judge, options.replan, **look).make(row, seen)
+    row |= MiniTargets("miniworld", **look).make(row)
     return TrajectoryRecord(
         row["prompt"],
         row["thinking"],

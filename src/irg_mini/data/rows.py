@@ -1,6 +1,6 @@
 """``irg data mini``: the mini world's rows without stages, for when nothing has to be resumed but whole shards.
 
-The same functions as in the factory (:mod:`irg_mini.data.stages`) make them. Two kinds: *images* (prompt, T1 and
+The parts of data recipes (:mod:`irg_mini.data.stages`) make them. Two kinds: *images* (prompt, T1 and
 the right image) and *repairs* (a flawed image, the reflection on its flaws, the corrected image).
 """
 
@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from irg.curation.recipe import MiniDrafts, MiniReflections, MiniTargets, MiniThinking, check_share
+from irg.curation.content import check_share
 from irg.curation.records import TrajectoryRecord, write_shards
 from irg.curation.store import Row
 from irg_mini import world
-from irg_mini.data.stages import ask, check_tags, draft, drawable, reflect, target, think
+from irg_mini.data.requests import check_tags, drawable, random_request
+from irg_mini.data.stages import MiniDrafts, MiniReflections, MiniTargets, MiniThinking
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def record(rng: np.random.Generator, data: MiniData, repair: bool) -> Trajectory
     """A random row. The rare request whose things find no room is passed over."""
     vocab = drawable(data.vocab, world.load_sprites(data.sprites))
     for _ in range(20):
-        request, prompt = ask(rng, vocab, dict.fromkeys(data.tags, 1.0))
+        request, prompt = random_request(rng, vocab, dict.fromkeys(data.tags, 1.0))
         row: Row = {"id": "", "prompt": prompt, "request": json.dumps(request.to_json())}
         row |= {"turns": 2 if repair else 1, "seed": int(rng.integers(2**31))}
         try:
@@ -64,13 +65,12 @@ def record(rng: np.random.Generator, data: MiniData, repair: bool) -> Trajectory
 def _made(row: Row, data: MiniData) -> TrajectoryRecord:
     look: dict[str, Any] = {"size": data.size, "sprites": data.sprites}
     if row["turns"] == 2:
-        row |= draft(
-            row, MiniDrafts("miniworld", misplanned=data.misplanned, slips=data.slips, vocab=data.vocab, **look)
-        )
-        row |= reflect(row, MiniReflections("miniworld", replan=data.replan, **look))
+        drafts = MiniDrafts("miniworld", misplanned=data.misplanned, slips=data.slips, vocab=data.vocab, **look)
+        row |= drafts.make(row)
+        row |= MiniReflections("miniworld", replan=data.replan, **look).make(row)
     else:
-        row["thinking"] = think(row, MiniThinking("miniworld", data.sprites))["thought"]
-    row |= target(row, MiniTargets("miniworld", **look))
+        row["thinking"] = MiniThinking("miniworld", data.sprites).make(row)["thought"]
+    row |= MiniTargets("miniworld", **look).make(row)
     repair = row["turns"] == 2
     return TrajectoryRecord(
         row["prompt"],

@@ -13,7 +13,7 @@ REQUEST = world.make_request([world.Include("apple", 2, "red"), world.Include("c
 
 
 def scene(text: str) -> list[world.Seen]:
-    return world.see(world.parse_layout(f"Scene: studio. Things: {text}."), 96)
+    return world.see(world.parse_folder(f"Scene: studio. Things: {text}."), 96)
 
 
 RIGHT = "medium red apple at (2,6); medium red apple at (6,6); medium cup at (10,6)"

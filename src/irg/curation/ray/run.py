@@ -1,21 +1,22 @@
 """The same stages on Ray Data: each is an operator over block numbers, the rows stay in the build's files.
 
-So the output is what one process makes, byte for byte; Ray decides who does which block when, with how many workers and
-GPUs. All nodes must see the build's folder.
+So the output is what one process makes, byte for byte; Ray decides which worker makes which block, with how many
+workers and GPUs. All nodes must see the build's folder.
 """
 
 import importlib.util
 
-from irg.curation.build import Layout, Told
-from irg.curation.ray.vllm import answer
-from irg.curation.ray.workers import StageWorker, bare
+from irg.curation.build_folder import BuildFolder
+from irg.curation.endpoint_stages import EndpointStage
+from irg.curation.ray.vllm import answer_all
+from irg.curation.ray.workers import StageWorker
+from irg.curation.running import Progress
 from irg.curation.stages import Stage
-from irg.curation.vlm import EndpointStage
 
 
-def run_ray(layout: Layout, told: Told) -> None:
-    """All blocks through all stages on Ray. Stages flow into each other, up to one that a local vLLM answers for: it
-    is asked about all blocks together.
+def run_on_ray(folder: BuildFolder, progress: Progress) -> None:
+    """All blocks through all stages on Ray. Stages are pipelined, up to one whose requests a local vLLM answers: that
+    one waits until the stages before it have done all blocks.
 
     Raises:
         ValueError: ray is not installed, or a stage had to stop.
@@ -26,34 +27,34 @@ def run_ray(layout: Layout, told: Told) -> None:
     import ray.data
 
     if not ray.is_initialized():
-        ray.init(address=layout.recipe.ray.address, log_to_driver=False, include_dashboard=False)
+        ray.init(address=folder.recipe.ray.address, log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    for stages in _flows(layout.stages):
+    for stages in _pipelines(folder.stages):
         first = stages[0]
-        asked = isinstance(first, EndpointStage) and first.local is not None
-        _flow(layout, stages, answer(layout, first, told) if asked else {}, told)  # type: ignore[arg-type]
+        failures = answer_all(folder, first, progress) if isinstance(first, EndpointStage) and first.offline else {}
+        _run_pipeline(folder, stages, failures, progress)
 
 
-def _flows(stages: list[Stage]) -> list[list[Stage]]:
-    """Runs of stages; one that a local vLLM answers for begins a new run."""
-    flows: list[list[Stage]] = []
+def _pipelines(stages: list[Stage]) -> list[list[Stage]]:
+    """Runs of stages; one that takes its answers offline begins a new run."""
+    runs: list[list[Stage]] = []
     for stage in stages:
-        if not flows or getattr(stage, "local", None) is not None:
-            flows.append([])
-        flows[-1].append(stage)
-    return flows
+        if not runs or (isinstance(stage, EndpointStage) and stage.offline):
+            runs.append([])
+        runs[-1].append(stage)
+    return runs
 
 
-def _flow(layout: Layout, stages: list[Stage], refused: dict[str, str], told: Told) -> None:
+def _run_pipeline(folder: BuildFolder, stages: list[Stage], failures: dict[str, str], progress: Progress) -> None:
     import ray.data
 
-    settings = layout.recipe.ray
-    blocks = [{"block": block, "problem": "", "told": ""} for block in layout.blocks()]
+    settings = folder.recipe.ray
+    blocks = [{"block": block, "problem": "", "counts": ""} for block in folder.blocks()]
     data = ray.data.from_items(blocks, override_num_blocks=max(1, len(blocks)))
     for stage in stages:
         data = data.map_batches(
             StageWorker,
-            fn_constructor_args=(layout.recipe, bare(layout), stage.name, refused),
+            fn_constructor_args=(folder.without_open_stages(), stage.name, failures),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=settings.workers.get(stage.name, 1)),
             num_gpus=settings.gpus.get(stage.name, 0),
@@ -61,8 +62,8 @@ def _flow(layout: Layout, stages: list[Stage], refused: dict[str, str], told: To
     problem = ""
     for row in data.iter_rows():
         problem = problem or row["problem"]
-        for word in row["told"].split():
-            name, made, rejected, cost = word.rsplit(":", 3)
-            told(name, int(made), int(rejected), float(cost))
+        for counts in row["counts"].split():
+            name, made, rejected, cost = counts.rsplit(":", 3)
+            progress(name, int(made), int(rejected), float(cost))
     if problem:
         raise ValueError(f"{problem}. What is made is kept; build again to go on")

@@ -1,4 +1,4 @@
-"""What the sift passes over: near-duplicates, words, scripts, and what benchmarks ask."""
+"""What the filter leaves out: near-duplicates, words, scripts, and what benchmarks ask."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 pytest.importorskip("datasketch")
 
 from irg import promptsets
-from irg.curation import decontaminate, sources
-from irg.curation.build import Layout, build
+from irg.curation import decontaminate, prompt_rows
+from irg.curation.build import build
+from irg.curation.build_folder import BuildFolder
 from irg.curation.decontaminate import Decontaminator, Neighbors, normalized, template_key
-from irg.curation.filter import Sieve, in_script
-from irg.curation.recipe import DataRecipe, Sift
+from irg.curation.filter import PromptFilter, in_script
+from irg.curation.recipe import DataRecipe, Filter
 from irg.recipes import build as read
 
 
@@ -86,15 +87,15 @@ def prompts_file(folder: Path, *prompts: str) -> str:
     return str(path)
 
 
-def recipe(tmp_path: Path, *prompts: str, **sift: object) -> DataRecipe:
+def recipe(tmp_path: Path, *prompts: str, **settings: object) -> DataRecipe:
     source = {"kind": "file", "path": prompts_file(tmp_path, *prompts), "license": "CC0-1.0"}
-    return read(DataRecipe, {"out": str(tmp_path / "out"), "prompts": {"sources": [source]}, "sift": sift})
+    return read(DataRecipe, {"out": str(tmp_path / "out"), "prompts": {"sources": [source]}, "filter": settings})
 
 
 def test_without_the_files_it_refuses_to_certify_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IRG_CACHE", str(tmp_path / "empty"))
     said: list[str] = []
-    build(recipe(tmp_path, "a boat"), say=said.append)
+    build(recipe(tmp_path, "a boat"), log=said.append)
     assert said and "NOT certified clean: no files of geneval, wise" in said[0]
     report = json.loads((tmp_path / "out" / "decontamination.json").read_text())
     assert report["certified"] is False and set(report["not_compared_with"]) == set(promptsets.NAMES)
@@ -104,7 +105,7 @@ def test_without_the_files_it_refuses_to_certify_and_says_so(tmp_path: Path, mon
 def test_the_report_counts_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = known()
     full.found = dict.fromkeys(promptsets.NAMES, "original 0123")
-    monkeypatch.setattr(decontaminate, "load", lambda sift: full)
+    monkeypatch.setattr(decontaminate, "load", lambda settings: full)
     said: list[str] = []
     prompts = (
         "a boat",
@@ -116,32 +117,34 @@ def test_the_report_counts_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     words = tmp_path / "words.txt"
     words.write_text("kite\n\n")
-    plan = recipe(tmp_path, *prompts, script="latin", blocked=str(words))
-    build(plan, say=said.append)
+    plan = recipe(tmp_path, *prompts, script="latin", blocklist=str(words))
+    build(plan, log=said.append)
     assert not said
-    layout = Layout.of(plan)
-    reasons = [row["rejected"] for row in layout.sift.read(0).values()]
+    folder = BuildFolder.of(plan)
+    reasons = [row["rejected"] for row in folder.filtered.read(0).values()]
     assert reasons[0] is None and reasons[1].startswith("near-duplicate of ") and reasons[2] == "blocked: kite"
     assert reasons[3].startswith("benchmark: geneval 00001 (template)")
     assert reasons[4] is None and reasons[5] == "script: not in latin letters"
     report = json.loads((tmp_path / "out" / "decontamination.json").read_text())
     assert report["certified"] and report["taken_out"] == {"geneval": {"template": 1}}
     assert report["examples"]["geneval"][0]["benchmark_prompt"] == "a photo of a red bus and a green dog"
-    assert layout.accepted(0) == [name for name, row in layout.sift.read(0).items() if row["rejected"] is None]
+    assert folder.accepted(0) == [name for name, row in folder.filtered.read(0).items() if row["rejected"] is None]
 
 
 def test_samples_of_a_prompt_are_no_duplicates_of_each_other(tmp_path: Path) -> None:
-    plan = recipe(tmp_path, "a boat", "a boat", "another thing", compare=False)
+    plan = recipe(tmp_path, "a boat", "a boat", "another thing", decontaminate=False)
     plan = DataRecipe(**{**vars(plan), "prompts": type(plan.prompts)(plan.prompts.sources, samples=3)})
     build(plan)
-    layout = Layout.of(plan)
-    assert len(layout.accepted(0)) == 6 and len(layout.prompts.read(0)) == 6
-    assert len({row["seed"] for row in layout.prompts.read(0).values()}) == 6
+    folder = BuildFolder.of(plan)
+    assert len(folder.accepted(0)) == 6 and len(folder.prompts.read(0)) == 6
+    assert len({row["seed"] for row in folder.prompts.read(0).values()}) == 6
 
 
-def test_a_changed_sift_is_another_sift_and_no_other_prompts(tmp_path: Path) -> None:
-    one, two = (Layout.of(recipe(tmp_path, "a boat", compare=False, near=near)) for near in (0.8, 0.9))
-    assert one.keys["prompts"] == two.keys["prompts"] and one.keys["sift"] != two.keys["sift"]
+def test_a_changed_filter_is_another_filter_and_no_other_prompts(tmp_path: Path) -> None:
+    one, two = (
+        BuildFolder.of(recipe(tmp_path, "a boat", decontaminate=False, near_duplicates=near)) for near in (0.8, 0.9)
+    )
+    assert one.keys["prompts"] == two.keys["prompts"] and one.keys["filter"] != two.keys["filter"]
 
 
 def test_scripts() -> None:
@@ -150,15 +153,15 @@ def test_scripts() -> None:
 
 
 def test_mistakes_name_the_field(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"sift\.blocked: .*none\.txt: No such file"):
-        Sieve(Sift(compare=False, blocked=str(tmp_path / "none.txt")))
-    with pytest.raises(ValueError, match="near must be between 0 and 1"):
-        Sift(near=8.0)
+    with pytest.raises(ValueError, match=r"filter\.blocklist: .*none\.txt: No such file"):
+        PromptFilter(Filter(decontaminate=False, blocklist=str(tmp_path / "none.txt")))
+    with pytest.raises(ValueError, match="near_duplicates must be between 0 and 1"):
+        Filter(near_duplicates=8.0)
 
 
 @pytest.mark.shared
 def test_the_benchmarks_own_prompts_are_all_taken_out(official: Path) -> None:
-    found = decontaminate.load(Sift(benchmarks=str(official)))
+    found = decontaminate.load(Filter(benchmarks=str(official)))
     assert found.certified, found.missing
     geneval = promptsets.load("geneval", official)
     assert all(found.check(prompt.text) for prompt in geneval.prompts[:50])
@@ -168,7 +171,7 @@ def test_the_benchmarks_own_prompts_are_all_taken_out(official: Path) -> None:
 
 
 def test_a_files_content_counts_and_not_its_name(tmp_path: Path) -> None:
-    one = sources.key(recipe(tmp_path, "a boat"))
+    one = prompt_rows.key(recipe(tmp_path, "a boat"))
     (tmp_path / "elsewhere").mkdir()
-    assert sources.key(recipe(tmp_path / "elsewhere", "a boat")) == one
-    assert sources.key(recipe(tmp_path, "a boat", "a car")) != one
+    assert prompt_rows.key(recipe(tmp_path / "elsewhere", "a boat")) == one
+    assert prompt_rows.key(recipe(tmp_path, "a boat", "a car")) != one
