@@ -13,7 +13,7 @@ pytest.importorskip("openai")
 pytest.importorskip("tenacity")
 
 from faulty_server import FaultyServer
-from teachers import recipe, reply
+from teachers import recipe, recipe_dict, reply
 
 from irg.curation import store
 from irg.curation.build import build
@@ -21,6 +21,7 @@ from irg.curation.build_folder import BuildFolder
 from irg.curation.finished import RowFilter, records
 from irg.curation.progress import progress_of, spent
 from irg.curation.recipe import DataRecipe
+from irg.recipes import build as read
 from irg.results.reflection import Reflection
 
 
@@ -188,7 +189,7 @@ def test_a_refusal_rejects_the_row_and_a_missing_model_stops_the_build(tmp_path:
         with pytest.raises(ValueError, match=r"refuses: HTTP 404.*build again to go on"):
             build(recipe(server.url, tmp_path / "two", 8), log=lambda _: None)
         lost = BuildFolder.of(recipe(server.url, tmp_path / "two", 8))
-        assert any(lost.made["draft"].of_block(block) for block in lost.blocks())
+        assert any(lost.stage_folders["draft"].of_block(block) for block in lost.blocks())
 
 
 def test_nobody_home_is_said_once(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_a_recipe_must_fit_together(tmp_path: Path) -> None:
     world = {"sprites": "builtin"}
     with pytest.raises(ValueError, match="reflect needs draft"):
         folder(draft=None)
-    with pytest.raises(ValueError, match=r"set reflect\.detector \(such as mini-judge\)"):
+    with pytest.raises(ValueError, match=r"set reflect\.detector \(such as label-detector\)"):
         folder(draft={"kind": "model"}, reflect={"kind": "miniworld", **world})
     with pytest.raises(ValueError, match=r"needs reflect\.kind miniworld"):
         folder(target={"kind": "miniworld", **world})
@@ -280,4 +281,13 @@ def test_thresholds_change_what_is_exported_and_nothing_else(tmp_path: Path) -> 
         with pytest.raises(ValueError, match="should be like"):
             reasons(where=["vlm_target_quality is good"])
         with pytest.raises(ValueError, match="set hashes: true"):
-            reasons(like=str(tmp_path))
+            reasons(exclude_similar_to=str(tmp_path))
+
+
+def test_old_names_of_recipe_fields_keep_working(tmp_path: Path) -> None:
+    new = recipe_dict("http://x/v1", tmp_path, strategy="independent", concurrent_blocks=3)
+    new["target"] |= {"edit": False}
+    old = {name: value for name, value in new.items() if name not in ("strategy", "concurrent_blocks", "filter")}
+    old |= {"way": "independent", "blocks_at_once": 3, "sift": {"compare": False, "near": None}}
+    with pytest.warns(DeprecationWarning, match="sift is now called filter"):
+        assert read(DataRecipe, old) == read(DataRecipe, new)

@@ -14,7 +14,7 @@ out: {out}
 prompts:
   sources: [{{kind: miniworld, rows: 9, sprites: builtin}}]
   repeats: true
-sift: {{compare: false, near: null}}
+filter: {{decontaminate: false, near_duplicates: null}}
 draft: {{kind: miniworld, size: 32, sprites: builtin}}
 reflect: {{kind: miniworld, size: 32, sprites: builtin}}
 target: {{kind: miniworld, size: 32, sprites: builtin}}

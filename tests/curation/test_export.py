@@ -131,12 +131,12 @@ def test_images_that_must_not_be_in_it_are_left_out(built: BuildFolder, tmp_path
     (tmp_path / "unwanted").mkdir()
     row = next(row for row in read_rows([out / "train" / "00000.parquet"]) if row.improved)
     (tmp_path / "unwanted" / "x.png").write_bytes(row.improved)
-    keep = type(built.recipe.export.keep)(like=str(tmp_path / "unwanted"), distance=0)
+    keep = type(built.recipe.export.keep)(exclude_similar_to=str(tmp_path / "unwanted"), distance=0)
     _, summary = exported(built, tmp_path / "clean", keep=keep)
     assert summary.dropped["looks like an unwanted image"] >= 1
     assert row.improved not in {row.improved for row in read_rows(sorted((tmp_path / "clean").rglob("*.parquet")))}
     with pytest.raises(ValueError, match="no folder with images"):
-        exported(built, tmp_path / "none", keep=type(keep)(like=str(tmp_path / "nowhere")))
+        exported(built, tmp_path / "none", keep=type(keep)(exclude_similar_to=str(tmp_path / "nowhere")))
 
 
 RECORD = TrajectoryRecord("a cup", "plan", b"one", "<think> fix </think>", b"two")

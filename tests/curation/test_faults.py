@@ -23,7 +23,7 @@ from teachers import number, recipe, recipe_file, reply
 from irg.curation.build import build
 from irg.curation.build_folder import BuildFolder
 from irg.curation.export import export
-from irg.curation.store import Lock
+from irg.files import locked
 
 KILLS = int(os.environ.get("IRG_TEST_KILLS", "4"))
 ROWS = max(24, 5 * KILLS)
@@ -124,9 +124,10 @@ def kill_while_building(file: str, server: FaultyServer, answers: Path, calls: i
 def test_two_builds_on_one_folder_are_refused(tmp_path: Path) -> None:
     with FaultyServer(reply) as server:
         plan = recipe(server.url, tmp_path / "out", 2)
+        folder = BuildFolder.of(plan)
         with (
-            Lock(tmp_path / "out").held(),
-            pytest.raises(ValueError, match=r"another build is at work here \(process \d+\)"),
+            locked(folder.lock, "not held yet"),
+            pytest.raises(ValueError, match="another build is at work here; wait for it or stop it first"),
         ):
             build(plan)
         assert not server.log and sorted(p.name for p in (tmp_path / "out").iterdir()) == ["build.lock"]

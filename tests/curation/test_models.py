@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from irg.curation import models
+from irg.curation import diffusers_stages
 from irg.curation.build import build
 from irg.curation.build_folder import BuildFolder
 from irg.curation.finished import records
-from irg.curation.recipe import DataRecipe, DiffusersTargets
+from irg.curation.recipe import DataRecipe
 from irg.curation.resources import Resources
 from irg.learning.data.in_memory import read_rows
 from irg.recipes import build as read
@@ -23,7 +23,7 @@ from irg_mini import world
 from irg_mini.data import drafts
 
 QUICK = {"num_timesteps": 3, "max_think_tokens": 60}
-WORLD = {"kind": "miniworld", "sprites": "builtin", "detector": "mini-judge"}
+WORLD = {"kind": "miniworld", "sprites": "builtin", "detector": "label-detector"}
 
 
 def recipe(out: Path, target: dict[str, Any]) -> DataRecipe:
@@ -54,11 +54,11 @@ def test_a_models_drafts_are_seen_reflected_on_and_mended(tmp_path: Path) -> Non
     found = rows(recipe(tmp_path / "out", {"kind": "miniworld", "sprites": "builtin"}))
     assert len(found) == 3
     for row in found:
-        scene = world.parse_folder(world.parse_reflection(row.reflection).final_prompt)
+        scene = world.parse_layout(world.parse_reflection(row.reflection).final_prompt)
         assert world.satisfied(world.Request.from_json(json.loads(row.request)), world.see(scene, 96))
         how = json.loads(row.provenance)
         assert how["draft"]["model"] == "mini" and how["draft"]["seed"] == row.seed
-        assert how["draft"]["settings"]["initial"]["num_timesteps"] == 3 and how["reflect"]["detector"] == "mini-judge"
+        assert how["draft"]["settings"]["initial"]["num_timesteps"] == 3 and how["reflect"]["detector"] == "label-detector"
 
 
 def test_the_best_of_a_models_tries_is_the_target(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_best_of_a_models_tries_is_the_target(tmp_path: Path) -> None:
 
 def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
     options = drafts.Drafts(
-        "mini", "mini-judge", str(tmp_path / "d"), rows=3, batch=2, num_timesteps=3, rows_per_shard=2, sprites="builtin"
+        "mini", "label-detector", str(tmp_path / "d"), rows=3, batch=2, num_timesteps=3, rows_per_shard=2, sprites="builtin"
     )
     assert drafts.build(options) == 3
     files = sorted((tmp_path / "d").iterdir())
@@ -92,7 +92,7 @@ def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
 def test_flawed_drafts_are_written_as_often_as_asked(tmp_path: Path) -> None:
     options = drafts.Drafts(
         "mini",
-        "mini-judge",
+        "label-detector",
         str(tmp_path),
         rows=4,
         rows_per_shard=4,
@@ -106,19 +106,19 @@ def test_flawed_drafts_are_written_as_often_as_asked(tmp_path: Path) -> None:
     flawed = [text for text in found if "nothing is wrong" not in text]  # three steps draw hardly anything
     assert len(set(flawed)) >= 1 and len(flawed) == 3 * (4 - (len(found) - len(flawed)))
     with pytest.raises(ValueError, match="flawed_copies must be at least 1, got 0"):
-        drafts.Drafts("mini", "mini-judge", str(tmp_path), flawed_copies=0)
+        drafts.Drafts("mini", "label-detector", str(tmp_path), flawed_copies=0)
 
 
 def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
     options = drafts.Drafts(
-        "mini", "mini-judge", str(tmp_path), rows=6, batch=6, sprites="builtin", painter="world", tags=("compound",)
+        "mini", "label-detector", str(tmp_path), rows=6, batch=6, sprites="builtin", painter="world", tags=("compound",)
     )
     drafts.build(options)
     found = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
     assert 4 <= len(found) <= 6
     for row in found:
         assert row["source"] == "plan:mini"
-        planned = world.parse_folder(row["thinking"])
+        planned = world.parse_layout(row["thinking"])
         image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         assert np.array_equal(image, world.render(planned, 128, world.load_sprites("builtin")))
         request = world.Request.from_json(json.loads(row["request"]))
@@ -126,20 +126,20 @@ def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
         assert flawed == ("nothing is wrong" not in row["reflection"])
 
 
-def test_the_world_can_not_paint_what_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def talk(pipe: Any, config: Any, prompts: list[str], seeds: list[int]) -> list[Any]:
+def test_the_world_can_not_paint_what_is_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def talk(pipe: Any, prompts: list[str], seeds: list[int], **settings: Any) -> list[Any]:
         return [SimpleNamespace(thinking="A cat, softly lit.", image=Image.new("RGB", (128, 128))) for _ in prompts]
 
-    monkeypatch.setattr(drafts, "draw", talk)
-    options = drafts.Drafts("mini", "mini-judge", str(tmp_path / "d"), rows=2, sprites="builtin", painter="world")
-    with pytest.raises(ValueError, match="mini plans no folders that the mini world could paint"):
+    monkeypatch.setattr(drafts, "generate", talk)
+    options = drafts.Drafts("mini", "label-detector", str(tmp_path / "d"), rows=2, sprites="builtin", painter="world")
+    with pytest.raises(ValueError, match="mini plans no layouts that the mini world could paint"):
         drafts.build(options)
     assert not any((tmp_path / "d").iterdir())
 
 
 def test_an_unknown_model_or_judge_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'minni'"):
-        drafts.build(drafts.Drafts("minni", "mini-judge", str(tmp_path)))
+        drafts.build(drafts.Drafts("minni", "label-detector", str(tmp_path)))
     with pytest.raises(ValueError, match="no detector in judge-x"):
         drafts.build(drafts.Drafts("mini", "judge-x", str(tmp_path)))
 
@@ -157,12 +157,14 @@ def test_a_diffusers_pipeline_gets_prompt_image_and_seed(tmp_path: Path, monkeyp
         calls.append(options)
         return type("Output", (), {"images": [Image.new("RGB", (8, 8), "red")]})()
 
-    monkeypatch.setattr(models, "load_diffusers", lambda config: pipe)
+    monkeypatch.setattr(diffusers_stages, "load_diffusers", lambda config: pipe)
     row = {"id": "a", "prompt": "a cup", "turns": 2, "seed": 5, "image": png(np.zeros((8, 8, 3), np.uint8))}
     row["reflection"] = "<think> Analysis: x. Improvements: y. Steps: z. Final prompt: a red cup. </think>"
 
     async def run(edit: bool) -> Any:
-        stage = models.DiffusersPainting(DiffusersTargets("diffusers", "some/model", edit=edit, options={"steps": 2}))
+        stage = diffusers_stages.DiffusersStage(
+            diffusers_stages.DiffusersTargets("diffusers", "some/model", edit=edit, options={"steps": 2})
+        )
         async with Resources(tmp_path) as bench:
             await stage.open(bench)
             return (await stage.make([row]))[0]

@@ -12,9 +12,11 @@ from teachers import recipe_dict, reply
 
 from irg.curation.build import build
 from irg.curation.build_folder import BuildFolder
+from irg.curation.endpoint_stages import EndpointStage
 from irg.curation.export import export
-from irg.curation.ray.workers import StageWorker, bare
+from irg.curation.ray.workers import StageWorker
 from irg.curation.recipe import DataRecipe
+from irg.endpoints import Client
 from irg.recipes import build as read
 
 
@@ -50,14 +52,19 @@ def test_two_workers_make_the_same_bytes(tmp_path: Path) -> None:
     assert hashes(one) == hashes(two) and len(hashes(one)) >= 4
 
 
+def client_of(worker: StageWorker) -> Client:
+    assert isinstance(worker.stage, EndpointStage)
+    return worker.stage.client
+
+
 def test_a_worker_that_had_to_stop_says_so_and_passes_on(tmp_path: Path) -> None:
     plan = recipe("http://127.0.0.1:9/v1", tmp_path / "out", "files")
     with pytest.raises(ValueError, match="reflect: "):
         build(plan, log=lambda _: None)  # so that there are drafts
-    worker = StageWorker(plan, bare(BuildFolder.of(plan)), "reflect")
-    first = worker({"block": [0], "problem": [""], "told": [""]})
+    worker = StageWorker(BuildFolder.of(plan), "reflect", {})
+    first = worker({"block": [0], "problem": [""], "counts": [""]})
     assert "reflect: http://127.0.0.1:9/v1: " in first["problem"][0]
-    begun = worker.bench.open_clients[0].totals.tries_again
-    assert worker({"block": [1], "problem": [""], "told": [""]})["problem"] == first["problem"]
-    assert worker({"block": [1], "problem": ["earlier"], "told": [""]})["problem"] == ["earlier"]
-    assert worker.bench.open_clients[0].totals.tries_again == begun  # nothing more was tried
+    retries = client_of(worker).totals.retries
+    assert worker({"block": [1], "problem": [""], "counts": [""]})["problem"] == first["problem"]
+    assert worker({"block": [1], "problem": ["earlier"], "counts": [""]})["problem"] == ["earlier"]
+    assert client_of(worker).totals.retries == retries  # nothing more was tried

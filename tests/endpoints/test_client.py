@@ -82,7 +82,7 @@ def test_overload_breakage_and_silence_are_waited_out(tmp_path: Path) -> None:
     faults = ("429", "500", "truncated", "hang", "drop")
     with FaultyServer(lambda path, body: "7", faults=lambda key: faults) as server:
         answer, totals = chat(server, tmp_path, timeout_s=0.8)
-        assert answer.text == "7" and totals.tries_again == 5 and totals.calls == 1
+        assert answer.text == "7" and totals.retries == 5 and totals.calls == 1
         assert [done for _, _, done in server.log] == [*faults, "200"]
     with FaultyServer(lambda path, body: "7", faults=lambda key: ("500",) * 9) as server:
         with pytest.raises(EndpointError, match=r"HTTP 500: .*broken.* \(3 attempts\)") as caught:
@@ -119,7 +119,7 @@ def test_the_complaint_is_fed_back_and_survives_in_the_cache(tmp_path: Path) -> 
     with FaultyServer(reply) as server:
         answer, totals = chat(server, tmp_path, check=number)
         assert answer.value == 7 and answer.complaints == ("'many' is no number", "'a lot' is no number")
-        assert totals.bad_answers == 2 and answer.usage["prompt_tokens"] == 300
+        assert totals.rejected_answers == 2 and answer.usage["prompt_tokens"] == 300
         said = server.bodies[-1]["messages"]
         assert said[1] == {"role": "assistant", "content": "many"} and "'many' is no number" in said[2]["content"]
         assert chat(server, tmp_path, check=number)[0].cached and len(server.log) == 3
@@ -128,12 +128,12 @@ def test_the_complaint_is_fed_back_and_survives_in_the_cache(tmp_path: Path) -> 
         assert caught.value.kind == "bad_answer" and len(server.log) == 3
 
 
-def test_offline_questions_have_the_names_that_a_client_gives_them(tmp_path: Path) -> None:
+def test_offline_requests_have_the_keys_that_a_client_gives_them(tmp_path: Path) -> None:
     """What was paid for by calls is found offline, and what was answered offline is not paid for."""
     lost = Endpoint("http://nowhere/v1", "m", api_key_env="IRG_NO_SUCH_KEY", identity="m")
 
-    async def offline(refused: dict[str, str] | None = None) -> OfflineClient:
-        async with OfflineClient(lost, tmp_path, refused) as client:
+    async def offline(failures: dict[str, str] | None = None) -> OfflineClient:
+        async with OfflineClient(lost, tmp_path, failures) as client:
             await client.chat(ASK, check=number)
         return client
 
@@ -141,7 +141,7 @@ def test_offline_questions_have_the_names_that_a_client_gives_them(tmp_path: Pat
         client = OfflineClient(lost, tmp_path)
         with pytest.raises(Unanswered):
             await client.chat(ASK, check=number)
-        return client.questions
+        return client.requests
 
     (first,) = asyncio.run(asked()).items()
     assert first[1] == {"model": "m", "messages": ASK, "temperature": 0.0, "max_tokens": 1024}
@@ -152,7 +152,7 @@ def test_offline_questions_have_the_names_that_a_client_gives_them(tmp_path: Pat
     (second,) = asyncio.run(asked()).items()  # the complaint and all
     assert "'many' is no number" in second[1]["messages"][-1]["content"] and second[0] != first[0]
     keep_answer(AnswerCache(tmp_path), second[0], "m", "7", 9, 1)
-    assert not asyncio.run(offline()).questions
+    assert not asyncio.run(offline()).requests
     with FaultyServer(lambda path, body: "8") as server:
         answer, totals = chat(server, tmp_path, check=number, identity="m", price_per_million_in=1e6)
         assert answer.value == 7 and answer.cost == 0 and answer.usage["prompt_tokens"] == 14

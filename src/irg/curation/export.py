@@ -22,7 +22,7 @@ from irg.curation.card import Summary
 from irg.curation.conversation import conversation
 from irg.curation.decontaminate import normalized
 from irg.curation.finished import RowFilter, all_score_columns, all_text_columns, records
-from irg.curation.records import TrajectoryRecord, schema
+from irg.curation.records import schema
 from irg.curation.running import Progress
 from irg.curation.store import digest, read_table, write_table
 from irg.learning.data.schema import TrajectoryRow

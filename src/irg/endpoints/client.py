@@ -50,8 +50,8 @@ class Totals:
 
     calls: int = 0
     cached: int = 0
-    tries_again: int = 0
-    bad_answers: int = 0
+    retries: int = 0
+    rejected_answers: int = 0
     cost: float = 0.0
     usage: dict[str, int] = field(default_factory=dict)
 
@@ -227,7 +227,7 @@ class Client:
                 text, value, image = take(entry["response"])
             except ValueError as error:
                 complaints.append(str(error))
-                self.totals.bad_answers += 1
+                self.totals.rejected_answers += 1
                 continue
             return Answer(text, value, usage, cost, cached, entry["response"], image, tuple(complaints))
         told = "; then: ".join(dict.fromkeys(complaints))
@@ -307,7 +307,7 @@ class Client:
         backoff = tenacity.wait_random_exponential(multiplier=0.5, max=self.endpoint.longest_wait_s)
 
         def pause(state: Any) -> float:
-            self.totals.tries_again += 1
+            self.totals.retries += 1
             failure = state.outcome.exception()
             if failure.wait_s is None:
                 return float(backoff(state))

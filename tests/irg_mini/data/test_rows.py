@@ -26,7 +26,7 @@ def test_a_repair_row_ends_in_a_scene_that_satisfies_its_request():
         row = mini.record(rng, data(), repair=True)
         request = world.Request.from_json(json.loads(row.request))
         sections = world.parse_reflection(row.reflection)
-        corrected = world.parse_folder(sections.final_prompt)
+        corrected = world.parse_layout(sections.final_prompt)
         assert world.satisfied(request, world.see(corrected, 128))
         assert png(world.render(corrected, 128, world.load_sprites("builtin"))) == row.improved
         assert Image.open(io.BytesIO(row.image)).size == (128, 128)
@@ -44,10 +44,10 @@ def test_a_misplanned_row_thinks_what_it_shows_and_ends_right():
         )
         assert row.image == plain.image
         request = world.Request.from_json(json.loads(row.request))
-        assert world.satisfied(request, world.see(world.parse_folder(plain.thinking), 128))
-        planned = world.see(world.parse_folder(row.thinking), 128)
+        assert world.satisfied(request, world.see(world.parse_layout(plain.thinking), 128))
+        planned = world.see(world.parse_layout(row.thinking), 128)
         wrong += not world.satisfied(request, planned)
-        final = world.parse_folder(world.parse_reflection(row.reflection).final_prompt)
+        final = world.parse_layout(world.parse_reflection(row.reflection).final_prompt)
         assert world.satisfied(request, world.see(final, 128))
     assert wrong >= 6
 
@@ -55,22 +55,22 @@ def test_a_misplanned_row_thinks_what_it_shows_and_ends_right():
 def test_a_slipped_row_plans_and_draws_what_misses_a_relation_and_ends_right():
     for seed in range(6):
         row = mini.record(np.random.default_rng(seed), data(slips=1.0, tags=("position",)), repair=True)
-        request, planned = world.Request.from_json(json.loads(row.request)), world.parse_folder(row.thinking)
+        request, planned = world.Request.from_json(json.loads(row.request)), world.parse_layout(row.thinking)
         seen = world.see(planned, 128)
         assert {flaw.kind for flaw in world.find_flaws(request, seen, 128)} == {"wrong_place"}
         sections = world.parse_reflection(row.reflection)
         assert " is not " in sections.faults
         assert all(f"{thing.name} at {thing.place}" in sections.seen for thing in planned.things)
-        assert world.satisfied(request, world.see(world.parse_folder(sections.final_prompt), 128))
+        assert world.satisfied(request, world.see(world.parse_layout(sections.final_prompt), 128))
 
 
 def test_a_wrong_plan_is_replanned_and_a_right_one_that_was_drawn_wrong_is_kept():
     replanned = kept = 0
     for seed in range(24):
         row = mini.record(np.random.default_rng(seed), data(replan=True, slips=0.5, tags=("position",)), repair=True)
-        request, planned = world.Request.from_json(json.loads(row.request)), world.parse_folder(row.thinking)
+        request, planned = world.Request.from_json(json.loads(row.request)), world.parse_layout(row.thinking)
         sections = world.parse_reflection(row.reflection)
-        final = world.parse_folder(sections.final_prompt)
+        final = world.parse_layout(sections.final_prompt)
         assert world.satisfied(request, world.see(final, 128))
         assert final.background == planned.background
         assert png(world.render(final, 128, world.load_sprites("builtin"))) == row.improved
@@ -84,9 +84,9 @@ def test_a_wrong_plan_is_replanned_and_a_right_one_that_was_drawn_wrong_is_kept(
     assert replanned >= 6 and kept >= 6
 
 
-def test_an_image_row_shows_the_folder_that_its_thinking_states():
+def test_an_image_row_shows_the_layout_that_its_thinking_states():
     row = mini.record(np.random.default_rng(5), data(), repair=False)
-    scene = world.parse_folder(row.thinking)
+    scene = world.parse_layout(row.thinking)
     assert png(world.render(scene, 128, world.load_sprites("builtin"))) == row.image
     assert row.reflection is None and row.improved is None
 

@@ -5,15 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from irg.curation.recipe import MiniDrafts, MiniJudge, MiniReflections, MiniTargets
 from irg_mini import world
-from irg_mini.data.stages import ask, draft, drawable, judge, preserved, reflect, target, verdict
+from irg_mini.data.judging import MiniRowJudge, preserved, verdict
+from irg_mini.data.requests import drawable, random_request
+from irg_mini.data.stages import MiniDrafts, MiniReflections, MiniTargets
 
 REQUEST = world.make_request([world.Include("apple", 2, "red"), world.Include("cup")])
 
 
 def scene(text: str) -> list[world.Seen]:
-    return world.see(world.parse_folder(f"Scene: studio. Things: {text}."), 96)
+    return world.see(world.parse_layout(f"Scene: studio. Things: {text}."), 96)
 
 
 RIGHT = "medium red apple at (2,6); medium red apple at (6,6); medium cup at (10,6)"
@@ -48,10 +49,10 @@ def test_rows_are_mended_and_the_judge_sees_it() -> None:
     gains = []
     for seed in range(30):
         row = {"id": str(seed), "prompt": "", "request": json.dumps(REQUEST.to_json()), "turns": 2, "seed": seed}
-        row |= draft(row, MiniDrafts("miniworld", sprites="builtin"))
-        row |= reflect(row, MiniReflections("miniworld", sprites="builtin"))
-        row |= target(row, MiniTargets("miniworld", sprites="builtin"))
-        scores = judge(row, MiniJudge("miniworld", sprites="builtin"))
+        row |= MiniDrafts("miniworld", sprites="builtin").make(row)
+        row |= MiniReflections("miniworld", sprites="builtin").make(row)
+        row |= MiniTargets("miniworld", sprites="builtin").make(row)
+        scores = MiniRowJudge("miniworld", sprites="builtin").make(row)
         assert scores["world_target_following"] == 10.0 and scores["world_gain_1"] == scores["world_gain_2"] >= 0
         nothing = "nothing is wrong" in world.parse_reflection(row["reflection"]).analysis
         assert nothing == (scores["world_gain_1"] == 0)
@@ -61,7 +62,7 @@ def test_rows_are_mended_and_the_judge_sees_it() -> None:
 
 def test_the_same_row_is_the_same_whoever_makes_it() -> None:
     row = {"id": "a", "prompt": "", "request": json.dumps(REQUEST.to_json()), "turns": 2, "seed": 3}
-    one, two = (draft(dict(row), MiniDrafts("miniworld", sprites="builtin")) for _ in range(2))
+    one, two = (MiniDrafts("miniworld", sprites="builtin").make(dict(row)) for _ in range(2))
     assert one == two
 
 
@@ -78,7 +79,7 @@ def test_prompts_are_never_genevals_nor_held_out() -> None:
     sprites = world.Sprites("all", dict.fromkeys(world.classes("geneval"), np.zeros((1, 1, 4), np.uint8)))
     rng, tags = np.random.default_rng(0), set()
     for _ in range(300):
-        request, prompt = ask(rng, drawable("geneval", sprites))
+        request, prompt = random_request(rng, drawable("geneval", sprites))
         tags.add(request.tag)
         known = all(entry.unknown is None for entry in request.include) and request.background is None
         assert not world.held_out(request)
