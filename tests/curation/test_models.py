@@ -58,7 +58,9 @@ def test_a_models_drafts_are_seen_reflected_on_and_mended(tmp_path: Path) -> Non
         assert world.satisfied(world.Request.from_json(json.loads(row.request)), world.see(scene, 96))
         how = json.loads(row.provenance)
         assert how["draft"]["model"] == "mini" and how["draft"]["seed"] == row.seed
-        assert how["draft"]["settings"]["initial"]["num_timesteps"] == 3 and how["reflect"]["detector"] == "label-detector"
+        assert (
+            how["draft"]["settings"]["initial"]["num_timesteps"] == 3 and how["reflect"]["detector"] == "label-detector"
+        )
 
 
 def test_the_best_of_a_models_tries_is_the_target(tmp_path: Path) -> None:
@@ -75,7 +77,14 @@ def test_the_best_of_a_models_tries_is_the_target(tmp_path: Path) -> None:
 
 def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
     options = drafts.Drafts(
-        "mini", "label-detector", str(tmp_path / "d"), rows=3, batch=2, num_timesteps=3, rows_per_shard=2, sprites="builtin"
+        "mini",
+        "label-detector",
+        str(tmp_path / "d"),
+        rows=3,
+        batch=2,
+        num_timesteps=3,
+        rows_per_shard=2,
+        sprites="builtin",
     )
     assert drafts.build(options) == 3
     files = sorted((tmp_path / "d").iterdir())

@@ -185,7 +185,7 @@ class MiniDrafts(Drafts):
 
 @dataclass(frozen=True)
 class MiniReflections(Reflections):
-    """T2 by rule, from what a ``detector`` sees (a folder; ``label-detector`` is bundled), or from the ground truth (null).
+    """T2 by rule, from what a ``detector`` sees (a folder; ``label-detector`` is bundled) or from the truth (null).
     With ``replan`` a T1 that is itself wrong is answered by a new plan; without, what was right in it stays."""
 
     kind: Literal["miniworld"]
