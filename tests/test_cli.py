@@ -19,7 +19,7 @@ from irg.cli import generate
 from irg.cli import main as cli
 from irg.cli.output import slug
 from irg.engine.settings import DrawSettings
-from irg.reasoning.events import DenoiseStep, Event, Finished, ImageDone, TextDelta, TextDone
+from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError, ImageDone, TextDelta, TextDone
 from irg.reasoning.settings import Settings
 from irg.results.metadata import read_png_settings
 from irg.results.trajectory import Trajectory, Turn
@@ -290,6 +290,27 @@ def test_ctrl_c_keeps_what_is_finished(fake: FakePipeline, capsys: pytest.Captur
     fake.faults = {0: KeyboardInterrupt()}
     assert cli.main(["generate", "a", "--out", "p"]) == 130
     assert not Path("p").exists() and "interrupted\n" in capsys.readouterr().err
+
+
+def test_a_request_that_fails_is_named_and_the_others_are_kept(
+    fake: FakePipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = FakePipeline._request
+
+    def request(self: FakePipeline, i: int, prompt: str, seed: int, settings: Settings) -> Iterator[Event]:
+        if prompt == "b":
+            yield Failed(i, GenerationError(i, prompt, MemoryError("out of \x1b[31mmemory")))
+        else:
+            yield from real(self, i, prompt, seed, settings)
+
+    monkeypatch.setattr(FakePipeline, "_request", request)
+    assert cli.main(["generate", "a", "b", "c", "--out", "o", "--quiet"]) == 2
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        "irg generate: request 1 ('b') failed: out of �[31mmemory",
+        "irg generate: error: 1 of 3 requests failed",
+    ]
+    assert files_in(Path("o")) == {"index.html", *(f"{name}/{file}" for name in ("a-0", "c-0") for file in ONE)}
 
 
 def test_a_full_disk_keeps_what_is_finished(

@@ -16,6 +16,7 @@ from irg.evaluation import generation, runs
 from irg.evaluation.image_folders import LAYOUTS, ImageFile
 from irg.model.weights.profile import Profile
 from irg.promptsets import BenchPrompt
+from irg.reasoning import programs
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.settings import with_options
 from irg.results.trajectory import Trajectory, Turn
@@ -112,6 +113,25 @@ def test_an_interruption_keeps_what_is_finished(geneval_prompts, pipe, tmp_path,
         generation.draw_missing(tmp_path / "run", info, geneval_prompts.prompts, pipe, 1, QUIET)
     assert len(runs.missing_samples(tmp_path / "run", info, geneval_prompts.prompts)) == 2
     assert not pipe.engine.scheduler.running  # and the engine is free again
+
+
+def test_an_image_that_fails_stays_missing_and_the_others_are_drawn(geneval_prompts, pipe, tmp_path, monkeypatch):
+    info = info_of(geneval_prompts, pipe, samples=1, mode="direct")
+    runs.open_run(tmp_path / "run", info, resume=False)
+    bad, usual = geneval_prompts.prompts[1], programs.PROGRAMS["direct"]
+
+    def program(job):
+        if job.prompt == bad.text:
+            raise MemoryError("out of memory")
+        return (yield from usual(job))
+
+    monkeypatch.setitem(programs.PROGRAMS, "direct", program)
+    console = Console(file=io.StringIO(), width=200)
+    assert generation.draw_missing(tmp_path / "run", info, geneval_prompts.prompts, pipe, 3, console) == 2
+    assert [one.prompt for one in runs.missing_samples(tmp_path / "run", info, geneval_prompts.prompts)] == [bad]
+    assert "image 0 of prompt 00001: request 1" in console.file.getvalue()
+    monkeypatch.undo()
+    assert generation.draw_missing(tmp_path / "run", info, geneval_prompts.prompts, pipe, 3, console) == 1
 
 
 def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):

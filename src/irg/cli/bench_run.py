@@ -91,13 +91,16 @@ def main(argv: Sequence[str]) -> int:
     out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, settings.mode)
     runs.open_run(out, info, options.resume)
     try:
-        drawn = draw_missing(out, info, chosen, pipe, options.batch_size or pipe.together(16), console)
+        drawn = draw_missing(out, info, chosen, pipe, options.batch_size or pipe.max_concurrent_requests(16), console)
     except KeyboardInterrupt:
         console.print(f"Interrupted; what is finished is in {out}. Go on with --resume.")
         raise
-    console.print(f"{drawn} images drawn, {len(chosen) * info.samples} are in {out}")
+    missing = len(runs.missing_samples(out, info, chosen))
+    console.print(f"{drawn} images drawn, {len(chosen) * info.samples - missing} are in {out}")
     print(out)
-    return 0
+    if missing:
+        console.print(f"irg bench run: error: {missing} images failed; --resume draws them again")
+    return 2 if missing else 0
 
 
 def _covered(

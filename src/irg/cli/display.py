@@ -1,6 +1,6 @@
-"""What the terminal shows while requests run: thoughts as they are written, a progress bar for each image.
+"""What the terminal shows while requests run: texts as they are written, a progress bar for each image.
 
-With one request at a time its thoughts appear piece by piece; with several together each thought appears when whole.
+With one request at a time its texts appear piece by piece; with several together each text appears when whole.
 """
 
 import re
@@ -18,10 +18,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class Display:
     """Shows events; use it as a context manager, so that the terminal is left in order."""
 
-    def __init__(self, prompts: list[str], together: int, to_stderr: bool = False, quiet: bool = False) -> None:
+    def __init__(self, prompts: list[str], concurrent: int, to_stderr: bool = False, quiet: bool = False) -> None:
         self._console = Console(stderr=to_stderr, quiet=quiet, highlight=False, markup=False)
         self._prompts = prompts
-        self._alone = together == 1
+        self._alone = concurrent == 1
         self._begun: set[int] = set()
         self._progress: Progress | None = None
         self._tasks: dict[tuple[int, int], TaskID] = {}
@@ -38,15 +38,21 @@ class Display:
         """One dim line."""
         self._console.print(Text(_safe(text), style="dim"), soft_wrap=True)
 
-    def tell(self, text: str) -> None:
+    def line(self, text: str) -> None:
         """One plain line, above the bars that are still running."""
         self._end_line()
         if self._progress is not None and self._progress.finished:
             self._stop_progress()
         self._console.print(Text(_safe(text)), soft_wrap=True)
 
+    def error(self, text: str) -> None:
+        """One line on standard error, whatever else is shown where."""
+        self._end_line()
+        self._stop_progress()
+        Console(stderr=True, highlight=False, markup=False).print(Text(_safe(text)), soft_wrap=True)
+
     def show(self, event: Event) -> None:
-        """Show one event (no Finished one: that is for the caller to tell, after it has saved)."""
+        """Show one event (not Finished or Failed, which the caller reports)."""
         self._begin(event.request)
         if isinstance(event, TextDelta) and self._alone:
             self._open(event.request, event.turn)

@@ -1,4 +1,4 @@
-"""``irg generate PROMPT...``: draw images each with thoughts, settings and a report in a new folder."""
+"""``irg generate PROMPT...``: draw images, each with its texts, settings and a report in a new folder."""
 
 import json
 import sys
@@ -62,13 +62,13 @@ def main(argv: Sequence[str]) -> int:
 
     from irg.cli.display import Display
 
-    together = min(options.batch_size or len(requests), len(requests))
-    display = Display([one.prompt for one in requests], together, to_stderr=options.json, quiet=options.quiet)
-    interrupted = False
+    concurrent = min(options.batch_size or len(requests), len(requests))
+    display = Display([one.prompt for one in requests], concurrent, to_stderr=options.json, quiet=options.quiet)
+    interrupted, failed = False, 0
     try:
         with display:
             pipe = _load(options, display)
-            _draw(pipe, requests, with_options(pipe.defaults, changes), options, output, display)
+            failed = _draw(pipe, requests, with_options(pipe.defaults, changes), options, output, display)
     except KeyboardInterrupt:
         interrupted = True
     index = output.write_index()
@@ -77,7 +77,9 @@ def main(argv: Sequence[str]) -> int:
     if interrupted:
         kept = f"; {len(output.saved)} of {len(requests)} results are kept in {output.folder}" if output.saved else ""
         print(f"irg generate: interrupted{kept}", file=sys.stderr)
-    return 130 if interrupted else 0
+    elif failed:
+        print(f"irg generate: error: {failed} of {len(requests)} requests failed", file=sys.stderr)
+    return 130 if interrupted else 2 if failed else 0
 
 
 def _load(options: GenerateOptions, display: "Display") -> "IRGPipeline":
@@ -96,13 +98,19 @@ def _draw(
     options: GenerateOptions,
     output: Output,
     display: "Display",
-) -> None:
-    """Run all requests; each result is written as soon as it is finished."""
-    from irg.reasoning.events import Finished
+) -> int:
+    """Run all requests; each result is written as soon as it is finished. Returns how many failed."""
+    from irg.reasoning.events import Failed, Finished
+
+    failed = 0
 
     prompts, seeds = [one.prompt for one in requests], [one.seed for one in requests]
     with closing(pipe.stream(prompts, seeds, settings, options.batch_size)) as events:
         for event in events:
+            if isinstance(event, Failed):
+                failed += 1
+                display.error(f"irg generate: {event.error}")
+                continue
             if not isinstance(event, Finished):
                 display.show(event)
                 continue
@@ -113,7 +121,8 @@ def _draw(
                 print(folder, flush=True)
             else:
                 files = [name for name in event.trajectory.image_names() if name is not None]
-                display.tell(f"Written to {folder}: {', '.join([*files, JSON_NAME, REPORT_NAME])}")
+                display.line(f"Written to {folder}: {', '.join([*files, JSON_NAME, REPORT_NAME])}")
+    return failed
 
 
 def _summary(index: int, folder: Path, trajectory: Trajectory) -> dict[str, Any]:

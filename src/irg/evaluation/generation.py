@@ -13,7 +13,7 @@ from irg import files
 from irg.evaluation.image_folders import LAYOUTS
 from irg.evaluation.runs import RunInfo, Sample, missing_samples, record_session
 from irg.promptsets import BenchPrompt
-from irg.reasoning.events import Finished
+from irg.reasoning.events import Failed, Finished
 from irg.reasoning.settings import Settings
 from irg.results.trajectory import Trajectory
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def draw_missing(
     folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt], pipe: "IRGPipeline", batch_size: int, console: Console
 ) -> int:
-    """Draw what is missing of a run; returns how many images were drawn.
+    """Draw what is missing of a run; returns how many images were drawn. One that fails is printed and stays missing.
 
     Raises:
         ValueError: another process is drawing this run.
@@ -38,7 +38,7 @@ def draw_missing(
         try:
             with Progress(*columns, console=console) as bar:
                 task = bar.add_task(f"{info.benchmark} {info.mode}", total=total, completed=total - len(samples))
-                for sample, trajectory in _trajectories(pipe, info, samples, batch_size):
+                for sample, trajectory in _trajectories(pipe, info, samples, batch_size, console):
                     save_sample(folder, info, sample, trajectory)
                     drawn += 1
                     bar.advance(task)
@@ -48,13 +48,16 @@ def draw_missing(
 
 
 def _trajectories(
-    pipe: "IRGPipeline", info: RunInfo, samples: Sequence[Sample], batch_size: int
+    pipe: "IRGPipeline", info: RunInfo, samples: Sequence[Sample], batch_size: int, console: Console
 ) -> Iterator[tuple[Sample, Trajectory]]:
     texts, seeds = [one.prompt.text for one in samples], [one.seed(info.seed) for one in samples]
     with closing(pipe.stream(texts, seeds, Settings.from_dict(info.settings), batch_size)) as events:
         for event in events:
             if isinstance(event, Finished):
                 yield samples[event.request], event.trajectory
+            elif isinstance(event, Failed):
+                sample = samples[event.request]
+                console.print(f"image {sample.number} of prompt {sample.prompt.id}: {event.error}")
 
 
 def save_sample(folder: Path, info: RunInfo, sample: Sample, trajectory: Trajectory) -> None:

@@ -1,7 +1,7 @@
 """What happens while requests run, in the order it happens: the values that ``IRGPipeline.stream`` yields.
 
-They are the engine's own events, and ``Finished`` in the place of ``RequestDone``. ``request`` is the index of the
-prompt in the list that was streamed; ``turn`` 0 is the first image's turn.
+They are the engine's own events, with ``Finished`` in the place of ``RequestDone`` and ``Failed`` in the place of
+``RequestFailed``. ``request`` is the index of the prompt in the list that was streamed, ``turn`` 0 the first image's.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,24 @@ class Finished:
     trajectory: Trajectory
 
 
-Event = TextDelta | TextDone | DenoiseStep | ImageDone | Finished
+class GenerationError(RuntimeError):
+    """A request failed while it ran; ``__cause__`` is the error itself."""
+
+    def __init__(self, request: int, prompt: str, cause: Exception) -> None:
+        shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+        super().__init__(f"request {request} ({shown!r}) failed: {str(cause) or type(cause).__name__}")
+        self.request, self.prompt = request, prompt
+        self.__cause__ = cause
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A request failed; nothing more comes for it. Other requests are not affected."""
+
+    request: int
+    error: GenerationError
+
+
+Event = TextDelta | TextDone | DenoiseStep | ImageDone | Finished | Failed
 
 __getattr__ = module_names(__name__, {"ThinkingDelta": TextDelta, "ThinkingDone": TextDone, "DrawStep": DenoiseStep})

@@ -1,6 +1,6 @@
 """The public face: load a model, give it prompts, get trajectories.
 
-A prompt's way through the rooms is told in ``docs/architecture.md``.
+``docs/architecture.md`` describes a prompt's way through the package.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import Any, Literal, overload
 import torch
 from PIL import Image
 
+from irg.deprecation import warn
 from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.runner import Runner
@@ -25,8 +26,8 @@ from irg.model.weights.config_files import read_config
 from irg.model.weights.folders import model_folder
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
-from irg.reasoning.events import DenoiseStep, Event, Finished
-from irg.reasoning.programs import PROGRAMS, Job, Step, retold
+from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
+from irg.reasoning.programs import PROGRAMS, Job, Step, redraw
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.settings import Settings, check_prompt, check_seed, with_options
 from irg.results.reflection import is_done
@@ -71,7 +72,7 @@ class IRGPipeline:
     def __init__(self, engine: Engine, profile: Profile, name: str, memory_plan: MemoryPlan | None = None) -> None:
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
         self.config = engine.runner.config
-        self.defaults = self._settings(profile)
+        self.defaults = _usual_settings(self.config, profile)
 
     @classmethod
     def from_pretrained(
@@ -108,12 +109,9 @@ class IRGPipeline:
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.forms)
         return cls(engine, profile, str(model), plan)
 
-    def together(self, most: int) -> int:
-        """How many requests of the usual size to run beside each other: ``most``, or as many as memory has room for."""
+    def max_concurrent_requests(self, most: int = 8) -> int:
+        """How many requests of the usual size to run at a time: ``most``, or as many as memory has room for."""
         return most if self.memory_plan is None else min(most, self.memory_plan.max_concurrent_requests)
-
-    def _settings(self, profile: Profile) -> Settings:
-        return _usual_settings(self.config, profile)
 
     # ---- running
 
@@ -146,7 +144,9 @@ class IRGPipeline:
                 (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later images.
 
         Raises:
-            ValueError: a prompt, seed or setting is not usable.
+            ValueError: a prompt, seed, setting or the batch size is not usable.
+            GenerationError: a request failed while it ran; it is named. The other prompts of this call are dropped
+                (:meth:`stream` goes on with them).
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         chosen = with_options(settings or self.defaults, options)
@@ -155,6 +155,8 @@ class IRGPipeline:
             for event in events:
                 if isinstance(event, Finished):
                     done[event.request] = event.trajectory
+                elif isinstance(event, Failed):
+                    raise event.error
                 elif isinstance(event, DenoiseStep) and callback_on_step_end is not None:
                     info = {"request": event.request, "turn": event.turn, "total": event.total}
                     callback_on_step_end(self, event.step, event.time, info | {"latents": event.latents})
@@ -168,38 +170,69 @@ class IRGPipeline:
         settings: Settings | None = None,
         batch_size: int | None = None,
     ) -> Generator[Event, None, None]:
-        """Run prompts and tell what happens as it happens; at most ``batch_size`` (None: 8, or as
-        many as memory has room for) are in flight at a time.
+        """Run prompts and yield what happens as it happens; at most ``batch_size`` (None: 8, or as many as memory has
+        room for) run at a time.
+
+        Any number of streams may be open at once, in any threads: each has its own requests and events. Closing one
+        drops its own requests only.
 
         Raises:
-            ValueError: a prompt, seed or setting is not usable; raised before anything runs.
+            ValueError: a prompt, seed, setting or the batch size is not usable; raised before anything runs.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         settings = settings or self.defaults
         seeds = self._seeds(None if seeds is None else list(seeds), len(prompts))
         jobs = [self._job(prompt, settings) for prompt in prompts]
-        return self._events(jobs, seeds, self._limit(batch_size))
+        return self._stream(jobs, seeds, self._limit(batch_size))
 
-    def _limit(self, batch_size: int | None) -> int:
-        if batch_size is None:
-            return self.together(8)
-        if type(batch_size) is not int or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, or None, got {batch_size!r}")
-        return batch_size
-
-    def _events(self, jobs: list[Job], seeds: list[int], batch_size: int) -> Generator[Event, None, None]:
-        with self.engine.session(batch_size) as session:
+    def _stream(self, jobs: list[Job], seeds: list[int], limit: int) -> Generator[Event, None, None]:
+        with self.engine.session(limit) as session:
             for job, seed in zip(jobs, seeds, strict=True):
                 session.add(PROGRAMS[job.settings.mode](job), seed)
             for event in session:
+                i = event.request
                 if isinstance(event, RequestDone):
-                    yield Finished(
-                        event.request, self._trajectory(jobs[event.request], seeds[event.request], event.value)
-                    )
+                    yield Finished(i, self._trajectory(jobs[i], seeds[i], event.value))
                 elif isinstance(event, RequestFailed):
-                    raise event.error
+                    yield Failed(i, GenerationError(i, jobs[i].prompt, event.error))
                 else:
                     yield event
+
+    def redraw(
+        self,
+        trajectories: Sequence[Trajectory],
+        reflections: Sequence[str],
+        settings: Settings | None = None,
+        batch_size: int | None = None,
+    ) -> list[Image.Image]:
+        """Second images drawn from the first turns of ``trajectories`` and from reflections of one's own.
+
+        Shows how much a reflection's text matters: give it another prompt's.
+
+        Raises:
+            ValueError: there is not one reflection for each trajectory, or one has no thinking and image in its first
+                turn, or the batch size is not usable.
+            GenerationError: a request failed while it ran; it is named.
+        """
+        settings, limit = settings or self.defaults, self._limit(batch_size)
+        if len(reflections) != len(trajectories):
+            raise ValueError(f"{len(trajectories)} trajectories need as many reflections, got {len(reflections)}")
+        programs = []
+        for i, (trajectory, reflection) in enumerate(zip(trajectories, reflections, strict=True)):
+            first = trajectory.turns[0]
+            if first.image is None or first.thinking is None:
+                raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no thinking and image in its first turn")
+            programs.append(redraw(self._job(trajectory.prompt, settings), first.thinking, first.image, reflection))
+        images: dict[int, Image.Image] = {}
+        with self.engine.session(limit) as session:
+            for program, trajectory in zip(programs, trajectories, strict=True):
+                session.add(program, trajectory.seed)
+            for event in session:
+                if isinstance(event, RequestFailed):
+                    raise GenerationError(event.request, trajectories[event.request].prompt, event.error)
+                if isinstance(event, RequestDone):
+                    images[event.request] = event.value[0].image.image
+        return [images[i] for i in range(len(trajectories))]
 
     def retell(
         self,
@@ -208,32 +241,18 @@ class IRGPipeline:
         settings: Settings | None = None,
         batch_size: int = 8,
     ) -> list[Image.Image]:
-        """Second images drawn from the first turns of ``trajectories`` and from reflections of one's own.
-
-        Shows how much a reflection's text matters: give it another prompt's.
-
-        Raises:
-            ValueError: there is not one reflection for each trajectory, or one of them has no thought and image.
-        """
-        settings = settings or self.defaults
-        if len(reflections) != len(trajectories):
-            raise ValueError(f"{len(trajectories)} trajectories need as many reflections, got {len(reflections)}")
-        with self.engine.session(self._limit(batch_size)) as session:
-            for i, (trajectory, reflection) in enumerate(zip(trajectories, reflections, strict=True)):
-                first = trajectory.turns[0]
-                if first.image is None or first.thinking is None:
-                    raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no first thought and image")
-                job = self._job(trajectory.prompt, settings)
-                session.add(retold(job, first.thinking, first.image, reflection), trajectory.seed)
-            done: dict[int, Image.Image] = {}
-            for event in session:
-                if isinstance(event, RequestFailed):
-                    raise event.error
-                if isinstance(event, RequestDone):
-                    done[event.request] = event.value[0].image.image
-        return [done[i] for i in range(len(trajectories))]
+        """The old name of :meth:`redraw`."""
+        warn("IRGPipeline.retell", "IRGPipeline.redraw")
+        return self.redraw(trajectories, reflections, settings, batch_size)
 
     # ---- checks and results
+
+    def _limit(self, batch_size: int | None) -> int:
+        if batch_size is None:
+            return self.max_concurrent_requests()
+        if type(batch_size) is not int or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, or None, got {batch_size!r}")
+        return batch_size
 
     def _job(self, prompt: str, settings: Settings) -> Job:
         check_prompt(prompt)
@@ -281,7 +300,7 @@ class IRGPipeline:
 
 
 def _usual_settings(config: ModelConfig, profile: Profile) -> Settings:
-    """What a model draws with unless it is told otherwise."""
+    """The settings that a model brings."""
     size = config.vae_resize.max_size
     return Settings.from_dict({"height": size, "width": size} | profile.settings)
 

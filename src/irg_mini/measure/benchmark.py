@@ -186,7 +186,7 @@ class MiniRun:
     def _made(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
         if way.painter == "world":
             return [self._rendered(i, n) for i, n in chunk]
-        return self._drawn(chunk, way) if way.reflections == "own" else self._retold(chunk, start, way)
+        return self._drawn(chunk, way) if way.reflections == "own" else self._redrawn(chunk, start, way)
 
     def _rendered(self, index: int, n: int) -> Trajectory:
         """A right image of a request, by the world, and its layout as the thought."""
@@ -213,7 +213,7 @@ class MiniRun:
         )
         return [output.trajectory for output in outputs]
 
-    def _retold(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
+    def _redrawn(self, chunk: Sequence[tuple[int, int]], start: int, way: Way) -> list[Trajectory]:
         """First turns as ever, second images from reflections that are not the model's own."""
         first = self._drawn(chunk, Way({"mode": "think"}))
         if way.reflections == "oracle's":
@@ -221,7 +221,7 @@ class MiniRun:
         else:
             some = self._reflections()
             told = [some[(start + k + len(some) // 2) % len(some)] for k in range(len(chunk))]
-        images = self.pipe.retell(first, told, self.settings(way), self.evaluation.batch_size)
+        images = self.pipe.redraw(first, told, self.settings(way), self.evaluation.batch_size)
         return [_with_turn(t, text, image) for t, text, image in zip(first, told, images, strict=True)]
 
     def _oracle(self, index: int, n: int, first: Trajectory) -> str:
