@@ -42,6 +42,18 @@ def bootstrap_interval(groups: Sequence[tuple[float, float]]) -> tuple[float, fl
     return float(low), float(high)
 
 
+def stratified_interval(
+    strata: Sequence[Sequence[float]], resamples: int = RESAMPLES, seed: int = _SEED
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the plain mean of strata's means; values are resampled within a stratum."""
+    rng, means = np.random.default_rng(seed), np.zeros(resamples)
+    for stratum in strata:
+        values = np.asarray(stratum)
+        means += values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1) / len(strata)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def share(groups: Sequence[tuple[float, float]]) -> Share:
     """Sum of numerators over sum of denominators, with its interval."""
     count = sum(group[1] for group in groups)

@@ -1,4 +1,4 @@
-"""From verdicts to rows: what each way of reasoning is worth, with intervals, and what looking again changes.
+"""From verdicts to table rows: what each way of reasoning scores, with intervals, and what reflection changes.
 
 A line of a run holds, for one request, whether each of its images is ``right`` and whether each reflection said that
 it is ``done``. From a run that always looked again follow the shorter ones, with and without the stop.
@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from irg.evaluation.statistics import Share, changes, share
+from irg.evaluation.statistics import Share, changes, share, stratified_interval
 
 COLUMNS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "compound", "stacking")
-_DRAWS = 4000
 _BEST = "best of 2, picked by its reflections"
 Line = Mapping[str, Any]
 
@@ -39,7 +38,7 @@ class Row:
     def interval(self) -> tuple[float, float]:
         """95 % percentile bootstrap of ``overall``, prompts drawn within their form (images of one prompt stay
         together)."""
-        return _bounds(_means(self, np.array(self.right, float)))
+        return _interval(self, np.array(self.right, float))
 
     def repair_and_damage(self) -> tuple[Share, Share] | None:
         """Wrong -> right among wrong first images, right -> wrong among right ones."""
@@ -59,24 +58,17 @@ def difference(one: Row, other: Row) -> tuple[float, float, float]:
     if one.prompts != other.prompts:
         raise ValueError(f"{one.name} and {other.name} are not of the same requests")
     gap = np.array(one.right, float) - np.array(other.right, float)
-    low, high = _bounds(_means(one, gap))
+    low, high = _interval(one, gap)
     return one.score()["overall"] - other.score()["overall"], low, high
 
 
-def _means(row: Row, values: np.ndarray) -> list[np.ndarray]:
-    """Per form, the mean value of each of its prompts."""
+def _interval(row: Row, values: np.ndarray) -> tuple[float, float]:
+    """The interval of the mean over the forms, from the mean value of each prompt."""
     groups: dict[str, dict[str, list[float]]] = {}
     for tag, prompt, value in zip(row.tags, row.prompts, values, strict=True):
         groups.setdefault(tag, {}).setdefault(prompt, []).append(float(value))
-    return [np.array([np.mean(v) for v in prompts.values()]) for prompts in groups.values()]
-
-
-def _bounds(forms: Sequence[np.ndarray]) -> tuple[float, float]:
-    rng, total = np.random.default_rng(0), np.zeros(_DRAWS)
-    for means in forms:
-        total += means[rng.integers(0, len(means), (_DRAWS, len(means)))].mean(axis=1) / len(forms)
-    low, high = np.percentile(total, [2.5, 97.5])
-    return float(low), float(high)
+    forms = [[float(np.mean(v)) for v in prompts.values()] for prompts in groups.values()]
+    return stratified_interval(forms, resamples=4000, seed=0)  # those of the published tables
 
 
 # ---- rows
@@ -103,7 +95,7 @@ def stop_at(line: Line, rounds: int) -> int:
 
 
 def rows(results: Mapping[str, Sequence[Line]]) -> list[Row]:
-    """All rows that the runs allow, in the order of a reader's questions."""
+    """All rows that the runs allow."""
     out: list[Row] = []
     for name, lines in results.items():
         if name != "always":
@@ -211,7 +203,7 @@ def reading(lines: Sequence[Line]) -> str:
     noticed, false = (share([(value, 1.0) for _, value in some]) for some in (wrong, right))
     return (
         f"Reflection finds a flaw in {_share(noticed)} wrong first images, and in {_share(false)} right ones "
-        "(percent, by the referee's eyes)."
+        "(percent, by the detector)."
     )
 
 

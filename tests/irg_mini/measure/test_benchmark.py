@@ -1,118 +1,20 @@
-"""The mini evaluation: its prompts, its arithmetic, and a small run of it."""
+"""A small run of the mini benchmark: its variants, its files, going on after an interruption."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from irg_mini import world
-from irg_mini.measure.benchmark import TAGS, Evaluation, evaluate, geneval_requests, held_out_requests
-from irg_mini.measure.table import difference, rows, stop_at, table
+from irg_mini.measure.benchmark import Evaluation, evaluate
+
+FAST = {"num_timesteps": 2, "improve_num_timesteps": 2, "max_think_tokens": 30}
 
 
-def line(prompt: str, right: list[bool], done: list[bool] = [], tag: str = "counting") -> dict[str, Any]:  # noqa: B006
-    return {"prompt": prompt, "tag": tag, "right": right, "done": done}
-
-
-ALWAYS = [
-    line("a", [False, True, True], [False, True]),  # repaired, then left alone
-    line("b", [True, False, False], [True, True]),  # right, and spoilt if it is drawn again
-    line("c", [True, True, False], [False, False]),
-    line("d", [False, False, True], [True, False], tag="position"),  # a flaw that is not noticed
-]
-
-
-def by_name(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    return {row.name: row for row in rows(results)}
-
-
-def test_one_run_that_always_looks_again_holds_the_shorter_ones() -> None:
-    found = by_name({"always": ALWAYS})
-    assert found["first image (think)"].right == (False, True, True, False)
-    assert found["irg, 1 round, always"].right == (True, False, True, False)
-    assert found["irg, 1 round, stops when done"].right == (True, True, True, False)
-    assert found["irg, 2 rounds, always"].right == (True, False, False, True)
-    two = found["irg, 2 rounds, stops when done"]
-    assert two.right == (True, True, False, False) and two.drawn == (2, 1, 3, 1)
-    assert [stop_at(one, 2) for one in ALWAYS] == [1, 0, 2, 0]
-
-
-def test_overall_is_the_plain_mean_of_the_forms() -> None:
-    score = by_name({"always": ALWAYS})["irg, 1 round, stops when done"].score()
-    assert score == {"counting": 1.0, "position": 0.0, "overall": 0.5}
-
-
-def test_repair_and_damage_are_shares_of_wrong_and_of_right_images() -> None:
-    repair, damage = by_name({"always": ALWAYS})["irg, 1 round, always"].repair_and_damage()
-    assert (repair.value, repair.of, damage.value, damage.of) == (0.5, 2, 0.5, 2)
-    assert by_name({"think": [line("a", [True])]})["think"].repair_and_damage() is None
-
-
-def test_the_independent_redraw_is_taken_only_where_the_reflection_finds_a_flaw() -> None:
-    redraw = [line(prompt, [True]) for prompt in "abcd"]
-    best = by_name({"always": ALWAYS, "redraw": redraw})["independent redraw where reflection finds a flaw"]
-    assert best.right == (True, True, True, False) and best.drawn == (2, 1, 2, 1)
-
-
-def test_of_two_images_that_is_taken_which_its_own_reflection_accepts() -> None:
-    again = [
-        line("a", [True, True], [True]),  # accepted, the first was not
-        line("b", [False, True], [True]),  # both accepted: the first
-        line("c", [False, True], [False]),  # neither: the first
-        line("d", [True, True], [True], tag="position"),  # the first was accepted, wrongly
-    ]
-    results = {"always": ALWAYS, "again": again}
-    best = by_name(results)["best of 2, picked by its reflections"]
-    assert best.right == (True, True, True, False) and best.drawn == (2, 2, 2, 2)
-    assert "best of 2, picked by its reflections, minus the first image: +16.7 points" in table(results)
-
-
-def test_the_interval_holds_the_share_and_shrinks_with_the_sample() -> None:
-    def row(n: int) -> Any:
-        return rows({"think": [line(f"p{i}", [i % 2 == 0]) for i in range(n)]})[0]
-
-    few, many = row(20).interval(), row(1000).interval()
-    assert few[0] < 0.5 < few[1] and many[1] - many[0] < 0.08 < few[1] - few[0]
-
-
-def test_images_of_one_prompt_are_drawn_together() -> None:
-    """Ten times the same prompt says no more than once."""
-    alone = rows({"think": [line("a", [True]), line("b", [False])]})[0]
-    copied = rows({"think": [line("a", [True])] * 10 + [line("b", [False])] * 10})[0]
-    assert alone.interval() == copied.interval() == (0.0, 1.0)
-
-
-def test_differences_are_paired() -> None:
-    better = rows({"think": [line(f"p{i}", [True]) for i in range(50)]})[0]
-    worse = rows({"redraw": [line(f"p{i}", [i % 10 > 0]) for i in range(50)]})[0]
-    gap, low, high = difference(better, worse)
-    assert gap == pytest.approx(0.1) and 0 < low < 0.1 < high < 0.25
-    with pytest.raises(ValueError, match="not of the same requests"):
-        difference(better, rows({"redraw": [line("x", [True])]})[0])
-
-
-def test_the_table_tells_what_reflections_notice() -> None:
-    text = table({"always": ALWAYS})
-    assert "| first image (think) |" in text and "irg (1 round, stops) minus its first image: +25.0 points" not in text
-    assert "finds a flaw in 50 " in text and "of 2 wrong first images" in text
-
-
-def test_the_table_tells_what_was_planned_wrong() -> None:
-    wrong_plan, right_plan = {"planned": [False, True]}, {"planned": [True, None]}
-    lines = [
-        line("a", [False, True], [False]) | wrong_plan,
-        line("b", [False, False], [True]) | {"planned": [None, False]},  # no layout is no right plan
-        line("c", [False, True], [False]) | right_plan,
-        line("d", [True, True], [True]) | right_plan,
-    ]
-    text = table({"always": lines})
-    assert "The plan was already wrong in 67 " in text and "of 3 wrong first images" in text
-    assert "reflections end with a right one in 50 " in text and "of 2 wrong plans" in text
-    assert "The plan was" not in table({"always": [*lines, line("e", [True, True], [True])]})  # an older run's line
-
-
-def test_right_images_by_the_world_show_what_the_referee_misses(tmp_path: Path) -> None:
+def test_right_images_by_the_world_show_what_the_detector_misses(tmp_path: Path) -> None:
     try:
         world.load_sprites("fluent")
     except ValueError as error:
@@ -124,61 +26,51 @@ def test_right_images_by_the_world_show_what_the_referee_misses(tmp_path: Path) 
     assert sum(one["right"][0] for one in lines) >= 10
 
 
-def test_held_out_requests_cover_the_forms_equally_and_were_never_trained_on() -> None:
-    requests = held_out_requests(60, seed=0)
-    assert {tag: sum(r.tag == tag for r in requests) for tag in TAGS} == dict.fromkeys(TAGS, 10)
-    combined = [r for r in requests if r.tag != "single_object"]  # a single object combines nothing
-    assert all(world.held_out(r) for r in combined)
+def lines_of(folder: Path, mode: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{mode}.jsonl").read_text().splitlines()]
 
 
-def test_genevals_prompts_become_requests(tmp_path: Path) -> None:
-    prompts = [
-        {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
-        {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"},
-        {
-            "tag": "counting",
-            "include": [{"class": "clock", "count": 2}],
-            "exclude": [{"class": "clock", "count": 3}],
-            "prompt": "a photo of two clocks",
-        },
-    ]
-    file = tmp_path / "evaluation_metadata.jsonl"
-    file.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    found = geneval_requests(0, str(file), ["cat", "clock"])
-    assert [(r.tag, r.include[0].name, r.include[0].count) for r in found] == [
-        ("single_object", "cat", 1),
-        ("counting", "clock", 2),
-    ]
-    assert len(geneval_requests(1, str(file), ["cat", "clock", "bench"])) == 1
-    with pytest.raises(ValueError, match="none of GenEval's prompts"):
-        geneval_requests(0, str(file), ["dog"])
+def test_reflections_are_the_models_own_or_anothers_or_true(tmp_path: Path) -> None:
+    modes = ("always", "shuffled", "blind", "ground-truth")
+    text = evaluate(Evaluation(out=str(tmp_path), prompts=6, modes=modes, settings=FAST, batch_size=4))
+    lines = {mode: lines_of(tmp_path, mode) for mode in modes}
+    assert all(len(found) == 6 for found in lines.values()) and "| blind |" in text
+    assert all(len(line["right"]) == 2 for mode in ("always", "shuffled") for line in lines[mode])
+    own = [line["thoughts"] for line in lines["always"]]
+    assert [line["thoughts"][0] for line in lines["shuffled"]] == [texts[0] for texts in own]
+    assert [line["thoughts"][1] for line in lines["shuffled"]] == [own[(i + 3) % 6][1] for i in range(6)]
+    true = [line["thoughts"][1] for line in lines["ground-truth"]]
+    assert [line["planned"][1] for line in lines["ground-truth"]] == [True] * 6
+    assert all(text.startswith("<think> Analysis: in the picture: ") for text in true)
+    assert [line["done"][0] for line in lines["ground-truth"]] == [". nothing is wrong. " in text for text in true]
+    assert "| ground-truth, stops when done |" in text
 
 
-def test_a_run_is_finished_resumed_and_guarded(tmp_path: Path) -> None:
-    fast = {"num_timesteps": 2, "improve_num_timesteps": 2, "max_think_tokens": 30}
-    modes = ("direct", "always", "shuffled", "blind", "told")
-    evaluation = Evaluation(out=str(tmp_path), prompts=6, modes=modes, settings=fast, batch_size=4)
-    text = evaluate(evaluation)
-    files = {mode: (tmp_path / f"{mode}.jsonl").read_text() for mode in modes}
-    lines = {mode: [json.loads(one) for one in told.splitlines()] for mode, told in files.items()}
-    assert all(len(told) == 6 for told in lines.values()) and "| blind |" in text
-    assert [len(one["right"]) for one in lines["always"]] == [2] * 6 == [len(one["right"]) for one in lines["shuffled"]]
-    asked = [one["thoughts"] for one in lines["always"]]
-    assert [one["thoughts"][0] for one in lines["shuffled"]] == [thoughts[0] for thoughts in asked]
-    assert [one["thoughts"][1] for one in lines["shuffled"]] == [asked[(i + 3) % 6][1] for i in range(6)]
-    oracle = [one["thoughts"][1] for one in lines["told"]]
-    assert [one["planned"][1] for one in lines["told"]] == [True] * 6
-    assert all(text.startswith("<think> Analysis: in the picture: ") for text in oracle)
-    assert [one["done"][0] for one in lines["told"]] == [". nothing is wrong. " in text for text in oracle]
-    assert "| told, stops when done |" in text
-    (tmp_path / "always.jsonl").write_text("".join(files["always"].splitlines(keepends=True)[:4]))
-    evaluate(evaluation)
-    again = [json.loads(one) for one in (tmp_path / "always.jsonl").read_text().splitlines()]
-    assert [one["thoughts"] for one in again] == asked and [one["right"] for one in again] == [
-        one["right"] for one in lines["always"]
-    ]
+def test_a_run_goes_on_after_a_line_cut_in_half_also_in_a_copied_folder(tmp_path: Path) -> None:
+    evaluation = Evaluation(out=str(tmp_path / "a"), prompts=6, modes=("direct",), settings=FAST, batch_size=4)
+    table = evaluate(evaluation)
+    whole = lines_of(tmp_path / "a", "direct")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    file = tmp_path / "b" / "direct.jsonl"
+    kept = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(kept[:2]) + kept[2][: len(kept[2]) // 2])
+    assert evaluate(replace(evaluation, out=str(tmp_path / "b"))) == table
+    for before, after in zip(whole, lines_of(tmp_path / "b", "direct"), strict=True):
+        assert before | {"seconds": 0} == after | {"seconds": 0}
     with pytest.raises(ValueError, match="holds an evaluation with prompts 6, not 12"):
-        evaluate(Evaluation(out=str(tmp_path), prompts=12, settings=fast))
+        evaluate(replace(evaluation, prompts=12))
+
+
+def test_a_folder_of_an_earlier_version_is_taken_up(tmp_path: Path) -> None:
+    evaluation = Evaluation(out=str(tmp_path), prompts=2, modes=("direct",), settings=FAST)
+    evaluate(evaluation)
+    file = tmp_path / "evaluation.json"
+    before = json.loads(file.read_text())
+    del before["detector"]
+    file.write_text(json.dumps(before | {"referee": "mini-referee"}))
+    assert "| direct |" in evaluate(evaluation)
+    with pytest.warns(DeprecationWarning, match="mode told is now called ground-truth"):
+        assert Evaluation(modes=("told",)).modes == ("ground-truth",)
 
 
 def test_mistakes_are_named() -> None:
