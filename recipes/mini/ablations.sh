@@ -27,5 +27,5 @@ run two-stages --model $out/first-stage/model --steps 40 --optimizer.cooldown 40
 for name in one-stage no-own-drafts full-modes-only two-stages direct-only; do
   modes="always direct"
   [ $name != direct-only ] || modes=direct
-  irg bench mini --model $out/$name/model --referee $here/referee-2 --prompts 150 --modes $modes --out $out/bench-$name
+  irg bench mini --model $out/$name/model --detector $here/eval-2 --prompts 150 --modes $modes --out $out/bench-$name
 done

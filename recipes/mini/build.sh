@@ -12,8 +12,8 @@ irg data sprites
 step $here/ae/ae.safetensors python -m irg_mini.perception.autoencoder --out $here/ae --minutes 15
 step $here/vit-1/model.safetensors python -m irg_mini.perception.vit --out $here/vit-1 --minutes 8 --batch 64 --autoencoder $here/ae
 step $here/vit/model.safetensors python -m irg_mini.perception.vit --out $here/vit --minutes 13 --batch 64 --pool 6000 \
-  --seed 5 --softened-share 0.5 --init $here/vit-1/model.safetensors --autoencoder $here/ae
-step $here/judge/model.safetensors python -m irg_mini.perception.detector --out $here/judge --variant judge --seed 1 \
+  --seed 5 --augmented-share 0.5 --init $here/vit-1/model.safetensors --autoencoder $here/ae
+step $here/label/model.safetensors python -m irg_mini.perception.detector --out $here/label --variant label --seed 1 \
   --minutes 15 --autoencoder $here/ae
 irg data mini --vocab core --size 96 --out $here/images --rows 40000 --seed 1
 irg data mini --vocab core --size 96 --out $here/repairs --rows 10000 --repairs 1.0 --seed 2
@@ -23,14 +23,14 @@ irg train recipes/mini/2-all-modes.yaml
 irg train recipes/mini/3-draw-more.yaml
 irg train recipes/mini/4-finish.yaml
 irg train recipes/mini/5-colors.yaml
-irg data drafts --vocab core --model $here/colors/model --judge $here/judge --out $here/drafts --rows 2560 --seed 7 --batch 64 \
+irg data drafts --vocab core --model $here/colors/model --detector $here/label --out $here/drafts --rows 2560 --seed 7 --batch 64 \
   --num-timesteps 15 --flawed-copies 2
 irg data mini --vocab core --size 96 --out $here/few-repairs --rows 2000 --repairs 1.0 --seed 62
 irg train recipes/mini/6-own-drafts.yaml
 irg train recipes/mini/7-finish.yaml
 
 # ---- version 2: larger images, more nouns, reflections that say what they see
-for detector in "judge 11" "referee 29"; do
+for detector in "label 11" "eval 29"; do
   set -- $detector
   step $here/$1-2/model.safetensors python -m irg_mini.perception.detector --out $here/$1-2 --variant $1 --seed $2 --minutes 13 \
     --vocab geneval --autoencoder $here/ae
@@ -45,7 +45,7 @@ cp src/irg/assets/mini/irg.json $here/start-2/  # the settings that were measure
 irg train recipes/mini/8-larger.yaml
 step $here/start-3/weights.safetensors python -m irg_mini.start.enlarge --model $here/larger/model --out $here/start-3 --vit $here/vit-2
 irg train recipes/mini/9-all-modes.yaml
-irg data drafts --model $here/modes-2/model --judge $here/judge-2 --out $here/drafts-2 --rows 1600 --rows-per-shard 400 --seed 107 \
+irg data drafts --model $here/modes-2/model --detector $here/label-2 --out $here/drafts-2 --rows 1600 --rows-per-shard 400 --seed 107 \
   --batch 50 --num-timesteps 11 --flawed-copies 2
 irg data mini --out $here/few-repairs-2 --rows 2000 --repairs 1.0 --seed 102
 irg train recipes/mini/10-finish.yaml
@@ -54,7 +54,7 @@ irg train recipes/mini/10-finish.yaml
 step $here/vit-3/model.safetensors python -m irg_mini.perception.vit --out $here/vit-3 --minutes 36 --batch 64 --seed 33 \
   --pool 12000 --refresh 6 --vocab geneval --init $here/vit-2/model.safetensors --autoencoder $here/ae --low-precision --threads 2 \
   --muon-lr 0.05 --adam-lr 0.003
-irg data drafts --model $here/final-3/model --judge $here/judge-2 --out $here/drafts-3 --rows 1400 --rows-per-shard 350 --seed 307 \
+irg data drafts --model $here/final-3/model --detector $here/label-2 --out $here/drafts-3 --rows 1400 --rows-per-shard 350 --seed 307 \
   --batch 50 --num-timesteps 8 --flawed-copies 2
 step $here/start-4/weights.safetensors python -m irg_mini.start.enlarge --model $here/final-3/model --out $here/start-4 --vit $here/vit-3
 irg train recipes/mini/11-look.yaml
@@ -62,7 +62,7 @@ irg train recipes/mini/11-look.yaml
 # ---- version 4: a reader that is read, crowded prompts, and reflections on its own mistakes of planning and of drawing
 irg data mini --out $here/images-3 --rows 8000 --seed 201 --tags compound stacking counting
 irg data mini --out $here/repairs-3 --rows 8000 --repairs 1.0 --seed 202 --tags compound stacking counting
-drafts="irg data drafts --judge $here/judge-2 --rows-per-shard 300 --batch 50 --num-timesteps 8"
+drafts="irg data drafts --detector $here/label-2 --rows-per-shard 300 --batch 50 --num-timesteps 8"
 cp src/irg/assets/mini/irg.json $here/look/model/
 $drafts --model $here/look/model --out $here/drafts-4 --rows 1200 --seed 407 --tags compound
 $drafts --model $here/look/model --out $here/drafts-4b --rows 600 --seed 408 --tags compound counting position
@@ -84,5 +84,5 @@ $drafts --model $here/longer/model --out $here/drafts-5b --rows 900 --seed 504 -
 irg train recipes/mini/15-own-mistakes.yaml
 step $here/final-4/irg.json python -m irg.learning.averaging --models $here/longer/model $here/own-mistakes/model \
   --share 0.35 --out $here/final-4
-irg bench mini --model $here/final-4 --referee $here/referee-2 --modes always direct redraw --out $here/bench-4
+irg bench mini --model $here/final-4 --detector $here/eval-2 --modes always direct redraw --out $here/bench-4
 step $here/irg-mini/weights.safetensors irg model convert $here/final-4 $here/irg-mini --dtype bfloat16  # what is bundled

@@ -7,7 +7,7 @@ here=build/mini
 
 drafts() {  # r for new plans, else nothing; then which model, where to, and how many
   local replan=${1:+--replan}
-  irg data drafts $replan --judge $here/judge-2 --batch 50 --flawed-copies 2 --model "$2" --out "$here/$3$1" --rows "$4" "${@:5}"
+  irg data drafts $replan --detector $here/label-2 --batch 50 --flawed-copies 2 --model "$2" --out "$here/$3$1" --rows "$4" "${@:5}"
 }
 data() {
   for n in 1 2; do
@@ -32,6 +32,6 @@ irg train recipes/mini/replan.yaml
 
 for run in mend replan; do
   cp src/irg/assets/mini/irg.json $here/$run/model/
-  irg bench mini --model $here/$run/model --referee $here/referee-2 --prompt-set crowded --prompts 300 --modes always redraw again \
+  irg bench mini --model $here/$run/model --detector $here/eval-2 --prompt-set crowded --prompts 300 --modes always redraw again \
     --out $here/bench-$run
 done

@@ -1,4 +1,4 @@
-"""How reading is measured: which words count, and as what."""
+"""How understanding is measured: which words count, and as what."""
 
 import torch
 from PIL import Image
@@ -6,7 +6,7 @@ from PIL import Image
 from irg.engine.engine import Engine
 from irg.engine.ops import Look, Say
 from irg.reasoning.pipeline import IRGPipeline
-from irg_mini.measure.reading import Reading, cases, kinds_of, measure, table
+from irg_mini.measure.understanding import Understanding, cases, kinds_of, measure, table
 
 
 def test_kinds() -> None:
@@ -20,7 +20,7 @@ def test_kinds() -> None:
 
 def test_the_cases_differ_in_what_is_seen() -> None:
     pipe = IRGPipeline.from_pretrained("mini")
-    found = list(cases(Reading(images=1, sprites="builtin"), pipe))
+    found = list(cases(Understanding(images=1, sprites="builtin"), pipe))
     assert len(found) == 8 and len({case.row for case in found}) == 8
     looks = [[op for op in case.ops if isinstance(op, Look)] for case in found]
     assert [(ops[0].vae, ops[0].vit) if ops else None for ops in looks] == [
@@ -28,9 +28,9 @@ def test_the_cases_differ_in_what_is_seen() -> None:
         *[(True, True), (False, True), (True, False), (True, True)],
     ]
     for case in found[:4]:
-        assert case.text.startswith("Scene: ") and case.told == len(case.text)
+        assert case.text.startswith("Scene: ") and case.counted == len(case.text)
     for case in found[4:]:
-        assert case.text[: case.told].startswith("<think> Analysis: in the picture: ")
+        assert case.text[: case.counted].startswith("<think> Analysis: in the picture: ")
     assert found[7].ops[2] == Say(found[0].text)
 
 
@@ -50,8 +50,8 @@ def test_a_given_text_is_scored_as_it_is_written() -> None:
 
 def test_the_table_has_every_row() -> None:
     """The bundled model tells a background from its latents, and not without an image."""
-    results = measure(Reading(images=6, sprites="builtin"))
+    results = measure(Understanding(images=6, sprites="builtin"))
     lines = table(results).splitlines()
     assert len(lines) == 2 + 8 and lines[0] == "| | background | size | place | other words |"
-    assert results["plan, eyes: both"]["background"][0] < 0.5 < results["plan, eyes: none"]["background"][0]
-    assert results["plan, eyes: both"]["background"][2] == 6 and "background" not in results["seen, eyes: both"]
+    assert results["plan, encoders: both"]["background"][0] < 0.5 < results["plan, encoders: none"]["background"][0]
+    assert results["plan, encoders: both"]["background"][2] == 6 and "background" not in results["seen, encoders: both"]

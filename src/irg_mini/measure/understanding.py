@@ -1,9 +1,9 @@
-"""How well a model reads images of the mini world, and with which eye.
+"""How well a model understands images of the mini world, and through which encoder.
 
-``python -m irg_mini.measure.reading --model DIR``: true texts about rendered images are scored token by token.
-*Plan*:
-the layout of a right image, told from it. *Seen*: what a reflection says is in an image, which may be flawed, with
-and without the plan in sight. A text that is no surer with an image than without means that this eye is not used.
+``python -m irg_mini.measure.understanding --model DIR``: true texts about rendered images are scored token by token.
+*Plan*: the layout of a right image. *Seen*: what a reflection says is in an image, which may be flawed, with and
+without the plan in its context. A text that is no likelier with an image than without means that this encoder is not
+used.
 """
 
 import re
@@ -21,13 +21,13 @@ from irg.engine.ops import Look, Say
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini import world
 
-EYES = {"both": (True, True), "vit": (False, True), "vae": (True, False), "none": (False, False)}  # vae, vit
+ENCODERS = {"both": (True, True), "vit": (False, True), "vae": (True, False), "none": (False, False)}  # vae, vit
 KINDS = ("background", "size", "place", "other words")
 _PLACE = re.compile(r"\(\d+,\d+\)")
 
 
 @dataclass(frozen=True)
-class Reading:
+class Understanding:
     """What is measured."""
 
     model: str = "mini"
@@ -44,39 +44,39 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Case:
-    """A text to be told: the first ``told`` characters count. ``row`` names the line of the table."""
+    """A text to be scored: its first ``counted`` characters count. ``row`` names the line of the table."""
 
     row: str
     ops: tuple[Say | Look, ...]
     text: str
-    told: int
+    counted: int
 
 
-def cases(reading: Reading, pipe: IRGPipeline) -> Iterator[_Case]:
+def cases(options: Understanding, pipe: IRGPipeline) -> Iterator[_Case]:
     """All texts, with what comes before them."""
-    rng, size = np.random.default_rng([reading.seed, 47]), pipe.defaults.height or 128
-    sprites = world.load_sprites(reading.sprites)
-    nouns = [name for name in world.classes(reading.vocab) if name in sprites.images]
+    rng, size = np.random.default_rng([options.seed, 47]), pipe.defaults.height or 128
+    sprites = world.load_sprites(options.sprites)
+    nouns = [name for name in world.classes(options.vocab) if name in sprites.images]
     system, how = Say(pipe.profile.system_prompt), Say(pipe.profile.how_to_think)
-    for _ in range(reading.images):
+    for _ in range(options.images):
         request, scene = world.sample_pair(rng, vocab=nouns, background=0.3)
         prompt, plan = Say(world.caption(request)), world.think(request, scene)
         image = Image.fromarray(world.render(scene, size, sprites, rng))
-        for eye, (vae, vit) in EYES.items():
+        for name, (vae, vit) in ENCODERS.items():
             look = (Look(image, vae, vit),) if vae or vit else ()
-            yield _Case(f"plan, eyes: {eye}", (system, prompt, *look, how), plan, len(plan))
+            yield _Case(f"plan, encoders: {name}", (system, prompt, *look, how), plan, len(plan))
         shown, flaws = world.corrupt(request, scene, rng, vocab=nouns)
         seen = world.see(shown, size)
         text = world.reflect(request, flaws, world.correct(request, seen, scene, rng, size=size), seen, size)
         image = Image.fromarray(world.render(shown, size, sprites, rng))
-        told = text.index(". ", text.index("in the picture: "))
-        for eye in ("both", "vit", "vae"):
-            yield _Case(f"seen, eyes: {eye}", (system, prompt, Look(image, *EYES[eye])), text, told)
-        yield _Case("seen, eyes: both, and the plan", (system, prompt, Say(plan), Look(image)), text, told)
+        counted = text.index(". ", text.index("in the picture: "))
+        for name in ("both", "vit", "vae"):
+            yield _Case(f"seen, encoders: {name}", (system, prompt, Look(image, *ENCODERS[name])), text, counted)
+        yield _Case("seen, encoders: both, and the plan", (system, prompt, Say(plan), Look(image)), text, counted)
 
 
 def kinds_of(words: Sequence[str]) -> list[str]:
-    """The kind of every word of a text in the oracle's form."""
+    """The kind of every word of a ground-truth text."""
     found = []
     for i, word in enumerate(words):
         if _PLACE.fullmatch(word):
@@ -88,24 +88,24 @@ def kinds_of(words: Sequence[str]) -> list[str]:
     return found
 
 
-def measure(reading: Reading) -> dict[str, dict[str, tuple[float, float, int]]]:
+def measure(options: Understanding) -> dict[str, dict[str, tuple[float, float, int]]]:
     """Row -> kind of word -> (cross-entropy in nats, share of words that are the likeliest, number of words).
 
     Raises:
         ValueError: there is no such model, or the sprites are missing.
     """
-    pipe = IRGPipeline.from_pretrained(reading.model)
+    pipe = IRGPipeline.from_pretrained(options.model)
     engine, tokenizer = pipe.engine, pipe.engine.tokenizer
     assert tokenizer is not None
     scores: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    for case in cases(reading, pipe):
+    for case in cases(options, pipe):
         ids = tokenizer.encode(case.text)
         logits_NV = engine.score(case.ops, ids)[: len(ids)].cpu()
-        surprise_N = F.cross_entropy(logits_NV, tensor(ids), reduction="none").tolist()
+        loss_N = F.cross_entropy(logits_NV, tensor(ids), reduction="none").tolist()
         right_N = (logits_NV.argmax(dim=-1) == tensor(ids)).tolist()
-        counted = len(tokenizer.encode(case.text[: case.told]))
+        tokens = len(tokenizer.encode(case.text[: case.counted]))
         kinds = kinds_of([tokenizer.decode([token]).strip() for token in ids])
-        for kind, *pair in list(zip(kinds, surprise_N, right_N, strict=True))[:counted]:
+        for kind, *pair in list(zip(kinds, loss_N, right_N, strict=True))[:tokens]:
             scores[case.row][kind].append(pair)
     return {
         row: {kind: (*map(float, np.mean(pairs, axis=0)), len(pairs)) for kind, pairs in of.items()}  # type: ignore[misc]
@@ -125,4 +125,4 @@ def table(results: dict[str, dict[str, tuple[float, float, int]]]) -> str:
 if __name__ == "__main__":
     import tyro
 
-    print(table(measure(tyro.cli(Reading))))
+    print(table(measure(tyro.cli(Understanding))))
