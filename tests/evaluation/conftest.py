@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_images import flat, images
 
 from irg import promptsets
+from irg.evaluation.generation import save_sample
 from irg.evaluation.judges.base import Answer, Job
+from irg.evaluation.runs import Sample, new_run, open_run
+from irg.evaluation.scoring import ScoreRequest
 from irg.promptsets import BenchPrompt, PromptSet
+from irg.reasoning.settings import Settings
+from irg.results.trajectory import Trajectory, Turn
 
 
 def geneval_file(folder: Path) -> Path:
@@ -59,3 +65,27 @@ class FakeJudge:
 @pytest.fixture
 def fake_judge() -> type[FakeJudge]:
     return FakeJudge
+
+
+@pytest.fixture
+def request_(geneval_prompts, geneval_json, tmp_path):
+    """A folder of images, one for each prompt and sample, and the request to score it."""
+    folder = images(tmp_path / "images", geneval_prompts.prompts)
+    return ScoreRequest("geneval", folder, out=tmp_path / "scores", prompts=str(geneval_json))
+
+
+@pytest.fixture
+def run(geneval_prompts, geneval_json, tmp_path):
+    """A run of two turns: the cat is repaired, the dogs are damaged, the bus stays."""
+    facts = {"covered_by": None, "covered": 3, "model": "m", "model_fingerprint": "", "model_name": "m", "seed": 0}
+    info = new_run(geneval_prompts, geneval_prompts.prompts, 1, mode="irg", settings=Settings().to_dict(), **facts)
+    folder = tmp_path / "run"
+    open_run(folder, info, resume=False)
+    for prompt, values in zip(geneval_prompts.prompts, ((10, 11), (13, 14), (15, 17)), strict=True):
+        turns = [
+            Turn("<think>first & foremost</think>", flat(values[0]), seconds={"drawing": 1.0}, tokens=5),
+            Turn("better", flat(values[1]), seconds={"drawing": 2.0}, tokens=3),
+        ]
+        save_sample(folder, info, Sample(prompt, 0), Trajectory(prompt.text, "irg", 0, "m", {}, turns))
+    (folder / "sessions.jsonl").write_text('{"images": 1, "seconds": 3.5}\n{"images": 2, "seconds": 4.0}\n')
+    return ScoreRequest("geneval", folder, prompts=str(geneval_json))

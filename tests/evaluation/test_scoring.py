@@ -1,68 +1,24 @@
-"""Scoring: raw answers are kept, nothing is judged twice, what is missing is counted, tables say who judged what."""
+"""Scoring: raw answers are kept, nothing is judged twice, what is missing is counted, each benchmark has its judges."""
 
 import io
 import json
-import re
 from dataclasses import replace
-from importlib import metadata
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from bench_images import EVERYTHING, NOTHING, QUIET, grey, images
 from rich.console import Console
 
-from irg import files, promptsets, registry
-from irg.evaluation.benchmarks.base import Question, ScoringOptions
+from irg import files, promptsets
+from irg.evaluation.benchmarks.base import ScoringOptions
 from irg.evaluation.benchmarks.registry import BENCHMARKS
-from irg.evaluation.generation import draw_missing, save_sample
-from irg.evaluation.image_folders import LAYOUTS, ImageFile
-from irg.evaluation.judges import Answer, Job, JudgeOptions, make_judges
+from irg.evaluation.generation import draw_missing
+from irg.evaluation.judges import Answer, JudgeOptions, make_judges
 from irg.evaluation.judges.file import FileJudge
-from irg.evaluation.paper import REPORTED
 from irg.evaluation.results import Result
-from irg.evaluation.runs import RunInfo, Sample, new_run, open_run
+from irg.evaluation.runs import RunInfo
 from irg.evaluation.scoring import ScoreRequest, score
-from irg.evaluation.table_formats import to_csv, to_html, to_markdown
+from irg.evaluation.table_formats import to_markdown
 from irg.evaluation.tables import tables
-from irg.reasoning.settings import Settings
-from irg.results.trajectory import Trajectory, Turn
-from irg_mini import world
-from irg_mini.measure.judge import MiniJudge
-
-QUIET = Console(file=io.StringIO())
-CAT = {"boxes": {"cat": [[0, 0, 9, 9, 0.9]]}, "colors": {}}
-EVERYTHING = {
-    "boxes": {
-        "cat": [[0, 0, 9, 9, 0.95]],
-        "dog": [[0, 0, 4, 4, 0.95], [5, 5, 9, 9, 0.95]],
-        "bus": [[0, 0, 9, 9, 0.95]],
-    },
-    "colors": {"bus": ["red"]},
-}
-NOTHING = {"boxes": {}, "colors": {}}
-
-
-def flat(value, size=8):
-    return Image.new("RGB", (size, size), (value, value, value))
-
-
-def images(folder: Path, prompts, layout="geneval", samples=4, first=10) -> Path:
-    for index, prompt in enumerate(prompts):
-        for sample in range(samples):
-            LAYOUTS[layout].write(folder, prompt, sample, "m", flat(first + 20 * index + sample))
-    return folder
-
-
-def grey(job) -> int:
-    return job.image.pixels().getpixel((0, 0))[0]
-
-
-@pytest.fixture
-def request_(geneval_prompts, geneval_json, tmp_path):
-    """A folder of images, one for each prompt and sample, and the request to score it."""
-    folder = images(tmp_path / "images", geneval_prompts.prompts)
-    return ScoreRequest("geneval", folder, out=tmp_path / "scores", prompts=str(geneval_json))
 
 
 def test_nothing_is_judged_twice_and_raw_answers_can_be_graded_again(request_, fake_judge):
@@ -200,28 +156,6 @@ def test_counting_takes_another_threshold_on_demand(request_, fake_judge):
     assert score(replace(request_, counting_above=0.3), [judge], QUIET)[1].turns[0].scores["counting"] == 1.0
 
 
-def test_mini_judge_sees_what_the_world_renders(tmp_path):
-    try:
-        world.load_sprites("fluent")
-    except ValueError as error:
-        pytest.skip(str(error))  # the judge has never seen the built-in sprites
-    request = world.make_request([world.Include("cat", color="red")])
-    scene = world.sample_scene(request, np.random.default_rng(0))
-    Image.fromarray(world.render(scene)).save(tmp_path / "cat.png")
-    judge = MiniJudge()
-    prompt = promptsets.BenchPrompt("0", "x", "colors", request.to_json())
-    ((_, answer),) = judge.answers([Job(prompt, 0, 1, ImageFile(tmp_path / "cat.png"), Question("detect", "objects"))])
-    assert max(box[4] for box in answer.raw["boxes"]["cat"]) > 0.3
-
-
-def test_mini_judge_tells_its_weights_and_what_it_covers():
-    judge = MiniJudge()
-    assert judge.identity()["weights_sha256"] == MiniJudge().identity()["weights_sha256"]
-    known = promptsets.BenchPrompt("0", "x", "single_object", {"include": [{"class": "cat", "count": 1}]})
-    unknown = promptsets.BenchPrompt("0", "x", "single_object", {"include": [{"class": "dragon", "count": 1}]})
-    assert judge.covers(known) and not judge.covers(unknown)
-
-
 # ---------------------------------------------------------------------------------- the other benchmarks
 
 
@@ -332,157 +266,6 @@ def test_oneig_takes_a_judge_for_each_dimension(tmp_path, fake_judge):
     assert counted.turns[0].scores["alignment"] == pytest.approx(0.375) and counted.turns[0].scores["CR"] == 0.75
     alone = answered("oneig", csv, folder, [reader], tmp_path)
     assert "alignment" not in alone.turns[0].scores and alone.turns[0].states["no judge"] == 3
-
-
-# ------------------------------------------------------------------------------- runs, reports and tables
-
-
-@pytest.fixture
-def run(geneval_prompts, geneval_json, tmp_path):
-    """A run of two turns: the cat is repaired, the dogs are damaged, the bus stays."""
-    facts = {"covered_by": None, "covered": 3, "model": "m", "model_fingerprint": "", "model_name": "m", "seed": 0}
-    info = new_run(geneval_prompts, geneval_prompts.prompts, 1, mode="irg", settings=Settings().to_dict(), **facts)
-    folder = tmp_path / "run"
-    open_run(folder, info, resume=False)
-    for prompt, values in zip(geneval_prompts.prompts, ((10, 11), (13, 14), (15, 17)), strict=True):
-        turns = [
-            Turn("<think>first & foremost</think>", flat(values[0]), seconds={"drawing": 1.0}, tokens=5),
-            Turn("better", flat(values[1]), seconds={"drawing": 2.0}, tokens=3),
-        ]
-        save_sample(folder, info, Sample(prompt, 0), Trajectory(prompt.text, "irg", 0, "m", {}, turns))
-    (folder / "sessions.jsonl").write_text('{"images": 1, "seconds": 3.5}\n{"images": 2, "seconds": 4.0}\n')
-    return ScoreRequest("geneval", folder, prompts=str(geneval_json))
-
-
-def test_a_run_is_scored_by_turn(run, fake_judge):
-    judge = fake_judge(lambda job: Answer(EVERYTHING if grey(job) % 2 else NOTHING))
-    folder, result = score(run, [judge], QUIET)
-    assert folder.parent == run.images / "scores"
-    assert [turn.scores["overall"] for turn in result.turns] == [pytest.approx(2 / 3)] * 2
-    assert (result.changes.repair.value, result.changes.damage.value) == (1.0, 0.5)
-    assert (result.seconds, result.tokens, result.latency_by_turn) == (2.5, 8.0, [1.0, 2.0])
-    page = (folder / "report" / "index.html").read_text()
-    for change in ("repaired", "damaged", "right"):
-        assert page.count(f'data-change="{change}"') == 1
-    assert "first &amp; foremost" in page and "<think>" not in page
-    assert 'src="../../../turns/2/00001/samples/0000.png"' in page
-    assert (folder / "report" / "../../../turns/2/00001/samples/0000.png").is_file()
-    assert "<li><b>repair</b> 100.0 % (100.0–100.0, n 1)</li>" in page and "2.50 s and 8 tokens" in page
-    assert "data-gap" not in page and '<option value="gap">' not in page
-    _, last = score(replace(run, turns="last"), [judge], QUIET)
-    assert len(last.turns) == 1 and last.changes is None
-
-
-def test_the_report_counts_a_missing_image_as_the_table_does(run, fake_judge):
-    """What was right and is gone is damage, unless missing images are skipped; why one is wrong stands below it."""
-    (run.images / "turns/2/00000/samples/0000.png").unlink()
-    (run.images / "turns/1/00001/samples/0000.png").write_bytes(b"junk")
-
-    def reply(job):
-        try:
-            return Answer(EVERYTHING if grey(job) != 15 else NOTHING)
-        except ValueError as error:
-            return Answer(None, "unreadable", str(error))
-
-    judge = fake_judge(reply)
-    for skips, damaged in ((False, 1), (True, 0)):
-        folder, result = score(replace(run, official_skips=skips), [judge], QUIET)
-        page = (folder / "report" / "index.html").read_text()
-        assert page.count('data-change="damaged"') == damaged == result.changes.damage.of
-        assert page.count("data-gap") == 2 and '<option value="gap">missing or not judged (2)</option>' in page
-    assert '<div class="gone">unreadable</div>' in page and '<div class="gone">missing</div>' in page
-    assert '<span class="why">expected bus' in page
-    assert '<option value="colors">colors (1)</option>' in page
-
-
-def test_a_run_remembers_where_its_prompts_were_given(run, fake_judge, monkeypatch):
-    monkeypatch.setenv("IRG_OFFLINE", "1")
-    request_ = replace(run, prompts=None)
-    judge = fake_judge(lambda job: Answer(EVERYTHING))
-    assert score(request_, [judge], QUIET)[1].complete
-    Path(run.prompts).rename(Path(run.prompts).with_name("moved.jsonl"))
-    with pytest.raises(ValueError, match="--prompts PATH"):
-        score(request_, [judge], QUIET)
-
-
-def test_what_a_kill_left_behind_is_passed_over_or_named(run, fake_judge):
-    judge = fake_judge(lambda job: Answer(EVERYTHING))
-    with (run.images / "sessions.jsonl").open("a") as file:
-        file.write('{"images": 4, "sec')
-    assert score(run, [judge], QUIET)[1].seconds == 2.5
-    record = run.images / "trajectories/00001/0.json"
-    record.write_text("{")
-    with pytest.raises(ValueError, match=r"00001/0\.json: damaged; remove it, and irg bench run --resume"):
-        score(run, [judge], QUIET)
-
-
-def test_later_turns_have_names_of_their_own(run, fake_judge):
-    _, result = score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
-    three = replace(result, turns=[*result.turns, replace(result.turns[1], turn=3)])
-    names = [row.name for row in tables([three], paper=False)[0].rows]
-    assert names == ["m, irg, initial", "m, irg, improved", "m, irg, improved 2"]
-
-
-def test_a_run_wants_the_prompts_it_was_drawn_from(run, tmp_path, fake_judge):
-    other = tmp_path / "other.jsonl"
-    other.write_text(Path(run.prompts).read_text().replace("cat", "cow"))
-    with pytest.raises(ValueError, match="was drawn from prompts"):
-        score(replace(run, prompts=str(other)), [fake_judge(lambda job: Answer(NOTHING))], QUIET)
-    with pytest.raises(ValueError, match="is a run of geneval, not of wise"):
-        replace(run, benchmark="wise").check()
-
-
-def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
-    results = [
-        score(run, [fake_judge(lambda job: Answer(EVERYTHING), label=label)], QUIET)[1] for label in ("one", "two")
-    ]
-    made = tables([*results, replace(results[0], model="another")])
-    assert len(made) == 2 and [len([row for row in one.rows if not row.paper]) for one in made] == [4, 2]
-    text = to_markdown(made)
-    assert "[b] judge: one; prompts: original" in text and "[b] judge: two; prompts: original" in text
-    assert "| IRG (paper) | 0.980 [a] | 0.830 [a] |" in text and "judge: GenEval's Mask2Former (mmdet)" in text
-    rows = to_csv(made).splitlines()
-    assert any(',"m, irg, improved",overall,1.0,,,,,"judge: one; ' in row for row in rows)
-    assert any(',"m, irg, initial","images, 95 %",1.0,1.0,1.0,3,,' in row for row in rows)
-    assert '<td title="judge: two' in to_html(made)
-    with pytest.raises(ValueError, match=r"has 2 scores .*name one"):
-        Result.load(run.images)
-    assert tables(results, paper=False)[0].rows[0].name == "m, irg, initial"
-
-
-def test_paper_rows_are_the_papers():
-    assert set(REPORTED) == set(BENCHMARKS)
-    for name, rows in REPORTED.items():
-        for row in rows:
-            assert set(row.scores) <= set(BENCHMARKS[name].columns), row
-    assert {row.model: row.scores["overall"] for row in REPORTED["geneval"]}["IRG (paper)"] == 0.85
-
-
-def test_every_judge_is_an_entry_point():
-    """The built-in ones come in by the same door as a plug-in's, and each has a line of help."""
-    assert {"file", "geneval", "hf", "mini", "ocr", "openai", "vqascore"} <= set(registry.names(registry.JUDGES))
-    with pytest.raises(ValueError, match="a judge is needed") as caught:
-        make_judges([], JudgeOptions())
-    for name in registry.names(registry.JUDGES):
-        assert re.search(rf"\n  {name} +\S.{{10}}", str(caught.value)), name
-    assert "can't be loaded" not in str(caught.value)
-
-
-def test_the_packages_own_judge_wins_over_a_plugin_of_its_name(monkeypatch):
-    plugin = metadata.EntryPoint("ocr", "json:loads", registry.JUDGES)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [*metadata.entry_points(group=group), plugin])
-    registry._found.cache_clear()
-    try:
-        assert registry.load(registry.JUDGES, "ocr").__module__ == "irg.evaluation.judges.ocr"
-    finally:
-        registry._found.cache_clear()
-
-
-def test_judges_by_name():
-    with pytest.raises(ValueError, match="did you mean 'openai'"):
-        make_judges(["openia:x"], JudgeOptions())
-    with pytest.raises(ValueError, match="hf needs more: hf:MODEL"):
-        make_judges(["hf"], JudgeOptions())
 
 
 def test_a_rubric_fills_in_prompt_and_explanation():
