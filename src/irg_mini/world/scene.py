@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from irg.evaluation.benchmarks.geneval_rules import BOX_SHARE
 from irg_mini.world.classes import GRID, LONGEST, SIZES, check_color, object_class
 from irg_mini.world.geometry import STACKED, STRENGTHS
 
@@ -164,9 +165,9 @@ def related_cells(name: str, size: str, relation: str, target: Box, margin: floa
     norm = np.maximum(np.hypot(dx, dy), 1e-9)
     sign = -1 if relation in ("left of", "above") else 1
     if relation in ("left of", "right of"):
-        along = sign * dx - 0.1 * (width + target[2] - target[0])
+        along = sign * dx - BOX_SHARE * (width + target[2] - target[0])
     else:
-        along = sign * dy - 0.1 * (height + target[3] - target[1])
+        along = sign * dy - BOX_SHARE * (height + target[3] - target[1])
     return along / norm > margin
 
 
