@@ -1,5 +1,7 @@
 """The cache: prefixes of rows, shared until they part."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -193,3 +195,48 @@ def test_contexts_are_lists(data: st.DataObject) -> None:
         assert {name: held(cache, context) for name, context in contexts.items()} == lists
         assert all(context.position == 2 * context.length for context in contexts.values())
         assert rows_in_use(cache) == len({context.row for context in contexts.values() if context.length})
+
+
+# ------------------------------------------------------------------------------------------------------------- growth
+
+
+def test_rows_grow_by_what_is_needed_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = cache_of(rows=1, slots=4)
+    first = cache.new()
+    append(cache, first, [1])
+    resized, resize = list[tuple[int, int]](), cache._resize
+
+    def counted(rows: int, slots: int) -> None:
+        if (rows, slots) != (cache.rows, cache.slots):
+            resized.append((rows, slots))
+        resize(rows, slots)
+
+    monkeypatch.setattr(cache, "_resize", counted)
+    fork, others = cache.fork(first), [cache.new() for _ in range(3)]
+    cache.reserve([(first, 1), (fork, 1), *((other, 7) for other in others)])
+    assert resized == [(5, 8)]
+
+
+def test_when_growth_fails_nothing_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any slab: sizes, contexts and what they hold are as before, and the next growth works."""
+    for failing in range(2 * CONFIG.num_hidden_layers):
+        cache = cache_of(rows=1, slots=4)
+        context = cache.new()
+        append(cache, context, [1, 2])
+        fork, made, slab = cache.fork(context), 0, cache._slab
+
+        def faulty(*size: Any, slab: Any = slab, failing: int = failing) -> Any:
+            nonlocal made
+            made += 1
+            if made == failing + 1:
+                raise torch.OutOfMemoryError("made up")
+            return slab(*size)
+
+        with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+            patch.setattr(cache, "_slab", faulty)
+            cache.reserve([(context, 1), (fork, 9)])
+        assert {slab.shape[:2] for slab in (*cache.keys_RLKE, *cache.values_RLKE)} == {(1, 4)}
+        assert (held(cache, context), held(cache, fork), cache.filled(context.row)) == ([1, 2], [1, 2], 2)
+        append(cache, context, [3])
+        append(cache, fork, [4])
+        assert (held(cache, context), held(cache, fork), cache.rows) == ([1, 2, 3], [1, 2, 4], 2)

@@ -1,5 +1,6 @@
 """The engine on a small random model: what is cached, batched and shared changes no result."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -715,3 +716,35 @@ def test_a_program_that_does_nothing(fresh: Callable[[], Engine]) -> None:
 def test_seeds_beyond_32_bits_are_seeds_of_their_own(fresh: Callable[[], Engine]) -> None:
     a, b = fresh().run([(PROGRAMS["direct"](JOBS[1][1]), seed) for seed in (1, 1 + 2**32)])
     assert not torch.allclose(a[0].image.latents, b[0].image.latents, atol=0.1)
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+def test_the_cache_allocates_what_the_memory_plan_counts(
+    tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer
+) -> None:
+    """Three rows a request: main, and two unconditional branches. Five requests: 15 rows; five more use them again."""
+    runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
+    engine = Engine(runner, tiny_tokenizer)
+    for _ in range(2):
+        engine.run([(PROGRAMS["irg"](JOBS[0][1]), seed) for seed in range(5)])
+        assert runner.cache.rows == 15
+
+
+def test_the_compute_dtype_need_not_be_that_of_the_weights(tiny_loaded: LoadedModel) -> None:
+    """As under FSDP's mixed precision: weights are stored in float32, the forward runs in bfloat16."""
+    stored, computing = copy.deepcopy(tiny_loaded.model), copy.deepcopy(tiny_loaded.model).to(torch.bfloat16)
+    for name in ("forward", "logits", "velocity"):
+        setattr(stored, name, getattr(computing, name))
+    runner = Runner(stored, tiny_loaded.autoencoder, compute_dtype=torch.bfloat16)
+    assert (stored.dtype, runner.cache.dtype) == (torch.float32, torch.bfloat16)
+
+    def program() -> Program:
+        said = yield Say((5, 6))
+        yield Look(Image.new("RGB", (32, 32)))
+        written = yield Write(3, temperature=0.0)
+        return (yield Draw(32, 32, replace(SHORT, cfg_img_scale=2.0), said.handles, written.handles))
+
+    (drawn,) = Engine(runner).run([(program(), 0)])
+    assert bool(drawn.latents.isfinite().all())

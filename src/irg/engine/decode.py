@@ -110,7 +110,12 @@ class TextDecoder:
             return
         if d.detokenize is None:
             d.detokenize = self.tokenizer.stream()
-        if text := d.detokenize(d.ids[-1]):
+        self._stream(request, d, d.detokenize(d.ids[-1]))
+
+    @staticmethod
+    def _stream(request: Request, d: Decoding, text: str) -> None:
+        if text:
+            d.streamed += text
             request.emit(TextDelta(request.index, request.turn, text))
 
     def _end(self, request: Request) -> None:
@@ -119,6 +124,8 @@ class TextDecoder:
         handles = request.append([Text(ids)])
         request.decoding = None
         text = self.tokenizer.decode(d.ids) if self.tokenizer is not None else ""
+        if text.startswith(d.streamed):
+            self._stream(request, d, text[len(d.streamed) :])  # an unfinished character
         written = Written(handles, text, ids, time.perf_counter() - d.started, d.complete)
         request.emit(TextDone(request.index, request.turn, text, len(ids), written.seconds, ids, d.complete))
         request.advance(written)

@@ -32,6 +32,7 @@ class Decoding:
     closing: bool = False
     complete: bool = False
     detokenize: Callable[[int], str] | None = None
+    streamed: str = ""  # what events have shown of the text
     started: float = field(default_factory=time.perf_counter)
 
     def take(self, token: int, eos: int) -> None:
