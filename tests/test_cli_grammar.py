@@ -1,10 +1,11 @@
 """One grammar: every command that makes images takes the same settings in the same spelling."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from irg.cli import arguments
 from irg.cli.arguments import parse_with_settings
 from irg.cli.bench_run import RunOptions
 from irg.cli.generate import GenerateOptions
@@ -97,3 +98,10 @@ def test_a_mistake_names_the_option() -> None:
             read(*words)
     with pytest.raises(ValueError, match="--mode"):
         read("--mode", "irg", without=("mode",))
+
+
+def test_memory_modes_are_those_of_the_memory_plan() -> None:
+    """They are written twice because the memory plan loads torch, which --help must not wait for."""
+    from irg.model.placement.memory_plan import Memory
+
+    assert get_args(arguments.Memory) == get_args(Memory)

@@ -188,3 +188,21 @@ def test_a_diffusers_pipeline_gets_prompt_image_and_seed(tmp_path: Path, monkeyp
     if not __import__("importlib.util").util.find_spec("diffusers"):
         with pytest.raises(ValueError, match=r"pip install 'irg\[diffusers\]'"):
             asyncio.run(run(edit=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"colour": 3}, "draft: unknown setting 'colour'"),
+        ({"num_timesteps": 1}, "draft: num_timesteps must be"),
+        ({"rounds": 2}, "draft: rounds has no meaning in mode 'think'"),
+    ],
+)
+def test_options_are_those_of_irg_generate_and_checked_with_the_recipe(options: dict[str, Any], told: str) -> None:
+    data = {
+        "out": "o",
+        "prompts": {"sources": [{"kind": "file", "path": "p"}]},
+        "draft": {"kind": "model", "options": options},
+    }
+    with pytest.raises(ValueError, match=told):
+        read(DataRecipe, data)

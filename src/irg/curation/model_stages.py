@@ -16,6 +16,7 @@ from irg.curation.resources import Resources
 from irg.curation.stages import Grader, Outcome, Stage, accepted, rejected
 from irg.curation.store import Row
 from irg.endpoints import Endpoint, EndpointError
+from irg.reasoning.settings import check_options
 
 Judge = Annotated[EndpointJudge, registry.Plugins(registry.DATA, RowJudge)]
 """A judge of rows, of this room or of a plug-in."""
@@ -62,6 +63,9 @@ class ModelDrafts(Drafts):
     temperature: float = 0.5
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = performance(32, was="batch")
+
+    def __post_init__(self) -> None:
+        check_options({"mode": "think", **self.options})
 
     def stage(self, parts: Parts) -> Stage:
         return DraftStage(self)
@@ -114,6 +118,9 @@ class ModelTargets(Targets):
     temperature: float = 0.7
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = performance(32, was="batch")
+
+    def __post_init__(self) -> None:
+        check_options({"mode": "think", **self.options})
 
     def stage(self, parts: Parts) -> Stage:
         return BestOfStage(self, self.judge.grader())

@@ -99,11 +99,11 @@ def is_done(text: str) -> bool:
     if analysis is None:
         return False
     wants = found.get("improvements", "")
-    told = [sentence.strip(" !\n") for sentence in analysis.split(".")]
-    if _NOTHING.fullmatch(told[0]):
+    sentences = [sentence.strip(" !\n") for sentence in analysis.split(".")]
+    if _NOTHING.fullmatch(sentences[0]):
         return not wants or bool(_NONE.match(wants))
-    # An analysis may tell first what it sees, and then that nothing of it is wrong.
-    last = next((sentence for sentence in reversed(told) if sentence), "")
+    # An analysis may first describe what it sees, and then say that nothing of it is wrong.
+    last = next((sentence for sentence in reversed(sentences) if sentence), "")
     return bool(_NOTHING.fullmatch(last)) and bool(_NONE.match(wants))
 
 
