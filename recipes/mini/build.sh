@@ -77,7 +77,7 @@ irg data mini --out $here/repairs-5 --rows 8000 --repairs 1.0 --misplanned 0.7 -
 irg train recipes/mini/14-longer.yaml
 cp src/irg/assets/mini/irg.json $here/longer/model/
 for n in 1 2; do
-  $drafts --model $here/longer/model --out $here/plans-$n --rows 5100 --seed 50$n --painter world --flawed-copies 2 --tags compound stacking
+  $drafts --model $here/longer/model --out $here/plans-$n --rows 5100 --seed 50$n --generator world --flawed-copies 2 --tags compound stacking
 done
 $drafts --model $here/longer/model --out $here/drafts-5 --rows 900 --seed 503 --flawed-copies 2 --tags compound
 $drafts --model $here/longer/model --out $here/drafts-5b --rows 900 --seed 504 --flawed-copies 2 --tags compound

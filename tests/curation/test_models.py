@@ -1,13 +1,10 @@
 """The bundled model as drafter and as painter of its own best try; its drafts seen, reflected on and mended."""
 
-import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -17,10 +14,8 @@ from irg.curation.build_folder import BuildFolder
 from irg.curation.finished import records
 from irg.curation.recipe import DataRecipe
 from irg.curation.resources import Resources
-from irg.learning.data.in_memory import read_rows
 from irg.recipes import build as read
 from irg_mini import world
-from irg_mini.data import drafts
 
 QUICK = {"num_timesteps": 3, "max_think_tokens": 60}
 WORLD = {"kind": "miniworld", "sprites": "builtin", "detector": "label-detector"}
@@ -75,88 +70,8 @@ def test_the_best_of_a_models_tries_is_the_target(tmp_path: Path) -> None:
     assert folder is not None and folder.stage_folders["target"].columns["tries"] is str
 
 
-def test_drafts_become_shards_and_resume(tmp_path: Path) -> None:
-    options = drafts.Drafts(
-        "mini",
-        "label-detector",
-        str(tmp_path / "d"),
-        rows=3,
-        batch=2,
-        num_timesteps=3,
-        rows_per_shard=2,
-        sprites="builtin",
-    )
-    assert drafts.build(options) == 3
-    files = sorted((tmp_path / "d").iterdir())
-    assert [file.name for file in files] == ["part-00000.parquet", "part-00001.parquet"]
-    found = list(read_rows(files))
-    for row in found:
-        assert world.parse_reflection(row.reflection).final_prompt.startswith("Scene: ")
-        assert row.image != row.improved
-    before = files[1].read_bytes()
-    files[1].unlink()
-    assert drafts.build(options) == 1 and files[1].read_bytes() == before
-
-
-def test_flawed_drafts_are_written_as_often_as_asked(tmp_path: Path) -> None:
-    options = drafts.Drafts(
-        "mini",
-        "label-detector",
-        str(tmp_path),
-        rows=4,
-        rows_per_shard=4,
-        batch=4,
-        num_timesteps=3,
-        sprites="builtin",
-        flawed_copies=3,
-    )
-    drafts.build(options)
-    found = [row.reflection for row in read_rows(sorted(tmp_path.iterdir()))]
-    flawed = [text for text in found if "nothing is wrong" not in text]  # three steps draw hardly anything
-    assert len(set(flawed)) >= 1 and len(flawed) == 3 * (4 - (len(found) - len(flawed)))
-    with pytest.raises(ValueError, match="flawed_copies must be at least 1, got 0"):
-        drafts.Drafts("mini", "label-detector", str(tmp_path), flawed_copies=0)
-
-
-def test_the_world_paints_what_the_model_planned(tmp_path: Path) -> None:
-    options = drafts.Drafts(
-        "mini", "label-detector", str(tmp_path), rows=6, batch=6, sprites="builtin", painter="world", tags=("compound",)
-    )
-    drafts.build(options)
-    found = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
-    assert 4 <= len(found) <= 6
-    for row in found:
-        assert row["source"] == "plan:mini"
-        planned = world.parse_layout(row["thinking"])
-        image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
-        assert np.array_equal(image, world.render(planned, 128, world.load_sprites("builtin")))
-        request = world.Request.from_json(json.loads(row["request"]))
-        flawed = bool(world.find_flaws(request, world.see(planned, 128), size=128))
-        assert flawed == ("nothing is wrong" not in row["reflection"])
-
-
-def test_the_world_can_not_paint_what_is_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def talk(pipe: Any, prompts: list[str], seeds: list[int], **settings: Any) -> list[Any]:
-        return [SimpleNamespace(thinking="A cat, softly lit.", image=Image.new("RGB", (128, 128))) for _ in prompts]
-
-    monkeypatch.setattr(drafts, "generate", talk)
-    options = drafts.Drafts("mini", "label-detector", str(tmp_path / "d"), rows=2, sprites="builtin", painter="world")
-    with pytest.raises(ValueError, match="mini plans no layouts that the mini world could paint"):
-        drafts.build(options)
-    assert not any((tmp_path / "d").iterdir())
-
-
-def test_an_unknown_model_or_judge_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown model 'minni'"):
-        drafts.build(drafts.Drafts("minni", "label-detector", str(tmp_path)))
-    with pytest.raises(ValueError, match="no detector in judge-x"):
-        drafts.build(drafts.Drafts("mini", "judge-x", str(tmp_path)))
-
-
 def test_a_diffusers_pipeline_gets_prompt_image_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
-
-    from PIL import Image
 
     from irg.curation.records import png
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from irg.files import written
 from irg.learning.data.schema import COLUMNS, IMAGE, TrajectoryRow
 
 _FIELDS = (
@@ -83,7 +84,7 @@ def png(pixels_HW3: np.ndarray) -> bytes:
 
 
 def write_shards(records: Iterable[TrajectoryRecord], folder: Path, rows_per_shard: int = 4000) -> int:
-    """Write records as ``part-00000.parquet``, ... (each written aside and renamed); returns the number of rows.
+    """Write records as ``part-00000.parquet``, ... (each whole or not at all); returns the number of rows.
 
     Shards that are already there are kept: the records they hold are skipped, so an interrupted build resumes.
     """
@@ -92,12 +93,16 @@ def write_shards(records: Iterable[TrajectoryRecord], folder: Path, rows_per_sha
     for number, rows in enumerate(_batches(records, rows_per_shard)):
         path = folder / f"part-{number:05d}.parquet"
         total += len(rows)
-        if path.exists():
-            continue
-        temporary = path.with_suffix(".part")
-        pq.write_table(pa.Table.from_pylist([r.to_row() for r in rows], SCHEMA), temporary, compression="zstd")
-        temporary.replace(path)
+        if not path.exists():
+            write_shard(rows, path)
     return total
+
+
+def write_shard(records: Sequence[TrajectoryRecord], path: Path) -> None:
+    """Write records as one parquet file, whole or not at all."""
+    with written(path) as temporary:
+        table = pa.Table.from_pylist([record.to_row() for record in records], SCHEMA)
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _batches(records: Iterable[TrajectoryRecord], size: int) -> Iterator[list[TrajectoryRecord]]:

@@ -12,37 +12,36 @@ from irg.curation.stages import Grader, Stage, accepted, score_columns
 from irg.curation.store import Row
 from irg_mini import world
 from irg_mini.data.stages import (
-    BUNDLED_DETECTOR,
     BY,
-    SURE,
     MiniDrafts,
     MiniTargets,
     Sprites,
     WorldStage,
+    ground_truth,
     intended_scene,
     load_detector,
     request_of,
     see_all,
-    true_sight,
 )
+from irg_mini.world.detector import LABEL_DETECTOR, SCORE_THRESHOLD
 
-Sight = tuple[Any, Any]
+SeenPair = tuple[Any, Any]
 """What is seen in draft and target (lists of ``world.Seen``); None: no detector has looked."""
-POOR = 4.0  # quality of a spoiled image; a clean one has 10
+POOR = 4.0  # quality of a degraded image; a clean one has 10
 
 
 def verdict(request: world.Request, seen: list[world.Seen], quality: str | None, size: int) -> tuple[float, float]:
     """(prompt following, quality), 0 to 10: 10 / (1 + number of flaws), and 10 for a clean image."""
-    flaws = world.find_flaws(request, seen, size=size, threshold=SURE)
+    flaws = world.find_flaws(request, seen, size=size, threshold=SCORE_THRESHOLD)
     return round(10 / (1 + len(flaws)), 3), 10.0 if quality is None else POOR
 
 
 def preserved(request: world.Request, before: list[world.Seen], after: list[world.Seen], size: int) -> float:
     """Which share of what was right in the draft is still in its place (give or take a cell), times 10."""
-    flawed = [flaw.thing for flaw in world.find_flaws(request, before, size=size, threshold=SURE)]
+    flawed = [flaw.thing for flaw in world.find_flaws(request, before, size=size, threshold=SCORE_THRESHOLD)]
     names = world.classes()
-    old = [world.snap(s.name, s.color, s.box, size) for s in before if s.name in names and s.score > SURE]
-    new = [world.snap(s.name, s.color, s.box, size) for s in after if s.name in names and s.score > SURE]
+    old = [world.snap(s.name, s.color, s.box, size) for s in before if s.name in names and s.score > SCORE_THRESHOLD]
+    new = [world.snap(s.name, s.color, s.box, size) for s in after if s.name in names and s.score > SCORE_THRESHOLD]
     right = [thing for thing in old if thing not in flawed]
     kept = 0
     for thing in right:
@@ -72,9 +71,9 @@ class MiniRowJudge(RowJudge):
         return WorldJudgeStage(self)
 
     def grader(self) -> Grader:
-        return DetectorGrader(self.detector or BUNDLED_DETECTOR)
+        return DetectorGrader(self.detector or LABEL_DETECTOR)
 
-    def make(self, row: Row, seen: Sight = (None, None)) -> Row:
+    def make(self, row: Row, seen: SeenPair = (None, None)) -> Row:
         """The standard scores; the order in which images are shown makes no difference here."""
         request, size = request_of(row), self.size
         before, after = seen
@@ -82,7 +81,7 @@ class MiniRowJudge(RowJudge):
         if after is None:
             scene = intended_scene(row, request)
             if row["turns"] == 2:
-                before, poor = true_sight(row, size)
+                before, poor = ground_truth(row, size)
                 scene = world.parse_layout(world.parse_reflection(row["reflection"]).final_prompt)
             after = world.see(scene, size)
         scores: dict[str, Any] = {}

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from irg.curation.content import check_share
-from irg.curation.records import TrajectoryRecord, write_shards
+from irg.curation.records import TrajectoryRecord, write_shard
 from irg.curation.store import Row
+from irg.deprecation import renamed
+from irg.files import sweep
 from irg_mini import world
 from irg_mini.data.requests import check_tags, drawable, random_request
 from irg_mini.data.stages import MiniDrafts, MiniReflections, MiniTargets, MiniThinking
@@ -27,10 +29,14 @@ class MiniData:
 
     out: str
     rows: int = 40_000
-    repairs: float = 0.0  # share of rows that are repairs of corrupted renderings
-    misplanned: float = 0.0  # share of the corrupted ones whose T1 already has the mistakes
-    slips: float = 0.0  # share of repairs that are right but for a relation that T1 narrowly misses
-    replan: bool = False  # answer a wrong T1 by a new plan, not by what keeps the rest in place
+    repairs: float = 0.0
+    """Share of rows that are repairs of corrupted renderings."""
+    misplanned: float = 0.0
+    """Share of the corrupted ones whose T1 already has the mistakes."""
+    near_misses: float = renamed(was="slips", default=0.0)
+    """Share of repairs that are right but for a relation that T1 narrowly misses."""
+    replan: bool = False
+    """Answer a wrong T1 by a new plan, not by what keeps the rest in place."""
     seed: int = 0
     size: int = 128
     processes: int = 1
@@ -44,7 +50,7 @@ class MiniData:
     def __post_init__(self) -> None:
         check_share("repairs", self.repairs)
         check_share("misplanned", self.misplanned)
-        check_share("slips", self.slips)
+        check_share("near_misses", self.near_misses)
         check_tags(self.tags, self.vocab)
 
 
@@ -65,7 +71,9 @@ def record(rng: np.random.Generator, data: MiniData, repair: bool) -> Trajectory
 def _made(row: Row, data: MiniData) -> TrajectoryRecord:
     look: dict[str, Any] = {"size": data.size, "sprites": data.sprites}
     if row["turns"] == 2:
-        drafts = MiniDrafts("miniworld", misplanned=data.misplanned, slips=data.slips, vocab=data.vocab, **look)
+        drafts = MiniDrafts(
+            "miniworld", misplanned=data.misplanned, near_misses=data.near_misses, vocab=data.vocab, **look
+        )
         row |= drafts.make(row)
         row |= MiniReflections("miniworld", replan=data.replan, **look).make(row)
     else:
@@ -95,31 +103,21 @@ def rows(data: MiniData, shard: int) -> Iterator[TrajectoryRecord]:
 
 def _build_shard(job: tuple[MiniData, int]) -> int:
     data, shard = job
-    folder = Path(data.out)
-    final = folder / f"part-{shard:05d}.parquet"
-    if final.exists():
+    path = Path(data.out) / f"part-{shard:05d}.parquet"
+    if path.exists():
         return 0
-    temporary = folder / f".shard-{shard:05d}"
-    made = write_shards(rows(data, shard), temporary, data.rows_per_shard)
-    (temporary / "part-00000.parquet").replace(final)
-    temporary.rmdir()
-    return made
+    made = list(rows(data, shard))
+    write_shard(made, path)
+    return len(made)
 
 
 def build(data: MiniData) -> int:
     """Build all shards that are not there yet; returns the rows made."""
-    folder = Path(data.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    world.load_sprites(data.sprites)  # say now if they are missing
+    world.load_sprites(data.sprites)  # missing ones are an error now, not in a worker
+    sweep(Path(data.out))
     shards = -(-data.rows // data.rows_per_shard)
     jobs = [(data, shard) for shard in range(shards)]
     if data.processes <= 1:
         return sum(map(_build_shard, jobs))
     with ProcessPoolExecutor(data.processes) as pool:
         return sum(pool.map(_build_shard, jobs))
-
-
-if __name__ == "__main__":
-    import tyro
-
-    print(f"{build(tyro.cli(MiniData))} rows built")

@@ -20,24 +20,23 @@ from irg.curation.records import png
 from irg.curation.resources import Resources
 from irg.curation.stages import Outcome, Stage, accepted, rejected
 from irg.curation.store import Row
+from irg.deprecation import renamed
 from irg_mini import world
 from irg_mini.data.requests import drawable
-from irg_mini.world.detector import Detector
+from irg_mini.world.detector import SCORE_THRESHOLD, Detector
 
-SURE = 0.3  # least score for a thing to count as seen
 BY = {"model": "irg_mini.world"}
-BUNDLED_DETECTOR = "label-detector"
 Sprites = Literal["fluent", "builtin"]
 
 
 def check_strategy(parts: Parts) -> None:
     """Raises ValueError where the draft is not what targets are made from."""
     if parts.strategy == "independent":
-        raise ValueError("the mini world mends drafts; it needs strategy: refine")
+        raise ValueError("the mini world corrects drafts; it needs strategy: refine")
 
 
 def soften(pixels_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The slight softness of generated images, which is no flaw: faint noise."""
+    """Faint noise, like that of generated images; it is no flaw."""
     noise = rng.normal(0, rng.uniform(1, 5), pixels_HW3.shape)
     return np.clip(pixels_HW3 + noise, 0, 255).astype(np.uint8)
 
@@ -65,8 +64,8 @@ def _pixels(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def true_sight(row: Row, size: int) -> tuple[list[world.Seen], str | None]:
-    """What a rendered draft shows, by the ground truth, and how it is spoiled."""
+def ground_truth(row: Row, size: int) -> tuple[list[world.Seen], str | None]:
+    """What a rendered draft shows, by the ground truth, and how it is degraded."""
     if row.get("truth") is None:
         raise ValueError("drafts of a model need a detector to be seen; set detector (such as label-detector)")
     truth = json.loads(row["truth"])
@@ -116,10 +115,10 @@ def load_detector(resources: Resources, folder: str) -> Any:
 def _make_all(make: Callable[..., Row], rows: list[Row], *seen: list[Any]) -> list[Outcome]:
     """``make`` for every row, timed. A row that the world can't serve is rejected."""
     outcomes: list[Outcome] = []
-    for row, *sight in zip(rows, *seen, strict=True):
+    for row, *detections in zip(rows, *seen, strict=True):
         begun = time.perf_counter()
         try:
-            outcome = make(row, *sight)
+            outcome = make(row, *detections)
             outcomes.append(outcome | {"seconds": round(time.perf_counter() - begun, 4)})
         except ValueError as error:
             outcomes.append(rejected(row, f"mini world: {error}"))
@@ -132,44 +131,44 @@ def see_all(detector: Any, images: list[bytes]) -> list[list[world.Seen]]:
     if not pixels:
         return []
     if len({p.shape for p in pixels}) == 1:
-        seen: list[list[world.Seen]] = detector.detect(np.stack(pixels), threshold=SURE)
+        seen: list[list[world.Seen]] = detector.detect(np.stack(pixels), threshold=SCORE_THRESHOLD)
         return seen
-    return [detector.detect(p[None], threshold=SURE)[0] for p in pixels]
+    return [detector.detect(p[None], threshold=SCORE_THRESHOLD)[0] for p in pixels]
 
 
 @dataclass(frozen=True)
 class MiniDrafts(Drafts):
-    """Drafts of the mini world: the right scene, spoiled in ``flawed`` of all rows; of these, ``misplanned`` were
-    already thought wrong: T1 says what was drawn, not what was asked for. ``slips`` of all rows are instead drawn just
-    as T1 plans, which narrowly misses a relation that was asked for."""
+    """Drafts of the mini world: the right scene, flawed in ``flawed`` of all rows; of these, ``misplanned`` were
+    already planned wrong: T1 says what was drawn, not what was asked for. ``near_misses`` of all rows are instead drawn
+    just as T1 plans, which narrowly misses a relation that was asked for."""
 
     kind: Literal["miniworld"]
     flawed: float = 0.8
     misplanned: float = 0.0
-    slips: float = 0.0
+    near_misses: float = renamed(was="slips", default=0.0)
     softened: float = 0.3
     size: int = 128
     sprites: Sprites = "fluent"
     vocab: Literal["core", "geneval", "full"] = "geneval"
 
     def __post_init__(self) -> None:
-        for name in ("flawed", "misplanned", "slips", "softened"):
+        for name in ("flawed", "misplanned", "near_misses", "softened"):
             check_share(name, getattr(self, name))
 
     def stage(self, parts: Parts) -> Stage:
         return WorldStage(self, thinking=str, image=bytes, truth=str)
 
     def make(self, row: Row) -> Row:
-        """T1 of the right scene and an image of it that is spoiled now and then, or T1 of the spoiled one. ``truth``
+        """T1 of the right scene and an image of it that is flawed now and then, or T1 of the flawed one. ``truth``
         says what the image really shows."""
         request, rng = request_of(row), _rng(row, 2)
         sprites = world.load_sprites(self.sprites)
         intended = intended_scene(row, request)
-        slipped = self.slips > 0 and rng.random() < self.slips
-        if slipped:
+        missed = self.near_misses > 0 and rng.random() < self.near_misses
+        if missed:
             intended = world.near_miss(request, intended, rng)
         drawn, planned = intended, list[world.Flaw]()
-        if not slipped and rng.random() < self.flawed:
+        if not missed and rng.random() < self.flawed:
             drawn, planned = world.corrupt(request, intended, rng, vocab=drawable(self.vocab, sprites))
         pixels = world.render(drawn, self.size, sprites)
         quality = next((flaw.detail for flaw in planned if flaw.kind == "poor_quality"), None)
@@ -206,15 +205,17 @@ class MiniReflections(Reflections):
         """T2: what is wrong with the draft and the layout of the corrected image."""
         request, quality = request_of(row), None
         if seen is None:
-            seen, quality = true_sight(row, self.size)
+            seen, quality = ground_truth(row, self.size)
         try:
             intended = world.parse_layout(row["thinking"])
         except ValueError:  # a model's own thinking need not be a layout
             intended = None
-        flaws = world.find_flaws(request, seen, size=self.size, quality=quality, threshold=SURE)
-        anew = world.replan(request, intended, _rng(row, 4), self.size) if self.replan and flaws else None
-        corrected = anew or world.correct(request, seen, intended, _rng(row, 3), size=self.size, threshold=SURE)
-        reflection = world.reflect(request, flaws, corrected, seen, self.size, new_plan=anew is not None)
+        flaws = world.find_flaws(request, seen, size=self.size, quality=quality, threshold=SCORE_THRESHOLD)
+        new_plan = world.replan(request, intended, _rng(row, 4), self.size) if self.replan and flaws else None
+        corrected = new_plan or world.correct(
+            request, seen, intended, _rng(row, 3), size=self.size, threshold=SCORE_THRESHOLD
+        )
+        reflection = world.reflect(request, flaws, corrected, seen, self.size, new_plan=new_plan is not None)
         return accepted(row, BY | {"detector": self.detector}, reflection=reflection)
 
 

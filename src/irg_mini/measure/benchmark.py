@@ -28,10 +28,7 @@ from irg.results.trajectory import Trajectory, Turn
 from irg_mini import world
 from irg_mini.measure.prompts import crowded_requests, geneval_requests, held_out_requests
 from irg_mini.measure.table import table
-from irg_mini.world.detector import RENAMED, Detector
-
-SCORE_THRESHOLD = 0.3
-EVAL_DETECTOR, LABEL_DETECTOR = "eval-detector", "label-detector"
+from irg_mini.world.detector import EVAL_DETECTOR, LABEL_DETECTOR, RENAMED, SCORE_THRESHOLD, Detector
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,10 @@ BUNDLED = Path(__file__).parents[1] / "assets"
 training."""
 
 
-RENAMED = {"mini-judge": "label-detector", "mini-referee": "eval-detector"}
+LABEL_DETECTOR, EVAL_DETECTOR = "label-detector", "eval-detector"
+RENAMED = {"mini-judge": LABEL_DETECTOR, "mini-referee": EVAL_DETECTOR}
+SCORE_THRESHOLD = 0.3
+"""A thing counts as seen if its score is above this."""
 
 
 @dataclass(frozen=True)

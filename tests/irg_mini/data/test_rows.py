@@ -52,9 +52,9 @@ def test_a_misplanned_row_thinks_what_it_shows_and_ends_right():
     assert wrong >= 6
 
 
-def test_a_slipped_row_plans_and_draws_what_misses_a_relation_and_ends_right():
+def test_a_near_miss_is_a_row_that_plans_and_draws_what_misses_a_relation_and_ends_right():
     for seed in range(6):
-        row = mini.record(np.random.default_rng(seed), data(slips=1.0, tags=("position",)), repair=True)
+        row = mini.record(np.random.default_rng(seed), data(near_misses=1.0, tags=("position",)), repair=True)
         request, planned = world.Request.from_json(json.loads(row.request)), world.parse_layout(row.thinking)
         seen = world.see(planned, 128)
         assert {flaw.kind for flaw in world.find_flaws(request, seen, 128)} == {"wrong_place"}
@@ -67,7 +67,9 @@ def test_a_slipped_row_plans_and_draws_what_misses_a_relation_and_ends_right():
 def test_a_wrong_plan_is_replanned_and_a_right_one_that_was_drawn_wrong_is_kept():
     replanned = kept = 0
     for seed in range(24):
-        row = mini.record(np.random.default_rng(seed), data(replan=True, slips=0.5, tags=("position",)), repair=True)
+        row = mini.record(
+            np.random.default_rng(seed), data(replan=True, near_misses=0.5, tags=("position",)), repair=True
+        )
         request, planned = world.Request.from_json(json.loads(row.request)), world.parse_layout(row.thinking)
         sections = world.parse_reflection(row.reflection)
         final = world.parse_layout(sections.final_prompt)
@@ -104,7 +106,7 @@ def test_mistakes_are_named_before_anything_is_written():
         data(tags=("countng",))
     with pytest.raises(ValueError, match="tags: core has no requests of the form 'stacking'"):
         data(vocab="core", tags=("stacking",))
-    for name in ("repairs", "misplanned", "slips"):
+    for name in ("repairs", "misplanned", "near_misses"):
         with pytest.raises(ValueError, match=f"{name} must be between 0 and 1, got 3"):
             data(**{name: 3.0})
 
