@@ -59,6 +59,11 @@ def test_every_setting_is_an_option_of_every_command(kind: type) -> None:
     assert with_options(Settings(), changes).improving.cfg_interval == (0.4, 1.0)
 
 
+def test_a_command_gets_its_own_fields_and_nothing_else() -> None:
+    options, changes = parse_with_settings(Command, ["--rounds", "2", "--out", "p"], "irg x", "")
+    assert options == Command("p") and type(options) is Command and changes == {"rounds": 2}
+
+
 def test_what_is_left_out_is_the_models_own() -> None:
     assert read() == {}
     assert read("--no-stop-when-done", "--size", "64x32") == {"stop_when_done": False, "width": 64, "height": 32}

@@ -71,7 +71,8 @@ def parse_with_settings(
         ValueError: an argument is unknown, missing or of the wrong type; a setting's value is not acceptable, or has
             no meaning in the mode.
     """
-    flags = _setting_flags((*without, *(one.name for one in fields(kind))))  # type: ignore[arg-type]
+    own = fields(kind)  # type: ignore[arg-type]
+    flags = _setting_flags((*without, *(one.name for one in own)))
     renamed = {**old_names(kind), **old_names(flags)}
     if "no_stop_when_done" in (one.name for one in fields(flags)):
         renamed["always"] = "no_stop_when_done"
@@ -81,10 +82,10 @@ def parse_with_settings(
         bases=(kind,),
         frozen=True,
     )
-    options: Any = _parse(extended, _by_new_names(list(_flags_of_pairs(argv)), renamed), prog, description)
-    changes = _changes(options.generation)
+    given: Any = _parse(extended, _by_new_names(list(_flags_of_pairs(argv)), renamed), prog, description)
+    changes = _changes(given.generation)
     check_options(changes)
-    return options, changes
+    return kind(**{one.name: getattr(given, one.name) for one in own}), changes
 
 
 def _parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
