@@ -179,7 +179,7 @@ def folder_case(options: Options) -> Case:
         ids = tokenizer.encode(" ".join(PROMPTS) * (1 + length // len(PROMPTS)))[:length]
         thoughts = [[tokenizer.encode(tokenizer.decode(ids))] * (settings.rounds + 1)] * len(prompts)
     jobs = [Job(prompt, profile.system_prompt, settings, height, width) for prompt in prompts]
-    return Case(options.model, loaded.model, loaded.autoencoder, tokenizer, jobs, thoughts, profile.forms)
+    return Case(options.model, loaded.model, loaded.autoencoder, tokenizer, jobs, thoughts, profile.draft_texts)
 
 
 def build_case(options: Options) -> Case:

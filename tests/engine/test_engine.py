@@ -732,6 +732,13 @@ def test_the_cache_allocates_what_the_memory_plan_counts(
         assert runner.cache.rows == 15
 
 
+def one_image() -> Program:
+    said = yield Say((5, 6))
+    yield Look(Image.new("RGB", (32, 32)))
+    written = yield Write(3, temperature=0.0)
+    return (yield Draw(32, 32, replace(SHORT, cfg_img_scale=2.0), said.handles, written.handles))
+
+
 def test_the_compute_dtype_need_not_be_that_of_the_weights(tiny_loaded: LoadedModel) -> None:
     """As under FSDP's mixed precision: weights are stored in float32, the forward runs in bfloat16."""
     stored, computing = copy.deepcopy(tiny_loaded.model), copy.deepcopy(tiny_loaded.model).to(torch.bfloat16)
@@ -740,11 +747,13 @@ def test_the_compute_dtype_need_not_be_that_of_the_weights(tiny_loaded: LoadedMo
     runner = Runner(stored, tiny_loaded.autoencoder, compute_dtype=torch.bfloat16)
     assert (stored.dtype, runner.cache.dtype) == (torch.float32, torch.bfloat16)
 
-    def program() -> Program:
-        said = yield Say((5, 6))
-        yield Look(Image.new("RGB", (32, 32)))
-        written = yield Write(3, temperature=0.0)
-        return (yield Draw(32, 32, replace(SHORT, cfg_img_scale=2.0), said.handles, written.handles))
-
-    (drawn,) = Engine(runner).run([(program(), 0)])
+    (drawn,) = Engine(runner).run([(one_image(), 0)])
     assert bool(drawn.latents.isfinite().all())
+
+
+def test_outside_of_inference_mode(tiny_loaded: LoadedModel) -> None:
+    """For modules that are sharded and trained on: nothing becomes an inference tensor, nothing needs a gradient."""
+    for inference_mode in (True, False):
+        runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder, inference_mode=inference_mode)
+        (drawn,) = Engine(runner).run([(one_image(), 0)])
+        assert drawn.latents.is_inference() == inference_mode and not drawn.latents.requires_grad

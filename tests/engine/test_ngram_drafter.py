@@ -1,6 +1,8 @@
 """Speculative decoding with n-grams: fewer forwards, and the same texts."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from irg.engine.runner import Runner
 from irg.engine.settings import DrawSettings
 from irg.model.network.config import DecoderConfig
 from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.profile import read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 
 BOS, EOS = 256, 257
@@ -159,3 +162,11 @@ def test_the_same_request_is_computed_the_same(tiny_loaded: LoadedModel, tiny_to
     once, again = (results(engine, 1.0) for _ in range(2))
     for one, other in zip(once, again, strict=True):
         assert one[0].ids == other[0].ids and torch.equal(one[1].latents, other[1].latents)
+
+
+def test_draft_texts_of_a_model_folder(tmp_path: Path) -> None:
+    """By their name, and by the one that folders had before."""
+    for key in ("draft_texts", "forms"):
+        (tmp_path / "irg.json").write_text(json.dumps({"name": "x", key: ["Layout: a cat"]}))
+        profile = read_profile(tmp_path)
+        assert profile is not None and profile.draft_texts == ("Layout: a cat",)

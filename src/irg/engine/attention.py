@@ -1,11 +1,11 @@
 """Joint attention of new tokens over the cache: one plan serves prefill, decoding and all guidance branches.
 
 A plan covers several *blocks*: each block is some new tokens behind one context. New keys and values go straight into
-the slab, so what a block looks at is a slice of one row: nothing is concatenated. Every block is an attention call of
-just its size, and only text needs a mask; equally many tokens (decoding) on neighboring rows share a call, if they are
-few, under a mask that evens their lengths out.
+the slab, so what a block attends to is a slice of one row: nothing is concatenated. Every block is an attention call of
+its own size, and only text needs a mask. Equally few tokens on neighboring rows (decoding) share a call, with a mask
+for their different lengths.
 
-Legend: T new tokens in stream order; N tokens of a call; R rows of a call; Q tokens a row; L slots looked at;
+Legend: T new tokens in stream order; N tokens of a call; R rows of a call; Q tokens a row; L slots attended to;
 H query heads; K key-value heads; E head size.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from irg.engine.cache import Context, KVCache
 from irg.model.network.packed_attention import dense_attention, to_bias
 
-FEW = 16
-"""Tokens a row up to which rows share a call: padding costs less than a call of one's own."""
+MAX_TOKENS_TO_SHARE = 16
+"""Tokens of a row up to which neighboring rows share a call: padding costs less than a call for each row."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Placed:
 
 @dataclass(frozen=True)
 class _Call:
-    """One attention call: the tokens that ask, row by row, and the rows and slots they look at."""
+    """One attention call: its query tokens, row by row, and the rows and slots they attend to."""
 
     tokens_N: Tensor
     rows: slice
@@ -56,10 +56,10 @@ class _Call:
 
 
 class CachedAttention:
-    """The attend() of the engine. Built once per prefill, once per decoding step, once per *image* when drawing."""
+    """The attend() of the engine. Built once per prefill, once per decoding step, once per *image* when denoising."""
 
     def __init__(self, cache: KVCache, blocks: Sequence[Block], stream_of_T: np.ndarray) -> None:
-        """Plan; makes sure that the rows are long enough.
+        """Plan the calls; grow the cache's rows if they are too short.
 
         Args:
             blocks: in reading order; their tokens are concatenated. Their contexts are the last on their rows (see
@@ -83,7 +83,7 @@ class CachedAttention:
         runs = _runs(placed)
         plan = (torch.from_numpy(slots_T).to(cache.device), [self._call(run) for run in runs])
         self._plans = {cache.device: plan}  # slots and calls, for each device that has layers
-        # one call that takes the tokens as they come needs no picking
+        # a single call that takes all tokens in stream order needs no indexing
         order_T = np.concatenate([p.tokens_N for run in runs for p in run])
         self.plain = len(runs) == 1 and bool((order_T == np.arange(len(order_T))).all())
 
@@ -103,10 +103,10 @@ class CachedAttention:
         slots_T, calls = self._plan_on(self.cache.devices[layer])
         self.cache.write(layer, slots_T, k_TKE, v_TKE)
         if self.plain:
-            return self._answer(calls[0], layer, q_THE)
+            return self._attend(calls[0], layer, q_THE)
         out_THE = torch.empty_like(q_THE)
         for call in calls:
-            out_THE[call.tokens_N] = self._answer(call, layer, q_THE[call.tokens_N])
+            out_THE[call.tokens_N] = self._attend(call, layer, q_THE[call.tokens_N])
         return out_THE
 
     def _plan_on(self, device: torch.device) -> tuple[Tensor, list[_Call]]:
@@ -115,7 +115,7 @@ class CachedAttention:
             self._plans[device] = slots_T.to(device), [call.to(device) for call in calls]
         return self._plans[device]
 
-    def _answer(self, call: _Call, layer: int, q_NHE: Tensor) -> Tensor:
+    def _attend(self, call: _Call, layer: int, q_NHE: Tensor) -> Tensor:
         slabs_RLKE = (self.cache.keys_RLKE[layer], self.cache.values_RLKE[layer])
         k_RKLE, v_RKLE = (slab[call.rows, : call.length].transpose(1, 2) for slab in slabs_RLKE)
         q_RHQE = q_NHE.unflatten(0, (len(k_RKLE), -1)).transpose(1, 2)
@@ -123,11 +123,11 @@ class CachedAttention:
 
 
 def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:
-    """Blocks that share a call, by row: equally few tokens on neighboring rows, else each block alone."""
+    """Blocks that share a call, by row: equally few tokens on neighboring rows; any other block alone."""
     runs: list[list[_Placed]] = []
     for p in sorted(placed, key=lambda p: p.block.context.row):
         last = runs[-1][-1].block if runs else p.block  # the first is not its own neighbor
-        if last.tokens == p.block.tokens <= FEW and last.context.row + 1 == p.block.context.row:
+        if last.tokens == p.block.tokens <= MAX_TOKENS_TO_SHARE and last.context.row + 1 == p.block.context.row:
             runs[-1].append(p)
         else:
             runs.append([p])

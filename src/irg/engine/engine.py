@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from irg.engine.events import EngineEvent, RequestFailed
@@ -71,7 +70,6 @@ class Engine:
                     raise event.error
             return [request.result for request in requests]
 
-    @torch.inference_mode()
     def score(self, ops: Sequence[Say | Look], ids: Sequence[int], seed: int = 0) -> Tensor:
         """How likely the model finds a given text after ``ops``: logits before each of its tokens and before its eos,
         float32 [len(ids) + 1, V]."""

@@ -3,8 +3,10 @@
 Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N tokens of an image; D values per token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +22,19 @@ from irg.sequence.images import patchify
 from irg.sequence.layout import cells_of, lay_out, visibility
 from irg.sequence.parts import Latents, Part, Patches
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _without_grad(method: F) -> F:
+    """No gradients, by the means that the runner was made for."""
+
+    @wraps(method)
+    def run(self: Any, *arguments: Any, **options: Any) -> Any:
+        with torch.inference_mode() if self.inference_mode else torch.no_grad():
+            return method(self, *arguments, **options)
+
+    return cast(F, run)
+
 
 class Runner:
     """A model with its cache. A call that raises leaves every context as it was."""
@@ -31,9 +46,16 @@ class Runner:
         rows: int = ROWS_PER_REQUEST,
         slots: int = INITIAL_SLOTS,
         compute_dtype: torch.dtype | None = None,
+        inference_mode: bool = True,
     ) -> None:
-        """``compute_dtype``: of the forward's keys and values, which the cache stores, where it is not the dtype that
-        the weights are stored in (FSDP's mixed precision)."""
+        """Args:
+        rows, slots: of the cache at first.
+        compute_dtype: of the forward's keys and values, which the cache stores, where it is not the dtype that the
+            weights are stored in (FSDP's mixed precision).
+        inference_mode: False for modules that gather their parameters in the forward and train on (FSDP): they
+            run under ``torch.no_grad``.
+        """
+        self.inference_mode = inference_mode
         self.model = model.eval()
         self.autoencoder = autoencoder.eval()
         self.config = model.config
@@ -43,7 +65,7 @@ class Runner:
 
     # ---- prefill
 
-    @torch.inference_mode()
+    @_without_grad
     def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> Tensor | None:
         """Append parts to contexts, all in one forward; returns hidden states in reading order [T, C].
 
@@ -85,7 +107,7 @@ class Runner:
 
     # ---- decoding
 
-    @torch.inference_mode()
+    @_without_grad
     def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
         """Append equally many text tokens to each context; logits after each of them, float32 [contexts, N, V]."""
         tokens, device = len(texts_BN[0]), self.model.device
@@ -105,20 +127,21 @@ class Runner:
 
     # ---- denoising
 
+    @_without_grad
     def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> "Branches":
         """Plan velocity predictions: each block is an image of (rows, columns) tokens on top of a context."""
         return Branches(self, blocks)
 
     # ---- images
 
-    @torch.inference_mode()
+    @_without_grad
     def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
         """Images of one size through the autoencoder: [B, C, h, w]. ``eps`` samples the posterior."""
         parameter = next(self.autoencoder.parameters())
         pixels_B3HW = pixels_B3HW.to(parameter.device, parameter.dtype)
         return self.autoencoder.encode(pixels_B3HW, None if eps is None else eps.to(parameter.device))
 
-    @torch.inference_mode()
+    @_without_grad
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
         """Latents to pixels in about [-1, 1], float [B, 3, H, W]."""
         parameter = next(self.autoencoder.parameters())
@@ -130,9 +153,8 @@ class Branches:
     from step to step is prepared once. The contexts never change: keys of an image lie in the free slots behind its
     context (so a branch that shares its row with a longer context moves to a row of its own, once per image)."""
 
-    @torch.inference_mode()
     def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
-        self.model = runner.model
+        self.model, self.inference_mode = runner.model, runner.inference_mode
         special, side = runner.grammar.special, runner.grammar.latent_side
         device = self.model.device
         sizes = [rows * columns for _, (rows, columns) in blocks]
@@ -156,7 +178,7 @@ class Branches:
             np.array(stream),
         )
 
-    @torch.inference_mode()
+    @_without_grad
     def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
         """Velocities of all latent tokens, float32 [G, D], blocks in the order they were planned.
 

@@ -15,7 +15,7 @@ def draw(loaded: LoadedModel, tokenizer: TextTokenizer, profile: Profile, sample
     Raises:
         ValueError: a prompt or a setting is not usable.
     """
-    engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.forms)
+    engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
     pipe = IRGPipeline(engine, profile, profile.name)
     outputs = pipe(list(samples.prompts), seed=samples.seed, **samples.settings)
     return {f"{i:02d}": output for i, output in enumerate(outputs)}

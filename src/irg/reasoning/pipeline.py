@@ -106,7 +106,7 @@ class IRGPipeline:
         tokenizer.check(config, folder)
         loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(config, profile))
         say(f"Memory: {plan.reason}")
-        engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.forms)
+        engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
         return cls(engine, profile, str(model), plan)
 
     def max_concurrent_requests(self, most: int = 8) -> int:

@@ -117,7 +117,7 @@ def assemble(start: Start) -> Path:
     out = Path(start.out)
     save_model(out, config, model, autoencoder)
     tokenizer.tokenizer.save(str(out / "tokenizer.json"))
-    replace(PROFILE, forms=example_texts()).save(out)
+    replace(PROFILE, draft_texts=example_texts()).save(out)
     return out
 
 

@@ -147,7 +147,7 @@ def _config(before: ModelConfig, options: Enlargement, tokenizer: TextTokenizer)
 
 def _profile(profile: Profile, options: Enlargement) -> Profile:
     changed = {"height": options.size, "width": options.size, "max_think_tokens": options.max_think_tokens}
-    return replace(profile, settings=profile.settings | changed, forms=example_texts(options.vocab))
+    return replace(profile, settings=profile.settings | changed, draft_texts=example_texts(options.vocab))
 
 
 if __name__ == "__main__":

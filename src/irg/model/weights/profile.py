@@ -16,15 +16,15 @@ FILE = "irg.json"
 
 @dataclass(frozen=True)
 class Profile:
-    """Texts a model was trained with, and the settings it draws best with (names of ``reasoning.settings``). ``forms``:
-    examples of the thoughts it writes, if they have a form; decoding guesses ahead from them."""
+    """Texts a model was trained with, and the settings it draws best with (names of ``reasoning.settings``).
+    ``draft_texts``: examples of the thinking it writes, if it keeps to a form, for speculative decoding."""
 
     name: str
     system_prompt: str = ""
     how_to_think: str = ""
     how_to_improve: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    forms: tuple[str, ...] = ()
+    draft_texts: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write ``irg.json`` into a model folder."""
@@ -41,6 +41,8 @@ def read_profile(folder: Path) -> Profile | None:
     if not path.is_file():
         return None
     data = read_json(path)
+    if isinstance(data, dict) and "forms" in data:  # the field's name in folders of before
+        data["draft_texts"] = data.pop("forms")
     try:
         return build(Profile, data)
     except ValueError as error:
