@@ -214,10 +214,6 @@ class Reflection:
         """What the analysis says is wrong with it, or that nothing is."""
         return self.analysis.partition(". ")[2] if self.seen else self.analysis
 
-    @property
-    def nothing_wrong(self) -> bool:
-        return self.faults.rstrip(". ") == "nothing is wrong"
-
 
 _SECTIONS = (
     ("analysis", "Analysis:"),

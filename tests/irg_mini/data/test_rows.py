@@ -11,6 +11,7 @@ from PIL import Image
 
 from irg.curation.records import TrajectoryRecord, png, write_shards
 from irg.learning.data.in_memory import read_rows
+from irg.results.reflection import is_done
 from irg_mini import world
 from irg_mini.data import rows as mini
 
@@ -30,7 +31,7 @@ def test_a_repair_row_ends_in_a_scene_that_satisfies_its_request():
         assert world.satisfied(request, world.see(corrected, 128))
         assert png(world.render(corrected, 128, world.load_sprites("builtin"))) == row.improved
         assert Image.open(io.BytesIO(row.image)).size == (128, 128)
-        mended += not sections.nothing_wrong
+        mended += not is_done(row.reflection)
         assert sections.analysis.startswith("in the picture: ")
     assert 15 <= mended < 40  # some images have nothing to mend, most have
 

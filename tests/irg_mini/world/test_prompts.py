@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import irg_mini.world as mw
+from irg.results.reflection import is_done
 from irg_mini.world.heldout import is_held_out, meaning_key, write_digests
 from irg_mini.world.spelling import split_prompt
 
@@ -108,8 +109,8 @@ def test_an_unknown_word_is_named_and_the_nearest_noun_is_drawn() -> None:
         "small eagle at (2,9); medium blue question mark at (9,6)."
     )
     assert mw.parse_layout(text) == scene
-    reflection = mw.parse_reflection(mw.reflect(request, [], scene, mw.see(scene)))
-    assert reflection.nothing_wrong and reflection.final_prompt == text
+    reflection = mw.reflect(request, [], scene, mw.see(scene))
+    assert is_done(reflection) and mw.parse_reflection(reflection).final_prompt == text
 
 
 def test_known_words_are_never_called_unknown() -> None:

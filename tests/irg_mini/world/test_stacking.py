@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import irg_mini.world as mw
+from irg.results.reflection import is_done
 from irg_mini.world.geometry import behind_strength, on_strength
 from irg_mini.world.rules import holds, placed
 from irg_mini.world.scene import CONVERSE, drawing_order, related_cells
@@ -160,9 +161,10 @@ def test_the_full_world_is_described_and_repaired(seed: int, with_plan: bool) ->
     assert mw.satisfied(request, mw.see(corrected)) and mw.find_flaws(request, mw.see(corrected)) == []
     if not flaws:
         assert corrected.things == flawed.things
-    reflection = mw.parse_reflection(mw.reflect(request, flaws, corrected, seen))
+    text = mw.reflect(request, flaws, corrected, seen)
+    reflection = mw.parse_reflection(text)
     assert mw.parse_layout(reflection.final_prompt) == corrected
-    assert reflection.nothing_wrong == (not flaws) == (reflection.faults == "nothing is wrong.")
+    assert is_done(text) == (not flaws) == (reflection.faults == "nothing is wrong.")
     keep, fix, add, remove = (int(word) for word in mw.split_words(reflection.steps) if word.isdigit())
     assert (keep + fix + add, keep + fix + remove) == (len(corrected.things), len(flawed.things))
 

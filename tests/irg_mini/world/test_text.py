@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import irg_mini.world as mw
+from irg.results.reflection import is_done
 
 SHARED = Path(os.environ.get("IRG_SHARED", Path(__file__).parents[4] / "shared"))
 GENEVAL = SHARED / "benchmarks" / "geneval"
@@ -199,7 +200,7 @@ def test_thoughts_and_reflections_are_read_back(seed: int) -> None:
     text = mw.reflect(request, flaws, corrected, seen)
     reflection = mw.parse_reflection(text)
     assert mw.parse_layout(reflection.final_prompt) == corrected
-    assert reflection.nothing_wrong == (not flaws)
+    assert is_done(text) == (not flaws)
     assert text.startswith("<think> Analysis: ") and text.endswith(" </think>")
     assert len(text.split()) <= 160
     shown = mw.parse_layout(f"Scene: studio. Things: {reflection.seen}.").things
@@ -212,11 +213,11 @@ def test_thoughts_and_reflections_are_read_back(seed: int) -> None:
 
 def test_what_is_seen_is_told_before_what_is_wrong() -> None:
     told = mw.Reflection("in the picture: small red cup at (1,2). one cup is missing.", "", "", "")
-    assert (told.seen, told.faults) == ("small red cup at (1,2)", "one cup is missing.") and not told.nothing_wrong
+    assert (told.seen, told.faults) == ("small red cup at (1,2)", "one cup is missing.")
     bare = mw.Reflection("nothing is wrong.", "", "", "")
-    assert (bare.seen, bare.faults) == ("", "nothing is wrong.") and bare.nothing_wrong
+    assert (bare.seen, bare.faults) == ("", "nothing is wrong.")
     nothing = mw.Reflection("in the picture: none. nothing is wrong.", "", "", "")
-    assert (nothing.seen, nothing.nothing_wrong) == ("none", True)
+    assert (nothing.seen, nothing.faults) == ("none", "nothing is wrong.")
 
 
 def test_a_reflection_to_the_letter() -> None:
