@@ -1,6 +1,7 @@
 """Model folders: what is written comes back, what is published is read, and what is broken is refused in one line."""
 
 import dataclasses
+import errno
 import json
 import struct
 from collections.abc import Callable
@@ -132,7 +133,7 @@ def test_a_model_can_be_saved_over_the_folder_it_is_mapped_from(folder: Path) ->
 def test_failed_save_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(tensors: Any, path: Path, metadata: Any) -> None:
         Path(path).write_bytes(b"half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     loaded = load_model(folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}

@@ -263,24 +263,6 @@ def test_what_is_there_is_replaced_only_when_asked(ours: Path, tmp_path: Path) -
     assert load_model(ours)
 
 
-def test_what_was_there_comes_back_when_it_cannot_be_replaced(
-    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    convert(ours, tmp_path / "out", Conversion())
-    before, rename = contents(tmp_path / "out"), Path.rename
-
-    def failing(self: Path, target: Path) -> Path:
-        if self.name.endswith(".part"):
-            raise OSError("no more")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="no more"):
-        convert(ours, tmp_path / "out", Conversion(dtype=torch.float32), overwrite=True)
-    assert contents(tmp_path / "out") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "out"]
-
-
 def test_numbers_that_float16_cannot_hold_are_refused(ours: Path, tmp_path: Path) -> None:
     tensors = load_file(ours / "weights.safetensors")
     tensors["vae2llm.bias"][0] = 1e6

@@ -36,16 +36,14 @@ def walk(runner: Runner) -> list[torch.Tensor]:
     context, other = runner.cache.new(), runner.cache.new()
     config = runner.config
     side = config.latent_patch_size
-    latents = torch.zeros(config.autoencoder.z_channels, 2 * side, side, device=runner.model.device)
+    latents = torch.zeros(config.autoencoder.z_channels, 2 * side, side)
     patches = torch.zeros(2, config.vit.patch_values)
     runner.extend(
         [(context, [Text((5, 6)), Latents((2, 1), latents), Patches((1, 2), patches)]), (other, [Text((7,))])]
     )
     logits = runner.feed([context, other], [[9], [10]])[:, 0]
-    noise = torch.zeros(4, config.latent_values, device=runner.model.device)
-    velocity = runner.branches([(context, (2, 1)), (other, (2, 1))]).velocity(
-        noise, torch.zeros(1, device=runner.model.device)
-    )
+    noise = torch.zeros(4, config.latent_values)
+    velocity = runner.branches([(context, (2, 1)), (other, (2, 1))]).velocity(noise, torch.zeros(1))
     return [logits, velocity]
 
 

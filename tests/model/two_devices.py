@@ -1,4 +1,4 @@
-"""A model on two devices that are not there: ``python two_devices.py``, a process of its own for ``test_placement.py``.
+"""A model on two devices that are not there: ``python two_devices.py``, a process of its own for ``test_devices.py``.
 
 Fake tensors have a device, shapes and dtypes but no numbers, and refuse to mix devices as real ones do. The devices are
 those of an empty Python backend, which can't be taken back once it is registered: hence the process.
@@ -39,14 +39,14 @@ def walk(model: UnifiedModel) -> None:
     devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]
     context, other = runner.cache.new(), runner.cache.new()
     side = config.latent_patch_size
-    latents = torch.zeros(config.autoencoder.z_channels, 2 * side, side, device=main)
+    latents = torch.zeros(config.autoencoder.z_channels, 2 * side, side)
     patches = torch.zeros(2, config.vit.patch_values)
     runner.extend(
         [(context, [Text((5, 6)), Latents((2, 1), latents), Patches((1, 2), patches)]), (other, [Text((7,))])]
     )
     logits = runner.feed([context, other], [[9], [10]])[:, 0]
     branches = runner.branches([(context, (2, 1)), (other, (2, 1))])
-    velocity = branches.velocity(torch.zeros(4, config.latent_values, device=main), torch.zeros(1, device=main))
+    velocity = branches.velocity(torch.zeros(4, config.latent_values), torch.zeros(1))
     assert [slab.device for slab in runner.cache.keys_RLKE] == devices
     assert (logits.device, velocity.device) == (main, main)
     assert logits.shape == (2, 260) and velocity.shape == (4, config.latent_values)

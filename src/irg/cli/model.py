@@ -119,12 +119,12 @@ def init(argv: Sequence[str]) -> int:
     import torch
 
     from irg.model.network.config import CONFIGS
-    from irg.model.weights.convert import made_aside
+    from irg.model.weights.convert import new_model_folder
     from irg.model.weights.initialize import narrower, write_folder
 
     config, seed = narrower(CONFIGS[options.config](), options.narrow), options.seed if options.random else None
     dtype = getattr(torch, options.dtype)
-    with made_aside(Path(options.out), options.overwrite) as folder, _progress("Writing") as (started, wrote):
+    with new_model_folder(Path(options.out), options.overwrite) as folder, _progress("Writing") as (started, wrote):
         write_folder(folder, config, options.layout, seed, dtype, shard_bytes, started, wrote)
     print(f"Written to {options.out}")
     return 0

@@ -182,8 +182,9 @@ class Branches:
     def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
         """Velocities of all latent tokens, float32 [G, D], blocks in the order they were planned.
 
-        ``times_G``: one time per token, or a single one for all.
+        ``times_G``: one time per token, or a single one for all. Both inputs may be on any device.
         """
+        noisy_GD, times_G = noisy_GD.to(self.model.device), times_G.to(self.model.device)
         self.batch.latents_GD, self.batch.times_G = noisy_GD, times_G
         _, hidden_GC = self.model(self.batch, self.attend)
         assert hidden_GC is not None

@@ -7,7 +7,6 @@ A folder holds ``adapter.safetensors`` with ``<module path>.lora_A`` [r, in] and
 Legend: R rank; O outputs; I inputs.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from irg import files
 from irg.model.network.lora import LoraConfig
 from irg.model.weights.config_files import read_json
 from irg.model.weights.manifest import TensorEntry, TensorReader, read_header
@@ -147,19 +147,15 @@ def _check_shapes(
 
 
 def save_adapter(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write an adapter's two files, each aside and renamed, the description last.
+    """Write an adapter's two files atomically, the settings last.
 
     Raises:
         ValueError: they can't be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / (ADAPTER + ".part")
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part)
-        part.replace(folder / ADAPTER)
-        part = folder / (SETTINGS + ".part")
-        part.write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
-        part.replace(folder / SETTINGS)
+        with files.written(folder / ADAPTER) as path:
+            save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
+        files.write_json(folder / SETTINGS, asdict(config))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder}: can't write the adapter: {error}") from None
 

@@ -5,10 +5,7 @@ and :mod:`irg.model.weights.manifest` for weight files. Loading builds the model
 key and shape with the files' headers, and only then maps or reads tensors, straight into the wanted dtype and device.
 """
 
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from irg import files
 from irg.model.network.autoencoder import Autoencoder, build_autoencoder
 from irg.model.network.config import ModelConfig
 from irg.model.network.embeddings import PositionTable
@@ -154,8 +152,7 @@ def save_model(
 ) -> None:
     """Write a model folder in the irg layout; ``dtype`` None keeps the weights' own.
 
-    Every file is written aside and renamed, the configuration last: a crash leaves no half-written file under a name
-    that is read. Other files of the folder stay.
+    Every file is written atomically, the configuration last. Other files of the folder stay.
 
     Raises:
         ValueError: the folder can't be written, or ``config`` is not the model's.
@@ -164,12 +161,10 @@ def save_model(
         raise ValueError("the configuration to save is not that of the model and autoencoder")
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, module in ((WEIGHTS, model), (AUTOENCODER, autoencoder)):
-            with _written_aside(folder / f"{name}.safetensors") as path:
+            with files.written(folder / f"{name}.safetensors") as path:
                 save_file(_state(module, dtype), path, metadata={"format": "pt"})
-        with _written_aside(folder / CONFIG) as path:
-            path.write_text(json.dumps(to_sections(config), indent=1) + "\n", encoding="utf-8")
+        files.write_json(folder / CONFIG, to_sections(config))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder}: can't write the model: {error}") from None
 
@@ -274,16 +269,3 @@ def _state(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
         return tensors[key].detach().to(dtype=None if kept else dtype).contiguous()
 
     return {key: stored(key) for key in expected(module)}
-
-
-@contextmanager
-def _written_aside(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place if the block succeeds, and is removed if not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

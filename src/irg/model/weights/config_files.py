@@ -3,14 +3,17 @@
 Two layouts are read. **irg**: one ``config.json`` with sections (``llm_config``, ``vit_config``, ``vae_config``,
 ``bagel_config``, ``special_token_ids``, ``vae_image_transform``, ``vit_image_transform``); this is also what is
 written. **BAGEL**: ``llm_config.json`` and ``vit_config.json`` in Hugging Face's form; what they do not say is BAGEL's
-own (autoencoder, patch sizes, resize rules), unless a ``config.json`` beside them has some of the sections above.
+own (autoencoder, patch sizes, resize rules), unless a ``config.json`` beside them has some of the sections above. Any
+other ``config.json`` there (BAGEL's own was no valid JSON at first, then a Hugging Face configuration) is ignored.
 
-Keys nobody asks for are ignored: published files are full of them. Keys that would change the network are checked.
+Unknown keys are ignored: published files are full of them. Keys that would change the network are checked.
 """
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +24,7 @@ from irg.sequence.images import ResizeRule
 from irg.sequence.special import SpecialTokens
 
 T = TypeVar("T")
+_log = logging.getLogger("irg")
 
 CONFIG, LLM_CONFIG, VIT_CONFIG = "config.json", "llm_config.json", "vit_config.json"
 MAX_JSON_BYTES = 1 << 28
@@ -38,6 +42,7 @@ _SPECIAL_KEYS = {  # config.json's names of SpecialTokens' fields
     "end_of_image": "end_of_image",
 }
 _RESIZE_KEYS = {"max_size": "max_image_size", "min_size": "min_image_size", "stride": "image_stride"}
+_OWN_SECTIONS = {"bagel_config", "special_token_ids", "vae_image_transform", "vit_image_transform"}
 _VAE_KINDS: dict[str, type[FluxConfig] | type[CompactConfig]] = {"flux": FluxConfig, "compact": CompactConfig}
 # What these keys may say, where they are present: anything else is a network that this package does not have.
 _FIXED: dict[str, dict[str, Any]] = {
@@ -171,7 +176,7 @@ def _read_bagel(folder: Path) -> ModelConfig:
             raise ValueError(f"{vit_path}: num_hidden_layers {layers} leaves no layer: BAGEL builds one fewer")
         vit["num_hidden_layers"] = layers - 1
 
-    extra = read_json(extra_path) if extra_path.is_file() else {}
+    extra = _own_sections(extra_path) if extra_path.is_file() else {}
     sections: dict[str, Any] = {
         k: extra[k] for k in ("bagel_config", "vae_image_transform", "vit_image_transform") if k in extra
     }
@@ -183,6 +188,24 @@ def _read_bagel(folder: Path) -> ModelConfig:
     sections["vae_config"] = extra.get("vae_config", {})
     sections |= {"llm_config": llm, "vit_config": vit}
     return _from_sections(sections, extra_path if extra else llm_path, llm_path, vit_path)
+
+
+def _own_sections(path: Path) -> dict[str, Any]:
+    """What BAGEL's files do not say, from a ``config.json`` of this package; nothing if it is any other."""
+    try:
+        sections = read_json(path)
+    except ValueError as error:
+        _report_ignored(str(error))
+        return {}
+    if not _OWN_SECTIONS & sections.keys():
+        _report_ignored(f"{path}: has none of the sections {', '.join(sorted(_OWN_SECTIONS))}")
+        return {}
+    return sections
+
+
+@lru_cache  # a folder's configuration is read several times while it is loaded
+def _report_ignored(reason: str) -> None:
+    _log.warning("%s; ignored: %s and %s have BAGEL's configuration", reason, LLM_CONFIG, VIT_CONFIG)
 
 
 def special_ids(folder: Path) -> list[int]:

@@ -5,8 +5,6 @@ files are copied as they are. Going from BAGEL's layout to ours keeps its config
 (``bagel_files``), so that the way back gives them back too.
 """
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from irg import files
 from irg.model.network.config import ModelConfig
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.adapter_files import Adapter, read_adapter
@@ -82,7 +81,7 @@ def convert(
     to_bagel = is_bagel_layout(source) if conversion.layout is None else conversion.layout == "bagel"
     weights = list(_weights(checked, conversion, adapter))
     autoencoder = [_copied(k, e, conversion.dtype) for k, e in checked.autoencoder_entries.items()]
-    with made_aside(out, overwrite) as folder:
+    with new_model_folder(out, overwrite) as folder:
         started(sum(tensor.nbytes for tensor in (*weights, *autoencoder)))
         name = conversion.prefer if to_bagel else WEIGHTS
         write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=conversion.quantize is not None)
@@ -94,8 +93,8 @@ def convert(
 
 
 @contextmanager
-def made_aside(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that takes its place if the block succeeds, and is removed if not.
+def new_model_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``out`` if the block succeeds, and is removed if not.
 
     Raises:
         ValueError: ``out`` is there and not empty, and may not be replaced; or it is no model folder.
@@ -106,22 +105,8 @@ def made_aside(out: Path, overwrite: bool) -> Iterator[Path]:
             raise ValueError(f"{out} is there already: give another folder, or --overwrite")
         if out.is_symlink() or not out.is_dir() or not _is_model(out):
             raise ValueError(f"{out} is not a model folder, so it is not replaced")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        old = out.with_name(f".{out.name}.{os.getpid()}.old")
-        if out.exists():
-            out.rename(old)
-        try:
-            temporary.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with files.written_folder(out) as folder:
+        yield folder
 
 
 def _is_model(folder: Path) -> bool:
@@ -211,13 +196,13 @@ def _write_configs(source: Path, folder: Path, to_bagel: bool) -> None:
     config = read_config(source)
     if not to_bagel:
         originals = {n: (source / n).read_text(encoding="utf-8") for n in _CONFIGS if (source / n).is_file()}
-        _write_json(folder / CONFIG, to_sections(config) | {ORIGINAL: originals})
+        files.write_json(folder / CONFIG, to_sections(config) | {ORIGINAL: originals})
         return
     originals = read_json(source / CONFIG).get(ORIGINAL, {})
     if isinstance(originals, dict) and _restored(originals, folder, config):
         return
     for name, sections in bagel_sections(config).items():
-        _write_json(folder / name, sections)
+        files.write_json(folder / name, sections)
 
 
 def _restored(originals: Mapping[str, Any], folder: Path, config: ModelConfig) -> bool:
@@ -233,10 +218,6 @@ def _restored(originals: Mapping[str, Any], folder: Path, config: ModelConfig) -
     for name in _CONFIGS:
         (folder / name).unlink(missing_ok=True)
     return False
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _is_kept(path: Path) -> bool:

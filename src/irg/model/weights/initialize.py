@@ -5,7 +5,6 @@ runs: it thinks in noise and draws noise.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from irg import files
 from irg.model.network.autoencoder import FluxConfig, build_autoencoder
 from irg.model.network.config import ModelConfig
 from irg.model.network.embeddings import sincos_rows
@@ -90,9 +90,9 @@ def write_folder(
         started(sum(tensor.nbytes for tensor in (*weights, *pixels)))
     write_weights(folder, name, weights, shard_bytes, wrote, holes=seed is None)
     write_weights(folder, AUTOENCODER, pixels, None, wrote, holes=seed is None)
-    files = bagel_sections(config) if layout == "bagel" else {CONFIG: to_sections(config)}
-    for file, sections in files.items():
-        (folder / file).write_text(json.dumps(sections, indent=1) + "\n", encoding="utf-8")
+    configs = bagel_sections(config) if layout == "bagel" else {CONFIG: to_sections(config)}
+    for file, sections in configs.items():
+        files.write_json(folder / file, sections)
     (folder / TOKENIZER).write_text(byte_tokenizer(config), encoding="utf-8")
 
 

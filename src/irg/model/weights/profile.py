@@ -1,13 +1,13 @@
 """What a model folder says about how to talk to it: ``irg.json`` beside the weights.
 
-A folder without one (BAGEL's own, say) gets the defaults of its architecture from whoever asks.
+A folder without one (BAGEL's own, for example) gets the defaults of its architecture from the caller.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from irg import files
 from irg.model.weights.config_files import read_json
 from irg.recipes import build
 
@@ -17,7 +17,10 @@ FILE = "irg.json"
 @dataclass(frozen=True)
 class Profile:
     """Texts a model was trained with, and the settings it draws best with (names of ``reasoning.settings``).
-    ``draft_texts``: examples of the thinking it writes, if it keeps to a form, for speculative decoding."""
+
+    ``draft_texts`` are examples of the thinking it writes, if that has a form: the n-gram drafter proposes tokens from
+    them.
+    """
 
     name: str
     system_prompt: str = ""
@@ -28,7 +31,7 @@ class Profile:
 
     def save(self, folder: Path) -> None:
         """Write ``irg.json`` into a model folder."""
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        files.write_json(folder / FILE, asdict(self))
 
 
 def read_profile(folder: Path) -> Profile | None:
@@ -41,7 +44,7 @@ def read_profile(folder: Path) -> Profile | None:
     if not path.is_file():
         return None
     data = read_json(path)
-    if isinstance(data, dict) and "forms" in data:  # the field's name in folders of before
+    if "forms" in data:  # its name in folders written by earlier versions
         data["draft_texts"] = data.pop("forms")
     try:
         return build(Profile, data)

@@ -7,13 +7,16 @@ written and this module writes again is the same file, byte for byte.
 import json
 import math
 import struct
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
+from irg import files
 from irg.model.weights.manifest import DTYPES
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -41,56 +44,32 @@ def write_weights(
     wrote: Callable[[int], None] = lambda _: None,
     by_key: bool = False,
     holes: bool = False,
-) -> list[Path]:
+) -> None:
     """Write ``name.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor gets one of its own) and their
     index ``name.safetensors.index.json``.
 
     Args:
         folder: of which nothing is kept if writing fails: the caller's temporary one.
         wrote: called with the bytes of each tensor once it is written.
-        by_key: tensors lie by name alone, so that those made together (a weight's quantized parts) follow each other.
-        holes: write zeros instead of the tensors, as files that take no room on disk.
+        by_key: order tensors by name alone, so that those made together (a weight's quantized parts) follow each other.
+        holes: write zeros instead of the tensors, as sparse files, which take no space on disk.
 
     Raises:
         OSError: the folder can't be written.
     """
-    tensors = sorted(tensors, key=lambda tensor: tensor.key)
-    groups = _groups(tensors, shard_bytes)
-    groups = groups if by_key else [_in_file_order(group) for group in groups]
-
-    def write(path: Path, group: Sequence[Planned]) -> Path:
-        return write_holes(path, group) if holes else _write_file(path, group, wrote)
-
-    if len(groups) == 1:
-        return [write(folder / f"{name}.safetensors", groups[0])]
-    names = [f"{name}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
-    paths = [write(folder / file, group) for file, group in zip(names, groups, strict=True)]
-    index = {
-        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
-        "weight_map": {tensor.key: file for file, group in zip(names, groups, strict=True) for tensor in group},
-    }
-    path = folder / f"{name}.safetensors.index.json"
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return [*paths, path]
-
-
-def write_holes(path: Path, tensors: Sequence[Planned]) -> Path:
-    """A file of zeros that takes no room on disk (on file systems with sparse files)."""
-    with path.open("wb") as file:
-        file.truncate(_write_header(file.write, _in_file_order(tensors)))
-    return path
-
-
-def _groups(tensors: Sequence[Planned], shard_bytes: int | None) -> list[list[Planned]]:
-    groups: list[list[Planned]] = [[]]
-    size = 0
-    for tensor in tensors:
-        if shard_bytes is not None and groups[-1] and size + tensor.nbytes > shard_bytes:
-            groups.append([])
-            size = 0
-        groups[-1].append(tensor)
-        size += tensor.nbytes
-    return groups
+    planned = {tensor.key: tensor for tensor in sorted(tensors, key=lambda tensor: tensor.key)}
+    split = split_state_dict_into_shards_factory(
+        planned,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern=name + "{suffix}.safetensors",
+        max_shard_size=sys.maxsize if shard_bytes is None else shard_bytes,
+    )
+    for file, keys in split.filename_to_tensors.items():
+        group = [planned[key] for key in keys]
+        _write_file(folder / file, group if by_key else _in_file_order(group), wrote, holes)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        files.write_json(folder / f"{name}.safetensors.index.json", index)
 
 
 def _in_file_order(tensors: Iterable[Planned]) -> list[Planned]:
@@ -115,13 +94,15 @@ def _write_header(write: Callable[[bytes], object], ordered: Sequence[Planned]) 
     return 8 + len(text) + end
 
 
-def _write_file(path: Path, ordered: Sequence[Planned], wrote: Callable[[int], None]) -> Path:
+def _write_file(path: Path, ordered: Sequence[Planned], wrote: Callable[[int], None], holes: bool) -> None:
     with path.open("wb") as file:
-        _write_header(file.write, ordered)
+        size = _write_header(file.write, ordered)
+        if holes:
+            file.truncate(size)
+            return
         for planned in ordered:
             tensor = planned.make()
             assert tensor.shape == planned.shape and tensor.dtype == planned.dtype, planned.key
             if planned.nbytes:
                 file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
             wrote(planned.nbytes)
-    return path
