@@ -434,6 +434,18 @@ def test_devices_that_are_not_supported_are_refused_before_anything_is_loaded(
     assert f"device {device.split(',')[-1]!r} is not supported: models run on cpu or cuda" in error
 
 
+def test_a_recipe_with_an_old_name_works_and_prints_the_new_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "out: o\nprompts: {sources: [{kind: file, path: p.txt}]}\ndraft: {kind: model, options: {}, batch: 2}\n"
+    )
+    (tmp_path / "p.txt").write_text("a cat\n")
+    words = [sys.executable, "-m", "irg", "data", "status", str(recipe)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "draft.batch is now called batch_size; the old name goes with the next version\n"
+
+
 @pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["generate", ""], ["train", "--help"]])
 def test_help_and_mistakes_do_not_wait_for_torch(words: list[str]) -> None:
     code = f"""

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         _end_at_the_second_interrupt()
+        _print_renamed_names()
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -86,6 +88,20 @@ def _end_at_the_second_interrupt() -> None:
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job may ignore it
         signal.signal(signal.SIGINT, interrupt)
+
+
+def _print_renamed_names() -> None:
+    """Print a line where a recipe or model folder uses a name that changed (:mod:`irg.deprecation`)."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if category is DeprecationWarning:
+            print(_shown(str(message)), file=sys.stderr)
+        else:
+            usual(message, category, *where)
+
+    warnings.filterwarnings("default", r".* is now called ", DeprecationWarning)
+    warnings.showwarning = show
 
 
 def _run(words: list[str]) -> int:

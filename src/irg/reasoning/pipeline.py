@@ -113,6 +113,11 @@ class IRGPipeline:
         """How many requests of the usual size to run at a time: ``most``, or as many as memory has room for."""
         return most if self.memory_plan is None else min(most, self.memory_plan.max_concurrent_requests)
 
+    def together(self, most: int) -> int:
+        """The old name of :meth:`max_concurrent_requests`."""
+        warn("IRGPipeline.together", "IRGPipeline.max_concurrent_requests")
+        return self.max_concurrent_requests(most)
+
     # ---- running
 
     @overload
