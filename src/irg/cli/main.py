@@ -94,11 +94,11 @@ def _print_renamed_names() -> None:
     """Print a line where a recipe or model folder uses a name that changed (:mod:`irg.deprecation`)."""
     usual = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category is DeprecationWarning:
             print(_shown(str(message)), file=sys.stderr)
         else:
-            usual(message, category, *where)
+            usual(message, category, *where, **more)
 
     warnings.filterwarnings("default", r".* is now called ", DeprecationWarning)
     warnings.showwarning = show
