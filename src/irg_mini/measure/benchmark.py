@@ -199,7 +199,7 @@ class _Run:
         return [_with_turn(t, text, image) for t, text, image in zip(first, reflections, images, strict=True)]
 
     def _true_reflection(self, index: int, n: int, first: Trajectory) -> str:
-        """What is wrong with a first image and how to mend it, by what the label detector finds in it."""
+        """What is wrong with a first image and how to correct it, by what the label detector finds in it."""
         image, request = np.asarray(first.image), self.requests[index]
         seen, size = self.label_detector.detect(image[None], threshold=SCORE_THRESHOLD)[0], image.shape[0]
         try:

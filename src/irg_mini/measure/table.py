@@ -208,10 +208,10 @@ def reading(lines: Sequence[Line]) -> str:
 
 
 def planning(lines: Sequence[Line]) -> str:
-    """How many wrong first images follow from a wrong plan, and how many wrong plans the first reflection mends."""
+    """How many wrong first images follow from a wrong plan, and how many wrong plans the first reflection corrects."""
     wrong = [(line["prompt"], float(not line["planned"][0])) for line in lines if not line["right"][0]]
-    mended = [(line["prompt"], float(bool(line["planned"][1]))) for line in lines if not line["planned"][0]]
-    planned_wrong, ends_right = (share([(value, 1.0) for _, value in some]) for some in (wrong, mended))
+    corrected = [(line["prompt"], float(bool(line["planned"][1]))) for line in lines if not line["planned"][0]]
+    planned_wrong, ends_right = (share([(value, 1.0) for _, value in some]) for some in (wrong, corrected))
     return (
         f"The plan was already wrong in {_share(planned_wrong)} wrong first images; reflections end with a right one "
         f"in {_share(ends_right)} wrong plans (percent)."

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from irg.files import JsonLines, write_bytes
-from irg.learning.optim import MuonAdamW
+from irg_mini.perception.optim import MuonAdamW
 from irg_mini.perception.schedule import Schedule
 
 STATE, LOG = "state.safetensors", "log.jsonl"

@@ -1,4 +1,4 @@
-"""T2, the ground-truth reflection: what is wrong with an image, how to mend it, and the corrected layout.
+"""T2, the ground-truth reflection: what is wrong with an image, how to correct it, and the corrected layout.
 
 `<think> Analysis: in the picture: small red apple at (3,7). the apple at (3,7) is red, not green.
 Improvements: ... . Steps: keep 1 things, fix 0, add 1, remove 0. Final prompt: <T1> </think>` (on one line)
@@ -29,7 +29,7 @@ REFLECTION_PHRASES = (
 
 _SHOWN = "in the picture: "
 _NEW_PLAN = "a new plan"
-_MENDING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
+_CLEANING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def find_edits(
 
 
 def _unmentioned(flaws: Sequence[Flaw], before: list[Thing], after: list[Thing]) -> list[Thing]:
-    """The corrected scene's things that neither mend a flaw nor fill a gap."""
+    """The corrected scene's things that neither correct a flaw nor are added."""
     unflawed = list(after)
     for flaw in flaws:
         if flaw.wanted is None or (flaw.kind == "wrong_place" and flaw.thing is None):
@@ -125,9 +125,9 @@ def reflect(
     With `new_plan` the corrected layout is a new plan, which keeps nothing of the image.
     """
     edits = find_edits(flaws, corrected, seen, size)
-    mending = [_MENDING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
+    cleaning = [_CLEANING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
     changes = [_NEW_PLAN] if new_plan else [words for edit in edits if (words := _describe_edit(edit))]
-    improvements = changes + mending
+    improvements = changes + cleaning
     counts = Counter(edit.action for edit in edits)
     if new_plan:
         counts = Counter(add=len(corrected.things), remove=sum(edit.before is not None for edit in edits))

@@ -1,4 +1,4 @@
-"""Putting an image right: the scene that keeps what is right and mends the rest."""
+"""Corrected scenes: what is right stays, the rest is corrected."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def correct(
     size: int = 96,
     threshold: float | None = None,
 ) -> Scene:
-    """The scene that repairs an image: right things stay where they were seen (on the grid), wrong ones are mended in
-    place or moved, missing ones are added (where `intended` has them, if that is free), all others go.
+    """The scene that repairs an image: right things stay where they were seen (on the grid), wrong ones are corrected
+    in place or moved, missing ones are added (where `intended` has them, if that is free), all others go.
     """
     slots, _ = match(request, seen, threshold)
     background = request.background or (intended.background if intended else None)

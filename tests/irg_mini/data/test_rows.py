@@ -22,7 +22,7 @@ def data(out="", **options) -> mini.MiniData:
 
 def test_a_repair_row_ends_in_a_scene_that_satisfies_its_request():
     rng = np.random.default_rng(3)
-    mended = 0
+    corrected_rows = 0
     for _ in range(40):
         row = mini.record(rng, data(), repair=True)
         request = world.Request.from_json(json.loads(row.request))
@@ -31,9 +31,9 @@ def test_a_repair_row_ends_in_a_scene_that_satisfies_its_request():
         assert world.satisfied(request, world.see(corrected, 128))
         assert png(world.render(corrected, 128, world.load_sprites("builtin"))) == row.improved
         assert Image.open(io.BytesIO(row.image)).size == (128, 128)
-        mended += not is_done(row.reflection)
+        corrected_rows += not is_done(row.reflection)
         assert sections.analysis.startswith("in the picture: ")
-    assert 15 <= mended < 40  # some images have nothing to mend, most have
+    assert 15 <= corrected_rows < 40  # some images have nothing to correct, most have
 
 
 def test_a_misplanned_row_thinks_what_it_shows_and_ends_right():

@@ -13,7 +13,7 @@ def line(prompt: str, right: list[bool], done: list[bool] = [], tag: str = "coun
 
 ALWAYS = [
     line("a", [False, True, True], [False, True]),  # repaired, then left alone
-    line("b", [True, False, False], [True, True]),  # right, and spoilt if it is drawn again
+    line("b", [True, False, False], [True, True]),  # right, and wrong if it is drawn again
     line("c", [True, True, False], [False, False]),
     line("d", [False, False, True], [True, False], tag="position"),  # a flaw that is not noticed
 ]

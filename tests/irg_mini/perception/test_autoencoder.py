@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from irg.learning.optim import MuonAdamW
 from irg.model.network.autoencoder import CompactConfig
 from irg_mini.perception.autoencoder import (
     AutoencoderConfig,
@@ -17,6 +16,7 @@ from irg_mini.perception.autoencoder import (
     reconstruction_loss,
     train,
 )
+from irg_mini.perception.optim import MuonAdamW
 
 TINY = CompactConfig(
     z_channels=4, encoder_widths=(8, 16), encoder_depths=(1, 1), decoder_widths=(8, 8, 16), decoder_depths=(1, 1, 1)

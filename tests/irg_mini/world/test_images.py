@@ -1,4 +1,4 @@
-"""Sprites, backgrounds, the renderer and spoiled images. Needs no download."""
+"""Sprites, backgrounds, the renderer and degraded images. Needs no download."""
 
 from __future__ import annotations
 
@@ -105,13 +105,13 @@ def test_backgrounds_differ_and_are_single_words() -> None:
         mw.render(mw.Scene("moon", ()), 96, BUILTIN)
 
 
-def test_spoiling_spoils() -> None:
+def test_degrading_degrades() -> None:
     image = mw.render(some_scene(3), 96, BUILTIN)
     for how in mw.DEGRADATIONS:
-        spoiled = mw.degrade(image, np.random.default_rng(0), how)
-        assert spoiled.shape == image.shape and spoiled.dtype == np.uint8
-        assert np.abs(spoiled.astype(int) - image).mean() > 1
-        assert np.array_equal(spoiled, mw.degrade(image, np.random.default_rng(0), how))
+        degraded = mw.degrade(image, np.random.default_rng(0), how)
+        assert degraded.shape == image.shape and degraded.dtype == np.uint8
+        assert np.abs(degraded.astype(int) - image).mean() > 1
+        assert np.array_equal(degraded, mw.degrade(image, np.random.default_rng(0), how))
     with pytest.raises(ValueError, match="unknown degradation 'burnt'"):
         mw.degrade(image, np.random.default_rng(0), "burnt")
 
@@ -148,10 +148,10 @@ def test_a_failing_npm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return subprocess.CompletedProcess(command, 1, "", "npm error code ENOTFOUND\nnpm error no network")
 
     monkeypatch.setattr(sprites_module.subprocess, "run", fail)
-    told: list[str] = []
+    said: list[str] = []
     with pytest.raises(mw.SpriteFetchError, match="no network"):
-        mw.fetch_sprites(tmp_path, say=told.append)
-    assert "15.8 MB" in told[0] and "npm registry" in told[0]
+        mw.fetch_sprites(tmp_path, say=said.append)
+    assert "15.8 MB" in said[0] and "npm registry" in said[0]
     assert list(tmp_path.iterdir()) == []
 
 

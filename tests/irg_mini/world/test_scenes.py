@@ -190,7 +190,7 @@ def test_the_surplus_one_is_the_worst_one() -> None:
 
 
 def test_a_pair_is_the_first_request_that_finds_room() -> None:
-    """Mistakes are told and not taken for want of room."""
+    """Mistakes are named and not taken for want of room."""
     request, scene = mw.sample_pair(np.random.default_rng(4), {"compound": 1.0}, "full")
     assert request.tag == "compound" and mw.satisfied(request, mw.see(scene))
     with pytest.raises(ValueError, match="unknown vocabulary 'ful'"):

@@ -185,8 +185,8 @@ def test_a_reflection_names_the_flaws_and_nothing_else(seed: int) -> None:
     reflection = mw.parse_reflection(text)
     assert len(mw.parse_layout(f"Scene: studio. Things: {reflection.seen}.").things) == len(seen)
     analysis = reflection.faults
-    told = {place.split(")")[0] for place in analysis.split("(")[1:]}
-    assert told == {flaw.thing.place.strip("()") for flaw in flaws if flaw.thing is not None}
+    places = {place.split(")")[0] for place in analysis.split("(")[1:]}
+    assert places == {flaw.thing.place.strip("()") for flaw in flaws if flaw.thing is not None}
     assert ("missing" in analysis) == any(flaw.kind == "missing" for flaw in flaws)
     assert ("picture is" in analysis) == any(flaw.kind == "poor_quality" for flaw in flaws)
 

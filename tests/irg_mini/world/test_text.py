@@ -211,9 +211,9 @@ def test_thoughts_and_reflections_are_read_back(seed: int) -> None:
     assert keep + fix + remove == len(flawed.things)
 
 
-def test_what_is_seen_is_told_before_what_is_wrong() -> None:
-    told = mw.Reflection("in the picture: small red cup at (1,2). one cup is missing.", "", "", "")
-    assert (told.seen, told.faults) == ("small red cup at (1,2)", "one cup is missing.")
+def test_what_is_seen_stands_before_what_is_wrong() -> None:
+    full = mw.Reflection("in the picture: small red cup at (1,2). one cup is missing.", "", "", "")
+    assert (full.seen, full.faults) == ("small red cup at (1,2)", "one cup is missing.")
     bare = mw.Reflection("nothing is wrong.", "", "", "")
     assert (bare.seen, bare.faults) == ("", "nothing is wrong.")
     nothing = mw.Reflection("in the picture: none. nothing is wrong.", "", "", "")
