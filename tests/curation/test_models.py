@@ -1,4 +1,4 @@
-"""The bundled model as drafter and as painter of its own best try; its drafts seen, reflected on and mended."""
+"""The bundled model for drafts and for targets, the best of its tries; its drafts seen, reflected on and mended."""
 
 import json
 from pathlib import Path

@@ -241,7 +241,7 @@ def test_calls_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr("irg.endpoints.client.time.monotonic", lambda: clock[0])
             monkeypatch.setattr("irg.endpoints.client.asyncio.sleep", sleep)
             for _ in range(3):
-                await client._turn()
+                await client._wait_for_pace()
 
     with FaultyServer(lambda path, body: "7") as server:
         asyncio.run(run(server))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _BUILD = """usage: irg data build RECIPE.yaml [--estimate] [--redo] [--field value ...]
 
-Build, or go on building, the trajectories that a recipe asks for (docs/data.md). Fields of the recipe can be set from
+Build, or go on building, the trajectories of a recipe (docs/data.md). Fields of the recipe can be set from
 the command line; nested ones are named with dots:
 
   irg data build recipes/data/mini.yaml --out build/data --processes 2 --engine ray

@@ -1,4 +1,5 @@
-"""Rows sorted by a hash though memory never holds more than a bucket of them: dealt to files, then sorted file by file.
+"""External bucket sort of rows by a hash: rows are spread over files, then sorted file by file, so that memory never
+holds more than a bucket.
 
 The files are Arrow streams: a parquet writer would remember every row group until it is closed.
 """
@@ -33,8 +34,8 @@ class Buckets:
 
     Args:
         folder: for the files; they are removed as they are read.
-        limit: bytes that a bucket should have at most; one that has twice as many is dealt again.
-        size: bytes that are to come, as far as one knows.
+        limit: bytes that a bucket should have at most; one that has twice as many is split again.
+        size: estimate of the bytes that are to come.
     """
 
     def __init__(
@@ -66,15 +67,15 @@ class Buckets:
         return place * self.counts[-1] >> 64
 
     def add(self, rows: pa.Table) -> None:
-        """Deal rows.
+        """Add rows.
 
         Raises:
             OSError: a file cannot be written.
         """
-        dealt: dict[int, list[int]] = {}
+        by_bucket: dict[int, list[int]] = {}
         for index, row in enumerate(rows["id"].to_pylist()):
-            dealt.setdefault(self._bucket(row), []).append(index)
-        for number, indices in dealt.items():
+            by_bucket.setdefault(self._bucket(row), []).append(index)
+        for number, indices in by_bucket.items():
             if number not in self._writers:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 writer = pa.ipc.new_stream(str(self._file(number)), self.columns)

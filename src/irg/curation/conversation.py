@@ -22,7 +22,7 @@ def conversation(row: TrajectoryRow, mode: Mode) -> list[dict[str, Any]]:
         ValueError: the row lacks the mode's second turn.
     """
     texts: dict[tuple[int, ...], str] = {THINKING: row.thinking, REFLECTION: row.reflection or ""}
-    asked: dict[tuple[int, ...], str] = {
+    questions: dict[tuple[int, ...], str] = {
         PROMPT: row.prompt,
         HOW_TO_THINK: BAGEL_PROFILE.how_to_think,
         HOW_TO_IMPROVE: BAGEL_PROFILE.how_to_improve,
@@ -41,8 +41,8 @@ def conversation(row: TrajectoryRow, mode: Mode) -> list[dict[str, Any]]:
     )
     found: list[dict[str, Any]] = []
     for part in write(mode, trajectory):
-        if isinstance(part, Text) and part.ids in asked:
-            found.append({"role": "user", "content": asked[part.ids]})
+        if isinstance(part, Text) and part.ids in questions:
+            found.append({"role": "user", "content": questions[part.ids]})
             continue
         if found[-1]["role"] == "user":
             found.append({"role": "assistant", "content": []})

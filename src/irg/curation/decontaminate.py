@@ -1,4 +1,4 @@
-"""Is a prompt one that a benchmark asks? The same words, the same template filled alike, or nearly the same words."""
+"""Decontamination: is a prompt one of a benchmark's? The same words, the same template, or nearly the same words."""
 
 import importlib.util
 import re
@@ -93,38 +93,38 @@ def _empty_sketch() -> Any:
     return MinHash(num_perm=_PERMUTATIONS)
 
 
-@lru_cache(16)  # a prompt is compared with the benchmarks, then with the others, then remembered
-def _bands_of(text: str) -> tuple[int, ...]:
-    """The bands of a text's MinHash, each as one number."""
+@lru_cache(16)  # a prompt is compared with the benchmarks, then with the others, then added
+def _sketch(text: str) -> Any:
     sketch = _empty_sketch().copy()
     sketch.update_batch([gram.encode() for gram in grams(text)])
-    values = sketch.hashvalues.tolist()
-    return tuple(hash((i, *values[i : i + _ROWS])) for i in range(0, _PERMUTATIONS, _ROWS))
+    return sketch
 
 
 class Neighbors:
-    """Texts by MinHash bands: candidates come from the bands, the verdict from the texts themselves."""
+    """Texts that are similar: candidates by MinHash LSH, the verdict by the Jaccard similarity of the texts."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("datasketch") is None:
             raise ValueError(
                 "near-duplicates need the package datasketch: pip install 'irg[data]' (or filter.near_duplicates: null)"
             )
-        self._bands: dict[int, list[int]] = {}
+        from datasketch import MinHashLSH
+
+        self._index = MinHashLSH(num_perm=_PERMUTATIONS, params=(_PERMUTATIONS // _ROWS, _ROWS))
         self.names: list[str] = []
         self.texts: list[str] = []
 
     def add(self, name: str, text: str) -> None:
         """Remember a text."""
-        for key in _bands_of(text):
-            self._bands.setdefault(key, []).append(len(self.names))
+        self._index.insert(len(self.names), _sketch(text), check_duplication=False)
         self.names.append(name)
         self.texts.append(text)
 
     def nearest(self, text: str, least: float) -> tuple[int, float] | None:
-        """The most similar text known (its index) with a Jaccard of at least ``least``, and that."""
+        """The most similar text known (its index; the first of several) with a Jaccard similarity of at least
+        ``least``, and that."""
         own = grams(text)
-        candidates = {index for key in _bands_of(text) for index in self._bands.get(key, ())}
+        candidates = self._index.query(_sketch(text))
         best = max(((jaccard(own, _cached_grams(self.texts[i])), -i) for i in candidates), default=(0.0, 0))
         return (-best[1], best[0]) if best[0] >= least and best[0] > 0 else None
 
@@ -134,7 +134,7 @@ _cached_grams = lru_cache(4096)(grams)
 
 @dataclass(frozen=True)
 class Hit:
-    """A prompt that a benchmark asks too."""
+    """A match of a prompt with a benchmark's."""
 
     how: str  # exact, template, near
     benchmark: str
@@ -177,7 +177,7 @@ class Decontaminator:
         return None if near is None else self._hits[near[0]]
 
     def _neighbors(self) -> Neighbors:
-        """All prompts by MinHash, made when first asked for: whoever only wants to know what is here need not wait."""
+        """All prompts by MinHash, made at the first use: a caller that only lists what is found need not wait."""
         if self._near is None:
             self._near = Neighbors()
             for hit in self._hits:

@@ -23,7 +23,7 @@ class Prompt:
 
     Attributes:
         source: where it is from, for the dataset card.
-        request: what it asks for, as JSON in GenEval's form; None if that is not known.
+        request: its objects, counts, colors and relations, as JSON in GenEval's form; None if not known.
         turns: 1 or 2; None: the recipe's share decides.
     """
 

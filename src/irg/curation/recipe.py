@@ -95,7 +95,7 @@ class Export:
         shard_mb: most megabytes of images in one file.
         validation: share of prompts that go to ``val``.
         conversation: learning modes to write in the authors' format as well.
-        times: whether the column ``seconds`` is filled; the rest is the same bytes whoever builds it.
+        times: whether the column ``seconds`` is filled; the rest is the same bytes in every build.
     """
 
     out: str | None = None

@@ -34,7 +34,7 @@ _DTYPES = {pa.string(): "string", pa.int64(): "int64", pa.float64(): "float64"}
 def schema(scores: Sequence[str] = (), texts: Sequence[str] = ()) -> pa.Schema:
     """Columns of a trajectory row; ``scores`` are the judges' numbers, ``texts`` further columns of text.
 
-    The metadata tells Hugging Face's ``datasets`` and viewer that the image columns are images.
+    The metadata says to Hugging Face's ``datasets`` and viewer that the image columns are images.
     """
     columns = [*_FIELDS, *((name, pa.float64()) for name in scores), *((name, pa.string()) for name in texts)]
     features = {

@@ -18,7 +18,7 @@ from irg.endpoints import Endpoint, EndpointError, Unanswered
 Outcome = Row | Exception
 PROMPT_COLUMNS: dict[str, type] = {
     "prompt": str,
-    "request": str,  # what the prompt asks for, as JSON in GenEval's form; null if not known
+    "request": str,  # the prompt's objects, counts, colors and relations, as JSON in GenEval's form; null if not known
     "turns": int,
     "seed": int,
     "source": str,

@@ -144,7 +144,7 @@ def by_grammar(source: TaxonomySource, seed: int) -> Iterator[tuple[str, str]]:
     """(category, prompt) until all quotas are met; no prompt comes twice.
 
     Raises:
-        ValueError: the grammar has fewer different sentences than a quota asks for.
+        ValueError: the grammar has fewer different sentences than a quota.
     """
     for category, count in source.quotas.items():
         rng = np.random.default_rng([seed, *category.encode()])
@@ -178,7 +178,7 @@ async def by_endpoint(source: TaxonomySource, seed: int, resources: Resources) -
 
     Raises:
         ValueError: the model repeats itself so much that a quota is not met.
-        EndpointError: it cannot be asked.
+        EndpointError: a call fails.
     """
     assert source.endpoint is not None
     client = await resources.client(source.endpoint)

@@ -15,7 +15,7 @@ from irg.endpoints.endpoint import Budget, Endpoint, EndpointError
 from irg.endpoints.images import decoded
 
 Messages = Sequence[dict[str, Any]]
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """HTTP states that another try may mend."""
 
 
@@ -56,8 +56,8 @@ class Totals:
     usage: dict[str, int] = field(default_factory=dict)
 
 
-class _Again(Exception):
-    """The server could not answer now. ``wait_s`` is how long it asks us to wait."""
+class _Retry(Exception):
+    """The server could not answer now. ``wait_s`` is its Retry-After."""
 
     def __init__(self, message: str, status: int | None = None, wait_s: float | None = None) -> None:
         super().__init__(message)
@@ -80,10 +80,10 @@ class Client:
         self._get_ready()
         self._cache = None if cache_dir is None else AnswerCache(cache_dir)
         self._shared: dict[str, asyncio.Task[dict[str, Any]]] = {}
-        self._flying: set[asyncio.Task[dict[str, Any]]] = set()
+        self._in_flight: set[asyncio.Task[dict[str, Any]]] = set()
         self._closing = False
-        self._free_at = 0.0  # when the next call may begin
-        self._dearest = endpoint.price_per_image
+        self._next_call_at = 0.0  # when the next call may begin
+        self._highest_price = endpoint.price_per_image
         self._openai: Any = None
 
     def _get_ready(self) -> None:
@@ -105,16 +105,16 @@ class Client:
         """Calls in flight are paid for: they are waited for and kept. Those that have not begun do not begin."""
         self._closing = True
         pending = {task for task in self._shared.values() if not task.done()}
-        for task in pending - self._flying:
+        for task in pending - self._in_flight:
             task.cancel()
-        if pending & self._flying:
-            await asyncio.wait(pending & self._flying, timeout=self.endpoint.timeout_s)
+        if pending & self._in_flight:
+            await asyncio.wait(pending & self._in_flight, timeout=self.endpoint.timeout_s)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
         await self._openai.close()
 
-    # ---- what can be asked
+    # ---- requests
 
     async def chat(
         self,
@@ -127,12 +127,12 @@ class Client:
         check: Callable[[str], Any] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Answer:
-        """Ask a chat model.
+        """Call a chat model.
 
         Args:
             messages: as the API takes them; an image is :func:`image_part`.
             logprobs: how many likeliest tokens to report at each place (in ``raw``); None: no logprobs.
-            check: turns the text into a value, or raises ValueError with a complaint, which the model is then told
+            check: turns the text into a value, or raises ValueError with a complaint, which the model then gets
                 together with its answer, ``endpoint.corrections`` times at most.
             extra: further fields of the body.
 
@@ -141,7 +141,7 @@ class Client:
         """
         talk = list(messages)
 
-        async def ask(attempt: int) -> dict[str, Any]:
+        async def call(attempt: int) -> dict[str, Any]:
             body = {"messages": talk, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
             if logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": logprobs}
@@ -156,7 +156,7 @@ class Client:
                 talk.extend(({"role": "assistant", "content": text}, {"role": "user", "content": complaint}))
                 raise
 
-        return await self._until_good(ask, take)
+        return await self._until_valid(call, take)
 
     async def draw(
         self,
@@ -190,7 +190,7 @@ class Client:
         return await self._image("images/edits", body | (extra or {}), size, png, check)
 
     def _image_form(self) -> dict[str, str]:
-        # OpenAI's own image models always answer in base64 and refuse to be asked for it
+        # OpenAI's own image models always answer in base64 and refuse the field
         return {} if self.endpoint.model.startswith("gpt-image") else {"response_format": "b64_json"}
 
     async def _image(
@@ -201,7 +201,7 @@ class Client:
         png: bytes | None,
         check: Callable[[bytes], Any] | None,
     ) -> Answer:
-        async def ask(attempt: int) -> dict[str, Any]:
+        async def call(attempt: int) -> dict[str, Any]:
             seeded = body if body.get("seed") is None else body | {"seed": body["seed"] + attempt}
             return await self._call(path, seeded, png, attempt, images=1)
 
@@ -211,15 +211,15 @@ class Client:
             image = decoded(first.get("b64_json"), size)
             return "", check(image) if check else image, image
 
-        return await self._until_good(ask, take)
+        return await self._until_valid(call, take)
 
-    async def _until_good(self, ask: Callable[[int], Any], take: Callable[[dict[str, Any]], Any]) -> Answer:
-        """Ask, and ask again while ``take`` complains."""
+    async def _until_valid(self, call: Callable[[int], Any], take: Callable[[dict[str, Any]], Any]) -> Answer:
+        """Call, and call again while ``take`` complains."""
         complaints: list[str] = []
         usage: dict[str, int] = {}
         cost, cached = 0.0, True
         for attempt in range(self.endpoint.corrections + 1):
-            entry = await ask(attempt)
+            entry = await call(attempt)
             cost += entry["cost"]
             cached &= entry["cached"]
             usage = {name: usage.get(name, 0) + entry["usage"].get(name, 0) for name in {**usage, **entry["usage"]}}
@@ -230,15 +230,15 @@ class Client:
                 self.totals.rejected_answers += 1
                 continue
             return Answer(text, value, usage, cost, cached, entry["response"], image, tuple(complaints))
-        told = "; then: ".join(dict.fromkeys(complaints))
-        raise EndpointError("bad_answer", f"{self.endpoint.model}: {len(complaints)} unusable answers: {told}")
+        reasons = "; then: ".join(dict.fromkeys(complaints))
+        raise EndpointError("bad_answer", f"{self.endpoint.model}: {len(complaints)} unusable answers: {reasons}")
 
     # ---- one call
 
     async def _call(
         self, path: str, body: dict[str, Any], png: bytes | None = None, attempt: int = 0, images: int = 0
     ) -> dict[str, Any]:
-        """The cache's entry for a request, plus ``cached``; whoever asks the same meanwhile shares the call."""
+        """The cache's entry for a request, plus ``cached``; equal requests share one call."""
         body, key = self._request(path, body, png, attempt)
         if (running := self._shared.get(key)) is not None:
             return await asyncio.shield(running) | {"cached": True}
@@ -246,8 +246,8 @@ class Client:
         if entry is not None:
             self.totals.cached += 1
             return entry | {"cached": True}
-        if (running := self._shared.get(key)) is None:  # somebody may have begun while we looked
-            running = self._shared[key] = asyncio.create_task(self._pay(key, path, body, png, images))
+        if (running := self._shared.get(key)) is None:  # another task may have begun meanwhile
+            running = self._shared[key] = asyncio.create_task(self._fetch(key, path, body, png, images))
             running.add_done_callback(lambda task: self._forget(key, task))
             return await asyncio.shield(running) | {"cached": False}
         return await asyncio.shield(running) | {"cached": True}
@@ -259,26 +259,26 @@ class Client:
             self._shared.pop(key, None)
 
     def _request(self, path: str, body: dict[str, Any], png: bytes | None, attempt: int) -> tuple[dict[str, Any], str]:
-        """The whole body of a request, and its content hash: what is asked of whom, not how fast or at which price."""
+        """The whole body of a request, and its content hash: the request and its endpoint, not pace or price."""
         body = {"model": self.endpoint.model} | body | self.endpoint.extra
         body = {name: value for name, value in body.items() if value is not None}
-        told = [self.endpoint.identity or self.endpoint.url, path, body, attempt]
+        parts = [self.endpoint.identity or self.endpoint.url, path, body, attempt]
         if png is not None:
-            told.append(hashlib.sha256(png).hexdigest())
-        return body, hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+            parts.append(hashlib.sha256(png).hexdigest())
+        return body, hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    async def _pay(self, key: str, path: str, body: dict[str, Any], png: bytes | None, images: int) -> dict[str, Any]:
+    async def _fetch(self, key: str, path: str, body: dict[str, Any], png: bytes | None, images: int) -> dict[str, Any]:
         async with self._slots:
             task = asyncio.current_task()
             assert task is not None
-            self._flying.add(task)
-            task.add_done_callback(self._flying.discard)
-            reserved = self._dearest
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+            reserved = self._highest_price
             self.budget.reserve(reserved)
             paid = 0.0
             try:
                 begun = time.monotonic()
-                response = await self._persist(key, path, body, png)
+                response = await self._with_retries(key, path, body, png)
                 usage = _counts(response.get("usage"))
                 paid = self.endpoint.cost(usage, images)
                 entry = {
@@ -290,17 +290,17 @@ class Client:
                     "created": time.time(),
                 }
                 if self._cache:
-                    self._cache.put(key, entry)  # at once, and without giving way to anybody
+                    self._cache.put(key, entry)  # before any other task can run
             finally:
                 self.budget.settle(reserved, paid)
-        self._dearest = max(self._dearest, paid)
+        self._highest_price = max(self._highest_price, paid)
         self.totals.calls += 1
         self.totals.cost += paid
         for name, count in usage.items():
             self.totals.usage[name] = self.totals.usage.get(name, 0) + count
         return entry
 
-    async def _persist(self, key: str, path: str, body: dict[str, Any], png: bytes | None) -> dict[str, Any]:
+    async def _with_retries(self, key: str, path: str, body: dict[str, Any], png: bytes | None) -> dict[str, Any]:
         """Make a call, and again after a pause, while that may help."""
         import tenacity
 
@@ -312,32 +312,32 @@ class Client:
             if failure.wait_s is None:
                 return float(backoff(state))
             wait = min(failure.wait_s, 10 * self.endpoint.longest_wait_s)
-            self._free_at = max(self._free_at, time.monotonic() + wait)  # the server means everybody
+            self._next_call_at = max(self._next_call_at, time.monotonic() + wait)  # the server means everybody
             return wait
 
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_any(tenacity.stop_after_attempt(self.endpoint.attempts), lambda _: self._closing),
             wait=pause,
-            retry=tenacity.retry_if_exception_type(_Again),
+            retry=tenacity.retry_if_exception_type(_Retry),
             reraise=True,
         )
         try:
             return dict(await retrying(self._send, key, path, body, png))
-        except _Again as error:
-            told = f"{self.endpoint.url}: {error} ({self.endpoint.attempts} attempts)"
-            raise EndpointError("outage", told, error.status) from None
+        except _Retry as error:
+            reason = f"{self.endpoint.url}: {error} ({self.endpoint.attempts} attempts)"
+            raise EndpointError("outage", reason, error.status) from None
 
-    async def _turn(self) -> None:
+    async def _wait_for_pace(self) -> None:
         """Wait until a call may begin."""
-        while (wait := self._free_at - time.monotonic()) > 0:
+        while (wait := self._next_call_at - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         if self.endpoint.requests_per_minute is not None:
-            self._free_at = time.monotonic() + 60 / self.endpoint.requests_per_minute
+            self._next_call_at = time.monotonic() + 60 / self.endpoint.requests_per_minute
 
     async def _send(self, key: str, path: str, body: dict[str, Any], png: bytes | None) -> dict[str, Any]:
         import openai
 
-        await self._turn()
+        await self._wait_for_pace()
         options = {"extra_headers": {"Idempotency-Key": key}, "extra_body": body}
         files = None if png is None else {"image": ("image.png", png, "image/png")}
         try:
@@ -349,11 +349,11 @@ class Client:
         except (openai.APIError, TimeoutError) as error:
             late = isinstance(error, TimeoutError | openai.APITimeoutError)
             why = f"no answer within {self.endpoint.timeout_s:g} s" if late else str(error.__cause__ or error)
-            raise _Again(why) from None
+            raise _Retry(why) from None
         except ValueError:
-            raise _Again("the answer broke off or is no JSON") from None
+            raise _Retry("the answer broke off or is no JSON") from None
         if not isinstance(data, dict):
-            raise _Again("the answer is no JSON object")
+            raise _Retry("the answer is no JSON object")
         return data
 
     async def _post(self, path: str, body: dict[str, Any], options: dict[str, Any], files: Any) -> Any:
@@ -371,9 +371,9 @@ def _status(error: Any, endpoint: Endpoint) -> Exception:
     status = int(error.status_code)
     reason = " ".join(str(error.message).split())[:300]
     spent = getattr(error, "code", None) == "insufficient_quota"  # a 429 that no waiting mends
-    if status not in AGAIN or spent:
+    if status not in RETRY_STATUSES or spent:
         return EndpointError("refused", f"{endpoint.url} refuses: HTTP {status}: {reason}", status)
-    return _Again(f"HTTP {status}: {reason}", status, _retry_after(error.response.headers))
+    return _Retry(f"HTTP {status}: {reason}", status, _retry_after(error.response.headers))
 
 
 def _retry_after(headers: Any) -> float | None:

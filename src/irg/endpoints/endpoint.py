@@ -46,7 +46,7 @@ class Endpoint:
         timeout_s: of a single call, in seconds, from its beginning to the last byte.
         attempts: how often a call is made while the server is unreachable, overloaded (429) or broken (5xx).
         longest_wait_s: of the growing pauses between them. A server's Retry-After is honored up to ten times this.
-        corrections: how often an answer that fails its check is asked for again.
+        corrections: how often the model is called again after an answer that fails its check.
         price_per_million_in, price_per_million_out: of tokens, in any one currency (all prices of a build in the same).
         price_per_image: of an image drawn or edited, in the same currency.
         extra: further fields of the request's body; null leaves out one that we would send.

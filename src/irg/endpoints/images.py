@@ -1,4 +1,4 @@
-"""Images on their way to and from endpoints."""
+"""Images in requests and answers."""
 
 import base64
 import binascii

@@ -55,7 +55,7 @@ class MiniData:
 
 
 def record(rng: np.random.Generator, data: MiniData, repair: bool) -> TrajectoryRecord:
-    """A random row. The rare request whose things find no room is passed over."""
+    """A random row. The rare request whose things do not fit is left out."""
     vocab = drawable(data.vocab, world.load_sprites(data.sprites))
     for _ in range(20):
         request, prompt = random_request(rng, vocab, dict.fromkeys(data.tags, 1.0))
