@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from irg.randomness import generator
+from irg.randomness import generator, numpy_generator
 
 
 def numbers(*key: int) -> tuple[float, ...]:
@@ -26,6 +26,14 @@ def test_no_two_keys_share_numbers() -> None:
     keys += [*itertools.product(small, small), *itertools.product((0, 1), (0, 1), (0, 1))]
     keys += [(0, 1_000_003), (1, 0), (0, 1_000_003, 0)]
     assert len({numbers(*key) for key in keys}) == len(set(keys))
+
+
+def test_nor_do_numpys() -> None:
+    """Where lists of numbers do: numpy fills them up with zeros."""
+    assert np.random.default_rng([0, 3, 1]).random() == np.random.default_rng([0, 3, 1, 0]).random()
+    keys = [(0,), (0, 0), (0, 3, 1), (0, 3, 1, 0), (2**32,), (2**32, 3), (0, 2**32), (1, 0), (0, 1)]
+    assert len({numpy_generator(*key).random() for key in keys}) == len(keys)
+    assert numpy_generator(3, 4).random() == numpy_generator(3, 4).random()
 
 
 def test_the_state_is_numpys() -> None:

@@ -87,12 +87,21 @@ def written_folder(place: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            _sync(path)
-        _into_place(temporary, place)
-        _sync(place.parent)
+        publish_folder(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, place: Path) -> None:
+    """Sync a folder that is whole and rename it to ``place``, for those who can't use :func:`written_folder`.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    for path in [*temporary.rglob("*"), temporary]:
+        _sync(path)
+    _into_place(temporary, place)
+    _sync(place.parent)
 
 
 def _into_place(temporary: Path, place: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from local_hub import LocalHub
+from trajectory_rows import read_rows
 
 from irg.curation import buckets
 from irg.curation.build import build
@@ -19,7 +20,6 @@ from irg.curation.export import export, push
 from irg.curation.recipe import DataRecipe
 from irg.curation.records import TrajectoryRecord
 from irg.curation.view import sample, sample_of_shards
-from irg.learning.data.in_memory import read_rows
 from irg.learning.modes import IRGL, Mode
 from irg.recipes import build as read
 

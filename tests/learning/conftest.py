@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from irg.curation.records import TrajectoryRecord, png, write_shards
-from irg.learning.data.in_memory import TrajectoryData
+from irg.learning.data.loader import PackLoader, row_sources
+from irg.learning.data.rows import Rejections
+from irg.learning.data.samples import SampleBuilder, TrajectoryEncoder
+from irg.learning.data.stream import Feed
 from irg.learning.recipe import Mixture, Optimizer, TrainRecipe
+from irg.model.network.packed_attention import PackedAttention
 from irg.model.weights.checkpoint import LoadedModel, save_model
 from irg.model.weights.profile import Profile
 from irg.model.weights.tokenizer import TextTokenizer
@@ -54,9 +58,34 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def data(rows: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> TrajectoryData:
-    """The rows, encoded."""
-    return TrajectoryData([str(rows)], tiny_tokenizer, tiny_loaded.config, PROFILE, tiny_loaded.autoencoder)
+def encoder(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> TrajectoryEncoder:
+    """Of the tiny model."""
+    return TrajectoryEncoder(tiny_loaded.config, tiny_tokenizer, PROFILE)
+
+
+@pytest.fixture
+def loader(
+    rows: Path, tmp_path: Path, tiny_loaded: LoadedModel, encoder: TrajectoryEncoder
+) -> Callable[..., PackLoader]:
+    """Packs of a small recipe with some fields changed, streamed unless it says no."""
+
+    def make(streams: int = 1, **changes: Any) -> PackLoader:
+        base: dict[str, Any] = {
+            "model": "none",
+            "data": (str(rows),),
+            "out": str(tmp_path / "run"),
+            "steps": 1,
+            "mixture": Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0),
+            "tokens_per_pack": 300,
+            "stream": True,
+            "lookahead": 6,
+        }
+        recipe = TrainRecipe(**base | changes)
+        sources = row_sources(recipe, None if recipe.stream else (encoder, tiny_loaded.autoencoder, True))
+        builder, rejections = SampleBuilder(recipe, encoder.config, encoder), Rejections(tmp_path / "rejected.jsonl")
+        return PackLoader(Feed(recipe, sources, builder, rejections, streams, PackedAttention, False), ahead=False)
+
+    return make
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from irg.curation.records import write_shards
 from irg.learning import checkpoints
 from irg.learning.checkpoints import latest
 from irg.learning.data.rows import BadRow, Rejections
-from irg.learning.gradient_guard import Watch
+from irg.learning.gradient_guard import GradientGuard
 from irg.learning.recipe import Guard, Lora, Mixture, Optimizer, Parallel, TrainRecipe
-from irg.learning.trackers import JsonLines
+from irg.learning.trackers import LogFile
 from irg.learning.trainer import Trainer, train
 from irg.model.weights.adapter_files import read_adapter
 from irg.model.weights.checkpoint import load_model
@@ -48,25 +48,25 @@ def recipe(folder: Path, rows: Path, tmp_path: Path) -> Make:
     return make
 
 
-# --------------------------------------------------------------------------------------------------------------- watch
+# --------------------------------------------------------------------------------------------------------------- guard
 
 
 def test_spikes_are_skipped() -> None:
-    watch = Watch(Guard(spike=4.0, patience=3))
-    assert all(watch.admits(1.0) for _ in range(30))
-    assert not watch.admits(4.5) and watch.average == 1.0
-    assert watch.admits(3.9) and 1.0 < watch.average < 1.2
-    assert not watch.admits(math.nan) and not watch.admits(math.inf)
+    guard = GradientGuard(Guard(spike=4.0, patience=3))
+    assert all(guard.accepts(1.0) for _ in range(30))
+    assert not guard.accepts(4.5) and guard.average == 1.0
+    assert guard.accepts(3.9) and 1.0 < guard.average < 1.2
+    assert not guard.accepts(math.nan) and not guard.accepts(math.inf)
     with pytest.raises(ValueError, match=r"3 steps in a row .* not finite .*nan.* lower optimizer\.lr"):
-        watch.admits(math.nan)
-    again = Watch(Guard(spike=4.0))
-    again.load(json.loads(json.dumps(watch.state())))
-    assert again.state() == watch.state()
+        guard.accepts(math.nan)
+    again = GradientGuard(Guard(spike=4.0))
+    again.load(json.loads(json.dumps(guard.state())))
+    assert again.state() == guard.state()
 
 
 def test_early_norms_are_no_spikes() -> None:
-    watch = Watch(Guard(spike=2.0))
-    assert all(watch.admits(norm) for norm in (1.0, 5.0, 0.1, 20.0))
+    guard = GradientGuard(Guard(spike=2.0))
+    assert all(guard.accepts(norm) for norm in (1.0, 5.0, 0.1, 20.0))
 
 
 def test_a_run_of_nothing_but_nan_stops(recipe: Make) -> None:
@@ -146,7 +146,7 @@ def test_training_goes_on_while_the_disk_is_full(recipe: Make, tmp_path: Path, m
 
 
 def test_a_log_that_cannot_be_written_costs_its_lines() -> None:
-    lines = JsonLines(Path("/dev/full"))
+    lines = LogFile(Path("/dev/full"))
     with pytest.warns(UserWarning, match='cannot write /dev/full .*No space left.*"loss": 2.5, "ce": null'):
         lines.log(3, {"loss": 2.5, "ce": math.nan})
     refused = Rejections(Path("/dev/full"))
@@ -155,7 +155,7 @@ def test_a_log_that_cannot_be_written_costs_its_lines() -> None:
     assert refused.count == 1
 
 
-# --------------------------------------------------------------------------------------------------------------- drift
+# ------------------------------------------------------------------------------------------------------------ resuming
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -234,7 +234,7 @@ def test_eight_bit_moments_resume(recipe: Make, tmp_path: Path) -> None:
         train(replace(eight, stop_after=2), quiet=True)
         trainer = Trainer(eight, quiet=True)
         trainer.resume()
-        held = [type(v["exp_avg"]).__name__ for v in trainer.optimizers[0].state.values()]
+        held = [type(v["exp_avg"]).__name__ for v in trainer.state.optimizers[0].state.values()]
         assert "OptimState8bit" in held
         resumed = train(eight, quiet=True)
     finally:
@@ -263,7 +263,7 @@ def test_a_bagel_folder_stays_one(recipe: Make, folder: Path, tmp_path: Path) ->
     )
     assert output.image.size == (32, 32)
     second = Trainer(recipe(model=str(out), out=str(tmp_path / "stage2")), quiet=True)
-    for name, average in zip(trainer.named_weights, trainer.average, strict=True):
-        assert torch.equal(second.named_weights[name], average)
-    assert any(not torch.equal(a, w) for a, w in zip(trainer.average, trainer.weights, strict=True))
+    for name, average in zip(trainer.state.named_weights, trainer.state.average, strict=True):
+        assert torch.equal(second.state.named_weights[name], average)
+    assert any(not torch.equal(a, w) for a, w in zip(trainer.state.average, trainer.state.weights, strict=True))
     shutil.rmtree(out)

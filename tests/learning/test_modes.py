@@ -2,7 +2,7 @@
 
 import pytest
 
-from irg.learning.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_plan, write
+from irg.learning.modes import IMPROVING, MODES, EncodedImage, EncodedTrajectory, Mode, hide_thinking, write
 from irg.sequence import Latents, Part, Patches, Target, Text
 
 SYSTEM, PROMPT, T1, T2, HOW_THINK, HOW_IMPROVE = ((n,) for n in range(6))
@@ -13,8 +13,8 @@ FIRST_TURN = EncodedTrajectory(SYSTEM, PROMPT, T1, I1, how_to_think=HOW_THINK)
 NAMES = {SYSTEM: "sys", PROMPT: "prompt", T1: "T1", T2: "T2", HOW_THINK: "how to think", HOW_IMPROVE: "how to improve"}
 
 
-def told(parts: list[Part]) -> str:
-    """A sequence in the table's words; ``*`` marks loss."""
+def spelled(parts: list[Part]) -> str:
+    """A sequence in the words of the table; ``*`` marks loss."""
     words = []
     for part in parts:
         match part:
@@ -46,20 +46,20 @@ def told(parts: list[Part]) -> str:
     ],
 )
 def test_the_table(mode: Mode, sequence: str) -> None:
-    assert told(write(mode, WHOLE)) == sequence
+    assert spelled(write(mode, WHOLE)) == sequence
 
 
-def test_the_plan_is_hidden_from_some_reflections() -> None:
+def test_the_thinking_is_hidden_from_some_reflections() -> None:
     """From its share of the improving modes, and from no other; without a share nothing is drawn."""
 
     def sequence(mode: Mode, chance: float, share: float) -> str:
-        return told(write(mode, hide_plan(mode, WHOLE, lambda: chance, share)))
+        return spelled(write(mode, hide_thinking(mode, WHOLE, lambda: chance, share)))
 
     assert sequence("improving_full", 0.49, 0.5) == "sys, prompt, I1(VAE), I1(ViT), T2*, I2*"
     assert sequence("improving_thinking_generation", 0.0, 0.5) == "sys, prompt, I1(VAE), I1(ViT), T2*"
     assert sequence("improving_full", 0.5, 0.5) == "sys, prompt, T1, I1(VAE), I1(ViT), T2*, I2*"
     assert sequence("initial_full", 0.0, 0.5) == "sys, prompt, T1*, I1*"
-    assert hide_plan("improving_full", WHOLE, lambda: pytest.fail("drawn"), 0.0) is WHOLE
+    assert hide_thinking("improving_full", WHOLE, lambda: pytest.fail("drawn"), 0.0) is WHOLE
 
 
 def test_the_table_is_all() -> None:
@@ -74,8 +74,8 @@ def test_images_keep_their_own_grids() -> None:
 
 def test_without_a_system_prompt() -> None:
     bare = EncodedTrajectory((), PROMPT, T1, I1)
-    assert told(write("initial_full", bare)) == "prompt, T1*, I1*"
-    assert told(write("unconditional", bare)) == "I1*"
+    assert spelled(write("initial_full", bare)) == "prompt, T1*, I1*"
+    assert spelled(write("unconditional", bare)) == "I1*"
 
 
 @pytest.mark.parametrize("mode", IMPROVING)

@@ -24,6 +24,7 @@ from irg.recipes import build
 from .worker import dump_gradients
 
 WORKER = Path(__file__).with_name("worker.py")
+SAMPLED = {"height": 32, "width": 32, "max_think_tokens": 3, "num_timesteps": 3}
 ALL_SIX = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
 
 
@@ -83,7 +84,7 @@ def losses(out: Path) -> list[float]:
 def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """FSDP2 over two processes: gradients of one; killed and resumed, the bits of a run that was not; moved to one."""
     two = {"parallel": Parallel(recompute="full")}
-    samples = Samples(every=2, prompts=("p0",), settings={"height": 32, "width": 32, "max_think_tokens": 3, "num_timesteps": 3})  # fmt: skip # noqa: E501
+    samples = Samples(every=2, prompts=("p0",), settings=SAMPLED)
     low = Parallel(precision="bfloat16", recompute="selective")
     half = tmp_path / "half"  # as BAGEL's weights are stored; what is trained must be float32 all the same
     shutil.copytree(plan("c")["model"], half)
@@ -95,6 +96,7 @@ def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> N
         {"recipe": plan("b", parallel=Parallel(replicas=2)), "dump": str(tmp_path / "hsdp.safetensors")},
         {"recipe": plan("c", parallel=low, model=str(half)), "dump": str(tmp_path / "low.safetensors")},
         {"recipe": plan("whole", **two, samples=samples)},
+        {"recipe": plan("low", parallel=low, model=str(half), samples=samples, validate_every=2, validation_rows=1)},
         {"recipe": plan("killed", **two), "die": 3},
     ]
     assert start(jobs, tmp_path, 2) == [-signal.SIGKILL, -signal.SIGKILL]
@@ -103,10 +105,21 @@ def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> N
     assert start([{"recipe": plan("killed", **two)}], tmp_path, 2) == [0, 0]
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert (tmp_path / "whole" / "samples" / "step-00000002" / "00" / "initial.png").is_file()
+    for name in ("whole", "low"):
+        assert (tmp_path / name / "samples" / "step-00000004" / "00" / "initial.png").is_file()
     # the last steps on one process that runs both packs of a step
     train(build(TrainRecipe, plan("moved", parallel=Parallel(accumulate=2))), quiet=True)
     assert losses(tmp_path / "moved")[-2:] == pytest.approx(losses(tmp_path / "whole")[-2:], rel=1e-4)
+
+
+def test_one_process_in_bfloat16_with_samples(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """FSDP2 of one process: float32 weights, bfloat16 computing, images drawn and measured in it."""
+    samples = Samples(every=1, prompts=("p0",), settings=SAMPLED)
+    low = Parallel(precision="bfloat16")
+    job = plan("one", parallel=low, samples=samples, steps=2, validate_every=1, validation_rows=1)
+    assert start([{"recipe": job}], tmp_path, 1) == [0]
+    assert (tmp_path / "one" / "samples" / "step-00000002" / "00" / "initial.png").is_file()
+    assert all("val/mse@0.9/with" in line for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines())
 
 
 def check_gradients(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from irg import recipes
 from irg.cli.main import main
 from irg.learning.costs import forward_flops, step_flops, work_of
-from irg.learning.dry_run import make_plan, report
 from irg.learning.objective import cross_entropy
+from irg.learning.plan import make_plan, report
 from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel, TrainRecipe
 from irg.learning.trainer import train
 from irg.model.network.config import bagel_7b, tiny
@@ -87,7 +87,9 @@ def test_a_plan_names_every_mistake(planned: Callable[..., TrainRecipe]) -> None
         lora=Lora(rank=2, targets=("nothing",)),
         data=("nowhere",),
     )
-    problems = " | ".join(make_plan(recipe, gpus=2).problems)
+    first = make_plan(recipe, gpus=2)
+    assert "warmup 9 is longer than the run: 4 steps" in first.notes[0]
+    problems = " | ".join(first.problems)
     changed = planned(out=str(Path(recipe.out).with_name("held")))
     train(replace(changed, steps=1), quiet=True)
     more = planned(
@@ -98,8 +100,8 @@ def test_a_plan_names_every_mistake(planned: Callable[..., TrainRecipe]) -> None
         optimizer=Optimizer(kind="muon"),
     )
     problems += " | ".join(make_plan(more).problems)
-    watched = planned(validate_every=1, validation_rows=3, tokens_per_pack=20)
-    problems += " | ".join(make_plan(watched).problems)
+    problems += " | ".join(make_plan(planned(validate_every=1, validation_rows=3)).problems)
+    problems += " | ".join(make_plan(planned(tokens_per_pack=20)).problems)
     for what in (
         "holds a run with another recipe (different: ",
         "one-turn has 3 rows in 3 pieces, too few for 4 packs",
@@ -108,7 +110,6 @@ def test_a_plan_names_every_mistake(planned: Callable[..., TrainRecipe]) -> None
         "leaves no one-turn row",
         "is fit to be used (3 were tried)",
         "more than tokens_per_pack 20",
-        "warmup 9 is longer",
         "muon needs whole",
         "unknown part 'nose'",
         "called 'nothing'",

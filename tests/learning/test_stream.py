@@ -16,43 +16,21 @@ import torch
 from PIL import Image
 
 from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
-from irg.learning.data.packing import Pack
-from irg.learning.data.packs import encode
-from irg.learning.data.row_source import Cursor, dealt_anew, trajectory_shelves
-from irg.learning.data.rows import BadRow, Rejections, conversation, pixels_of
-from irg.learning.data.stream import Address, Lane, Sample, StreamPacks, fitting
-from irg.learning.data.subset_sum import fullest
+from irg.learning.data.conversations import parse_conversation
+from irg.learning.data.loader import PackLoader
+from irg.learning.data.packing import Pack, read_images
+from irg.learning.data.row_source import Cursor, reshard, trajectory_sources
+from irg.learning.data.rows import BadRow, pixels_of
+from irg.learning.data.samples import Address, Sample
+from irg.learning.data.stream import DataStream, best_subset_sum, fitting
 from irg.learning.modes import MODES
-from irg.learning.recipe import Dropout, Mixture, TrainRecipe
+from irg.learning.recipe import Dropout, Mixture
 from irg.model.network.config import tiny
 from irg.model.weights.checkpoint import LoadedModel
-from irg.model.weights.tokenizer import TextTokenizer
 
-from .conftest import PROFILE, make_image, records
+from .conftest import make_image, records
 
-Make = Callable[..., StreamPacks]
-
-
-@pytest.fixture
-def stream(rows: Path, tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> Make:
-    """Packs of a small recipe with some fields changed."""
-
-    def make(lanes: int = 1, **changes: Any) -> StreamPacks:
-        base: dict[str, Any] = {
-            "model": "none",
-            "data": (str(rows),),
-            "out": str(tmp_path / "run"),
-            "steps": 1,
-            "mixture": Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0),
-            "tokens_per_pack": 300,
-            "stream": True,
-            "lookahead": 6,
-        }
-        recipe = TrainRecipe(**base | changes)
-        rejections = Rejections(tmp_path / "rejected.jsonl")
-        return StreamPacks(recipe, tiny_loaded.config, tiny_tokenizer, PROFILE, rejections, lanes, ahead=False)
-
-    return make
+Make = Callable[..., PackLoader]
 
 
 def same(a: Pack, b: Pack) -> bool:
@@ -64,95 +42,94 @@ def same(a: Pack, b: Pack) -> bool:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- shelves
+# --------------------------------------------------------------------------------------------------------- row sources
 
 
-def test_lanes_share_every_epoch_without_overlap(tmp_path: Path) -> None:
+def test_streams_share_every_epoch_without_overlap(tmp_path: Path) -> None:
     many = [TrajectoryRecord(f"p{i}", "t", make_image(i, 16, 16)) for i in range(150)]
     write_shards(many, tmp_path, rows_per_shard=40)
-    (shelf,) = trajectory_shelves(sorted(tmp_path.glob("*.parquet")), seed=3).values()
-    assert (shelf.name, shelf.rows) == ("one-turn", 150)
-    cursors = [Cursor(shelf, lane, 3) for lane in range(3)]
+    (source,) = trajectory_sources(sorted(tmp_path.glob("*.parquet")), seed=3).values()
+    assert (source.name, source.rows) == ("one-turn", 150)
+    cursors = [Cursor(source, stream, 3) for stream in range(3)]
     seen: list[str] = []
     for cursor in cursors:
         while cursor.epoch == 0:
-            where = cursor.next().values["prompt"]
+            where = cursor.next().content["prompt"]
             if cursor.epoch == 0:
                 seen.append(where)
     assert sorted(seen) == sorted(f"p{i}" for i in range(150))
     assert seen != [f"p{i}" for i in range(150)]
 
 
-def test_what_is_left_is_dealt_to_another_number_of_lanes(tmp_path: Path) -> None:
-    """Half an epoch on three lanes, the rest on two: every row once."""
+def test_what_is_left_is_shared_by_another_number_of_streams(tmp_path: Path) -> None:
+    """Half an epoch on three streams, the rest on two: every row once."""
     write_shards(
         [TrajectoryRecord(f"p{i}", "t", make_image(i, 16, 16)) for i in range(90)], tmp_path, rows_per_shard=90
     )
-    (shelf,) = trajectory_shelves(sorted(tmp_path.glob("*.parquet")), seed=0).values()
-    cursors = [Cursor(shelf, lane, 3) for lane in range(3)]
-    seen = [cursor.next().values["prompt"] for cursor in cursors for _ in range(11 + cursor.lane)]
+    (source,) = trajectory_sources(sorted(tmp_path.glob("*.parquet")), seed=0).values()
+    cursors = [Cursor(source, stream, 3) for stream in range(3)]
+    seen = [cursor.next().content["prompt"] for cursor in cursors for _ in range(11 + cursor.stream)]
     states = json.loads(json.dumps([cursor.state() for cursor in cursors]))
-    for lane, state in enumerate(dealt_anew(states, 2)):
-        cursor = Cursor(shelf, lane, 2, state)
+    for stream, state in enumerate(reshard(states, 2)):
+        cursor = Cursor(source, stream, 2, state)
         while cursor.queue:
             found = cursor.next()
             if cursor.epoch == 0:
-                seen.append(found.values["prompt"])
+                seen.append(found.content["prompt"])
             else:
                 break
     assert sorted(seen) == sorted(f"p{i}" for i in range(90))
 
 
-def test_too_few_rows_for_the_lanes(stream: Make) -> None:
+def test_too_few_rows_for_the_streams(loader: Make) -> None:
     with pytest.raises(ValueError, match="one-turn has 3 rows in 3 pieces, too few for 4 packs a step"):
-        stream(lanes=4)
+        loader(streams=4)
 
 
 # --------------------------------------------------------------------------------------------------------------- packs
 
 
-def test_a_resumed_lane_goes_on_bit_for_bit(stream: Make) -> None:
-    whole = stream(lanes=2)
-    wanted = [[whole.pack(step, lane) for lane in range(2)] for step in range(5)]
-    resumed = stream(lanes=2)
+def test_a_resumed_stream_goes_on_bit_for_bit(loader: Make) -> None:
+    whole = loader(streams=2)
+    wanted = [[whole.pack(step, stream) for stream in range(2)] for step in range(5)]
+    resumed = loader(streams=2)
     resumed.resume(json.loads(json.dumps([pack.state for pack in wanted[1]])))
     for step in (2, 3, 4):
-        assert all(same(wanted[step][lane], resumed.pack(step, lane)) for lane in range(2))
+        assert all(same(wanted[step][stream], resumed.pack(step, stream)) for stream in range(2))
     assert not same(wanted[2][0], wanted[2][1])
 
 
-def test_another_number_of_lanes_takes_over_what_waits(stream: Make) -> None:
-    old = stream(lanes=2)
-    states = [old.pack(0, lane).state for lane in range(2)]
-    new = stream(lanes=1)
+def test_another_number_of_streams_takes_over_what_waits(loader: Make) -> None:
+    old = loader(streams=2)
+    states = [old.pack(0, stream).state for stream in range(2)]
+    new = loader(streams=1)
     new.resume(states)
-    lane_states = new._states
-    assert len(lane_states) == 1
-    assert sorted(lane_states[0]["waiting"]) == sorted(entry for state in states for entry in state["waiting"])
+    stream_states = new._states
+    assert len(stream_states) == 1
+    assert sorted(stream_states[0]["waiting"]) == sorted(entry for state in states for entry in state["waiting"])
     assert new.pack(1).tokens > 0
 
 
-def test_the_mixture(stream: Make) -> None:
+def test_the_mixture(loader: Make) -> None:
     """Weights are shares of samples drawn; mandatory modes are in every pack; latents are of what was read."""
     mixture = Mixture(initial_thinking_generation=3.0, initial_full=1.0, mandatory=("initial_full",))
-    packs = stream(mixture=mixture, tokens_per_pack=400)
+    packs = loader(mixture=mixture, tokens_per_pack=400)
     made = [packs.pack(step) for step in range(10)]
     assert all(pack.modes["initial_full"] >= 1 for pack in made)
-    only = stream(mixture=replace(mixture, mandatory=()), tokens_per_pack=400)
+    only = loader(mixture=replace(mixture, mandatory=()), tokens_per_pack=400)
     counts = [pack.modes for pack in (only.pack(step) for step in range(25))]
     drawn = sum(c.get("initial_thinking_generation", 0) for c in counts)
     assert 0.65 < drawn / (drawn + sum(c.get("initial_full", 0) for c in counts)) < 0.85
 
 
-def test_images_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel) -> None:
-    from irg.learning.data.rows import pixels_of
+def test_images_are_encoded_with_the_pack(loader: Make, tiny_loaded: LoadedModel) -> None:
     from irg.sequence.images import patchify, to_tensor
 
     mixture = Mixture(improving_full=1.0, mandatory=("improving_full",))
-    pack = stream(mixture=mixture, dropout=Dropout(vae=0.0), tokens_per_pack=130, noise_copies=2).pack(0)
+    pack = loader(mixture=mixture, dropout=Dropout(vae=0.0), tokens_per_pack=130, noise_copies=2).pack(0)
     assert pack.unread is not None and pack.unread.of_block[:3] == [0, 1, 1]
     n = pack.unread.pixels[0].shape[1] * pack.unread.pixels[0].shape[2] // 256  # both images have one size
-    encode(pack, tiny_loaded.autoencoder, tiny_loaded.config, torch.Generator())
+    read_images(pack, tiny_loaded.autoencoder, tiny_loaded.config, torch.Generator())
     assert pack.clean_GD is not None and pack.unread is None
     candidates = []
     for record in records():
@@ -165,37 +142,37 @@ def test_images_are_encoded_with_the_pack(stream: Make, tiny_loaded: LoadedModel
     assert any(c.shape == half[0].shape and torch.allclose(c, half[0], atol=1e-5) for c in candidates)
 
 
-def test_a_sample_drawn_from_the_posterior(stream: Make, tiny_loaded: LoadedModel) -> None:
-    packs = [stream(mixture=Mixture(initial_full=1.0)).pack(0) for _ in range(2)]
+def test_a_sample_drawn_from_the_posterior(loader: Make, tiny_loaded: LoadedModel) -> None:
+    packs = [loader(mixture=Mixture(initial_full=1.0)).pack(0) for _ in range(2)]
     for pack, sample in zip(packs, (False, True), strict=True):
-        encode(pack, tiny_loaded.autoencoder, tiny_loaded.config, torch.Generator().manual_seed(0), sample)
+        read_images(pack, tiny_loaded.autoencoder, tiny_loaded.config, torch.Generator().manual_seed(0), sample)
     assert packs[0].clean_GD is not None and packs[1].clean_GD is not None
     apart = (packs[0].clean_GD - packs[1].clean_GD).std()
     assert 0.01 < apart < 0.1  # the compact autoencoder's posterior has a spread of 0.03
 
 
-def test_long_samples_find_their_packs(stream: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_samples_find_their_packs(loader: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage 1 with nothing but images of 1024 x 1024: a sample that looks at two of them has room only beside short
     samples of the mandatory modes. None waits for ever, and packs stay full."""
     texts, vit, vae = 600, 4902, 4098
     images = {MODES[0]: (1, 1, 0), MODES[1]: (0, 0, 0), MODES[2]: (0, 0, 1)}  # ViT, VAE read, drawn
     images |= {MODES[3]: (2, 2, 0), MODES[4]: (1, 1, 0), MODES[5]: (1, 1, 1)}
 
-    def sample(mode: Any, found: Any, lane: int, draw: int) -> Sample:
+    def sample(mode: Any, found: Any, stream: int, draw: int) -> Sample:
         vits, vaes, targets = images[mode]
-        kept = int((np.random.default_rng([lane, draw]).random(vaes) >= 0.3).sum())
+        kept = int((np.random.default_rng([stream, draw]).random(vaes) >= 0.3).sum())
         n = texts + vits * vit + (kept + targets) * vae
-        return Sample(Address(mode, 0, 0, lane, draw), [], range(n), "row")  # type: ignore[arg-type]
+        return Sample(Address(mode, 0, 0, stream, draw), [], range(n), "row")  # type: ignore[arg-type]
 
     mandatory = (MODES[1], MODES[2], MODES[4], MODES[5])
-    packs = stream(mixture=Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=mandatory), tokens_per_pack=40_000, lookahead=32)  # fmt: skip # noqa: E501
-    monkeypatch.setattr(packs.bakery, "sample", sample)
-    monkeypatch.setattr(Lane, "_assembled", lambda self, chosen, step: chosen)
-    made: list[list[Sample]] = [packs.pack(step) for step in range(300)]  # type: ignore[misc]
+    packs = loader(mixture=Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=mandatory), tokens_per_pack=40_000, lookahead=32)  # fmt: skip # noqa: E501
+    monkeypatch.setattr(packs.feed.builder, "sample", sample)
+    stream = DataStream(packs.feed, 0)
+    made = [stream.fill() for _ in range(300)]
     fills = [sum(map(len, pack)) / 40_000 for pack in made]
     assert np.mean(fills[-50:]) > 0.95 and max(fills) <= 1.0
     assert all({s.address.mode for s in pack} >= set(mandatory) for pack in made)
-    waiting = [s for s in packs._lanes[0].waiting if s.address.mode == MODES[3]]
+    waiting = [s for s in stream.waiting if s.address.mode == MODES[3]]
     assert len(waiting) < 16
     assert sum(s.address.mode == MODES[3] for pack in made for s in pack) > 100
     everything = [s.address.draw for pack in made for s in pack]
@@ -216,12 +193,12 @@ def test_fitting() -> None:
 # ------------------------------------------------------------------------------------------------------------- filling
 
 
-def test_fullest() -> None:
-    assert fullest([60, 50, 40, 30], 100, grain=10) == [0, 2]
-    assert fullest([60, 50, 50], 100, grain=10) == [1, 2]
-    assert fullest([200], 100, grain=10) == []
-    assert fullest([35, 35, 35], 100, grain=10) == [0, 1]  # rounded up to 40 each: never too long
-    assert fullest([], 100) == []
+def test_the_best_subset_sum() -> None:
+    assert best_subset_sum([60, 50, 40, 30], 100, grain=10) == [0, 2]
+    assert best_subset_sum([60, 50, 50], 100, grain=10) == [1, 2]
+    assert best_subset_sum([200], 100, grain=10) == []
+    assert best_subset_sum([35, 35, 35], 100, grain=10) == [0, 1]  # rounded up to 40 each: never too long
+    assert best_subset_sum([], 100) == []
 
 
 def test_packs_of_mixed_sizes_are_full() -> None:
@@ -239,7 +216,7 @@ def test_packs_of_mixed_sizes_are_full() -> None:
     waiting, fills = [sample() for _ in range(32)], []
     for _ in range(60):
         room = 40_000 - waiting[0]
-        chosen = [0, *(1 + i for i in fullest(waiting[1:], room))]
+        chosen = [0, *(1 + i for i in best_subset_sum(waiting[1:], room))]
         fills.append(sum(waiting[i] for i in chosen) / 40_000)
         waiting = [n for i, n in enumerate(waiting) if i not in set(chosen)]
         waiting += [sample() for _ in range(32 - len(waiting))]
@@ -249,7 +226,7 @@ def test_packs_of_mixed_sizes_are_full() -> None:
 # -------------------------------------------------------------------------------------------------------- broken rows
 
 
-def test_broken_rows_are_refused_and_told(stream: Make, tmp_path: Path) -> None:
+def test_broken_rows_are_refused_and_listed(loader: Make, tmp_path: Path) -> None:
     good = [TrajectoryRecord(f"p{i}", "t", make_image(i)) for i in range(3)]
     whole = [record.to_row() for record in good]
     cut = {**whole[0], "prompt": "cut", "image": {"bytes": whole[0]["image"]["bytes"][:40], "path": None}}
@@ -258,25 +235,25 @@ def test_broken_rows_are_refused_and_told(stream: Make, tmp_path: Path) -> None:
     table = pa.Table.from_pylist([whole[0], cut, whole[1], dumb, long, whole[2]], SCHEMA)
     (tmp_path / "mixed").mkdir()
     pq.write_table(table, tmp_path / "mixed" / "a.parquet")
-    packs = stream(data=(str(tmp_path / "mixed"),), mixture=Mixture(initial_full=1.0))
+    packs = loader(data=(str(tmp_path / "mixed"),), mixture=Mixture(initial_full=1.0))
     ids = [packs.pack(step) for step in range(6)]
-    told = {json.loads(line)["where"].rpartition("/")[2]: json.loads(line)["reason"] for line in (tmp_path / "rejected.jsonl").read_text().splitlines()}  # fmt: skip # noqa: E501
-    assert set(told) == {"a.parquet, row 1", "a.parquet, row 3", "a.parquet, row 4"}
-    assert "cannot be decoded" in told["a.parquet, row 1"]
-    assert told["a.parquet, row 3"] == "a trajectory needs prompt, thinking and image"
-    assert "more than tokens_per_pack 300" in told["a.parquet, row 4"]
-    assert ids[-1].state["rejected"] == packs.rejections.count >= 3
+    refused_rows = {json.loads(line)["where"].rpartition("/")[2]: json.loads(line)["reason"] for line in (tmp_path / "rejected.jsonl").read_text().splitlines()}  # fmt: skip # noqa: E501
+    assert set(refused_rows) == {"a.parquet, row 1", "a.parquet, row 3", "a.parquet, row 4"}
+    assert "cannot be decoded" in refused_rows["a.parquet, row 1"]
+    assert refused_rows["a.parquet, row 3"] == "a trajectory needs prompt, thinking and image"
+    assert "more than tokens_per_pack 300" in refused_rows["a.parquet, row 4"]
+    assert ids[-1].state["rejected"] == packs.feed.rejections.count >= 3
 
 
 @pytest.mark.parametrize("column", [{"prompt": [3]}, {"image": [b"no struct"]}])
-def test_columns_of_another_type(stream: Make, tmp_path: Path, column: dict[str, list[Any]]) -> None:
+def test_columns_of_another_type(loader: Make, tmp_path: Path, column: dict[str, list[Any]]) -> None:
     row = {name: [value] for name, value in TrajectoryRecord("p", "t", make_image(0)).to_row().items()}
     pq.write_table(pa.table(row | column), tmp_path / "odd.parquet")
     with pytest.raises(ValueError, match=rf"odd\.parquet: .*column {next(iter(column))} must hold .*, it holds "):
-        stream(data=(str(tmp_path / "odd.parquet"),), mixture=Mixture(initial_full=1.0))
+        loader(data=(str(tmp_path / "odd.parquet"),), mixture=Mixture(initial_full=1.0))
 
 
-def test_a_file_that_is_damaged_inside(stream: Make, tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_inside(loader: Make, tmp_path: Path) -> None:
     """Its footer is whole, its pages are not: the file is named."""
     write_shards([TrajectoryRecord(f"p{i}", "t", make_image(i)) for i in range(4)], tmp_path / "cut")
     file = tmp_path / "cut" / "part-00000.parquet"
@@ -284,7 +261,7 @@ def test_a_file_that_is_damaged_inside(stream: Make, tmp_path: Path) -> None:
     data[pages.dictionary_page_offset : pages.dictionary_page_offset + 90] = b"\xff" * 90
     file.write_bytes(data)
     with pytest.raises(ValueError, match=r"part-00000\.parquet: row group 0 cannot be read"):
-        stream(data=(str(file),), mixture=Mixture(initial_full=1.0)).pack(0)
+        loader(data=(str(file),), mixture=Mixture(initial_full=1.0)).pack(0)
 
 
 @pytest.mark.filterwarnings("ignore")  # what decoders say of damaged files
@@ -306,11 +283,11 @@ def test_any_damage_to_an_image_is_a_broken_row() -> None:
     assert refused > 60
 
 
-def test_nothing_fit_to_be_used(stream: Make, tmp_path: Path) -> None:
+def test_nothing_fit_to_be_used(loader: Make, tmp_path: Path) -> None:
     table = pa.Table.from_pylist([TrajectoryRecord("p", "t", b"no make_image").to_row()], SCHEMA)
     pq.write_table(table, tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match=r"no row for initial_full is fit to be used.*bad\.parquet, row 0"):
-        stream(data=(str(tmp_path / "bad.parquet"),), mixture=Mixture(initial_full=1.0)).pack(0)
+        loader(data=(str(tmp_path / "bad.parquet"),), mixture=Mixture(initial_full=1.0)).pack(0)
 
 
 # -------------------------------------------------------------------------------------------------------- conversations
@@ -335,13 +312,13 @@ MODE_6 = [
 ]
 
 
-def test_a_conversation_is_read_as_it_is(stream: Make, tmp_path: Path, words: Callable[[str], tuple[int, ...]]) -> None:
+def test_a_conversation_is_read_as_it_is(loader: Make, tmp_path: Path, words: Callable[[str], tuple[int, ...]]) -> None:
     """No system prompt is added; I1 is read in both forms, T2 and I2 carry loss."""
     pq.write_table(pa.table({"conversation": [json.dumps(MODE_6)]}), tmp_path / "c.parquet")
     conversations = {"improving_full": (str(tmp_path / "c.parquet"),)}
     mixture = Mixture(improving_full=1.0, mandatory=("improving_full",))
     options = {"data": (), "conversations": conversations, "mixture": mixture, "dropout": Dropout(vae=0.0)}
-    pack = stream(**options, tokens_per_pack=100).pack(0)
+    pack = loader(**options, tokens_per_pack=100).pack(0)
     bos, eos, soi, eoi = 256, 257, 258, 259
     idea, fix = ((bos, *words(text), eos) for text in ("idea", "fix"))
     wanted = [bos, *words("p"), eos, *idea, soi, eoi, soi, 0, 0, 0, 0, eoi, *fix, soi, eoi]
@@ -368,4 +345,4 @@ def test_a_conversation_is_read_as_it_is(stream: Make, tmp_path: Path, words: Ca
 )
 def test_broken_conversations(text: str | None, reason: str) -> None:
     with pytest.raises(BadRow, match=f"here: .*{reason}"):
-        conversation(text, "here")
+        parse_conversation(text, "here")

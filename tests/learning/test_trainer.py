@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from irg.learning.checkpoints import checkpoints, latest
-from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe
-from irg.learning.trainer import PARTS, Trainer, train
+from irg.learning.parallel import Ranks
+from irg.learning.plan import make_plan
+from irg.learning.recipe import Dropout, Mixture, Optimizer, Parallel, TrainRecipe
+from irg.learning.setup import PARTS
+from irg.learning.trainer import Trainer, deferred_interrupts, only_run, train
 from irg.model.weights.checkpoint import load_model
 from irg.reasoning.pipeline import IRGPipeline
 
@@ -86,37 +90,37 @@ def test_a_step_that_explodes_is_skipped(recipe: Make) -> None:
     trainer = Trainer(recipe(), quiet=True)
     with torch.no_grad():
         trainer.model.llm2vae.bias[0] = float("inf")
-    before = [p.detach().clone() for p in trainer.weights]
+    before = [p.detach().clone() for p in trainer.state.weights]
     record = trainer.train_step()
-    assert (record["skipped"], trainer.step) == (1.0, 1)
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.weights, strict=True))
+    assert (record["skipped"], trainer.state.step) == (1.0, 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.state.weights, strict=True))
 
 
 def test_the_average(recipe: Make) -> None:
     """After n steps it warms up as (1 + n) / (10 + n), up to the recipe's number."""
     trainer = Trainer(recipe(ema=0.15), quiet=True)
-    start = trainer.weights[0].detach().clone()
+    start = trainer.state.weights[0].detach().clone()
     trainer.train_step()
-    after_one = trainer.weights[0].detach().clone()
+    after_one = trainer.state.weights[0].detach().clone()
     expected = 0.1 * start + 0.9 * after_one
-    assert torch.allclose(trainer.average[0], expected, atol=1e-6)
+    assert torch.allclose(trainer.state.average[0], expected, atol=1e-6)
     trainer.train_step()
-    assert torch.allclose(trainer.average[0], 0.15 * expected + 0.85 * trainer.weights[0], atol=1e-6)
+    assert torch.allclose(trainer.state.average[0], 0.15 * expected + 0.85 * trainer.state.weights[0], atol=1e-6)
 
 
 def test_the_papers_average_has_no_warm_up(recipe: Make) -> None:
     trainer = Trainer(recipe(ema=0.995, ema_warmup=False), quiet=True)
-    start = trainer.weights[0].detach().clone()
+    start = trainer.state.weights[0].detach().clone()
     trainer.train_step()
-    assert torch.allclose(trainer.average[0], 0.995 * start + 0.005 * trainer.weights[0], atol=1e-7)
+    assert torch.allclose(trainer.state.average[0], 0.995 * start + 0.005 * trainer.state.weights[0], atol=1e-7)
 
 
 def test_a_checkpoint_is_of_the_moment_it_was_asked_for(recipe: Make, tmp_path: Path) -> None:
     """It is written beside the training, which goes on changing the weights."""
     trainer = Trainer(recipe(), quiet=True)
-    wanted = {name: tensor.clone() for name, tensor in trainer.state().items()}
+    wanted = {name: tensor.clone() for name, tensor in trainer.state.tensors().items()}
     trainer.save()
-    for tensor in (*trainer.weights, *trainer.average):
+    for tensor in (*trainer.state.weights, *trainer.state.average):
         tensor.detach().add_(1.0)
     assert trainer.writer.wait() is None
     found = weights(tmp_path / "run" / "checkpoints" / "step-00000000")
@@ -158,7 +162,7 @@ def crash(trainer: Trainer, step: int, error: type[BaseException] = Stopped) -> 
     healthy = trainer.train_step
 
     def train_step(stop: Any = bool) -> dict[str, float]:
-        if trainer.step == step:
+        if trainer.state.step == step:
             trainer.writer.wait()
             raise error
         return healthy(stop)
@@ -215,17 +219,25 @@ def test_ctrl_c_waits_for_the_step(
     score = trainer.score
 
     def interrupted(*args: Any) -> Any:
-        if trainer.step == 3:
+        if trainer.state.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return score(*args)
 
     trainer.score = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    assert trainer.step == 4
+    assert trainer.state.step == 4
     assert [path.name for path in checkpoints(tmp_path / "run")][-1] == "step-00000004"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert identical(finished / "model", train(recipe(), quiet=True))
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked == [signal.SIGINT]
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("still going on")
 
 
 def test_checkpoints_are_pruned(finished: Path) -> None:
@@ -256,9 +268,9 @@ def test_what_is_exported_is_the_average(recipe: Make) -> None:
     folder = trainer.fit()
     exported = load_model(folder)
     parameters = dict(exported.model.named_parameters())
-    for name, average in zip(trainer.named_weights, trainer.average, strict=True):
+    for name, average in zip(trainer.state.named_weights, trainer.state.average, strict=True):
         assert torch.equal(parameters[name], average)
-    assert any(not torch.equal(a, w) for a, w in zip(trainer.average, trainer.weights, strict=True))
+    assert any(not torch.equal(a, w) for a, w in zip(trainer.state.average, trainer.state.weights, strict=True))
     assert exported.config == trainer.config
 
 
@@ -275,23 +287,70 @@ def test_the_result_can_be_trained_on(recipe: Make, finished: Path, tmp_path: Pa
     assert not identical(finished / "model", folder)
 
 
-def test_validation_tells_whether_the_text_is_heard(recipe: Make, tmp_path: Path) -> None:
-    """Errors with the right thinking, with none and with another's; asking changes no weight."""
-    whole = train(recipe(out=str(tmp_path / "whole"), steps=2, validate_every=2, validation_rows=2), quiet=True)
-    asked = train(recipe(steps=2, validate_every=1, validation_rows=2), quiet=True)
+@pytest.mark.parametrize("stream", [True, False])
+def test_validation_measures_whether_the_text_is_heard(recipe: Make, tmp_path: Path, stream: bool) -> None:
+    """Errors with the right thinking, with none and with another's; measuring changes no weight."""
+    make = lambda **changes: recipe(steps=2, stream=stream, validation_rows=2, tokens_per_pack=80, **changes)  # noqa: E731 # two packs
+    whole = train(make(out=str(tmp_path / "whole"), validate_every=2), quiet=True)
+    asked = train(make(validate_every=1), quiet=True)
     names = {f"val/mse@0.9/{which}" for which in ("with", "without", "shuffled")}
     for line in log(tmp_path / "run"):
         assert names <= line.keys() and len({line[name] for name in names}) == 3
     assert identical(whole, asked)
 
 
-def test_rows_of_the_validation_are_not_trained_on(recipe: Make) -> None:
-    trainer = Trainer(recipe(validate_every=1, validation_rows=2), quiet=True)
-    assert len(trainer.held_out) == 2
-    trained = {int(row) for rows in trainer.packer.rows_of.values() for row in rows}
-    assert trained and not trained & set(trainer.held_out)
+# ---------------------------------------------------------------------------------------------------------------- start
 
 
-def test_holding_everything_out_is_an_error(recipe: Make) -> None:
-    with pytest.raises(ValueError, match="validation_rows 1000 leaves no one-turn row"):
-        Trainer(recipe(validate_every=1, validation_rows=1000), quiet=True)
+def test_two_runs_in_one_folder(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused before anything is loaded; the first is not disturbed, and lets go at its end."""
+    with only_run(tmp_path / "run", Ranks()):
+        monkeypatch.setattr("irg.learning.trainer.build", lambda *_: pytest.fail("a model was loaded"))
+        with pytest.raises(ValueError, match=r"another run is at work in .*run: wait for its end, or choose another"):
+            train(recipe(), quiet=True)
+    monkeypatch.undo()
+    train(recipe(steps=1, optimizer=Optimizer()), quiet=True)
+
+
+def test_a_folder_that_is_none(recipe: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file can't be written"):
+        train(recipe(out=str(tmp_path / "file")), quiet=True)
+
+
+def test_a_tokenizer_in_two_files(recipe: Make, folder: Path) -> None:
+    """As in BAGEL's folder: ``vocab.json`` and ``merges.txt``, with ``<|endoftext|>`` in the place of a byte."""
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    wanted = Trainer(recipe(), quiet=True).tokenizer.encode("a cup")
+    (folder / "tokenizer.json").unlink()
+    unused = next(letter for letter, index in vocab.items() if index == 255)
+    vocab["<|endoftext|>"] = vocab.pop(unused)
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    assert make_plan(recipe()).problems == []
+    trainer = Trainer(recipe(), quiet=True)
+    assert trainer.tokenizer.encode("a cup") == wanted and trainer.train_step()["skipped"] == 0
+
+
+def test_another_models_tokenizer(recipe: Make, folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|im_end|>", "<|other|>").replace("<|im_start|>", "<|im_end|>"))
+    with pytest.raises(ValueError, match="the tokenizer has SpecialTokens"):
+        Trainer(recipe(), quiet=True)
+    assert "the tokenizer has SpecialTokens" in " ".join(make_plan(recipe()).problems)
+
+
+def test_every_seed_step_and_stream_has_its_own_noise(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(seed 0, step 1,000,003) is not (seed 1, step 0), and (step 1, stream 0) not (step 0, stream 1)."""
+    states: list[Tensor] = []
+
+    def spy(score: Any, pack: Any, noise: torch.Generator, shift: float) -> Any:
+        states.append(noise.get_state())
+        return score(pack, noise, shift)
+
+    for seed, step, stream in ((0, 1_000_003, 0), (1, 0, 0), (0, 7_919_000_003, 0), (0, 0, 1), (0, 1, 0), (0, 0, 0)):
+        trainer = Trainer(recipe(seed=seed, parallel=Parallel(accumulate=2)), quiet=True)
+        trainer.state.step = step
+        monkeypatch.setattr(trainer, "score", partial(spy, trainer.score))
+        trainer.gradients({stream: trainer.loader.pack(step, stream)})
+    assert len({bytes(state.numpy()) for state in states}) == len(states) == 6

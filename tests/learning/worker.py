@@ -20,12 +20,14 @@ from irg.recipes import build
 
 def dump_gradients(trainer: Trainer, path: Path) -> None:
     """Loss and whole gradients of the first step."""
-    lanes = trainer.ranks.lanes(trainer.recipe.parallel.accumulate)
-    packs = {lane: trainer.packer.pack(0, lane) for lane in lanes}
+    streams = trainer.ranks.streams(trainer.recipe.parallel.accumulate)
+    packs = {stream: trainer.loader.pack(0, stream) for stream in streams}
     metrics = trainer.gradients(packs)
     record = metrics.summed(trainer.ranks, list(packs.values()), 1.0, 1.0, False)
     grads = {
-        name: parallel.whole(p.grad).contiguous() for name, p in trainer.named_weights.items() if p.grad is not None
+        name: parallel.whole(p.grad).contiguous()
+        for name, p in trainer.state.named_weights.items()
+        if p.grad is not None
     }
     if trainer.ranks.main:
         save_file(grads, path)
@@ -37,7 +39,7 @@ def die_at(trainer: Trainer, step: int) -> None:
     healthy = trainer.train_step
 
     def train_step(stop: Any = bool) -> dict[str, float]:
-        if trainer.step == step:
+        if trainer.state.step == step:
             os.kill(os.getpid(), signal.SIGKILL)
         return healthy(stop)
 

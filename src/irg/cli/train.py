@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
     recipe = recipes.load(TrainRecipe, path, overrides)
     if flags["--dry-run"]:
-        from irg.learning.dry_run import make_plan, report
+        from irg.learning.plan import make_plan, report
 
         plan = make_plan(recipe, gpus)
         print(report(plan))

@@ -2,7 +2,7 @@
 
 ``step-00000100/`` holds safetensors shards (one a rank, with the places of the pieces in their headers) and
 ``state.json``. It appears by renaming, when all ranks have written all of it: a folder without the ending ``.part`` is
-whole. Nothing is pickled.
+whole. (The ranks write into one folder, so its temporary name is fixed.) Nothing is pickled.
 """
 
 import json
@@ -19,10 +19,11 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from irg import files
 from irg.learning.parallel import Ranks
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that a run of one process is one
-logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)  # it tells of every tensor
+logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)  # it logs every tensor
 
 STATE = "state.json"
 _PART = ".part"
@@ -59,7 +60,7 @@ class Writer:
         self._problem: ValueError | None = None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Copy a state and start writing it. Waits for the one before; its failure is told by a warning here.
+        """Copy a state and start writing it. Waits for the one before; its failure is a warning here.
 
         Args:
             tensors: sharded or whole; they may change as soon as this returns.
@@ -76,7 +77,7 @@ class Writer:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
             except OSError as error:
-                refused = str(_refused(path, error))
+                refused = str(_not_written(path, error))
         # The main rank decides for all, or the others would wait for one that writes nothing.
         there, refused = self.ranks.gather((there, refused))[0]
         if there or refused:
@@ -100,10 +101,10 @@ class Writer:
             done.result()
             if self.ranks.main:
                 (part / STATE).write_text(json.dumps(about) + "\n", encoding="utf-8")
-                part.rename(path)
+                files.publish_folder(part, path)
                 prune(self.out, self.keep)
         except BaseException as error:  # DCP's own exception is no Exception; it lists what every rank met
-            self._problem = _refused(path, error)
+            self._problem = _not_written(path, error)
             if self.ranks.main:
                 shutil.rmtree(part, ignore_errors=True)
         self._pending.set_result(None)
@@ -117,8 +118,8 @@ class Writer:
         return problem
 
 
-def _refused(path: Path, error: BaseException) -> ValueError:
-    return ValueError(f"cannot write checkpoint {path}: {_told(error)}; earlier checkpoints are untouched")
+def _not_written(path: Path, error: BaseException) -> ValueError:
+    return ValueError(f"cannot write checkpoint {path}: {_in_one_line(error)}; earlier checkpoints are untouched")
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -163,10 +164,10 @@ def read_tensors(path: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
-    return ValueError(f"checkpoint {path} is damaged ({_told(error)}); delete it to resume from the one before")
+    return ValueError(f"checkpoint {path} is damaged ({_in_one_line(error)}); delete it to resume from the one before")
 
 
-def _told(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     """An error in one line; of DCP's collection, what the first rank met."""
     failures = getattr(error, "failures", None)
     met = next(iter(failures.values()))[0] if failures else error

@@ -1,6 +1,5 @@
-"""What a run leaves behind: a model folder that every command takes, an adapter, sample images."""
+"""What a run leaves behind: a model folder that every command takes, and an adapter."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +9,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from irg import files
+from irg.learning import parallel
+from irg.learning.recipe import TrainRecipe
+from irg.learning.run_state import RunState
+from irg.learning.setup import adapter_of
 from irg.model.network.lora import LoraConfig
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.adapter_files import merge_adapter
+from irg.model.weights.adapter_files import merge_adapter, save_adapter
 from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
 from irg.model.weights.config_files import is_bagel_layout
 from irg.model.weights.profile import Profile
@@ -47,9 +51,8 @@ def write_model(
         state = {name: t.to(dtype=dtype).contiguous() for name, t in model.state_dict().items()}
         if loaded.config.decoder.tie_word_embeddings:
             state.pop("language_model.lm_head.weight", None)
-        part = folder / f"{WEIGHTS}.part"
-        save_file(state, part, metadata={"format": "pt"})
-        part.replace(folder / WEIGHTS)
+        with files.written(folder / WEIGHTS) as path:
+            save_file(state, path, metadata={"format": "pt"})
         for path in start.iterdir():
             if path.is_file() and path.suffix in (".json", ".txt", ".jinja") and ".index." not in path.name:
                 _copy(start, folder, path.name)
@@ -60,6 +63,42 @@ def write_model(
         raise ValueError(f"{folder}: can't write the model: {error}") from None
 
 
+@torch.no_grad()
+def export(recipe: TrainRecipe, loaded: LoadedModel, state: RunState, profile: Profile, ranks: parallel.Ranks) -> Path:
+    """Write the averaged weights: ``out/model``, a folder that every command takes, and with adapters
+    ``out/adapter``. Returns the model's folder, or the adapter's if nothing is merged. All ranks call it.
+
+    Raises:
+        ValueError: a folder can't be written.
+    """
+    start, out, adapter = Path(recipe.model), Path(recipe.out), adapter_of(recipe)
+    dtype = torch.bfloat16 if recipe.parallel.precision == "bfloat16" else None
+    named = dict(zip(state.named_weights, state.average, strict=True))
+    averages = _gathered(named, None if adapter else dtype, ranks)
+    folder = out / ("model" if adapter is None or recipe.lora.merge else "adapter")
+    parallel.reshard(loaded.model)
+    untrained = {name: t for name, t in loaded.model.state_dict().items() if name not in named}
+    others = {} if adapter else _gathered(untrained, dtype, ranks)
+    if ranks.main:
+        if adapter is not None:
+            save_adapter(out / "adapter", adapter, averages)
+        if folder.name == "model":
+            weights = averages | others if adapter is None else merged(start, adapter, averages)
+            write_model(folder, start, loaded, weights, profile, dtype)
+    ranks.barrier()
+    return folder
+
+
+def _gathered(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, ranks: parallel.Ranks) -> dict[str, Tensor]:
+    """Whole tensors in the main process's memory; the others help to put them together and keep none."""
+    held: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        whole = parallel.whole(tensor.detach())
+        if ranks.main:
+            held[name] = whole.to("cpu", dtype)
+    return held
+
+
 def merged(start: Path, config: LoraConfig, adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the folder the run started from (never quantized ones) with an adapter added."""
     weights = dict(load_model(start, dtype=None).model.state_dict())
@@ -68,11 +107,9 @@ def merged(start: Path, config: LoraConfig, adapter: Mapping[str, Tensor]) -> di
 
 
 def _copy(start: Path, folder: Path, name: str) -> None:
-    """Copy a file, aside first."""
+    """Copy a file, if it is there and not the same one."""
     source, target = start / name, folder / name
     if not source.is_file() or (target.exists() and target.samefile(source)):
         return
-    part = target.with_name(f".{name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
-    shutil.copyfile(source, part)
-    part.replace(target)
+    with files.written(target) as temporary:
+        shutil.copyfile(source, temporary)

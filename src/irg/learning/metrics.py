@@ -1,8 +1,8 @@
-"""What a step tells: losses in all and by mode, counts, memory; summed over ranks in one go."""
+"""What a step logs: losses in all and by mode, counts, rates, memory; summed over ranks in one go."""
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ class Metrics:
 
     def __init__(self, device: torch.device) -> None:
         # one row a kind; a column a mode, and one more for tokens of no mode
-        self.sums_KM = torch.zeros(len(_KINDS), len(MODES) + 1, dtype=torch.float64, device=device)
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self.sums_KM = torch.zeros(len(_KINDS), len(MODES) + 1, dtype=self.dtype, device=device)
 
     @torch.no_grad()
     def add(self, pack: Pack, scored: Losses) -> None:
@@ -32,17 +33,17 @@ class Metrics:
             if modes is None or not len(modes):
                 continue
             index = modes % (len(MODES) + 1)  # -1: no mode
-            self.sums_KM[first].index_add_(0, index, values.detach().to(torch.float64))
-            self.sums_KM[first + 1].index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
+            self.sums_KM[first].index_add_(0, index, values.detach().to(self.dtype))
+            self.sums_KM[first + 1].index_add_(0, index, torch.ones_like(index, dtype=self.dtype))
 
     def summed(
         self, ranks: Ranks, packs: Sequence[Pack], ce_weight: float, mse_weight: float, stop: bool
     ) -> dict[str, float]:
         """Means over all ranks' packs, by their names in the log; and whether any rank wants to ``stop``."""
         tokens = sum(pack.tokens for pack in packs)
-        rejected = sum(pack.state.get("rejected", 0) for pack in packs)
+        rejected = sum(pack.state["rejected"] for pack in packs)
         samples = [sum(pack.modes.get(mode, 0) for pack in packs) for mode in MODES]
-        own = torch.tensor([tokens, rejected, stop, *samples], dtype=torch.float64, device=self.sums_KM.device)
+        own = torch.tensor([tokens, rejected, stop, *samples], dtype=self.dtype, device=self.sums_KM.device)
         all_: Tensor = ranks.sum(torch.cat([own, self.sums_KM.flatten()])).cpu()
         (tokens, rejected, stopping), rest = all_[:3].tolist(), all_[3:]
         counts, sums_KM = rest[: len(MODES)].tolist(), rest[len(MODES) :].view(len(_KINDS), -1)
@@ -52,9 +53,27 @@ class Metrics:
             for m, mode in enumerate(MODES):
                 if sums_KM[k + 1, m]:
                     record[f"{kind}/{mode}"] = (sums_KM[k, m] / sums_KM[k + 1, m]).item()
-        if any("rejected" in pack.state for pack in packs):
-            record["rejected"] = rejected
-        return record | {f"n/{mode}": n for mode, n in zip(MODES, counts, strict=True) if n}
+        return record | {"rejected": rejected} | {f"n/{mode}": n for mode, n in zip(MODES, counts, strict=True) if n}
+
+
+def summary(
+    sums: Mapping[str, Sequence[float]], seconds: float, device: torch.device, peak: float | None
+) -> dict[str, float]:
+    """A line of the log from the records of its steps: means and rates; steps skipped since the last line, rows refused
+    so far.
+
+    Args:
+        seconds: that the steps took.
+        peak: operations a second that the device can do, if known.
+    """
+    steps = len(sums["loss"])
+    line = {key: sum(values) / len(values) for key, values in sums.items()}
+    line |= {key: sum(sums[key]) / steps for key in sums if key.startswith("n/")}  # no entry means none
+    line |= {"skipped": sum(sums["skipped"]), "rejected": sums["rejected"][-1]}
+    flops = line.pop("flops") * steps / seconds
+    line |= {"tokens_per_second": sum(sums["tokens"]) / seconds, "step_seconds": seconds / steps}
+    line |= {"tflops": flops / 1e12, "memory_gb": memory_gb(device)}
+    return line | ({"mfu": flops / peak} if peak else {})
 
 
 def memory_gb(device: torch.device) -> float:

@@ -33,21 +33,21 @@ def turns(mode: Mode) -> int:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image in all its forms, ready to become parts. ``key`` is what says which image it is: a number for rows in
-    memory, the pixels themselves for rows that are streamed."""
+    """An image in all its forms, ready to become parts. ``content`` is what its parts carry, such as
+    an :class:`irg.learning.data.samples.ImageContent`."""
 
-    key: Any
+    content: Any
     latent_grid: tuple[int, int]
     patch_grid: tuple[int, int]
 
-    def read(self, vit: bool = True, vae: bool = True) -> list[Part]:
+    def as_context(self, vit: bool = True, vae: bool = True) -> list[Part]:
         """The image as something to look at: clean latents, then ViT patches."""
-        forms: list[Part] = [Latents(self.latent_grid, self.key)] if vae else []
-        return [*forms, Patches(self.patch_grid, self.key)] if vit else forms
+        forms: list[Part] = [Latents(self.latent_grid, self.content)] if vae else []
+        return [*forms, Patches(self.patch_grid, self.content)] if vit else forms
 
-    def drawn(self) -> Part:
+    def as_target(self) -> Part:
         """The image as something to draw."""
-        return Target(self.latent_grid, self.key)
+        return Target(self.latent_grid, self.content)
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class EncodedTrajectory:
     how_to_improve: tuple[int, ...] = ()
 
 
-def hide_plan(
+def hide_thinking(
     mode: Mode, trajectory: EncodedTrajectory, uniform: Callable[[], float], share: float
 ) -> EncodedTrajectory:
-    """In ``share`` of all improving samples, take the thinking out of what the reflection sees.
+    """In ``share`` of all improving samples, leave the thinking out of what the reflection sees.
 
-    An image mostly shows what was planned, so a small model learns to repeat the plan instead of looking. Without the
-    plan, only the image tells. ``uniform`` in [0, 1) is drawn from only where the share matters.
+    An image mostly shows what the thinking planned, so a small model learns to repeat it instead of looking. Without
+    it, only the image is left to go by. ``uniform`` in [0, 1) is drawn from only where the share matters.
     """
     if not share or mode not in IMPROVING or uniform() >= share:
         return trajectory
@@ -90,23 +90,23 @@ def write(mode: Mode, trajectory: EncodedTrajectory) -> list[Part]:
         raise ValueError(f"mode {mode} needs a reflection and an improved image, which this trajectory lacks")
     match mode:
         case "initial_thinking_understanding":
-            return [*prompt, *t.image.read(), Text(t.how_to_think), Text(t.thinking, loss=True)]
+            return [*prompt, *t.image.as_context(), Text(t.how_to_think), Text(t.thinking, loss=True)]
         case "initial_thinking_generation":
             return [*prompt, Text(t.thinking, loss=True)]
         case "initial_full":
-            return [*prompt, Text(t.thinking, loss=True), t.image.drawn()]
+            return [*prompt, Text(t.thinking, loss=True), t.image.as_target()]
         case "direct":
-            return [Text(t.prompt), t.image.drawn()]
+            return [Text(t.prompt), t.image.as_target()]
         case "unconditional":
-            return [*system, t.image.drawn()]
+            return [*system, t.image.as_target()]
     assert t.improved is not None and t.reflection is not None
     reflection = Text(t.reflection, loss=True)
     planned = [*prompt, Text(t.thinking)] if t.thinking else prompt
     match mode:
         case "improving_thinking_understanding":
-            return [*prompt, *t.image.read(), *t.improved.read(), Text(t.how_to_improve), reflection]
+            return [*prompt, *t.image.as_context(), *t.improved.as_context(), Text(t.how_to_improve), reflection]
         case "improving_thinking_generation":
-            return [*planned, *t.image.read(), reflection]
+            return [*planned, *t.image.as_context(), reflection]
         case "improving_full":
-            return [*planned, *t.image.read(), reflection, t.improved.drawn()]
+            return [*planned, *t.image.as_context(), reflection, t.improved.as_target()]
     raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(MODES)}")

@@ -1,12 +1,12 @@
 """Processes, devices and sharding: everything about parallelism, applied to the model from outside.
 
-A run is one process, or several started by ``torchrun``. A step takes ``world x accumulate`` packs, its **lanes**; lane
-k of a step is the same pack whoever runs it, so the sum over lanes does not depend on how they are spread.
+A run is one process, or several started by ``torchrun``. A step takes ``world x accumulate`` packs, one of
+each **data stream**; a stream's packs are the same whoever runs it, so the sum over streams does not depend on how
+they are spread.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -25,7 +25,7 @@ from irg.model.network.unified import UnifiedModel
 
 @dataclass
 class Ranks:
-    """This process among its like. ``mesh`` is None for a run of one process that shards nothing."""
+    """This process among all of the run. ``mesh`` is None for a run of one process that shards nothing."""
 
     rank: int = 0
     world: int = 1
@@ -38,8 +38,8 @@ class Ranks:
         """Whether this process is the one that writes and reports."""
         return self.rank == 0
 
-    def lanes(self, accumulate: int) -> range:
-        """The lanes this process runs."""
+    def streams(self, accumulate: int) -> range:
+        """The data streams this process runs."""
         return range(self.rank * accumulate, (self.rank + 1) * accumulate)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ class Ranks:
 
 
 def join(device: str, parallel: Parallel) -> Ranks:
-    """Find this process's place; starts torch.distributed if ``torchrun`` started us, or if bfloat16 on a
-    GPU asks for FSDP's mixed precision (on a CPU one process computes with a :class:`.shadow.Shadow`).
+    """This process's place. Starts torch.distributed if ``torchrun`` started us, or if bfloat16 on a GPU
+    needs FSDP's mixed precision (on a CPU one process computes with a :class:`.low_precision.LowPrecisionCopy`).
 
     Raises:
         ValueError: the device is not there, or the ranks do not divide into the replicas.
@@ -173,20 +173,11 @@ def shard(model: UnifiedModel, ranks: Ranks, precision: str, ignored: set[nn.Par
             module.to(torch.float32)
 
 
-@contextmanager
-def resharded(model: nn.Module) -> Iterator[None]:
-    """Around changes of weights that FSDP does not see: nothing gathered before stays in use, before or after."""
-
-    def release() -> None:
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
-
-    release()
-    try:
-        yield
-    finally:
-        release()
+def reshard(model: nn.Module) -> None:
+    """Put gathered weights away, so that what is read next are the shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -2,9 +2,24 @@
 
 import re
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from typing import Any, Literal
 
+from irg.deprecation import renamed
 from irg.learning.modes import MODES
+
+
+class Draw(IntEnum):
+    """What a run draws random numbers for. Each has generators of its own: ``generator(seed, Draw.NOISE, step, ...)``
+    (:mod:`irg.randomness`), so no state of a generator is ever kept."""
+
+    SLICE_ORDER = 1  # epoch
+    ROW_ORDER = 2  # epoch, slice, chunk
+    DROPOUT = 3  # data stream, number of the draw
+    MODE = 4  # data stream, number of the draw
+    NOISE_LEVEL = 5  # step, data stream
+    NOISE = 6  # step, data stream
+    VALIDATION = 7  # pack
 
 
 @dataclass(frozen=True)
@@ -41,13 +56,13 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Condition dropout, per part: probability that a text, a ViT image, a VAE image is left out; for ``plan``,
-    that the thinking is hidden from a reflection, which then has to look."""
+    """Condition dropout, per part: probability that a text, a ViT image, a VAE image is left out; for ``thinking``,
+    that the thinking is left out of what a reflection sees, which then has to look."""
 
     text: float = 0.0
     vit: float = 0.0
     vae: float = 0.3
-    plan: float = 0.0
+    thinking: float = renamed(was="plan", default=0.0)
 
     def __post_init__(self) -> None:
         for name, p in asdict(self).items():
@@ -169,8 +184,8 @@ class TrainRecipe:
     conversations: dict[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # mode -> parquet with a conversation column
-    stream: bool = False  # read rows as they are needed instead of holding all images in memory
-    lookahead: int = 32  # stream: samples a pack is chosen from
+    stream: bool = False  # read rows when they are needed instead of holding all of them in memory
+    lookahead: int = 32  # samples that a pack is chosen from
     dropout: Dropout = field(default_factory=Dropout)
     optimizer: Optimizer = field(default_factory=Optimizer)
     tokens_per_pack: int = 40_000
@@ -224,9 +239,5 @@ class TrainRecipe:
         for mode in self.conversations:
             if mode not in MODES:
                 raise ValueError(f"conversations: unknown mode {mode!r}; the modes are {', '.join(MODES)}")
-        if self.conversations and not self.stream:
-            raise ValueError("conversations are streamed: set stream to true")
-        if self.stream and self.validate_every:
-            raise ValueError("validate_every needs all rows in memory: set it to 0, or stream to false")
         if self.lookahead < 1:
             raise ValueError(f"lookahead must be at least 1, got {self.lookahead}")

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from irg import files
+from irg.learning.checkpoints import read_about
 from irg.learning.parallel import Ranks
 from irg.learning.recipe import TrainRecipe
 
@@ -33,7 +35,7 @@ def differences(recipe: TrainRecipe, out: Path) -> list[str]:
     """Fields in which a recipe differs, in what is learned, from the one that the run in a folder was made with.
 
     Raises:
-        ValueError: the folder's note of it is damaged.
+        ValueError: the folder's file of it is damaged.
     """
     path = out / RECIPE
     if not path.is_file():
@@ -46,8 +48,8 @@ def differences(recipe: TrainRecipe, out: Path) -> list[str]:
     return [k for k in mine if k not in FREE and k in theirs and mine[k] != theirs[k]]
 
 
-def told(out: Path, changed: Sequence[str]) -> str:
-    """What to tell a user about differences."""
+def message(out: Path, changed: Sequence[str]) -> str:
+    """The message for a user about differences."""
     return (
         f"{out} holds a run with another recipe (different: {', '.join(changed)}); "
         "choose another --out, give the old values, or go on with --force"
@@ -55,7 +57,7 @@ def told(out: Path, changed: Sequence[str]) -> str:
 
 
 def check_recipe(recipe: TrainRecipe, out: Path, ranks: Ranks, force: bool) -> None:
-    """Compare with the recipe that the folder's run was made with, and write this one down.
+    """Compare with the recipe that the folder's run was made with, and keep this one there.
 
     Raises:
         ValueError: they differ in what is learned, and nobody said ``force``.
@@ -64,7 +66,7 @@ def check_recipe(recipe: TrainRecipe, out: Path, ranks: Ranks, force: bool) -> N
     if ranks.main:
         try:
             changed = differences(recipe, out)
-            problem = told(out, changed) if changed and not force else None
+            problem = message(out, changed) if changed and not force else None
         except ValueError as error:
             problem = str(error)
     if found := next((p for p in ranks.gather(problem) if p), None):
@@ -72,36 +74,33 @@ def check_recipe(recipe: TrainRecipe, out: Path, ranks: Ranks, force: bool) -> N
     if ranks.main:
         if changed:
             print(f"going on in {out} with another recipe (different: {', '.join(changed)})", file=sys.stderr)
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / RECIPE
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        files.write_json(out / RECIPE, asdict(recipe))
 
 
-def check_lanes(about: Mapping[str, Any], lanes: int, world: int, path: Path, force: bool, quiet: bool) -> None:
+def check_streams(path: Path, streams: int, world: int, force: bool, quiet: bool) -> None:
     """Compare the number of packs a step with a checkpoint's.
 
     Raises:
-        ValueError: it is another, and nobody said ``force``.
+        ValueError: it is damaged, or made with another number and nobody said ``force``.
     """
-    if about["lanes"] != lanes and not force:
+    about = read_about(path)
+    if about["streams"] != streams and not force:
         raise ValueError(
-            f"{path} was made with {about['lanes']} packs a step ({about['world']} processes), now there are {lanes} "
-            f"({world} processes): set parallel.accumulate so that processes x accumulate is {about['lanes']} again, "
-            "or go on with another batch size with --force"
+            f"{path} was made with {about['streams']} packs a step ({about['world']} processes), now there are "
+            f"{streams} ({world} processes): set parallel.accumulate so that processes x accumulate is "
+            f"{about['streams']} again, or go on with another batch size with --force"
         )
     if about["world"] != world and not quiet:
         print(f"resuming on {world} processes what ran on {about['world']}", file=sys.stderr)
 
 
-def same_rows(about: Mapping[str, Any], seal: str, path: Path, force: bool, quiet: bool) -> bool:
-    """Whether the rows are those that a checkpoint's places point into.
+def same_rows(about: Mapping[str, Any], fingerprint: str, path: Path, force: bool, quiet: bool) -> bool:
+    """Whether the rows are those that a checkpoint's positions point into.
 
     Raises:
         ValueError: they are others, and nobody said ``force``.
     """
-    if about.get("rows", seal) == seal:
+    if about["rows"] == fingerprint:
         return True
     if not force:
         raise ValueError(

@@ -76,12 +76,8 @@ def build(recipe: TrainRecipe, ranks: parallel.Ranks) -> LoadedModel:
     """Load the recipe's model and make it ready. Parallelism stays outside the network's code.
 
     Raises:
-        ValueError: the folder, ``frozen``, ``lora`` or ``parallel`` can't be what they are.
+        ValueError: the folder is no model, or ``frozen`` or ``lora`` name what it has not.
     """
-    if recipe.optimizer.kind == "muon" and ranks.mesh is not None:
-        raise ValueError(
-            "optimizer.kind muon needs whole matrices: use adamw with several processes, or with bfloat16 on a GPU"
-        )
     whole = ranks.mesh is None and not recipe.lora.rank
     # Sharded weights are mapped from the file as they are, and become float32 group by group, a shard each.
     loaded = load_model(

@@ -23,8 +23,10 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-class JsonLines:
-    """One JSON object a line, written at once; what is no number (NaN) is null. A full disk costs the line alone."""
+class LogFile:
+    """``log.jsonl``: one JSON object a line, null for what is no number (NaN).
+
+    It is opened for every line, so that a full disk costs that line alone; ``irg.files.JsonLines`` would try again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,7 +111,7 @@ class Trackers:
         self.all: list[Tracker] = []
         self._stack = ExitStack()
         if main:
-            self._add(JsonLines(out / "log.jsonl"))
+            self._add(LogFile(out / "log.jsonl"))
             for name in names:
                 self._add(TensorBoard(out, config) if name == "tensorboard" else Board(name, out, config))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from trajectory_rows import read_rows
 
 from irg.curation.records import TrajectoryRecord, png, write_shards
-from irg.learning.data.in_memory import read_rows
 from irg.results.reflection import is_done
 from irg_mini import world
 from irg_mini.data import rows as mini

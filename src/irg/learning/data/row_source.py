@@ -1,8 +1,9 @@
-"""Rows of many parquet files in a shuffled order that several lanes share without overlap; with places to resume at.
+"""Rows of many parquet files in a shuffled order that several data streams share without overlap, and resume in.
 
-A **shelf** is all rows of one kind: trajectories of one turn, of two turns, or one mode's conversations. It is cut
-into **units** (a row group, or a stripe of one where there are few); every epoch has its own order of units, dealt out
-to the lanes in turn. Inside a unit rows come in chunks, each shuffled.
+A **row source** is all rows of one kind: trajectories of one turn, of two turns, or one mode's conversations. It is cut
+into **slices** (a row group, or a stripe of one where there are few); every epoch has its own order of slices, of which
+each data stream takes every n-th. Inside a slice rows come in chunks, each shuffled. The order is the same whether rows
+are read when they are needed or held in memory (:mod:`.in_memory`).
 """
 
 import hashlib
@@ -16,15 +17,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from irg.learning.data.rows import CONVERSATION, TRAJECTORY, open_parquet
+from irg.learning.data.rows import CONVERSATION, TRAJECTORY, BadRow, open_parquet
+from irg.learning.modes import EncodedTrajectory
+from irg.learning.recipe import Draw
+from irg.randomness import numpy_generator
 
 CHUNK = 32
-UNITS = 64  # at least so many, if there are rows enough, so that as many lanes can share
+MIN_SLICES = 64  # if there are rows enough, so that as many data streams can share
+Memory = Mapping[tuple[Path, int], EncodedTrajectory | BadRow]
+"""Rows held in memory by file and number, or why they can't be used."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Some rows of one row group, by their numbers in it. ``first``: the row group's first row in its file."""
+class RowSlice:
+    """Some rows of one row group, by their ascending numbers in it. ``first``: the group's first row in its file."""
 
     file: Path
     group: int
@@ -33,90 +39,112 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A row and where it was: enough to find it again."""
+class SourceRow:
+    """A row and where it was: enough to find it again. ``content``: its columns, or what is held in memory of it."""
 
-    unit: int
+    slice: int
     row: int  # in its row group
     where: str
-    values: dict[str, Any]
+    content: Mapping[str, Any] | EncodedTrajectory | BadRow
 
 
-class Shelf:
+class RowSource:
     """All rows of one kind."""
 
-    def __init__(self, name: str, units: Sequence[Unit], columns: Sequence[str], seed: int) -> None:
-        self.name, self.units, self.columns, self.seed = name, list(units), tuple(columns), seed
-        self.rows = sum(len(unit.rows) for unit in units)
+    def __init__(
+        self, name: str, slices: Sequence[RowSlice], columns: Sequence[str], seed: int, memory: Memory | None = None
+    ) -> None:
+        self.name, self.slices, self.columns, self.seed, self.memory = name, list(slices), tuple(columns), seed, memory
+        self.rows = sum(len(part.rows) for part in slices)
 
     @property
-    def seal(self) -> str:
-        """Changes with the files' names, their order, and the rows in them."""
-        facts = [(unit.file.name, unit.group, unit.first, len(unit.rows)) for unit in self.units]
+    def fingerprint(self) -> str:
+        """Changes with the files' names, sizes and order, and the rows in them."""
+        facts = [(s.file.name, s.file.stat().st_size, s.group, s.first, len(s.rows)) for s in self.slices]
         return hashlib.sha256(repr((self.name, facts)).encode()).hexdigest()
 
-    def check(self, lanes: int) -> None:
-        """Raise ValueError if there are more lanes than units to share."""
-        if len(self.units) < lanes:
+    def check(self, streams: int) -> None:
+        """Raise ValueError if there are more data streams than slices to share."""
+        if len(self.slices) < streams:
             raise ValueError(
-                f"data: {self.name} has {self.rows} rows in {len(self.units)} pieces, too few for {lanes} packs a "
+                f"data: {self.name} has {self.rows} rows in {len(self.slices)} pieces, too few for {streams} packs a "
                 "step: lower parallel.accumulate, use fewer GPUs, or write smaller row groups"
             )
 
     def order(self, epoch: int) -> list[int]:
-        """Unit numbers in an epoch's order."""
-        return np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.units)).tolist()
+        """Slice numbers in an epoch's order."""
+        return numpy_generator(self.seed, Draw.SLICE_ORDER, epoch).permutation(len(self.slices)).tolist()
 
-    def read(self, number: int, epoch: int, start: int = 0) -> Iterator[Found]:
-        """Rows of a unit in an epoch's order, without the first ``start``."""
-        unit, done, base = self.units[number], 0, 0
-        for index, batch in enumerate(self._batches(unit)):
-            low, high = np.searchsorted(unit.rows, (base, base + len(batch)))
-            mine = unit.rows[low:high]
-            if start < done + len(mine):
-                order = np.random.default_rng([self.seed, epoch, 2, number, index]).permutation(len(mine))
+    def read(self, number: int, epoch: int, start: int = 0) -> Iterator[SourceRow]:
+        """Rows of a slice in an epoch's order, without the first ``start``."""
+        done = 0
+        for index, (rows, base, batch) in enumerate(self._chunks(self.slices[number])):
+            if start < done + len(rows):
+                order = numpy_generator(self.seed, Draw.ROW_ORDER, epoch, number, index).permutation(len(rows))
                 for place in order[max(0, start - done) :].tolist():
-                    yield self._found(number, int(mine[place]), batch.slice(int(mine[place]) - base, 1))
-            done += len(mine)
-            base += len(batch)
-            if done == len(unit.rows):
+                    yield self._row(number, int(rows[place]), base, batch)
+            done += len(rows)
+
+    def find(self, number: int, row: int) -> SourceRow:
+        """One row again.
+
+        Raises:
+            ValueError: the file no longer has it.
+        """
+        part = self.slices[number]
+        for rows, base, batch in self._chunks(part):
+            if row in rows:
+                return self._row(number, row, base, batch)
+        raise ValueError(f"{part.file}: row {part.first + row} is gone: the data changed since the checkpoint was made")
+
+    def in_file_order(self) -> Iterator[SourceRow]:
+        """All rows as they stand in the files."""
+        for number, part in enumerate(self.slices):
+            for rows, base, batch in self._chunks(part):
+                yield from (self._row(number, int(row), base, batch) for row in rows)
+
+    def _chunks(self, part: RowSlice) -> Iterator[tuple[np.ndarray, int, Any]]:
+        """(the slice's rows in a chunk of its row group, the chunk's first row, its columns unless held in memory)."""
+        for base, length, batch in self._batches(part):
+            low, high = np.searchsorted(part.rows, (base, base + length))
+            yield part.rows[low:high], base, batch
+            if high == len(part.rows):
                 return
 
-    def find(self, number: int, row: int) -> Found:
-        """One row again."""
-        unit, base = self.units[number], 0
-        for batch in self._batches(unit):
-            if row < base + len(batch):
-                return self._found(number, row, batch.slice(row - base, 1))
-            base += len(batch)
-        raise ValueError(f"{unit.file}: row {unit.first + row} is gone: the data changed since the checkpoint was made")
-
-    def _batches(self, unit: Unit) -> Iterator[Any]:
-        """The row group of a unit, some rows at a time."""
+    def _batches(self, part: RowSlice) -> Iterator[tuple[int, int, Any]]:
+        if self.memory is not None:
+            yield from ((base, CHUNK, None) for base in range(0, int(part.rows[-1]) + 1, CHUNK))
+            return
+        base = 0
         try:
-            opened = _opened(unit.file, self.columns)
-            yield from opened.iter_batches(CHUNK, row_groups=[unit.group], columns=[*self.columns])
+            opened = _opened(part.file, self.columns)
+            for batch in opened.iter_batches(CHUNK, row_groups=[part.group], columns=[*self.columns]):
+                yield base, len(batch), batch
+                base += len(batch)
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{unit.file}: row group {unit.group} cannot be read: {error}") from None
+            raise ValueError(f"{part.file}: row group {part.group} cannot be read: {error}") from None
 
-    def _found(self, number: int, row: int, batch: Any) -> Found:
-        unit = self.units[number]
-        return Found(number, row, f"{unit.file}, row {unit.first + row}", batch.to_pylist()[0])
+    def _row(self, number: int, row: int, base: int, batch: Any) -> SourceRow:
+        part = self.slices[number]
+        at = part.first + row
+        content = batch.slice(row - base, 1).to_pylist()[0] if self.memory is None else self.memory[part.file, at]
+        return SourceRow(number, row, f"{part.file}, row {at}", content)
 
 
 class Cursor:
-    """A lane's way through a shelf. ``queue`` is what is left of the epoch: units, and rows of each already read."""
+    """A data stream's way through a row source. ``queue`` is what is left of the epoch: slices, and how many rows of
+    each were already read."""
 
-    def __init__(self, shelf: Shelf, lane: int, lanes: int, state: Mapping[str, Any] | None = None) -> None:
-        self.shelf, self.lane, self.lanes = shelf, lane, lanes
+    def __init__(self, source: RowSource, stream: int, streams: int, state: Mapping[str, Any] | None = None) -> None:
+        self.source, self.stream, self.streams = source, stream, streams
         self.epoch = int(state["epoch"]) if state else 0
         self.queue = [list(entry) for entry in state["queue"]] if state else self._share()
-        self._reading: Iterator[Found] | None = None
+        self._reading: Iterator[SourceRow] | None = None
 
     def _share(self) -> list[list[int]]:
-        return [[unit, 0] for unit in self.shelf.order(self.epoch)[self.lane :: self.lanes]]
+        return [[number, 0] for number in self.source.order(self.epoch)[self.stream :: self.streams]]
 
-    def next(self) -> Found:
+    def next(self) -> SourceRow:
         """The next row; epochs follow each other."""
         while True:
             while not self.queue:
@@ -124,7 +152,7 @@ class Cursor:
                 self.queue = self._share()
             entry = self.queue[0]
             if self._reading is None:
-                self._reading = self.shelf.read(entry[0], self.epoch, entry[1])
+                self._reading = self.source.read(entry[0], self.epoch, entry[1])
             found = next(self._reading, None)
             if found is not None:
                 entry[1] += 1
@@ -137,27 +165,29 @@ class Cursor:
         return {"epoch": self.epoch, "queue": [list(entry) for entry in self.queue]}
 
 
-def dealt_anew(states: Sequence[Mapping[str, Any]], lanes: int) -> list[dict[str, Any]]:
-    """Positions of another number of lanes: what is left of the oldest epoch is dealt out in turn.
+def reshard(states: Sequence[Mapping[str, Any]], streams: int) -> list[dict[str, Any]]:
+    """States of another number of data streams, which share what is left of the oldest epoch.
 
-    Nothing is lost. What faster lanes had begun to read of the next epoch is read again in it.
+    No row is lost. What faster streams had begun to read of the next epoch is read again in it.
     """
     epoch = min(int(state["epoch"]) for state in states)
     left = sorted(list(entry) for state in states if state["epoch"] == epoch for entry in state["queue"])
-    return [{"epoch": epoch, "queue": left[lane::lanes]} for lane in range(lanes)]
+    return [{"epoch": epoch, "queue": left[stream::streams]} for stream in range(streams)]
 
 
 # ---------------------------------------------------------------------------------------------------------- the index
 
 
-def trajectory_shelves(files: Sequence[Path], seed: int) -> dict[str, Shelf]:
-    """Shelves ``one-turn`` and ``two-turn`` of trajectory files. Only footers are read, and the column ``reflection``
-    of row groups that mix both kinds.
+def trajectory_sources(
+    files: Sequence[Path], seed: int, held_out: int = 0, memory: Memory | None = None
+) -> dict[str, RowSource]:
+    """Row sources ``one-turn`` and ``two-turn`` of trajectory files, and ``validation``: the last ``held_out`` rows of
+    one turn. Only footers are read, and the column ``reflection`` of row groups that mix both kinds.
 
     Raises:
-        ValueError: a file is none of that kind.
+        ValueError: a file is not of that kind, or holding out rows leaves none to train on.
     """
-    found: dict[str, list[Unit]] = {"one-turn": [], "two-turn": []}
+    found: dict[str, list[RowSlice]] = {"one-turn": [], "two-turn": []}
     for file in files:
         opened = open_parquet(file, TRAJECTORY)
         first = 0
@@ -165,32 +195,55 @@ def trajectory_shelves(files: Sequence[Path], seed: int) -> dict[str, Shelf]:
             two = _has_reflection(opened, group)
             for name, rows in (("one-turn", np.flatnonzero(~two)), ("two-turn", np.flatnonzero(two))):
                 if len(rows):
-                    found[name].append(Unit(file, group, first, rows))
+                    found[name].append(RowSlice(file, group, first, rows))
             first += len(two)
-    return {name: Shelf(name, striped(units), TRAJECTORY, seed) for name, units in found.items() if units}
+    slices = {name: striped(parts) for name, parts in found.items() if parts}
+    if held_out:
+        kept, held = _split_last(found["one-turn"], held_out)
+        slices |= {"one-turn": striped(kept), "validation": held}
+    return {name: RowSource(name, parts, TRAJECTORY, seed, memory) for name, parts in slices.items()}
 
 
-def conversation_shelf(mode: str, files: Sequence[Path], seed: int) -> Shelf:
-    """The shelf of a mode's conversation files.
+def conversation_source(mode: str, files: Sequence[Path], seed: int) -> RowSource:
+    """The row source of a mode's conversation files.
 
     Raises:
-        ValueError: a file is none of that kind.
+        ValueError: a file is not of that kind.
     """
-    units, first = [], 0
+    slices = []
     for file in files:
         meta, first = open_parquet(file, CONVERSATION).metadata, 0
         for group in range(meta.num_row_groups):
             rows = meta.row_group(group).num_rows
-            units.append(Unit(file, group, first, np.arange(rows)))
+            slices.append(RowSlice(file, group, first, np.arange(rows)))
             first += rows
-    return Shelf(mode, striped(units), CONVERSATION, seed)
+    return RowSource(mode, striped(slices), CONVERSATION, seed)
 
 
-def striped(units: Sequence[Unit]) -> list[Unit]:
-    """The same rows in at least :data:`UNITS` units, if there are that many rows."""
-    stripes = -(-UNITS // max(1, len(units)))
-    cut = [Unit(u.file, u.group, u.first, u.rows[j::stripes]) for u in units for j in range(stripes)]
-    return [unit for unit in cut if len(unit.rows)]
+def striped(slices: Sequence[RowSlice]) -> list[RowSlice]:
+    """The same rows in at least :data:`MIN_SLICES` slices, if there are that many rows."""
+    stripes = -(-MIN_SLICES // max(1, len(slices)))
+    cut = [RowSlice(s.file, s.group, s.first, s.rows[j::stripes]) for s in slices for j in range(stripes)]
+    return [part for part in cut if len(part.rows)]
+
+
+def _split_last(slices: Sequence[RowSlice], count: int) -> tuple[list[RowSlice], list[RowSlice]]:
+    """All but the last ``count`` rows, and those."""
+    rows = sum(len(part.rows) for part in slices)
+    if count >= rows:
+        raise ValueError(
+            f"validation_rows {count} leaves no one-turn row to train on (the data has {rows}); "
+            "lower it, or set validate_every to 0"
+        )
+    kept: list[RowSlice] = []
+    held: list[RowSlice] = []
+    left = rows - count
+    for part in slices:
+        for side, chosen in ((kept, part.rows[:left]), (held, part.rows[left:])):
+            if len(chosen):
+                side.append(RowSlice(part.file, part.group, part.first, chosen))
+        left = max(0, left - len(part.rows))
+    return kept, held
 
 
 def _has_reflection(opened: pq.ParquetFile, group: int) -> np.ndarray:

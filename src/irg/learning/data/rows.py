@@ -1,27 +1,20 @@
-"""Rows of training data as they lie on disk, and which of them are fit to be used.
+"""Parquet files of training rows: found, opened and checked; rows that can't be used are refused with a reason.
 
-Two kinds of parquet are read. **Trajectories**: columns ``prompt``, ``thinking``, ``image``, ``reflection``,
-``improved``; images are ``{bytes, path}`` structs. **Conversations**, the IRG authors' own: one column
-``conversation``, JSON, a list of turns; a user's turn has a string, an assistant's a list of parts ``{type: text|image,
-content, need_loss, need_vae, need_vit}``. A row that is not whole is refused, with file, row and reason.
+Two kinds are read: trajectories (:mod:`.schema`) and conversations (:mod:`.conversations`).
 """
 
-import base64
-import binascii
 import io
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from irg.learning.data.schema import COLUMNS, IMAGE_COLUMNS, TrajectoryRow
+from irg.learning.data.schema import COLUMNS, IMAGE_COLUMNS
 from irg.sequence.images import ResizeRule, to_rgb
 
 TRAJECTORY = tuple(COLUMNS)
@@ -37,43 +30,25 @@ class BadRow(ValueError):
 
 
 class Rejections:
-    """Counts refused rows and writes each down: ``{"where", "reason"}``, one JSON object a line."""
+    """Counts refused rows and lists each in a file: ``{"where", "reason"}``, one JSON object a line."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.count = path, 0
 
     @property
     def listed(self) -> str:
-        """Where they are written down, for messages."""
+        """Where they are listed, for messages."""
         return f"; they are listed in {self.path}"
 
     def add(self, row: BadRow) -> None:
-        """Write a row down."""
+        """Count and list a row."""
         self.count += 1
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"where": row.where, "reason": row.reason}) + "\n")
-        except OSError as error:  # a full disk; the row is refused all the same, and counted
+        except OSError as error:  # a full disk; the row is still refused and counted
             warnings.warn(f"cannot write {self.path} ({error}): {row}", stacklevel=2)
-
-
-@dataclass(frozen=True)
-class Row(TrajectoryRow):
-    """A trajectory row; ``where`` names its file and row for messages."""
-
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One part of a conversation: a text, or an encoded image in the forms that are set."""
-
-    text: str | None = None
-    image: bytes | None = None
-    loss: bool = False
-    vae: bool = False
-    vit: bool = False
 
 
 def data_files(sources: Sequence[str], what: str = "data") -> list[Path]:
@@ -122,38 +97,6 @@ def _has_bytes(held: pa.DataType) -> bool:
     return pa.types.is_struct(held) and any(held.field(i).name == "bytes" for i in range(held.num_fields))
 
 
-def read_rows(files: Sequence[Path], rejections: Rejections | None = None) -> Iterator[Row]:
-    """All rows of all files, in order. Without ``rejections``, the first broken row is an error.
-
-    Raises:
-        ValueError: a file lacks a column, or a row lacks a part.
-    """
-    for file in files:
-        number = 0
-        for batch in open_parquet(file, TRAJECTORY).iter_batches(64, columns=list(TRAJECTORY)):
-            for row in batch.to_pylist():
-                try:
-                    yield checked(row, f"{file}, row {number}")
-                except BadRow as bad:
-                    if rejections is None:
-                        raise
-                    rejections.add(bad)
-                number += 1
-
-
-def checked(row: Mapping[str, Any], where: str) -> Row:
-    """A trajectory from a parquet row.
-
-    Raises:
-        BadRow: a part is missing.
-    """
-
-    try:
-        return Row(**vars(TrajectoryRow.from_columns(row)), where=where)
-    except ValueError as error:
-        raise BadRow(where, str(error)) from None
-
-
 def pixels_of(data: bytes, where: str, rule: ResizeRule) -> np.ndarray:
     """An image, uint8 [H, W, 3], at the size that the rule wants.
 
@@ -170,57 +113,3 @@ def pixels_of(data: bytes, where: str, rule: ResizeRule) -> np.ndarray:
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(image)
-
-
-# ------------------------------------------------------------------------------------------------------- conversations
-
-
-def conversation(text: Any, where: str) -> list[Piece]:
-    """The pieces of a conversation, in order.
-
-    Raises:
-        BadRow: it is no such JSON, has a part of an unknown kind, or nothing in it carries loss.
-    """
-    try:
-        turns = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise BadRow(where, f"the conversation is not valid JSON: {error}") from None
-    if not isinstance(turns, list) or not turns:
-        raise BadRow(where, "the conversation must be a list of turns")
-    pieces: list[Piece] = []
-    for number, turn in enumerate(turns):
-        pieces += _turn(turn, where, f"turn {number}")
-    if not any(piece.loss for piece in pieces):
-        raise BadRow(where, "nothing in the conversation carries loss")
-    return pieces
-
-
-def _turn(turn: Any, where: str, at: str) -> list[Piece]:
-    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-    if role == "user" or (role is None and isinstance(content, str)):
-        if not isinstance(content, str) or not content:
-            raise BadRow(where, f"{at}: a user's turn needs a text")
-        return [Piece(text=content)]
-    if role not in ("assistant", None) or not isinstance(content, list) or not content:
-        raise BadRow(where, f"{at}: expected a user's text or an assistant's list of parts, got role {role!r}")
-    return [_piece(part, where, f"{at}, part {i}") for i, part in enumerate(content)]
-
-
-def _piece(part: Any, where: str, at: str) -> Piece:
-    if not isinstance(part, dict) or not isinstance(part.get("content"), str) or not part["content"]:
-        raise BadRow(where, f"{at}: a part needs a content")
-    kind, content = part.get("type"), part["content"]
-    flags = {name: part.get(f"need_{name}", kind == "text" and name == "loss") for name in ("loss", "vae", "vit")}
-    if not all(isinstance(flag, bool) for flag in flags.values()):
-        raise BadRow(where, f"{at}: need_loss, need_vae and need_vit are true or false")
-    if kind == "text":
-        return Piece(text=content, loss=flags["loss"])
-    if kind != "image":
-        raise BadRow(where, f"{at}: unknown type {kind!r}")
-    if not any(flags.values()):
-        raise BadRow(where, f"{at}: the image has neither need_loss nor need_vae nor need_vit")
-    try:
-        data = content.partition(",")[2] if content.startswith("data:") else content
-        return Piece(image=base64.b64decode(data, validate=True), **flags)
-    except (binascii.Error, ValueError) as error:
-        raise BadRow(where, f"{at}: the image is not base64: {error}") from None

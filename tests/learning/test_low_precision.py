@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from irg.learning.low_precision import Shadow
+from irg.learning.low_precision import LowPrecisionCopy
 from irg.learning.recipe import Mixture, Optimizer, Parallel, TrainRecipe
 from irg.learning.trainer import Trainer, train
 from irg.model.network.shared_prefix_attention import SharedPrefixAttention
@@ -28,13 +28,13 @@ def recipe(small_recipe: Callable[..., TrainRecipe]) -> Callable[..., TrainRecip
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
-    trainer.gradients({0: trainer.packer.pack(0)})
-    return {name: p.grad for name, p in trainer.named_weights.items() if p.grad is not None}
+    trainer.gradients({0: trainer.loader.pack(0)})
+    return {name: p.grad for name, p in trainer.state.named_weights.items() if p.grad is not None}
 
 
 def test_gradients_are_those_of_float32_up_to_rounding(recipe: Callable[..., TrainRecipe]) -> None:
     low = Trainer(recipe(), quiet=True)
-    assert not dist.is_initialized() and isinstance(low.packer.pack(0).attend, SharedPrefixAttention)
+    assert not dist.is_initialized() and low.loader.feed.attention is SharedPrefixAttention
     got, wanted = gradients(low), gradients(Trainer(recipe(parallel=Parallel()), quiet=True))
     assert got.keys() == wanted.keys()
     assert all(grad.dtype == torch.float32 for grad in got.values())
@@ -52,28 +52,28 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(recipe: Callable[...
 
 
 def test_small_steps_are_not_lost(tiny_loaded: LoadedModel) -> None:
-    """A step below bfloat16's resolution moves the float32 weight, and in time the twin."""
+    """A step below bfloat16's resolution moves the float32 weight, and in time the copy."""
     model = deepcopy(tiny_loaded.model)
-    shadow = Shadow(model)
-    weight, twin = model.llm2vae.bias, shadow.twin.llm2vae.bias
+    low = LowPrecisionCopy(model)
+    weight, copy = model.llm2vae.bias, low.model.llm2vae.bias
     with torch.no_grad():
         weight.fill_(1.0)
-    shadow.refresh()
+    low.refresh()
     for _ in range(4):
-        twin.grad = torch.ones_like(twin)
-        shadow.collect()
-        assert twin.grad is None and weight.grad is not None
+        copy.grad = torch.ones_like(copy)
+        low.collect()
+        assert copy.grad is None and weight.grad is not None
         with torch.no_grad():
             weight.sub_(weight.grad, alpha=2**-10)
         weight.grad = None
-        shadow.refresh()
-    assert weight[0] == 1 - 4 * 2**-10 and twin[0] == 1 - 2**-8
+        low.refresh()
+    assert weight[0] == 1 - 4 * 2**-10 and copy[0] == 1 - 2**-8
 
 
 def test_several_packs_add_up(tiny_loaded: LoadedModel) -> None:
     model = deepcopy(tiny_loaded.model)
-    shadow = Shadow(model)
+    low = LowPrecisionCopy(model)
     for _ in range(2):
-        shadow.twin.llm2vae.bias.grad = torch.full_like(shadow.twin.llm2vae.bias, 0.5)
-        shadow.collect()
+        low.model.llm2vae.bias.grad = torch.full_like(low.model.llm2vae.bias, 0.5)
+        low.collect()
     assert model.llm2vae.bias.grad is not None and model.llm2vae.bias.grad.unique().tolist() == [1.0]

@@ -12,31 +12,42 @@ from typing import Any, TypeVar
 import torch
 from tokenizers import Tokenizer, models
 
+from irg.learning import combinations
 from irg.learning.costs import Work, memory_bytes, step_flops, work_of
-from irg.learning.data.in_memory import grids_of
-from irg.learning.data.packs import attention_of
+from irg.learning.data.loader import PackLoader, row_sources
 from irg.learning.data.rows import Rejections
-from irg.learning.data.stream import StreamPacks
+from irg.learning.data.samples import SampleBuilder, TrajectoryEncoder, grids_of
+from irg.learning.data.stream import Feed
 from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.learning.recipe import TrainRecipe
-from irg.learning.resume_check import differences, told
+from irg.learning.resume_check import differences, message
 from irg.learning.setup import adapter_of, freeze, quantize, trained, training_config
-from irg.learning.trackers import check as check_trackers
 from irg.model.network.config import CONFIGS, ModelConfig, tiny
 from irg.model.network.lora import add_adapters
+from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import read_config
 from irg.model.weights.manifest import compare, find_weights, read_entries
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.prompts import BAGEL_PROFILE
-from irg.reasoning.settings import Settings, with_options
 from irg.sequence.layout import lay_out
 
 T = TypeVar("T")
-TRIED = 8  # packs that are made to see how they come out
+PACKS_MADE = 8  # packs that are made to see how they come out
 NOMINAL = {"prompt": 60, "thinking": 300, "reflection": 500}  # tokens, where there are no rows to look at
 ASSUMED_MFU, ASSUMED_PEAK = 0.4, 989e12  # for hours: 40 % of an H100
+
+
+def checked_tokenizer(folder: Path, config: ModelConfig) -> TextTokenizer:
+    """A folder's tokenizer.
+
+    Raises:
+        ValueError: it has none, or one of another model.
+    """
+    tokenizer = TextTokenizer.from_folder(folder)
+    tokenizer.check(config, folder)
+    return tokenizer
 
 
 class GuessingTokenizer(TextTokenizer):
@@ -69,7 +80,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def lanes(self) -> int:
+    def streams(self) -> int:
         """Packs a step."""
         return self.gpus * self.recipe.parallel.accumulate
 
@@ -97,14 +108,12 @@ def make_plan(recipe: TrainRecipe, gpus: int | None = None) -> Plan:
     reading = plan.attempt(lambda: training_config(config, recipe.images))
     if reading is None:
         return plan
-    tokenizer = (
-        GuessingTokenizer() if known else plan.attempt(lambda: TextTokenizer.from_file(folder / "tokenizer.json"))
-    )
+    tokenizer = GuessingTokenizer() if known else plan.attempt(lambda: checked_tokenizer(folder, config))
     profile: Profile | None = None if known else plan.attempt(lambda: read_profile(folder))
     work = _packs(plan, reading, tokenizer, profile or BAGEL_PROFILE) if tokenizer is not None else None
     work = work or _nominal(plan, reading)
     adapters = bool(recipe.lora.rank)
-    plan.flops = plan.lanes * step_flops(reading, work, recipe.frozen, adapters)
+    plan.flops = plan.streams * step_flops(reading, work, recipe.frozen, adapters)
     shards = 1 if adapters or plan.gpus == 1 else max(1, plan.gpus // recipe.parallel.replicas)
     plan.memory = memory_bytes(reading, work, plan.parameters, plan.trained, shards, recipe)
     return plan
@@ -112,18 +121,12 @@ def make_plan(recipe: TrainRecipe, gpus: int | None = None) -> Plan:
 
 def _check_settings(plan: Plan) -> None:
     recipe = plan.recipe
-    if recipe.optimizer.warmup > recipe.steps:
-        plan.problems.append(f"optimizer.warmup {recipe.optimizer.warmup} is longer than the run: {recipe.steps} steps")
     sharded = plan.gpus > 1 or (recipe.parallel.precision == "bfloat16" and recipe.device != "cpu")
-    if recipe.optimizer.kind == "muon" and sharded:
-        plan.problems.append("optimizer.kind muon needs whole matrices: use adamw on several GPUs or in bfloat16")
-    if plan.gpus % recipe.parallel.replicas:
-        plan.problems.append(f"parallel.replicas {recipe.parallel.replicas} does not divide {plan.gpus} GPUs")
-    plan.attempt(lambda: attention_of(recipe, torch.device(recipe.device)))
+    if recipe.optimizer.warmup > recipe.steps:
+        plan.notes.append(f"optimizer.warmup {recipe.optimizer.warmup} is longer than the run: {recipe.steps} steps")
+    plan.problems += combinations.problems(combinations.Run(recipe, plan.gpus, sharded))
     if changed := plan.attempt(lambda: differences(recipe, Path(recipe.out))):
-        plan.problems.append(told(Path(recipe.out), changed))
-    plan.attempt(lambda: check_trackers(recipe.trackers))
-    plan.attempt(lambda: with_options(Settings(), dict(recipe.samples.settings)))
+        plan.problems.append(message(Path(recipe.out), changed))
 
 
 def _model(plan: Plan, config: ModelConfig, folder: Path | None) -> None:
@@ -155,20 +158,19 @@ def _model(plan: Plan, config: ModelConfig, folder: Path | None) -> None:
 
 def _packs(plan: Plan, config: ModelConfig, tokenizer: TextTokenizer, profile: Profile) -> Work | None:
     """Make a few packs; the mean of their sizes."""
-    recipe = replace(plan.recipe, stream=True, validate_every=0)
+    recipe = plan.recipe
     rejections = Counted(Path("not written"))
 
-    def packs() -> StreamPacks:
-        lanes = plan.lanes if plan.recipe.stream else 1  # rows in memory are drawn, not shared out
-        return StreamPacks(recipe, config, tokenizer, profile, rejections, lanes, ahead=False)
+    def loader() -> PackLoader:
+        builder = SampleBuilder(recipe, config, TrajectoryEncoder(config, tokenizer, profile))
+        feed = Feed(recipe, row_sources(recipe), builder, rejections, plan.streams, PackedAttention, complete=False)
+        return PackLoader(feed, ahead=False)
 
-    source = plan.attempt(packs)
+    source = plan.attempt(loader)
     if source is None:
         return None
-    plan.rows = {name: shelf.rows for name, shelf in source.shelves.items()}
-    if plan.recipe.validate_every and plan.rows.get("one-turn", 0) <= recipe.validation_rows:
-        plan.problems.append(f"validation_rows {recipe.validation_rows} leaves no one-turn row to train on")
-    made = plan.attempt(lambda: [source.pack(step) for step in range(TRIED)])
+    plan.rows = {name: rows.rows for name, rows in source.sources.items()}
+    made = plan.attempt(lambda: [source.pack(step) for step in range(PACKS_MADE)])
     plan.rejected = rejections.count
     plan.problems += [f"rows are rejected, such as {rejections.first}"] if rejections.first else []
     if made is None:
@@ -176,11 +178,11 @@ def _packs(plan: Plan, config: ModelConfig, tokenizer: TextTokenizer, profile: P
     counts = Counter[str]()
     for pack in made:
         counts.update(pack.modes)
-    plan.samples_per_pack = {mode: counts[mode] / TRIED for mode in MODES if counts[mode]}
-    plan.tokens_per_pack = sum(pack.tokens for pack in made) / TRIED
+    plan.samples_per_pack = {mode: counts[mode] / PACKS_MADE for mode in MODES if counts[mode]}
+    plan.tokens_per_pack = sum(pack.tokens for pack in made) / PACKS_MADE
     plan.longest = max(pack.longest for pack in made)
     total = sum((pack.work for pack in made if pack.work), Work())
-    return Work(*(value // TRIED for value in vars(total).values()))
+    return Work(*(value // PACKS_MADE for value in vars(total).values()))
 
 
 class Counted(Rejections):
@@ -234,7 +236,7 @@ def report(plan: Plan) -> str:
     resolved = _plain(asdict(recipe))
     lines = ["# recipe, resolved", yaml.safe_dump(resolved, sort_keys=False, width=120).rstrip(), "", "# plan"]
     lines += [
-        f"GPUs: {plan.gpus}, packs a step: {plan.lanes}",
+        f"GPUs: {plan.gpus}, packs a step: {plan.streams}",
         f"parameters: {plan.parameters:,}, trained: {plan.trained:,} ({plan.trained / max(1, plan.parameters):.2%})",
     ]
     if plan.rows:
@@ -243,7 +245,7 @@ def report(plan: Plan) -> str:
         fill = plan.tokens_per_pack / recipe.tokens_per_pack
         lines.append(f"tokens per pack: {plan.tokens_per_pack:,.0f} of {recipe.tokens_per_pack:,} ({fill:.1%} full)")
         lines.append(f"longest sample: {plan.longest:,} tokens")
-        lines += [f"samples per step, {mode}: {n * plan.lanes:.1f}" for mode, n in plan.samples_per_pack.items()]
+        lines += [f"samples per step, {mode}: {n * plan.streams:.1f}" for mode, n in plan.samples_per_pack.items()]
     if plan.memory:
         parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in plan.memory.items() if size > 5e7)
         lines.append(f"memory per GPU, estimated: {total / 1e9:.1f} GB ({parts})")
