@@ -1,7 +1,7 @@
 """How much faster the engine is than the straight way of running IRG: ``python bench/engine.py --model mini``.
 
 Both run the same requests on the same weights in the same process, in alternating order. Before anything is timed,
-their outputs are compared: equal thoughts, equal latents. See ``bench/README.md``.
+their outputs are compared: equal texts, equal latents. See ``bench/README.md``.
 """
 
 import ctypes
@@ -73,8 +73,8 @@ class Options:
     """Requests in flight at a time in the second measurement."""
     repeats: int = 5
     """Runs of each side; the order alternates."""
-    thought_tokens: int | None = None
-    """Force every thought to this many tokens; default: the model's own greedy text, 100 for random weights."""
+    thinking_tokens: int | None = None
+    """Force every text to this many tokens; default: the model's own greedy text, 100 for random weights."""
     num_timesteps: int | None = None
     """Points of the time grid; default: the model's own setting, 21 for random weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -93,12 +93,12 @@ class Case:
     autoencoder: Autoencoder
     tokenizer: TextTokenizer
     jobs: list[Job]
-    thoughts: list[list[Ids]] | None  # forced, for each job and turn
+    texts: list[list[Ids]] | None  # forced, for each job and turn
     draft_texts: tuple[str, ...] = ()  # what the model brings for speculative decoding
 
     def forced(self, index: int) -> list[Ids] | None:
-        """The forced thoughts of a job."""
-        return None if self.thoughts is None else self.thoughts[index]
+        """The forced texts of a job."""
+        return None if self.texts is None else self.texts[index]
 
 
 # ------------------------------------------------------------------------------------------------------- what is run
@@ -128,7 +128,7 @@ def word_tokenizer(vocab_size: int, special: SpecialTokens) -> TextTokenizer:
 
 
 def random_case(name: str, config: ModelConfig, size: int, options: Options) -> Case:
-    """Random weights and random words; thoughts of a fixed length."""
+    """Random weights and random words; texts of a fixed length."""
     model = random_model(config, seed=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -142,7 +142,7 @@ def random_case(name: str, config: ModelConfig, size: int, options: Options) -> 
         return tuple(random.choice(usable, count).tolist())
 
     points = options.num_timesteps or 21
-    length = 100 if options.thought_tokens is None else options.thought_tokens
+    length = 100 if options.thinking_tokens is None else options.thinking_tokens
     settings = Settings(
         height=size,
         width=size,
@@ -153,12 +153,12 @@ def random_case(name: str, config: ModelConfig, size: int, options: Options) -> 
     )
     system = tokenizer.decode(words(40))
     jobs = [Job(tokenizer.decode(words(20)), system, settings, size, size) for _ in range(options.concurrent)]
-    thoughts = [[words(length) for _ in range(settings.rounds + 1)] for _ in jobs]
-    return Case(name, model, autoencoder, tokenizer, jobs, thoughts)
+    texts = [[words(length) for _ in range(settings.rounds + 1)] for _ in jobs]
+    return Case(name, model, autoencoder, tokenizer, jobs, texts)
 
 
 def folder_case(options: Options) -> Case:
-    """A trained model with its own settings and, unless a length is asked for, its own thoughts."""
+    """A trained model with its own settings and, unless a length is asked for, its own texts."""
     folder = model_folder(options.model)
     loaded = load_model(folder)
     tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
@@ -173,13 +173,13 @@ def folder_case(options: Options) -> Case:
         )
     height, width = settings.height or size, settings.width or size
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(options.concurrent)]
-    thoughts = None
-    if (length := options.thought_tokens) is not None:
+    texts = None
+    if (length := options.thinking_tokens) is not None:
         settings = replace(settings, max_think_tokens=length + 1)
         ids = tokenizer.encode(" ".join(PROMPTS) * (1 + length // len(PROMPTS)))[:length]
-        thoughts = [[tokenizer.encode(tokenizer.decode(ids))] * (settings.rounds + 1)] * len(prompts)
+        texts = [[tokenizer.encode(tokenizer.decode(ids))] * (settings.rounds + 1)] * len(prompts)
     jobs = [Job(prompt, profile.system_prompt, settings, height, width) for prompt in prompts]
-    return Case(options.model, loaded.model, loaded.autoencoder, tokenizer, jobs, thoughts, profile.draft_texts)
+    return Case(options.model, loaded.model, loaded.autoencoder, tokenizer, jobs, texts, profile.draft_texts)
 
 
 def build_case(options: Options) -> Case:
@@ -224,16 +224,16 @@ class TimedRunner(Runner):
         return latents
 
 
-def replayed(program: Program, thoughts: Sequence[Ids] | None) -> Program:
-    """The same program with its thoughts given."""
-    given = iter(thoughts or ())
+def replayed(program: Program, texts: Sequence[Ids] | None) -> Program:
+    """The same program with its texts given."""
+    given = iter(texts or ())
     value: Any = None
     while True:
         try:
             op: Operation = program.send(value)
         except StopIteration as stop:
             return stop.value
-        if isinstance(op, Write) and thoughts is not None:
+        if isinstance(op, Write) and texts is not None:
             op = replace(op, forced=next(given))
         value = yield op
 
@@ -250,7 +250,7 @@ def run_engine(case: Case, count: int) -> Run:
             session.add(replayed(irg(case.jobs[i]), case.forced(i)), seed=i)
         for event in session:
             if isinstance(event, TextDone):
-                results[event.request].thoughts.append(event.ids)
+                results[event.request].texts.append(event.ids)
             elif isinstance(event, ImageDone):
                 results[event.request].latents.append(event.latents)
                 results[event.request].images.append(event.image)
@@ -272,7 +272,7 @@ def run_straight(case: Case, count: int, shown: Sequence[Sequence[Image.Image]] 
 
 
 def _tokens(results: Sequence[Result]) -> int:
-    return sum(len(ids) for result in results for ids in result.thoughts)
+    return sum(len(ids) for result in results for ids in result.texts)
 
 
 @contextmanager
@@ -303,13 +303,13 @@ def _memory(name: str) -> int | None:
 class Agreement:
     """How far the two sides' outputs are apart. Latents of later turns are compared after looking at equal images."""
 
-    same_thoughts: bool
+    same_texts: bool
     latents: float
-    grey_levels: int
+    gray_levels: int
 
     def holds(self, dtype: str) -> bool:
         """Whether the sides may be called equal. A rounding may lift a pixel over one gray level's edge."""
-        return self.same_thoughts and (dtype != "float32" or (self.latents <= TOLERANCE and self.grey_levels <= 1))
+        return self.same_texts and (dtype != "float32" or (self.latents <= TOLERANCE and self.gray_levels <= 1))
 
 
 def compare(case: Case) -> Agreement:
@@ -320,9 +320,9 @@ def compare(case: Case) -> Agreement:
     latents = [(a, b) for one, two in pairs for a, b in zip(one.latents, two.latents, strict=True)]
     images = [(a, b) for one, two in pairs for a, b in zip(one.images, two.images, strict=True)]
     return Agreement(
-        same_thoughts=all(one.thoughts == two.thoughts for one, two in pairs),
+        same_texts=all(one.texts == two.texts for one, two in pairs),
         latents=max(float((a.float() - b.float()).abs().max()) for a, b in latents),
-        grey_levels=max(int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) for a, b in images),
+        gray_levels=max(int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max()) for a, b in images),
     )
 
 
@@ -420,8 +420,8 @@ def main(options: Options) -> int:
     agreement = compare(case)
     verdict = "agree" if agreement.holds(options.dtype) else "DO NOT AGREE"
     print(
-        f"outputs {verdict}: thoughts {'equal' if agreement.same_thoughts else 'DIFFERENT'}, latents within "
-        f"{agreement.latents:.1e}, pixels within {agreement.grey_levels} of 255\n"
+        f"outputs {verdict}: texts {'equal' if agreement.same_texts else 'DIFFERENT'}, latents within "
+        f"{agreement.latents:.1e}, pixels within {agreement.gray_levels} of 255\n"
     )
     if not agreement.holds(options.dtype):
         return 1

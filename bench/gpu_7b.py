@@ -50,8 +50,8 @@ class GpuOptions:
     """Height and width of the images."""
     num_timesteps: int = 50
     """Points of the time grid."""
-    thought_tokens: int = 300
-    """Of every thought."""
+    thinking_tokens: int = 300
+    """Of every text."""
     memory_modes: tuple[MemoryMode, ...] = ("bf16", "int8", "int4")
     """How the weights are kept."""
     modes: tuple[Mode, ...] = ("direct", "think", "irg")
@@ -227,7 +227,7 @@ def job_of(options: GpuOptions, mode: Mode, points: int, system: str, prompt: st
         height=options.size,
         width=options.size,
         temperature=0.0,
-        max_think_tokens=options.thought_tokens,
+        max_think_tokens=options.thinking_tokens,
         initial=DrawSettings(num_timesteps=points),
         improving=DrawSettings.from_dict(IMPROVING.to_dict() | {"num_timesteps": points}),
     )
@@ -252,15 +252,15 @@ def run(
     special = set(vars(model.config.special).values())
     usable = [token for token in range(decoder.vocab_size) if token not in special]
     words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
-    thoughts = [tuple(usable[: options.thought_tokens])] * 2
-    engine = Engine(runner, tokenizer, speculative=False)  # every thought is the same: all of it could be drafted
+    texts = [tuple(usable[: options.thinking_tokens])] * 2
+    engine = Engine(runner, tokenizer, speculative=False)  # every text is the same: all of it could be drafted
     engine.scheduler.clock = runner.stages.stage  # type: ignore[method-assign]  # waits for the device
     session = engine.session()
     synchronize(device)
     started = time.perf_counter()
     for index in range(options.requests):
         program = PROGRAMS[mode](job_of(options, mode, points, *words))
-        session.add(replayed(program, thoughts), seed=index)
+        session.add(replayed(program, texts), seed=index)
     for event in session:
         if isinstance(event, RequestFailed):
             raise event.error
@@ -310,7 +310,7 @@ def main(options: GpuOptions) -> int:
     )
     print(
         f"{options.config} at 1/{options.narrow} width, {options.requests} request(s), {options.size} x "
-        f"{options.size}, {options.num_timesteps} time points, thoughts of {options.thought_tokens} tokens"
+        f"{options.size}, {options.num_timesteps} time points, texts of {options.thinking_tokens} tokens"
     )
     print("seconds (least by the roofline); peak memory in GB: allocated / reserved by PyTorch\n")
     print("| memory | mode | prefill | decode | denoise | autoencoder | total | of roofline | TFLOP | peak |")

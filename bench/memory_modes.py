@@ -1,8 +1,8 @@
 """How far each memory mode is from bf16: ``python bench/memory_modes.py --model mini`` (or ``mid``).
 
-Every mode runs the same IRG requests with the thoughts that bf16 writes, so that images can be compared: PSNR of the
+Every mode runs the same IRG requests with the texts that bf16 writes, so that images can be compared: PSNR of the
 first and of the improved image, 8 bits a channel. Texts are compared greedily, token by token: at how many places of
-bf16's own thoughts a mode would have chosen the same token, and how many thoughts are the same when it writes alone.
+bf16's own texts a mode would have chosen the same token, and how many texts are the same when it writes alone.
 Offload and two devices change no number by design; offload is run to show it.
 """
 
@@ -44,8 +44,8 @@ class MemoryModeOptions:
     """Points of the time grid, of both images."""
     size: int | None = None
     """Height and width of the images; default: the model's own."""
-    thought_tokens: int = 40
-    """At most, of a thought (a trained model ends its own)."""
+    thinking_tokens: int = 40
+    """At most, of a text (a trained model ends its own)."""
     memory_modes: tuple[MemoryMode, ...] = MEMORY_MODES
     """Which ones, against bf16."""
     threads: int | None = None
@@ -56,9 +56,9 @@ class MemoryModeOptions:
 class Outcome:
     """What one memory mode made of the requests."""
 
-    thoughts: list[list[Ids]]
+    texts: list[list[Ids]]
     images: list[list[Image.Image]]
-    choices: list[list[Ids]]  # the greedy token at every place of the given thoughts
+    choices: list[list[Ids]]  # the greedy token at every place of the given texts
     megabytes: float
     seconds: float
 
@@ -71,11 +71,11 @@ def case_on(memory_mode: MemoryMode, options: MemoryModeOptions) -> Case:
         concurrent=options.prompts,
         num_timesteps=options.num_timesteps,
         dtype=dtype,
-        thought_tokens=options.thought_tokens if options.model in ("mid", "tiny") else None,
+        thinking_tokens=options.thinking_tokens if options.model in ("mid", "tiny") else None,
     )
     case = build_case(asked)
     jobs = [
-        replace(job, settings=replace(job.settings, temperature=0.0, max_think_tokens=options.thought_tokens))
+        replace(job, settings=replace(job.settings, temperature=0.0, max_think_tokens=options.thinking_tokens))
         for job in case.jobs
     ]
     if options.size is not None:
@@ -84,11 +84,11 @@ def case_on(memory_mode: MemoryMode, options: MemoryModeOptions) -> Case:
         quantize(case.model, memory_mode)  # type: ignore[arg-type]
     if memory_mode == "offload":
         offload_layers(case.model, "cpu")
-    return replace(case, jobs=jobs, thoughts=None)
+    return replace(case, jobs=jobs, texts=None)
 
 
 def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
-    """Run all requests, with the given thoughts or the model's own."""
+    """Run all requests, with the given texts or the model's own."""
     held = {t.data_ptr(): t.nbytes for t in (*case.model.parameters(), *case.model.buffers())}
     started = time.perf_counter()
     engine = Engine(Runner(case.model, case.autoencoder), case.tokenizer)
@@ -96,33 +96,33 @@ def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
     session = engine.session()
     for i, job in enumerate(case.jobs):
         session.add(replayed(irg(job), given[i] if given else None), seed=i)
-    thoughts: list[list[Ids]] = [[] for _ in case.jobs]
+    texts: list[list[Ids]] = [[] for _ in case.jobs]
     images: list[list[Image.Image]] = [[] for _ in case.jobs]
     for event in session:
         if isinstance(event, TextDone):
-            thoughts[event.request].append(event.ids)
+            texts[event.request].append(event.ids)
         elif isinstance(event, ImageDone):
             images[event.request].append(event.image)
     seconds = time.perf_counter() - started
-    alone = thoughts if given is None else _written_alone(case)
+    alone = texts if given is None else _written_alone(case)
     choices = [decoder.seen.get(i, []) for i in range(len(case.jobs))]
     return Outcome(alone, images, choices, sum(held.values()) / 1e6, seconds)
 
 
 def _written_alone(case: Case) -> list[list[Ids]]:
-    """First thoughts, written greedily without help."""
+    """First texts, written greedily without help."""
     engine = Engine(Runner(case.model, case.autoencoder), case.tokenizer)
     session = engine.session()
     for i, job in enumerate(case.jobs):
-        session.add(_until_first_thought(irg(job)), seed=i)
-    thoughts: list[list[Ids]] = [[] for _ in case.jobs]
+        session.add(_until_first_text(irg(job)), seed=i)
+    texts: list[list[Ids]] = [[] for _ in case.jobs]
     for event in session:
         if isinstance(event, TextDone):
-            thoughts[event.request].append(event.ids)
-    return thoughts
+            texts[event.request].append(event.ids)
+    return texts
 
 
-def _until_first_thought(program: Program) -> Program:
+def _until_first_text(program: Program) -> Program:
     value: Any = None
     while True:
         op: Operation = program.send(value)
@@ -132,7 +132,7 @@ def _until_first_thought(program: Program) -> Program:
 
 
 class _Watching(TextDecoder):
-    """Takes the likeliest token, and notes it even where the thought is given."""
+    """Takes the likeliest token, and notes it even where the text is given."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -156,7 +156,7 @@ def row(memory_mode: MemoryMode, outcome: Outcome, base: Outcome) -> str:
     pairs = list(zip(outcome.images, base.images, strict=True))
     first, second = (np.median([psnr(a[k], b[k]) for a, b in pairs]) for k in (0, 1))
     places = [x == y for a, b in zip(outcome.choices, base.choices, strict=True) for x, y in zip(a, b, strict=False)]
-    same = [a[0] == b[0] for a, b in zip(outcome.thoughts, base.thoughts, strict=True)]
+    same = [a[0] == b[0] for a, b in zip(outcome.texts, base.texts, strict=True)]
     told = [f"{value:.1f}" if np.isfinite(value) else "equal" for value in (first, second)]
     texts = f"{100 * np.mean(places):.1f} % of {len(places)} | {sum(same)} of {len(same)}"
     return f"| {memory_mode} | {outcome.megabytes:.1f} | {told[0]} | {told[1]} | {texts} | {outcome.seconds:.1f} |"
@@ -169,11 +169,11 @@ def main(options: MemoryModeOptions) -> int:
     base_case = case_on("bf16", options)
     base = run(base_case, None)
     print(f"{options.model}: {options.prompts} requests, {options.num_timesteps} time points, against bf16 (CPU)")
-    print("| memory | weights MB | PSNR first dB | PSNR improved dB | same token | same first thought | seconds |")
+    print("| memory | weights MB | PSNR first dB | PSNR improved dB | same token | same first text | seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     print(row("bf16", base, base), flush=True)
     for memory_mode in options.memory_modes:
-        print(row(memory_mode, run(case_on(memory_mode, options), base.thoughts), base), flush=True)
+        print(row(memory_mode, run(case_on(memory_mode, options), base.texts), base), flush=True)
     return 0
 
 

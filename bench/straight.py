@@ -6,7 +6,7 @@ is everything around the network:
 * a context is a list of key and value tensors per layer, concatenated anew by every prefill and every decoded token;
 * guidance contexts, and the context a text is decoded on, are deep copies;
 * a decoded text goes ids -> string -> ids and is prefilled again on the context it was not decoded on;
-* the image-free context is prefilled from the start, beside the main one;
+* the unconditional image context is prefilled from the start, beside the main one;
 * a denoising step runs its guidance contexts one after the other, each concatenating context and image in each layer;
 * one request at a time, one image at a time through the autoencoder.
 
@@ -41,9 +41,9 @@ Ids = tuple[int, ...]
 
 @dataclass
 class Result:
-    """What a request gave: the thoughts' ids, and latents and image of every turn."""
+    """What a request gave: the texts' ids, and latents and image of every turn."""
 
-    thoughts: list[Ids] = field(default_factory=list)
+    texts: list[Ids] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
 
@@ -89,14 +89,14 @@ class Straight:
     def run(
         self, job: Job, seed: int, forced: Sequence[Ids] | None = None, shown: Sequence[Image.Image] | None = None
     ) -> Result:
-        """Prompt, thought, image, then ``rounds`` times: look, reflect, better image.
+        """Prompt, text, image, then ``rounds`` times: look, reflect, better image.
 
         Args:
-            forced: the thoughts' ids, taken instead of the model's likeliest tokens.
+            forced: the texts' ids, taken instead of the model's likeliest tokens.
             shown: images that are looked at instead of the ones drawn (to compare later turns strictly).
 
         Raises:
-            ValueError: the job wants sampled thoughts; this takes the likeliest tokens.
+            ValueError: the job wants sampled texts; this takes the likeliest tokens.
         """
         if job.settings.temperature:
             raise ValueError(f"texts are decoded greedily here: temperature must be 0, got {job.settings.temperature}")
@@ -106,23 +106,23 @@ class Straight:
         said = [job.system] if job.system else []
         for text in said:
             self._say(main, text)
-        text_free = self._copy(main)
+        text_uncond = self._copy(main)
         self._say(main, job.prompt)
         said.append(job.prompt)
         said.append(self._think(main, job, result, forced))
-        image_free = self._copy(main) if job.settings.draw(0).cfg_img_scale > 1 else None
-        self._draw(job, 0, main, text_free, image_free, generator, result)
+        image_uncond = self._copy(main) if job.settings.draw(0).cfg_img_scale > 1 else None
+        self._draw(job, 0, main, text_uncond, image_uncond, generator, result)
 
         for turn in range(1, job.settings.rounds + 1):
             self._look(main, shown[turn - 1] if shown else result.images[-1], job, generator)
-            text_free = self._copy(main)
+            text_uncond = self._copy(main)
             said.append(self._think(main, job, result, forced))
-            image_free = None
+            image_uncond = None
             if job.settings.draw(turn).cfg_img_scale > 1:
-                image_free = self._new()
+                image_uncond = self._new()
                 for text in said:
-                    self._say(image_free, text)
-            self._draw(job, turn, main, text_free, image_free, generator, result)
+                    self._say(image_uncond, text)
+            self._draw(job, turn, main, text_uncond, image_uncond, generator, result)
         return result
 
     # ---- contexts
@@ -159,9 +159,9 @@ class Straight:
         """Decode on a copy, then put the text's own tokens into the context."""
         with self._clock("decode"):
             limit = job.settings.max_think_tokens
-            ids = self._decode(copy.deepcopy(main), limit, None if forced is None else forced[len(result.thoughts)])
+            ids = self._decode(copy.deepcopy(main), limit, None if forced is None else forced[len(result.texts)])
             text = self.tokenizer.decode(ids)
-        result.thoughts.append(ids)
+        result.texts.append(ids)
         self._say(main, text)
         return text
 
@@ -210,8 +210,8 @@ class Straight:
         job: Job,
         turn: int,
         main: Context,
-        text_free: Context,
-        image_free: Context | None,
+        text_uncond: Context,
+        image_uncond: Context | None,
         generator: torch.Generator,
         result: Result,
     ) -> None:
@@ -219,7 +219,9 @@ class Straight:
         grid = (job.height // stride, job.width // stride)
         with self._clock("denoise"):
             x_ND = torch.randn((grid[0] * grid[1], self.config.latent_values), generator=generator)
-            x_ND = self._sample(x_ND.to(self.model.device), grid, job.settings.draw(turn), main, text_free, image_free)
+            x_ND = self._sample(
+                x_ND.to(self.model.device), grid, job.settings.draw(turn), main, text_uncond, image_uncond
+            )
         with self._clock("vae"):
             latent = unpatchify(x_ND, grid, patch)
             pixels = self.autoencoder.decode(latent[None].to(self.model.dtype))[0]
@@ -232,11 +234,11 @@ class Straight:
         grid: tuple[int, int],
         settings: DrawSettings,
         main: Context,
-        text_free: Context,
-        image_free: Context | None,
+        text_uncond: Context,
+        image_uncond: Context | None,
     ) -> Tensor:
         """All denoising steps of one image; every context has its own forward in every step."""
-        batches = [(c, self._target(c, grid)) if c is not None else None for c in (main, text_free, image_free)]
+        batches = [(c, self._target(c, grid)) if c is not None else None for c in (main, text_uncond, image_uncond)]
         times = torch.linspace(1, 0, settings.num_timesteps)
         times = settings.timestep_shift * times / (1 + (settings.timestep_shift - 1) * times)
         low, high = settings.cfg_interval
@@ -247,9 +249,9 @@ class Straight:
             times_N = torch.full((len(x_ND),), float(now), device=x_ND.device)
             main_v = self._velocity(batches[0], x_ND, times_N)
             if text_scale > 1:
-                text_free_v = self._velocity(batches[1], x_ND, times_N)
-                image_free_v = self._velocity(batches[2], x_ND, times_N) if image_scale > 1 else None
-                main_v = _combine(main_v, text_free_v, image_free_v, text_scale, image_scale, settings)
+                text_uncond_v = self._velocity(batches[1], x_ND, times_N)
+                image_uncond_v = self._velocity(batches[2], x_ND, times_N) if image_scale > 1 else None
+                main_v = _combine(main_v, text_uncond_v, image_uncond_v, text_scale, image_scale, settings)
             x_ND = x_ND - main_v * (now - after)
         return x_ND
 
@@ -279,8 +281,8 @@ class Straight:
 
 def _combine(
     main: Tensor,
-    text_free: Tensor,
-    image_free: Tensor | None,
+    text_uncond: Tensor,
+    image_uncond: Tensor | None,
     text_scale: float,
     image_scale: float,
     settings: DrawSettings,
@@ -291,11 +293,11 @@ def _combine(
         norms = [x.norm(dim=-1, keepdim=True) if by_token else x.norm() for x in (main, v)]
         return v * (norms[0] / (norms[1] + 1e-8)).clamp(min=settings.cfg_renorm_min, max=1.0)
 
-    guided = text_free + text_scale * (main - text_free)
+    guided = text_uncond + text_scale * (main - text_uncond)
     if settings.cfg_renorm_type == "text_channel":
         guided = renormed(guided, by_token=True)
-    if image_free is not None:
-        guided = image_free + image_scale * (guided - image_free)
+    if image_uncond is not None:
+        guided = image_uncond + image_scale * (guided - image_uncond)
     if settings.cfg_renorm_type == "text_channel":
         return guided
     return renormed(guided, by_token=settings.cfg_renorm_type == "channel")

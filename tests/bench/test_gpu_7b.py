@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {"config": "tiny", "size": 32, "repeats": 1, "device": "
 
 def test_every_line_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    options = GpuOptions(**SMALL, num_timesteps=4, thought_tokens=5, memory_modes=("bf16", "offload"), json=out)
+    options = GpuOptions(**SMALL, num_timesteps=4, thinking_tokens=5, memory_modes=("bf16", "offload"), json=out)
     assert main(options) == 0
     printed = capsys.readouterr().out
     assert "TFLOP/s" in printed and printed.count("| bf16 |") == printed.count("| offload |") == 3
@@ -38,7 +38,7 @@ def test_every_line_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_quantized_modes_run(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchao")
-    options = GpuOptions(**SMALL, num_timesteps=3, thought_tokens=3, modes=("think",), memory_modes=("int8", "int4"))
+    options = GpuOptions(**SMALL, num_timesteps=3, thinking_tokens=3, modes=("think",), memory_modes=("int8", "int4"))
     assert main(options) == 0
     printed = capsys.readouterr().out
     assert "| int8 | think |" in printed and "| int4 | think |" in printed

@@ -8,7 +8,7 @@ from memory_modes import MemoryModeOptions, main
 def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torchao")
     options = MemoryModeOptions(
-        "tiny", prompts=1, num_timesteps=2, size=32, thought_tokens=3, memory_modes=("offload", "int4")
+        "tiny", prompts=1, num_timesteps=2, size=32, thinking_tokens=3, memory_modes=("offload", "int4")
     )
     assert main(options) == 0
     base, offload, int4 = (line.split(" | ") for line in capsys.readouterr().out.splitlines()[-3:])

@@ -8,18 +8,18 @@ import pytest
 
 from engine import Case, Options, build_case, compare, main
 
-TINY = Options("tiny", concurrent=2, repeats=1, thought_tokens=5, num_timesteps=4)
+TINY = Options("tiny", concurrent=2, repeats=1, thinking_tokens=5, num_timesteps=4)
 
 
 def chosen(case: Case) -> Case:
-    """The same requests with the model's own thoughts."""
-    return replace(case, thoughts=None)
+    """The same requests with the model's own texts."""
+    return replace(case, texts=None)
 
 
 def longer(case: Case) -> Case:
     """Two rounds of improvement."""
     jobs = [replace(job, settings=replace(job.settings, rounds=2)) for job in case.jobs]
-    return replace(case, jobs=jobs, thoughts=None)
+    return replace(case, jobs=jobs, texts=None)
 
 
 def guided_first(case: Case) -> Case:
@@ -31,8 +31,8 @@ def guided_first(case: Case) -> Case:
 @pytest.mark.parametrize("changed", [lambda case: case, chosen, longer, guided_first])
 def test_straight_is_engine(changed) -> None:  # type: ignore[no-untyped-def]
     agreement = compare(changed(build_case(TINY)))
-    assert agreement.same_thoughts
-    assert agreement.latents <= 1e-5 and agreement.grey_levels <= 1
+    assert agreement.same_texts
+    assert agreement.latents <= 1e-5 and agreement.gray_levels <= 1
 
 
 def test_a_difference_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
