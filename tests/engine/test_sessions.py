@@ -220,6 +220,42 @@ def test_a_limit_that_is_none_is_refused(engine: Engine, limit: Any) -> None:
         engine.session(limit)
 
 
+def test_a_limit_of_the_engine_is_shared_in_turns(runner: PausedRunner, tiny_tokenizer: TextTokenizer) -> None:
+    """A session with many requests keeps no other one waiting for long."""
+    engine, order = Engine(runner, tiny_tokenizer, max_concurrent_requests=1), list[str]()
+
+    def noted(name: str) -> Program:
+        order.append(name)
+        yield Write(1, temperature=0.0)
+
+    many, few = engine.session(), engine.session()
+    for _ in range(3):
+        many.add(noted("many"), 0)
+    few.add(noted("few"), 0)
+    while many.unfinished or few.unfinished:
+        engine.step()
+        assert len(engine.scheduler.running) <= 1
+    assert order == ["many", "few", "many", "many"]
+
+
+def test_an_interrupt_while_a_program_is_closed(engine: Engine, alone: dict[str, Any]) -> None:
+    def stubborn() -> Program:
+        try:
+            yield Write(9, temperature=0.0)
+        finally:
+            raise KeyboardInterrupt
+
+    session, other = engine.session(), engine.session()
+    session.add(stubborn(), 0)
+    request = other.add(program("red"), 0)
+    engine.step()
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert any(isinstance(event, RequestDone) for event in other)
+    same(request.result, alone["red"])
+    assert list(session) == [] and free(engine)
+
+
 def test_threads_share_an_engine(engine: Engine, alone: dict[str, Any]) -> None:
     results: dict[str, Any] = {}
 

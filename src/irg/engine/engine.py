@@ -5,6 +5,7 @@ requests of all sessions, or waits while another thread takes one. Without calle
 ``docs/engine.md`` has the rules.
 """
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,10 +34,18 @@ class Engine:
         tokenizer: TextTokenizer | None = None,
         draft_texts: Sequence[str] = (),
         speculative: bool = True,
+        max_concurrent_requests: int | None = None,
     ) -> None:
-        """``draft_texts``: example texts of the kind that the model writes, for speculative decoding
-        (:mod:`irg.engine.ngram_drafter`), which ``speculative`` turns on."""
+        """Args:
+            draft_texts: example texts of the kind that the model writes, for speculative decoding
+                (:mod:`irg.engine.ngram_drafter`), which ``speculative`` turns on.
+            max_concurrent_requests: of all sessions together; the others wait, sessions take turns.
+
+        Raises:
+            ValueError: the limit is not a whole number of at least 1.
+        """
         self.runner, self.tokenizer = runner, tokenizer
+        self._limit = _checked_limit(max_concurrent_requests)
         drafter = None
         if speculative:
             special = runner.grammar.special
@@ -118,26 +127,43 @@ class Engine:
             raise RuntimeError("a program can't run the engine that runs it")
 
     def _admit(self) -> None:
-        """Let waiting requests join, the oldest session's first."""
-        for session in self._sessions:
-            for request in session.take_waiting():
+        """Let waiting requests join, one of each session after the other."""
+        waiting = deque(self._sessions)
+        while waiting and len(self.scheduler.running) < self._limit:
+            session = waiting.popleft()
+            if (request := session.take_waiting()) is not None:
                 self._owners[request] = session
                 self.scheduler.add(request)
+                self._sessions[session] = self._sessions.pop(session)  # the last to be served next time
+                waiting.append(session)
 
     def _end_turn(self) -> None:
         """Close what ended, deliver the events, and let the next thread take its turn."""
-        cancelled = True
-        while cancelled:
-            ended = self.scheduler.close_ended()
+        try:
+            while self._turn_thread == threading.get_ident():
+                self._close_and_deliver()
+        except BaseException:
+            self._release()
+            raise
+
+    def _close_and_deliver(self) -> None:
+        ended = self.scheduler.take_ended()
+        try:
+            for request in ended:
+                request.close()
+        finally:
             with self._changed:
                 for request in self.scheduler.running:
                     self._owners[request].deliver(request)
                 for request in ended:
                     self._owners.pop(request).deliver(request, ended=True)
-                cancelled = any(request.cancelled for request in self.scheduler.running)
-                if not cancelled:
-                    self._turn_thread = None
-                    self._changed.notify_all()
+                if not any(request.cancelled for request in self.scheduler.running):  # since take_ended
+                    self._release()
+
+    def _release(self) -> None:
+        with self._changed:
+            self._turn_thread = None
+            self._changed.notify_all()
 
     def _close_cancelled(self, wait: bool) -> None:
         """Close cancelled requests: now, or at the end of the current turn, which ``wait`` waits for."""
@@ -157,10 +183,7 @@ class Session:
     """
 
     def __init__(self, engine: Engine, max_concurrent_requests: int | None = None) -> None:
-        limit = max_concurrent_requests
-        if limit is not None and (type(limit) is not int or limit < 1):
-            raise ValueError(f"max_concurrent_requests must be a whole number of at least 1, got {limit!r}")
-        self._engine, self._limit = engine, limit
+        self._engine, self._limit = engine, _checked_limit(max_concurrent_requests)
         self._changed = engine._changed
         self._open: set[Request] = set()  # waiting or running, not cancelled
         self._waiting: deque[Request] = deque()
@@ -225,11 +248,12 @@ class Session:
 
     # ---- for the engine, which holds the lock
 
-    def take_waiting(self) -> Iterator[Request]:
-        """The requests that may start now."""
-        while self._waiting and (self._limit is None or self._running < self._limit):
-            self._running += 1
-            yield self._waiting.popleft()
+    def take_waiting(self) -> Request | None:
+        """The next request, if one may start now."""
+        if not self._waiting or self._running >= self._limit:
+            return None
+        self._running += 1
+        return self._waiting.popleft()
 
     def deliver(self, request: Request, ended: bool = False) -> None:
         """Take over a request's events of this turn."""
@@ -256,3 +280,11 @@ class Session:
     def _leave_if_idle(self) -> None:
         if not self._open:
             self._engine._sessions.pop(self, None)
+
+
+def _checked_limit(limit: int | None) -> int:
+    if limit is None:
+        return sys.maxsize
+    if type(limit) is not int or limit < 1:
+        raise ValueError(f"max_concurrent_requests must be a whole number of at least 1, got {limit!r}")
+    return limit

@@ -117,8 +117,8 @@ class Request:
         self.events.append(event)
 
     def fail(self, error: Exception) -> None:
-        """End the request with an error."""
-        if self.error is None:
+        """End the request with an error, unless its program has returned."""
+        if self.error is None and not self.done:
             self.error = error
 
     def advance(self, value: Any) -> None:
@@ -194,7 +194,8 @@ class Request:
             self.program.close()
         except Exception:
             _log.exception("the program of request %d failed while it was closed", self.index)
-        self.end_denoising()
-        for context in (*self.branches.values(), self.main):
-            self.cache.free(context)
-        self.branches.clear()
+        finally:
+            self.end_denoising()
+            for context in (*self.branches.values(), self.main):
+                self.cache.free(context)
+            self.branches.clear()

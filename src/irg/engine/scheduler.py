@@ -68,16 +68,15 @@ class Scheduler:
             if interrupted:
                 raise
 
-    def close_ended(self) -> list[Request]:
-        """Close the requests that returned, failed or were cancelled, and give them their last event."""
+    def take_ended(self) -> list[Request]:
+        """Take out the requests that returned, failed or were cancelled, with their last event; they are not closed."""
         ended = [request for request in self.running if not request.live]
+        self.running = [request for request in self.running if request not in ended]
         for request in ended:
-            self.running.remove(request)
             if request.error is not None:
                 request.emit(RequestFailed(request.index, request.error))
             elif request.done:
                 request.emit(RequestDone(request.index, request.result))
-            request.close()
         return ended
 
     def _reset(self) -> None:
