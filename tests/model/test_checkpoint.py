@@ -273,7 +273,9 @@ def test_keys_and_shapes_are_named_before_anything_is_read(folder: Path, monkeyp
             del tensors[key]
 
     edit_weights(folder, spoil)
-    monkeypatch.setattr("irg.model.weights.manifest.TensorReader.read", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(
+        "irg.model.weights.tensor_reader.TensorReader.read", lambda *_: pytest.fail("a tensor was read")
+    )
     message = refused(folder, "does not fit the configuration")
     for part in (
         "missing: ",
@@ -543,7 +545,7 @@ def test_a_truncated_shard_is_named(folder: Path) -> None:
 
 def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
     """Between the check of the header and the reading of the data."""
-    from irg.model.weights.manifest import TensorReader
+    from irg.model.weights.tensor_reader import TensorReader
 
     entry = read_header(folder / "weights.safetensors")[HEAD]
     (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[: entry.start + 5])
@@ -553,7 +555,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
 
 def test_tensors_larger_than_a_piece_are_converted_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {key: value.double() for key, value in load_model(folder).model.state_dict().items()}
-    monkeypatch.setattr("irg.model.weights.manifest.PIECE_BYTES", 100)
+    monkeypatch.setattr("irg.model.weights.tensor_reader.PIECE_BYTES", 100)
     got = load_model(folder, dtype=torch.float64).model.state_dict()
     assert all(torch.equal(got[key], wanted[key]) for key in wanted)
 

@@ -8,7 +8,7 @@ import torch
 from irg.engine.runner import Runner
 from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.unified import UnifiedModel
-from irg.model.placement.offload import LayerOffload, offload_layers, streamed_layers
+from irg.model.placement.offload import LayerOffload, offload_layers, offloaded_layers
 from irg.model.weights import quantize
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import random_model
@@ -40,7 +40,7 @@ def test_offloaded_layers_give_the_same_numbers(tiny_loaded: LoadedModel, layers
     model = random_model(deeper(layers), seed=1)
     wanted = outputs(model, tiny_loaded)
     offload = offload_layers(model, "cpu", resident)
-    assert len(offload.streamed) == max(0, layers - resident)
+    assert len(offload.offloaded) == max(0, layers - resident)
     for got, want in zip(outputs(model, tiny_loaded), wanted, strict=True):
         assert torch.equal(got, want)
 
@@ -57,21 +57,20 @@ def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: qua
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, tiny_loaded), wanted, strict=True))
 
 
-def test_layers_share_two_slots(tiny_loaded: LoadedModel) -> None:
+def test_layers_share_two_device_buffers(tiny_loaded: LoadedModel) -> None:
     model = random_model(deeper(5), seed=1)
-    home = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
+    host = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
     offload_layers(model, "cpu")
-    rooms = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
-    assert len(set(rooms)) == 2 and not set(rooms) & set(home)
-    assert rooms[0] == rooms[2] == rooms[4] and rooms[1] == rooms[3]
+    buffers = [layer.mlp.up_proj.weight.data_ptr() for layer in model.language_model.model.layers]
+    assert len(set(buffers)) == 2 and not set(buffers) & set(host)
+    assert buffers[0] == buffers[2] == buffers[4] and buffers[1] == buffers[3]
 
 
-def test_text_leaves_the_generation_expert_at_home() -> None:
+def test_text_copies_the_understanding_expert_only() -> None:
     """A token costs one copy of each layer's understanding expert; an image two a layer."""
     model = random_model(deeper(4), seed=1)
     offload = offload_layers(model, "cpu")
     tokens = torch.zeros(1, 32)
-    rope = model.language_model.model.rope(torch.zeros(1, dtype=torch.int64), torch.float32)
 
     def run(generation: torch.Tensor | None) -> int:
         before = offload.copies
@@ -79,18 +78,17 @@ def test_text_leaves_the_generation_expert_at_home() -> None:
         model.language_model.model(tokens, generation, positions, lambda layer, q, k, v: q)
         return offload.copies - before
 
-    del rope
     assert run(None) == 4 + 2  # all four, and the first two of the next pass
     assert run(None) == 4
     assert run(tokens) == 8 + 2  # the two that were ready are the understanding expert's
     assert run(tokens) == 8
 
 
-def test_streamed_layers_are_spread_evenly() -> None:
-    assert streamed_layers(28, 0) == list(range(28))
-    assert streamed_layers(8, 4) == [1, 3, 5, 7]
-    assert streamed_layers(28, 28) == streamed_layers(2, 3) == []
-    assert streamed_layers(28, 25) == [4, 14, 23]
+def test_offloaded_layers_are_spread_evenly() -> None:
+    assert offloaded_layers(28, 0) == list(range(28))
+    assert offloaded_layers(8, 4) == [1, 3, 5, 7]
+    assert offloaded_layers(28, 28) == offloaded_layers(2, 3) == []
+    assert offloaded_layers(28, 25) == [4, 14, 23]
 
 
 def test_quantized_layers_can_be_offloaded(tiny_loaded: LoadedModel) -> None:

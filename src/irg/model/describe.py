@@ -156,7 +156,7 @@ def _files(entries: dict[str, TensorEntry]) -> list[FileFacts]:
 
 
 def in_lines(facts: ModelFacts) -> str:
-    """The facts for people."""
+    """The facts as text."""
     lines = [f"{facts.folder} ({facts.layout} layout{f', {facts.quantized}' if facts.quantized else ''})", ""]
     lines += facts.architecture
     lines += ["", f"parameters: {_count(facts.total)}, and {_count(facts.autoencoder)} in the autoencoder"]

@@ -1,4 +1,5 @@
-"""The grammar of interleaved sequences: plain data and pure functions from which every other room reads its facts."""
+"""The grammar of interleaved sequences: plain data and pure functions; token ids, positions, experts, masks and loss
+follow from it."""
 
 from irg.sequence.layout import GEN, IGNORE, UND, SplitMode, TokenKind, TokenLayout, extent, lay_out, visibility
 from irg.sequence.parts import DroppedImage, Latents, Part, Patches, Target, Text, drop_conditions

@@ -48,7 +48,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class VitConfig:
-    """The SigLIP-NaViT image reader. ``num_hidden_layers`` is the number of layers that are really built."""
+    """The SigLIP-NaViT image encoder. ``num_hidden_layers`` is the number of layers that are really built."""
 
     hidden_size: int
     intermediate_size: int
@@ -90,7 +90,7 @@ class ModelConfig:
 
     @property
     def grammar(self) -> Grammar:
-        """What the sequence room needs to know about this model."""
+        """What the layout of a sequence depends on."""
         return Grammar(self.special, latent_side=self.max_latent_size, patch_side=self.vit_max_num_patch_per_side)
 
     @property

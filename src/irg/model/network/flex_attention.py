@@ -1,7 +1,7 @@
 """The attend() seam for training packs on a GPU: flex attention, its mask read off the grammar's rule.
 
-No mask is ever built: the kernel asks the rule, and whole tiles that nobody may see are passed over. Queries and keys
-stay in stream order; who a token is (sample, block, mode, place in reading order) travels beside it.
+No dense mask is built: the kernel evaluates the rule, and tiles that are masked altogether are skipped. Queries and
+keys stay in stream order; each token has four facts (sample, block, mode, place in reading order).
 
 Legend: T tokens in stream order; H query heads; K key-value heads; E head size.
 """

@@ -55,7 +55,7 @@ class PackedAttention:
         first = 0
         for members in _by_length(lens, slack):
             slots = int(lens[members].max())
-            stream_RS = np.zeros((len(members), slots), np.int64)  # padding points at token 0; no one sees it as a key
+            stream_RS = np.zeros((len(members), slots), np.int64)  # padding points at token 0, which is masked as a key
             visible_RSS = np.zeros((len(members), slots, slots), bool)
             visible_RSS[:, :, 0] = True  # padding queries must see something, or softmax gives NaN
             for row, sample in enumerate(members):

@@ -1,4 +1,4 @@
-"""The attend() seam for training packs on a CPU: images being drawn share their context's keys.
+"""The attend() seam for training packs on a CPU: noised images share the keys of their context, a common prefix.
 
 A sample is a context (texts, images read) and, mostly at its end, noised images: several copies of one target that
 do not see each other. A dense mask over all of it is mainly empty. Here every token is scored against the context's
@@ -82,7 +82,7 @@ class SharedPrefixAttention:
         streams, self.groups, first = [], list[_Group](), 0
         for members in _alike([split.shape for split in splits], slack):
             group, places_RS = _group([splits[m] for m in members])
-            stream_RS = np.zeros(places_RS.shape, np.int64)  # padding points at token 0; nobody sees it
+            stream_RS = np.zeros(places_RS.shape, np.int64)  # padding points at token 0, which is masked
             for row, member in enumerate(members):
                 held = np.flatnonzero(places_RS[row] >= 0)
                 tokens = order.stream_of_T[starts[member] + places_RS[row, held]]

@@ -1,7 +1,7 @@
-"""The unified model: one decoder over text, images read and images drawn.
+"""The unified model: one decoder over text, images read and images denoised.
 
 Parameter names are those of BAGEL's checkpoints. The model knows tokens, not sequences: the grammar lays them out, an
-``attend`` callable says who sees whom.
+``attend`` callable says which token sees which.
 
 Legend: U understanding tokens; G generation (latent) tokens; P ViT patches; C hidden size; D values per token.
 """

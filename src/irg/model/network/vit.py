@@ -1,4 +1,4 @@
-"""The image reader: SigLIP as a NaViT, images of any size packed one after the other.
+"""The image encoder for understanding: SigLIP as a NaViT, images of any size packed one after the other.
 
 Module names follow the public checkpoints. Legend: P patches of all images; D values per patch; C width;
 H heads; E head size; B images; S patches of the largest image.
@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
         self.vision_model = _Tower(config)
 
     def forward(self, patches_PD: Tensor, cells_P: Tensor, lens: list[int]) -> Tensor:
-        """Read images.
+        """Encode images.
 
         Args:
             patches_PD: values of all patches in [-1, 1], ordered (row, column, RGB) inside a patch.

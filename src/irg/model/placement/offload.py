@@ -1,8 +1,8 @@
-"""Decoder layers that wait in host memory and visit the device when they are run, applied to a model from outside.
+"""Decoder layers in host memory that are copied to the device when they run, applied to a model from outside.
 
-Two slots on the device hold what two layers need. While a layer computes, the copy of the layer after the next is on
-its way into the slot that was freed last: on CUDA from pinned memory on a stream of its own, elsewhere at once. Each
-layer comes in two halves, its experts; text needs the understanding one only, so the idle expert stays at home.
+Two device buffers hold one layer each. While a layer computes, the layer after the next is prefetched into the buffer
+that was released last: on CUDA from pinned host buffers on a stream of its own, elsewhere at once. The two experts of a
+layer are copied separately; text needs the understanding one only, so the other is not copied then.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from irg.model.network.unified import UnifiedModel
 
 EXPERTS = ("understanding", "generation")
-_ALIGN = 256  # bytes: what every kernel is content with
+_ALIGN = 256  # bytes: enough for every kernel
 
 
 @dataclass
-class _Slot:
-    """Room for one layer: each expert's tensors, whose they are now, and the CUDA events that order their use."""
+class _DeviceBuffer:
+    """Memory for one layer: each expert's tensors, the layer they hold, and CUDA events that order their use."""
 
     tensors: dict[str, list[Tensor]]
     holds: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(EXPERTS))
@@ -30,29 +30,28 @@ class _Slot:
 
 
 class LayerOffload:
-    """Keeps ``streamed`` layers of a model in host memory. The model stays usable as before."""
+    """Keeps the ``offloaded`` layers of a model in host memory. The model is used as before."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], streamed: Sequence[int], device: torch.device, packed: bool | None = None
+        self, layers: Sequence[nn.Module], offloaded: Sequence[int], device: torch.device, packed: bool | None = None
     ) -> None:
-        """``packed``: an expert's tensors wait as one block, one copy (default: on CUDA, where it is pinned)."""
-        self.device, self.streamed = device, list(streamed)
-        self.copies = 0  # of an expert of a layer, so far
+        """``packed``: an expert's tensors are one block, copied at once (default: on CUDA, where it is pinned)."""
+        self.device, self.offloaded = device, list(offloaded)
+        self.copies = 0  # of an expert of a layer to the device, so far
         cuda = device.type == "cuda"
         packed = cuda if packed is None else packed
         self._stream = torch.cuda.Stream(device) if cuda else None
-        leaves = [{expert: _leaves(layers[i], expert) for expert in EXPERTS} for i in self.streamed]
-        self._home = [{e: _to_host(_tensors(own[e]), packed, pinned=cuda) for e in EXPERTS} for own in leaves]
-        self._slots: list[_Slot] = []
-        for number in range(min(2, len(leaves))):
-            room = {e: _like(self._home[number][e], device) for e in EXPERTS}
-            self._slots.append(_Slot(room))
+        leaves = [{expert: _leaves(layers[i], expert) for expert in EXPERTS} for i in self.offloaded]
+        self._host_buffers = [{e: _to_host(_tensors(own[e]), packed, pinned=cuda) for e in EXPERTS} for own in leaves]
+        self._device_buffers = [
+            _DeviceBuffer({e: _like(host[e], device) for e in EXPERTS}) for host in self._host_buffers[:2]
+        ]
         for number, own in enumerate(leaves):
             for expert in EXPERTS:
-                _bind(own[expert], self._slots[number % 2].tensors[expert], packed)
+                _bind(own[expert], self._device_buffers[number % 2].tensors[expert], packed)
         self._handles = [
             handle
-            for number, index in enumerate(self.streamed)
+            for number, index in enumerate(self.offloaded)
             for handle in (
                 layers[index].register_forward_pre_hook(lambda _, args, n=number: self._before(n, args)),
                 layers[index].register_forward_hook(lambda _, args, out, n=number: self._after(n, args)),
@@ -60,54 +59,55 @@ class LayerOffload:
         ]
 
     def _before(self, number: int, args: tuple[Any, ...]) -> None:
-        slot = self._slots[number % 2]
+        buffer = self._device_buffers[number % 2]
         for expert in _experts_of(args):
-            self._fetch(number, expert)
+            self._copy(number, expert)
             if self._stream is not None:
-                torch.cuda.current_stream(self.device).wait_event(slot.ready[expert])
+                torch.cuda.current_stream(self.device).wait_event(buffer.ready[expert])
 
     def _after(self, number: int, args: tuple[Any, ...]) -> None:
-        """The slot is free: fetch what will use it next (after the last layers, the first ones of the next pass)."""
+        """Prefetch the buffer's next layer (after the last layers, the first ones of the next pass)."""
         if self._stream is not None:
-            self._slots[number % 2].done = torch.cuda.current_stream(self.device).record_event()
-        following = number + 2 if number + 2 < len(self.streamed) else number % 2
+            self._device_buffers[number % 2].done = torch.cuda.current_stream(self.device).record_event()
+        following = number + 2 if number + 2 < len(self.offloaded) else number % 2
         for expert in _experts_of(args):
-            self._fetch(following, expert)
+            self._copy(following, expert)
 
-    def _fetch(self, number: int, expert: str) -> None:
-        slot = self._slots[number % 2]
-        if slot.holds[expert] == number:
+    def _copy(self, number: int, expert: str) -> None:
+        """Copy an expert of a layer to its device buffer, if it is not there."""
+        buffer = self._device_buffers[number % 2]
+        if buffer.holds[expert] == number:
             return
-        with self._aside():
-            if self._stream is not None and slot.done is not None:
-                self._stream.wait_event(slot.done)
-            for target, source in zip(slot.tensors[expert], self._home[number][expert], strict=True):
+        with self._copy_stream():
+            if self._stream is not None and buffer.done is not None:
+                self._stream.wait_event(buffer.done)
+            for target, source in zip(buffer.tensors[expert], self._host_buffers[number][expert], strict=True):
                 target.copy_(source, non_blocking=True)
             if self._stream is not None:
-                slot.ready[expert] = self._stream.record_event()
-        slot.holds[expert] = number
+                buffer.ready[expert] = self._stream.record_event()
+        buffer.holds[expert] = number
         self.copies += 1
 
-    def _aside(self) -> AbstractContextManager[Any]:
+    def _copy_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
 
 def offload_layers(model: UnifiedModel, device: torch.device | str, resident: int = 0) -> LayerOffload:
-    """Stream the decoder's layers from host memory; all but them must be on ``device`` already.
+    """Offload the decoder's layers to host memory; all else must be on ``device`` already.
 
     Args:
-        model: in eval mode, its streamed layers in host memory; not to be trained any more.
+        model: in eval mode, its offloaded layers in host memory; not to be trained any more.
         resident: layers that stay on the device, spread evenly, so that the others' copies have time to arrive.
     """
     device, layers = torch.device(device), list(model.language_model.model.layers)
-    streamed = streamed_layers(len(layers), resident)
-    for index in set(range(len(layers))) - set(streamed):
+    offloaded = offloaded_layers(len(layers), resident)
+    for index in set(range(len(layers))) - set(offloaded):
         layers[index].to(device)
-    return LayerOffload(layers, streamed, device)
+    return LayerOffload(layers, offloaded, device)
 
 
-def streamed_layers(layers: int, resident: int) -> list[int]:
-    """Indices of the layers that are streamed when ``resident`` of them are not: evenly spread."""
+def offloaded_layers(layers: int, resident: int) -> list[int]:
+    """Indices of the layers that are offloaded when ``resident`` of them are not: evenly spread."""
     count = max(0, layers - resident)
     return [(2 * k + 1) * layers // (2 * count) for k in range(count)]
 
@@ -152,7 +152,7 @@ def _tensors(leaves: Iterable[_Leaf]) -> list[Tensor]:
 
 
 def _to_host(tensors: list[Tensor], packed: bool, pinned: bool) -> list[Tensor]:
-    """Where tensors wait: as they are (mapped from their file, say), or packed into one block."""
+    """Host buffers: the tensors as they are (mapped from their file, for example), or packed into one block."""
     if not packed:
         return tensors
     block = torch.empty(_offsets(tensors)[-1], dtype=torch.uint8, pin_memory=pinned)
@@ -161,15 +161,15 @@ def _to_host(tensors: list[Tensor], packed: bool, pinned: bool) -> list[Tensor]:
     return [block]
 
 
-def _like(home: list[Tensor], device: torch.device) -> list[Tensor]:
-    return [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in home]
+def _like(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    return [torch.empty(tensor.shape, dtype=tensor.dtype, device=device) for tensor in tensors]
 
 
-def _bind(leaves: list[_Leaf], room: list[Tensor], packed: bool) -> None:
-    """Let a layer's tensors be views of its slot."""
+def _bind(leaves: list[_Leaf], buffers: list[Tensor], packed: bool) -> None:
+    """Let a layer's tensors be views of its device buffer."""
     tensors = _tensors(leaves)
-    for leaf, tensor, start, place in zip(leaves, tensors, _offsets(tensors), room * len(leaves), strict=False):
-        leaf.set(_view(place, start, tensor) if packed else place)
+    for leaf, tensor, start, buffer in zip(leaves, tensors, _offsets(tensors), buffers * len(leaves), strict=False):
+        leaf.set(_view(buffer, start, tensor) if packed else buffer)
 
 
 def _offsets(tensors: list[Tensor]) -> list[int]:

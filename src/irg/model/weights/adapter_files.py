@@ -22,7 +22,8 @@ from torch import Tensor
 from irg import files
 from irg.model.network.lora import LoraConfig
 from irg.model.weights.config_files import read_json
-from irg.model.weights.manifest import TensorEntry, TensorReader, read_header
+from irg.model.weights.manifest import TensorEntry, read_header
+from irg.model.weights.tensor_reader import TensorReader
 
 ADAPTER, SETTINGS = "adapter.safetensors", "adapter.json"
 PEFT_ADAPTER, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"

@@ -22,7 +22,7 @@ from irg.model.network.config import ModelConfig
 from irg.model.network.embeddings import PositionTable
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import CONFIG, read_config, to_sections
-from irg.model.weights.manifest import TensorEntry, TensorReader, compare, find_weights, read_entries
+from irg.model.weights.manifest import TensorEntry, compare, find_weights, read_entries
 from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
 from irg.model.weights.quantize import (
     Quantization,
@@ -33,6 +33,7 @@ from irg.model.weights.quantize import (
     require_torchao,
     stored_quantization,
 )
+from irg.model.weights.tensor_reader import TensorReader
 
 __all__ = ["LoadedModel", "load_model", "read_config", "save_model"]
 

@@ -1,6 +1,6 @@
 """One model folder into another: layout, dtype, shards, quantization, a merged adapter. Tensor by tensor.
 
-What is not asked for stays: without a dtype, an adapter or quantization every tensor keeps its bits, and configuration
+All else stays: without a dtype, an adapter or quantization every tensor keeps its bits, and configuration
 files are copied as they are. Going from BAGEL's layout to ours keeps its configuration files inside ``config.json``
 (``bagel_files``), so that the way back gives them back too.
 """
@@ -30,8 +30,9 @@ from irg.model.weights.config_files import (
     read_json,
     to_sections,
 )
-from irg.model.weights.manifest import PICKLES, TensorEntry, TensorReader
+from irg.model.weights.manifest import PICKLES, TensorEntry
 from irg.model.weights.shards import Planned, write_weights
+from irg.model.weights.tensor_reader import TensorReader
 
 FolderLayout = Literal["irg", "bagel"]
 ORIGINAL = "bagel_files"  # in config.json: BAGEL's configuration files, as text
@@ -168,7 +169,7 @@ def _quantized(
     kind: quantizing.Quantization,
     adapter: Adapter | None,
 ) -> Iterator[Planned]:
-    """A weight's quantized parts. It is quantized when the first is asked for, and forgotten with the last."""
+    """A weight's quantized parts. It is quantized when the first part is made, and freed with the last."""
     made: dict[str, Tensor] = {}
 
     def make(part: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Model folders on the Hugging Face hub: which files are needed, how big they are, and the library's own download.
 
 Resuming, progress bars, the cache and ``HF_HUB_OFFLINE`` are ``huggingface_hub``'s. What is added: only the needed
-files are fetched (one set of weights of several), and the size is told before the first byte.
+files are fetched (one set of weights of several), and the size is reported before the download starts.
 """
 
 import re
@@ -81,9 +81,9 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
     missing = [name for name in files if not _is_cached(repo, name, info.sha)]
     if missing:
         size = format_size(sum(sizes[name] for name in missing))
-        files_told = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+        files_shown = "1 file" if len(missing) == 1 else f"{len(missing)} files"
         say(
-            f"Downloading {size} ({files_told}) of {repo} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "
+            f"Downloading {size} ({files_shown}) of {repo} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "
             f"once; if interrupted, it goes on where it was"
         )
     # by the name of the revision, not by its hash: only then does the cache know offline which snapshot it means

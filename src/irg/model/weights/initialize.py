@@ -1,7 +1,7 @@
 """Model folders with random weights, for tests and benchmarks, written tensor by tensor.
 
 The numbers of a tensor follow from the seed and its name alone. A byte-level tokenizer goes with them, so the folder
-runs: it thinks in noise and draws noise.
+runs: it writes random text and draws noise.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ def byte_tokenizer(config: ModelConfig) -> str:
     """``tokenizer.json`` of a vocabulary of the 256 bytes and the four wrapping tokens.
 
     Raises:
-        ValueError: the vocabulary has no room for that.
+        ValueError: the vocabulary is too small for that.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -120,7 +120,7 @@ def byte_tokenizer(config: ModelConfig) -> str:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = dict(zip(letters, free, strict=False)) | special
     if len(vocab) < len(letters) + len(special):
-        raise ValueError(f"a vocabulary of {config.decoder.vocab_size} has no room for 256 bytes and 4 special tokens")
+        raise ValueError(f"a vocabulary of {config.decoder.vocab_size} is too small for 256 bytes and 4 special tokens")
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Which tensors a folder's weight files hold, read from their headers alone; and one tensor's data, mapped or read.
+"""Which tensors a folder's weight files hold, read from their headers alone.
 
 Only safetensors files are opened. A header is believed after it has been checked: offsets in order, inside the file and
 of the size that shape and dtype say.
@@ -13,13 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from irg.model.weights.config_files import read_json
 
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
-MAP_FROM_BYTES = 1 << 18  # smaller ones are read: a page that is touched brings its neighbors along
-PIECE_BYTES = 16 << 20  # of a tensor that is converted while it is read
 MAX_AXES = 8  # multiplying the sizes of a made-up shape of millions of axes would take for ever
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {
@@ -50,7 +47,7 @@ class TensorEntry:
 
 
 def format_size(size: float) -> str:
-    """Bytes for people: ``29.2 GB`` (1e9), ``47.1 MB``."""
+    """Bytes as text: ``29.2 GB`` (1e9), ``47.1 MB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
@@ -156,7 +153,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def _what_else(prefix: bytes, size: int) -> str:
-    """What a file is that does not begin as safetensors do: mostly one of the mishaps of downloading."""
+    """What a file is that does not begin as safetensors do: mostly a download that went wrong."""
     if prefix == b"version ":
         return "is a Git LFS pointer, not the file itself: fetch it with git lfs pull, or with hf download"
     if prefix.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
@@ -167,7 +164,7 @@ def _what_else(prefix: bytes, size: int) -> str:
 
 
 def _entry(path: Path, key: str, value: Any, base: int, size: int) -> TensorEntry:
-    """One tensor of a header, if it tells the truth."""
+    """One tensor of a header, checked."""
     try:
         name, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
         sane = isinstance(name, str) and isinstance(shape, list) and len(shape) <= MAX_AXES
@@ -204,7 +201,7 @@ def compare(
     reshaped: Mapping[str, tuple[int, ...]] | None = None,
     exact: Mapping[str, torch.dtype] | None = None,
 ) -> None:
-    """Hold a file's tensors against a model's, before any data is read.
+    """Compare a file's tensors with a model's, before any data is read.
 
     Args:
         expected: the model's keys and shapes.
@@ -245,56 +242,3 @@ def _listed(what: str, keys: Sequence[str], first: int = 3) -> str:
     more = f" and {len(keys) - first} more" if len(keys) > first else ""
     named = (key if len(key) <= 200 else f"{key[:197]}..." for key in keys[:first])
     return f"{len(keys)} {what}: {', '.join(named)}{more}"
-
-
-class TensorReader:
-    """Reads tensors by their entries; each file is mapped at most once.
-
-    A tensor that keeps its dtype and stays in host memory is a view of the (private, copy-on-write) mapping: nothing is
-    copied, and pages are read when they are first used. Any other tensor is read piece by piece into its place: the
-    peak is the target's size plus one piece, and no page of the file stays in this process.
-    """
-
-    def __init__(self, map_files: bool = True) -> None:
-        self.map_files = map_files
-        self._maps: dict[Path, Tensor] = {}
-
-    def read(self, entry: TensorEntry, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
-        """A tensor in ``dtype`` (None: as stored) on ``device``.
-
-        Raises:
-            ValueError: the file can't be read.
-        """
-        dtype = dtype or entry.dtype
-        if entry.start == entry.stop:
-            return torch.empty(entry.shape, dtype=dtype, device=device)
-        mappable = entry.start % entry.dtype.itemsize == 0 and entry.stop - entry.start >= MAP_FROM_BYTES
-        try:
-            if self.map_files and mappable and dtype == entry.dtype and torch.device(device).type == "cpu":
-                return self._map(entry.file)[entry.start : entry.stop].view(dtype).view(entry.shape)
-            whole = torch.empty(entry.shape, dtype=dtype, device=device)
-            self._read_into(whole.view(-1), entry)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"{entry.file}: can't be read: {error}") from None
-        return whole
-
-    @staticmethod
-    def _read_into(flat: Tensor, entry: TensorEntry) -> None:
-        piece = max(1, PIECE_BYTES // entry.dtype.itemsize)
-        buffer = bytearray(min(len(flat), piece) * entry.dtype.itemsize)
-        numbers = torch.frombuffer(buffer, dtype=entry.dtype)
-        with entry.file.open("rb", buffering=0) as file:
-            file.seek(entry.start)
-            for target in flat.split(piece):
-                view, done = memoryview(buffer)[: len(target) * entry.dtype.itemsize], 0
-                while done < len(view) and (n := file.readinto(view[done:])):
-                    done += n
-                if done != len(view):
-                    raise ValueError(f"{entry.file} became shorter while it was read")
-                target.copy_(numbers[: len(target)])
-
-    def _map(self, path: Path) -> Tensor:
-        if path not in self._maps:
-            size = path.stat().st_size
-            self._maps[path] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-        return self._maps[path]

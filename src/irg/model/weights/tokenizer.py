@@ -56,7 +56,7 @@ class TextTokenizer:
             tokenizer = cls.from_file(folder / TOKENIZER)
         elif (folder / VOCAB).is_file() and (folder / MERGES).is_file():
             tokenizer = cls(_from_vocabulary(folder))
-            wanted = (END_OF_TEXT, *SPECIAL_NAMES)  # Qwen2's tokenizer brings it along, BAGEL adds the others to that
+            wanted = (END_OF_TEXT, *SPECIAL_NAMES)  # Qwen2's tokenizer has it already, BAGEL adds the others after it
         else:
             raise ValueError(f"{folder} has no tokenizer: it needs {TOKENIZER}, or {VOCAB} and {MERGES}")
         missing = [name for name in wanted if tokenizer.tokenizer.token_to_id(name) is None]
