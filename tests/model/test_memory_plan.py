@@ -271,7 +271,14 @@ def test_unknown_words_are_refused(checked: CheckedFolder) -> None:
         plan_memory(checked, "int2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="weights must be ema or model"):
         check_folder(checked.weights_file.parent, "both")  # type: ignore[arg-type]
-    for text, told in (("gpu0", "unknown"), ("cuda:99", "is not there"), ("cpu,cpu", "different"), ("", "unknown")):
+    refusals = {
+        "gpu0": "unknown",
+        "": "unknown",
+        "cuda:99": "is not there",
+        "mps": "not supported",
+        "cpu,cpu": "different",
+    }
+    for text, told in refusals.items():
         with pytest.raises(ValueError, match=told):
             parse_devices(text)
     assert parse_devices("cpu") == [CPU] and parse_devices(CPU) == [CPU]

@@ -1,4 +1,4 @@
-"""From parts to facts: token ids, rope positions, experts, visibility, loss. Nobody else computes any of these.
+"""From parts to token ids, rope positions, experts, visibility and loss: all of these are computed here alone.
 
 Legend: T tokens of one sequence, in reading order.
 """
@@ -36,7 +36,7 @@ class SplitMode(IntEnum):
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The facts of one sequence. All arrays have one entry per token.
+    """What follows from the parts of one sequence. All arrays have one entry per token.
 
     ``ids`` is the token id (0 where the token is a patch or latent), ``cells`` the row in the 2-D position table
     (0 elsewhere), ``labels`` the token to predict or :data:`IGNORE`, ``splits`` the index of the token's block.
@@ -138,7 +138,7 @@ def extent(part: Part) -> tuple[int, int]:
 
 
 def visibility(layout: TokenLayout) -> np.ndarray:
-    """Who may attend to whom: bool [T, T], ``[query, key]``, True = may attend.
+    """Which token may attend to which: bool [T, T], ``[query, key]``, True = may attend.
 
     A block sees itself (causally if it is text) and every earlier block of its sequence that is not noise.
     """
