@@ -1,8 +1,8 @@
-"""How fast the data factory makes mini rows, and how much memory it takes: a build in a process of its own, watched.
+"""Speed and memory of a build of mini rows, measured in a process of its own.
 
 ``python bench/data_factory.py --rows 30000`` prints rows, CPU seconds of the build and its workers, wall seconds, and
-the most memory that all its processes held together at one time (resident; shared pages count once for each): over the
-whole run, in each tenth of it (so that one sees whether it grows), and of the first process alone. Linux only.
+the most memory of all its processes together at one time (resident; shared pages count once for each): over the
+whole run, in each tenth of it (which shows growth), and of the first process alone. Linux only.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ class Options:
     export: bool = True
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that it has started."""
+def process_tree(pid: int) -> list[int]:
+    """A process and its descendants."""
     found = [pid]
     for child in Path("/proc").glob(f"{pid}/task/*/children"):
         for name in child.read_text().split():
-            found += family(int(name))
+            found += process_tree(int(name))
     return found
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process holds."""
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process in bytes."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
@@ -52,7 +52,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def tenths(samples: list[tuple[float, int]]) -> list[int]:
+def peaks_by_tenth(samples: list[tuple[float, int]]) -> list[int]:
     """The peak in MB of each tenth of the time that samples (second, bytes) were taken."""
     peaks, last = [0] * 10, samples[-1][0] + 1e-9
     for second, held in samples:
@@ -60,7 +60,7 @@ def tenths(samples: list[tuple[float, int]]) -> list[int]:
     return [round(peak / 1e6) for peak in peaks]
 
 
-def watched(words: list[str]) -> dict[str, Any]:
+def measure(words: list[str]) -> dict[str, Any]:
     """Run ``irg data ...``; CPU and wall seconds, and peak memory in MB."""
     begun, cpu = time.monotonic(), dict[int, float]()
     samples, first = [(0.0, 0)], 0
@@ -68,9 +68,9 @@ def watched(words: list[str]) -> dict[str, Any]:
     process = subprocess.Popen([sys.executable, "-c", code, "data", *words], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         with contextlib.suppress(OSError):  # a process may end while we look
-            pids = family(process.pid)
-            samples.append((time.monotonic() - begun, sum(map(resident, pids))))
-            first = max(first, resident(process.pid))
+            pids = process_tree(process.pid)
+            samples.append((time.monotonic() - begun, sum(map(resident_bytes, pids))))
+            first = max(first, resident_bytes(process.pid))
             cpu |= {pid: cpu_seconds(pid) for pid in pids}
         time.sleep(0.2)
     if process.returncode:
@@ -79,7 +79,7 @@ def watched(words: list[str]) -> dict[str, Any]:
         "cpu_s": round(sum(cpu.values()), 1),
         "wall_s": round(time.monotonic() - begun, 1),
         "peak_mb": round(max(held for _, held in samples) / 1e6),
-        "peak_mb_of_each_tenth": tenths(samples),
+        "peak_mb_of_each_tenth": peaks_by_tenth(samples),
         "peak_mb_of_first_process": round(first / 1e6),
     }
 
@@ -89,9 +89,9 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = f"[{{kind: miniworld, rows: {options.rows}, repairs: {options.repairs}}}]"
         own = ["--out", folder, "--prompts.sources", source, "--processes", str(options.processes)]
-        print("build ", options.rows, "rows", watched(["build", str(RECIPE), *own]), flush=True)
+        print("build ", options.rows, "rows", measure(["build", str(RECIPE), *own]), flush=True)
         if options.export:
-            print("export", watched(["export", str(RECIPE), *own]), flush=True)
+            print("export", measure(["export", str(RECIPE), *own]), flush=True)
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         print("disk  ", round(size / 1e6), "MB with the export")
 

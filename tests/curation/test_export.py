@@ -15,11 +15,11 @@ from irg.curation import buckets
 from irg.curation.build import build
 from irg.curation.build_folder import BuildFolder
 from irg.curation.check import validate
-from irg.curation.conversation import conversation
 from irg.curation.export import export, push
 from irg.curation.recipe import DataRecipe
 from irg.curation.records import TrajectoryRecord
 from irg.curation.view import sample, sample_of_shards
+from irg.learning.data.conversation_writer import conversation
 from irg.learning.modes import IRGL, Mode
 from irg.recipes import build as read
 

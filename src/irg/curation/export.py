@@ -19,12 +19,12 @@ from irg.curation import card
 from irg.curation.buckets import Buckets
 from irg.curation.build_folder import BuildFolder
 from irg.curation.card import Summary
-from irg.curation.conversation import conversation
 from irg.curation.decontaminate import normalized
 from irg.curation.finished import RowFilter, all_score_columns, all_text_columns, records
 from irg.curation.records import schema
 from irg.curation.running import Progress
 from irg.curation.store import digest, read_table, write_table
+from irg.learning.data.conversation_writer import conversation
 from irg.learning.data.schema import TrajectoryRow
 from irg.learning.modes import IRGL, Mode, turns
 from irg.recipes import choose

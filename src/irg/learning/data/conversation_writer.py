@@ -1,4 +1,4 @@
-"""The authors' data format: one column ``conversation``, JSON, a list of turns.
+"""Writing the authors' data format, which training reads, too: one column ``conversation``, JSON, a list of turns.
 
 A user's turn holds a string, an assistant's a list of parts ``{type, content, need_loss, need_vae, need_vit}``;
 images are base64. Each of the six learning modes is a data set of its own.
