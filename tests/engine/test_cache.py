@@ -52,7 +52,7 @@ def test_append() -> None:
     append(cache, context, [1, 2])
     append(cache, context, [3])
     assert held(cache, context) == [1, 2, 3]
-    assert (context.length, context.position, cache.filled(context.row), rows_in_use(cache)) == (3, 6, 3, 1)
+    assert (context.length, context.position, cache._filled[context.row], rows_in_use(cache)) == (3, 6, 3, 1)
 
 
 def test_a_fork_shares_the_row() -> None:
@@ -113,7 +113,7 @@ def test_rows_are_used_again() -> None:
     third = cache.new()
     append(cache, third, [4])
     append(cache, second, [5])
-    assert (third.row, held(cache, third), cache.filled(row), cache.rows) == (row, [4], 1, 2)
+    assert (third.row, held(cache, third), cache._filled[row], cache.rows) == (row, [4], 1, 2)
     assert second.row != row
 
 
@@ -236,7 +236,7 @@ def test_when_growth_fails_nothing_has_changed(monkeypatch: pytest.MonkeyPatch) 
             patch.setattr(cache, "_slab", faulty)
             cache.reserve([(context, 1), (fork, 9)])
         assert {slab.shape[:2] for slab in (*cache.keys_RLKE, *cache.values_RLKE)} == {(1, 4)}
-        assert (held(cache, context), held(cache, fork), cache.filled(context.row)) == ([1, 2], [1, 2], 2)
+        assert (held(cache, context), held(cache, fork), cache._filled[context.row]) == ([1, 2], [1, 2], 2)
         append(cache, context, [3])
         append(cache, fork, [4])
         assert (held(cache, context), held(cache, fork), cache.rows) == ([1, 2, 3], [1, 2, 4], 2)

@@ -93,7 +93,7 @@ def test_tokens_are_taken_back() -> None:
     cache.reserve([(context, 5)])
     cache.commit(context, 5, 5)
     cache.retract(context, 3)
-    assert (context.length, context.position, cache.filled(context.row)) == (2, 2, 2)
+    assert (context.length, context.position, cache._filled[context.row]) == (2, 2, 2)
     cache.fork(context)
     cache.reserve([(context, 1)])
     with pytest.raises(AssertionError, match="last on a row"):

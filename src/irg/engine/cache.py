@@ -147,10 +147,6 @@ class KVCache:
         context.position -= tokens
         self._filled[context.row] = context.length
 
-    def filled(self, row: int) -> int:
-        """Slots of a row that hold a context's tokens or are reserved for them."""
-        return self._filled[row]
-
     # ---- storage
 
     def write(self, layer: int, slots_T: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> None:

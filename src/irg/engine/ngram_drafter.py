@@ -18,7 +18,7 @@ MAX_NGRAMS = 200_000
 
 
 class NgramDrafter:
-    """What followed which tokens. It starts from ``draft_texts``, example texts that come with a model."""
+    """Which token followed which n-gram last. It starts from ``draft_texts``, examples that come with a model."""
 
     def __init__(self, draft_texts: Sequence[Sequence[int]] = ()) -> None:
         self._next: dict[tuple[int, ...], int] = {}
@@ -31,7 +31,7 @@ class NgramDrafter:
         self._next = dict(self._initial)
 
     def learn(self, text: Sequence[int], start: int) -> None:
-        """Add what ``text`` (from its bos on) says from token ``start`` on."""
+        """Add the n-grams of ``text`` (from its bos on) that end at token ``start`` or later."""
         if len(self._next) > MAX_NGRAMS:
             self.reset()
         for i in range(start, len(text)):

@@ -113,7 +113,7 @@ class Request:
         return not (self.done or self.cancelled or self.error is not None)
 
     def emit(self, event: EngineEvent) -> None:
-        """Hand an event to whoever follows this request."""
+        """Add an event, which the session delivers after the turn."""
         self.events.append(event)
 
     def fail(self, error: Exception) -> None:

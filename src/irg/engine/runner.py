@@ -149,7 +149,7 @@ class Runner:
 
 
 class Branches:
-    """A fixed set of images-on-contexts whose velocities are wanted many times: everything that does not change
+    """A fixed set of images on contexts whose velocities are predicted step after step: everything that does not change
     from step to step is prepared once. The contexts never change: keys of an image lie in the free slots behind its
     context (so a branch that shares its row with a longer context moves to a row of its own, once per image)."""
 
