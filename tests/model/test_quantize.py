@@ -61,7 +61,7 @@ def test_pieces_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(tensor, whole[part]), part
 
 
-@pytest.mark.parametrize("kind", quantize.QUANTIZATIONS)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_a_layer_computes_with_the_numbers_it_holds(kind: quantize.Quantization) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, x, bias = (torch.randn(shape, generator=generator) for shape in ((24, 64), (5, 64), (24,)))
@@ -78,7 +78,7 @@ def test_groups() -> None:
         quantized_weight(torch.zeros(2, 48), "int4")
 
 
-@pytest.mark.parametrize("kind", quantize.QUANTIZATIONS)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_what_is_quantized(tiny_loaded: LoadedModel, kind: quantize.Quantization) -> None:
     """All seven projections of both experts in every layer; nothing else; the rest keeps its dtype."""
     model = copy.deepcopy(tiny_loaded.model).to(torch.bfloat16)
@@ -93,7 +93,7 @@ def test_what_is_quantized(tiny_loaded: LoadedModel, kind: quantize.Quantization
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("kind", quantize.QUANTIZATIONS)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_quantized_while_loading_converted_and_stored_are_the_same(
     tmp_path: Path, tiny_loaded: LoadedModel, kind: quantize.Quantization
 ) -> None:

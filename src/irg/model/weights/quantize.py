@@ -18,7 +18,7 @@ Legend: N tokens; O outputs; I inputs; S groups of an output row.
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from irg.model.weights.manifest import TensorEntry
 
 Quantization = Literal["int8", "int4"]
-QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 GROUPS = (128, 64, 32)  # input values that share an int4 scale: the largest that divides a layer's inputs
 PIECE_CPU, PIECE_GPU = 1 << 18, 1 << 24  # numbers of a weight that are quantized at a time
 LAYERS = "language_model.model.layers."
@@ -56,15 +55,12 @@ class QuantizedLinear(nn.Module):
     def kind(self) -> Quantization:
         return "int8" if self.zero is None else "int4"
 
-    def weight_in(self, dtype: torch.dtype) -> Tensor:
-        """The dequantized weight [O, I]."""
-        return dequantized(self.qdata, self.scale, self.zero, dtype)
-
     def forward(self, x_NI: Tensor) -> Tensor:
         if self.zero is None:  # scaling the result is cheaper than scaling the weight
             y_NO = F.linear(x_NI, self.qdata.to(x_NI.dtype)) * self.scale[:, 0].to(x_NI.dtype)
             return y_NO if self.bias is None else y_NO + self.bias.to(x_NI.dtype)
-        return F.linear(x_NI, self.weight_in(x_NI.dtype), None if self.bias is None else self.bias.to(x_NI.dtype))
+        weight_OI = dequantized(self.qdata, self.scale, self.zero, x_NI.dtype)
+        return F.linear(x_NI, weight_OI, None if self.bias is None else self.bias.to(x_NI.dtype))
 
 
 def dequantized(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:

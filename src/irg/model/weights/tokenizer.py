@@ -4,7 +4,7 @@ Control tokens are never read out of a user's text: whatever looks like ``<|im_e
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,6 @@ class TextTokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text, without any wrapping."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def encode_many(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Ids of many texts, in parallel."""
-        return [tuple(e.ids) for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special tokens are left out."""
