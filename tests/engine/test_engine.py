@@ -749,11 +749,3 @@ def test_the_compute_dtype_need_not_be_that_of_the_weights(tiny_loaded: LoadedMo
 
     (drawn,) = Engine(runner).run([(one_image(), 0)])
     assert bool(drawn.latents.isfinite().all())
-
-
-def test_outside_of_inference_mode(tiny_loaded: LoadedModel) -> None:
-    """For modules that are sharded and trained on: nothing becomes an inference tensor, nothing needs a gradient."""
-    for inference_mode in (True, False):
-        runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder, inference_mode=inference_mode)
-        (drawn,) = Engine(runner).run([(one_image(), 0)])
-        assert drawn.latents.is_inference() == inference_mode and not drawn.latents.requires_grad

@@ -3,10 +3,8 @@
 Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N tokens of an image; D values per token.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,19 +20,6 @@ from irg.sequence.images import patchify
 from irg.sequence.layout import cells_of, lay_out, visibility
 from irg.sequence.parts import Latents, Part, Patches
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _without_grad(method: F) -> F:
-    """No gradients, by the means that the runner was made for."""
-
-    @wraps(method)
-    def run(self: Any, *arguments: Any, **options: Any) -> Any:
-        with torch.inference_mode() if self.inference_mode else torch.no_grad():
-            return method(self, *arguments, **options)
-
-    return cast(F, run)
-
 
 class Runner:
     """A model with its cache. A call that raises leaves every context as it was."""
@@ -46,16 +31,12 @@ class Runner:
         rows: int = ROWS_PER_REQUEST,
         slots: int = INITIAL_SLOTS,
         compute_dtype: torch.dtype | None = None,
-        inference_mode: bool = True,
     ) -> None:
         """Args:
         rows, slots: of the cache at first.
         compute_dtype: of the forward's keys and values, which the cache stores, where it is not the dtype that the
             weights are stored in (FSDP's mixed precision).
-        inference_mode: False for modules that gather their parameters in the forward and train on (FSDP): they
-            run under ``torch.no_grad``.
         """
-        self.inference_mode = inference_mode
         self.model = model.eval()
         self.autoencoder = autoencoder.eval()
         self.config = model.config
@@ -65,7 +46,7 @@ class Runner:
 
     # ---- prefill
 
-    @_without_grad
+    @torch.inference_mode()
     def extend(self, items: Sequence[tuple[Context, Sequence[Part]]]) -> Tensor | None:
         """Append parts to contexts, all in one forward; returns hidden states in reading order [T, C].
 
@@ -107,7 +88,7 @@ class Runner:
 
     # ---- decoding
 
-    @_without_grad
+    @torch.inference_mode()
     def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
         """Append equally many text tokens to each context; logits after each of them, float32 [contexts, N, V]."""
         tokens, device = len(texts_BN[0]), self.model.device
@@ -127,21 +108,21 @@ class Runner:
 
     # ---- denoising
 
-    @_without_grad
+    @torch.inference_mode()
     def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> "Branches":
         """Plan velocity predictions: each block is an image of (rows, columns) tokens on top of a context."""
         return Branches(self, blocks)
 
     # ---- images
 
-    @_without_grad
+    @torch.inference_mode()
     def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
         """Images of one size through the autoencoder: [B, C, h, w]. ``eps`` samples the posterior."""
         parameter = next(self.autoencoder.parameters())
         pixels_B3HW = pixels_B3HW.to(parameter.device, parameter.dtype)
         return self.autoencoder.encode(pixels_B3HW, None if eps is None else eps.to(parameter.device))
 
-    @_without_grad
+    @torch.inference_mode()
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
         """Latents to pixels in about [-1, 1], float [B, 3, H, W]."""
         parameter = next(self.autoencoder.parameters())
@@ -154,7 +135,7 @@ class Branches:
     context (so a branch that shares its row with a longer context moves to a row of its own, once per image)."""
 
     def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
-        self.model, self.inference_mode = runner.model, runner.inference_mode
+        self.model = runner.model
         special, side = runner.grammar.special, runner.grammar.latent_side
         device = self.model.device
         sizes = [rows * columns for _, (rows, columns) in blocks]
@@ -178,7 +159,7 @@ class Branches:
             np.array(stream),
         )
 
-    @_without_grad
+    @torch.inference_mode()
     def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
         """Velocities of all latent tokens, float32 [G, D], blocks in the order they were planned.
 

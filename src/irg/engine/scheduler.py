@@ -35,7 +35,7 @@ class Scheduler:
 
     def __init__(self, runner: Runner, tokenizer: TextTokenizer | None, drafter: NgramDrafter | None) -> None:
         self.running: list[Request] = []
-        self.runner, self.drafter = runner, drafter
+        self.drafter = drafter
         self.prefiller = Prefiller(runner, tokenizer)
         self.decoder = TextDecoder(runner, tokenizer, drafter)
         self.denoiser = Denoiser(runner, self.prefiller)
@@ -48,6 +48,7 @@ class Scheduler:
             self._reset()
         self.running.append(request)
 
+    @torch.inference_mode()
     def turn(self) -> None:
         """One turn.
 
@@ -55,11 +56,10 @@ class Scheduler:
         interrupt is raised.
         """
         try:
-            with torch.inference_mode() if self.runner.inference_mode else torch.no_grad():
-                for request in self.running:
-                    if request.op is None:
-                        request.advance(None)  # it has just joined
-                self._work()
+            for request in self.running:
+                if request.op is None:
+                    request.advance(None)  # it has just joined
+            self._work()
         except BaseException as error:
             interrupted = not isinstance(error, Exception)
             reason = RuntimeError(f"the engine was interrupted: {error!r}") if interrupted else error
