@@ -9,6 +9,7 @@ Run: ``python -m irg_mini.perception.detector --out DIR --variant label --seed 1
 Legend: B images; K classes; g cells on a side of the detector's grid; T things of a batch; H, W pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,14 +250,19 @@ def agreement(
             colors += any(s.color == item.color for s in near)
     by_tag = {tag: [bool(a) for a, r in zip(agreed, requests, strict=True) if r.tag == tag] for tag in ALL_TAGS}
     return {
-        "agreement": round(float(agreed.mean()), 4),
-        "on_correct": round(float(agreed[true].mean()), 4),
-        "on_wrong": round(float(agreed[~true].mean()), 4),
-        "by_tag": {tag: round(float(np.mean(values)), 4) for tag, values in by_tag.items() if values},
+        "agreement": _share(agreed),
+        "on_correct": _share(agreed[true]),
+        "on_wrong": _share(agreed[~true]),
+        "by_tag": {tag: _share(values) for tag, values in by_tag.items() if values},
         "things_found": round(hits / things, 4),
         "colors_right": round(colors / max(1, hits), 4),
         "images": count,
     }
+
+
+def _share(values: Sequence[bool] | np.ndarray) -> float | None:
+    """Share of true values; None of no values."""
+    return round(float(np.mean(values)), 4) if len(values) else None
 
 
 def main(config: DetectorTrainingConfig) -> None:
