@@ -3,6 +3,7 @@
 import errno
 import json
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from teachers import recipe, recipe_dict, reply
 from irg.curation import store
 from irg.curation.build import build
 from irg.curation.build_folder import BuildFolder
+from irg.curation.content import content
 from irg.curation.finished import RowFilter, records
 from irg.curation.progress import progress_of, spent
 from irg.curation.recipe import DataRecipe
+from irg.deprecation import renamed
 from irg.recipes import build as read
 from irg.results.reflection import Reflection
 
@@ -291,3 +294,17 @@ def test_old_names_of_recipe_fields_keep_working(tmp_path: Path) -> None:
     old |= {"way": "independent", "blocks_at_once": 3, "sift": {"compare": False, "near": None}}
     with pytest.warns(DeprecationWarning, match="sift is now called filter"):
         assert read(DataRecipe, old) == read(DataRecipe, new)
+
+
+def test_a_renamed_field_changes_no_key() -> None:
+    """A build that was begun under the old name finds its rows."""
+
+    @dataclass(frozen=True)
+    class Before:
+        slips: float = 0.5
+
+    @dataclass(frozen=True)
+    class After:
+        near_misses: float = renamed(was="slips", default=0.5)
+
+    assert content(After()) == content(Before()) == {"slips": 0.5}

@@ -15,14 +15,17 @@ def performance(default: Any, **metadata: Any) -> Any:
 
 
 def content(config: Any) -> Any:
-    """What of a configuration decides the content of what it makes, as plain JSON."""
+    """What of a configuration decides the content of what it makes, as plain JSON.
+
+    A renamed field counts under its old name, so that a build that was begun under that name goes on.
+    """
     if isinstance(config, Endpoint):
         return {"at": config.identity or config.url, "corrections": config.corrections} | {
             name: getattr(config, name) for name in _ENDPOINT_CONTENT
         }
     if dataclasses.is_dataclass(config):
         fields = [one for one in dataclasses.fields(config) if not one.metadata.get("performance")]
-        return {one.name: content(getattr(config, one.name)) for one in fields}
+        return {one.metadata.get("was", one.name): content(getattr(config, one.name)) for one in fields}
     if isinstance(config, list | tuple):
         return [content(one) for one in config]
     if isinstance(config, dict):

@@ -46,7 +46,7 @@ class PromptFilter:
     def key(self, prompts_key: str) -> str:
         """Eight digits of what decides the verdicts."""
         found = self.benchmarks.found if self.benchmarks else {}
-        settings = content(self.settings) | {"blocklist": self._blocklist, "benchmarks": found}
+        settings = content(self.settings) | {"blocked": self._blocklist, "benchmarks": found}
         return digest("filter", 1, prompts_key, settings)[:8]
 
     def verdict(self, row: Row) -> Row:
