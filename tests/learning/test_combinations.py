@@ -86,8 +86,6 @@ def test_a_step_or_a_refusal(recipe: Make, kind: str, base: Any, precision: Any,
         ({"parallel": Parallel(replicas=2)}, 1, False, "parallel.replicas 2 does not divide the 1 processes"),
         ({"parallel": Parallel(replicas=2)}, 3, True, "parallel.replicas 2 does not divide the 3 processes"),
         ({"parallel": Parallel(attention="flex")}, 1, False, "flex cannot train on a CPU"),
-        ({"parallel": Parallel(precision="bfloat16"), "device": "mps"}, 1, True, "works on cpu and cuda, not on mps"),
-        ({"device": "xpu:0"}, 2, True, "several processes work on cpu and cuda, not on xpu"),
         ({"conversations": {"direct": ("c",)}}, 1, False, "conversations are streamed"),
         ({"images": Images(latents="sample")}, 1, False, "images.latents sample draws latents anew"),
         ({"data": (), "conversations": {"direct": ("c",)}, "stream": True, "validate_every": 1}, 1, False, "in data"),
@@ -101,6 +99,12 @@ def test_what_is_refused(small_recipe: Make, changes: dict[str, Any], processes:
     assert problem in make_plan(made, gpus=processes).problems or (sharded and processes == 1)
     with pytest.raises(ValueError, match=line.replace(".", r"\.")):
         check(Run(made, processes, sharded))
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "cpu:1", "gpu"])
+def test_other_devices(small_recipe: Make, device: str) -> None:
+    with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:N, got"):
+        small_recipe(device=device)
 
 
 def test_what_is_not_refused(small_recipe: Make) -> None:

@@ -21,11 +21,6 @@ class Run:
     sharded: bool
 
     @property
-    def device(self) -> str:
-        """The device's type."""
-        return self.recipe.device.partition(":")[0]
-
-    @property
     def adapters(self) -> bool:
         """Whether adapters are trained instead of the weights."""
         return self.recipe.lora.rank > 0
@@ -57,16 +52,8 @@ RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message
         "parallel.replicas {recipe.parallel.replicas} does not divide the {processes} processes; torchrun starts them",
     ),
     (
-        lambda r: r.recipe.parallel.attention == "flex" and r.device != "cuda",
+        lambda r: r.recipe.parallel.attention == "flex" and r.recipe.device == "cpu",
         "parallel.attention flex cannot train on a CPU: set it to auto, shared or dense",
-    ),
-    (
-        lambda r: r.recipe.parallel.precision == "bfloat16" and r.device not in ("cpu", "cuda"),
-        "parallel.precision bfloat16 works on cpu and cuda, not on {device}: set it to float32",
-    ),
-    (
-        lambda r: r.processes > 1 and r.device not in ("cpu", "cuda"),
-        "several processes work on cpu and cuda, not on {device}: start one",
     ),
     (
         lambda r: bool(r.recipe.conversations) and not r.recipe.stream,
@@ -86,7 +73,7 @@ RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message
 
 def problems(run: Run) -> list[str]:
     """What can't work, a line each."""
-    found = [message.format(**vars(run), device=run.device) for applies, message in RULES if applies(run)]
+    found = [message.format(**vars(run)) for applies, message in RULES if applies(run)]
     for check in (
         lambda: check_trackers(run.recipe.trackers),
         lambda: with_options(Settings(), dict(run.recipe.samples.settings)),

@@ -20,8 +20,7 @@ class Metrics:
 
     def __init__(self, device: torch.device) -> None:
         # one row a kind; a column a mode, and one more for tokens of no mode
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
-        self.sums_KM = torch.zeros(len(_KINDS), len(MODES) + 1, dtype=self.dtype, device=device)
+        self.sums_KM = torch.zeros(len(_KINDS), len(MODES) + 1, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, pack: Pack, scored: Losses) -> None:
@@ -33,8 +32,8 @@ class Metrics:
             if modes is None or not len(modes):
                 continue
             index = modes % (len(MODES) + 1)  # -1: no mode
-            self.sums_KM[first].index_add_(0, index, values.detach().to(self.dtype))
-            self.sums_KM[first + 1].index_add_(0, index, torch.ones_like(index, dtype=self.dtype))
+            self.sums_KM[first].index_add_(0, index, values.detach().to(torch.float64))
+            self.sums_KM[first + 1].index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
 
     def summed(
         self, ranks: Ranks, packs: Sequence[Pack], ce_weight: float, mse_weight: float, stop: bool
@@ -43,7 +42,7 @@ class Metrics:
         tokens = sum(pack.tokens for pack in packs)
         rejected = sum(pack.state["rejected"] for pack in packs)
         samples = [sum(pack.modes.get(mode, 0) for pack in packs) for mode in MODES]
-        own = torch.tensor([tokens, rejected, stop, *samples], dtype=self.dtype, device=self.sums_KM.device)
+        own = torch.tensor([tokens, rejected, stop, *samples], dtype=torch.float64, device=self.sums_KM.device)
         all_: Tensor = ranks.sum(torch.cat([own, self.sums_KM.flatten()])).cpu()
         (tokens, rejected, stopping), rest = all_[:3].tolist(), all_[3:]
         counts, sums_KM = rest[: len(MODES)].tolist(), rest[len(MODES) :].view(len(_KINDS), -1)

@@ -221,8 +221,8 @@ class TrainRecipe:
             raise ValueError("tokens_per_pack and max_tokens_per_sample must be at least 1")
         if self.seed < 0 or self.threads < 0 or self.validate_every < 0 or self.validation_rows < 1:
             raise ValueError("seed, threads and validate_every must not be negative, validation_rows at least 1")
-        if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", self.device):
-            raise ValueError(f"device must be cpu, cuda, cuda:N, mps or xpu, got {self.device!r}")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device!r}")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.steps:
             raise ValueError(f"stop_after must be from 1 to steps ({self.steps}), got {self.stop_after}")
         self._check_data()

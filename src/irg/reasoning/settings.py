@@ -38,7 +38,7 @@ class Settings:
         stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
         look: for ``irg``: how an image is shown back: through the autoencoder and the ViT, one of them, or not at all.
         reflection_context: for ``irg``: what a reflection sees besides the image: ``all`` that went before, as in the
-            paper, or the ``prompt`` alone, so that it has to look (for models trained with ``dropout.plan``).
+            paper, or the ``prompt`` alone, so that it has to look (for models trained with ``dropout.thinking``).
         initial: how the first image is drawn.
         improving: how every later image is drawn.
 
