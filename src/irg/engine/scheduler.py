@@ -4,9 +4,8 @@ Each turn prefills whatever is waiting, then decodes the next tokens of every re
 takes one denoising step for every request that draws, all guidance branches of all images in one forward. New requests
 join between turns.
 
-A request's random numbers are its own. In float32 on a CPU its result does not depend on the requests beside it. In
-bfloat16 on a GPU kernels for other batch sizes round differently, so images differ in their last bits, and a close
-choice between two tokens may fall the other way.
+A request's random numbers are its own. The requests beside it change its result by rounding only: other batch sizes
+sum in another order. In bfloat16 on a GPU that can turn a close choice between two tokens.
 """
 
 import time

@@ -138,9 +138,9 @@ class IRGPipeline:
         """Run one prompt or several at once.
 
         Args:
-            seed: of the request's random numbers, one for all prompts or one each; None draws new ones. In float32 on
-                a CPU, a prompt and a seed give the same image whatever else runs beside it; in bfloat16 on a GPU up to
-                rounding (``docs/engine.md``).
+            seed: of the request's random numbers, one for all prompts or one each; None draws new ones. A
+                prompt and a seed give the same image up to rounding, whatever else runs beside it
+                (``docs/engine.md``).
             batch_size: requests in flight at a time; None: 8, or as many as memory has room for.
             settings: all settings at once; default: the model's own (``pipe.defaults``).
             callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of an image; ``info``
