@@ -45,7 +45,7 @@ class Patches:
 
 @torch.no_grad()
 def fit_connector(
-    model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, pool: Pool, augmented: float = 0.5
+    model: UnifiedModel, tokenizer: TextTokenizer, vocab: str, pool: Pool, augmented: float = 0.5, steps: int = 1200
 ) -> float:
     """Set the connector of a model whose ViT is trained.
 
@@ -53,6 +53,7 @@ def fit_connector(
         vocab: of the world's nouns.
         pool: images of the ViT's size, ten at least; every tenth is only for testing.
         augmented: share of them that is shifted, blurred and ghosted like a draft.
+        steps: of training after the linear map.
 
     Returns:
         The share of things in the test images whose place is the likeliest word of all places.
@@ -63,7 +64,7 @@ def fit_connector(
     )
     connector = model.connector
     set_linear(connector, learned.features_PF, learned.targets_PC)
-    _refine(connector, learned)
+    _refine(connector, learned, steps)
     words_KC, which_N = test.named["place"]
     predicted_N = (connector(test.features_PF[test.centers_N]) @ _centered(words_KC).T).argmax(dim=1)
     connector.fc2.weight.mul_(GAIN)
@@ -94,7 +95,7 @@ def set_linear(connector: Connector, features_PF: Tensor, targets_PC: Tensor) ->
 
 
 @torch.enable_grad()
-def _refine(connector: Connector, patches: Patches, steps: int = 1200, batch: int = 4096) -> None:
+def _refine(connector: Connector, patches: Patches, steps: int, batch: int = 4096) -> None:
     """Train the connector alone, from the linear map on.
 
     The squared error alone ignores what distinguishes a place from the next one, which is a small part of the features.
