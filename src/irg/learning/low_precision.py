@@ -1,6 +1,6 @@
 """bfloat16 training in one CPU process: a low-precision copy of the model computes, float32 weights are trained.
 
-FSDP does this where weights are sharded; it wants every tensor of a layer gathered and knows nothing of Muon. Here the
+FSDP does this where weights are sharded; it gathers every tensor of a layer and does not work with Muon. Here the
 copy is refreshed before each step and its gradients are added to the model's after it, which costs a few milliseconds
 for a model of a size that a CPU can train.
 """

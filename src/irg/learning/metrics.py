@@ -16,7 +16,7 @@ _KINDS = ("ce", "ce_n", "mse", "mse_n")
 
 
 class Metrics:
-    """Sums over a step's packs, kept on the device until they are asked for."""
+    """Sums over a step's packs, kept on the device until the step is over."""
 
     def __init__(self, device: torch.device) -> None:
         # one row a kind; a column a mode, and one more for tokens of no mode

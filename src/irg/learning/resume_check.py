@@ -60,7 +60,7 @@ def check_recipe(recipe: TrainRecipe, out: Path, ranks: Ranks, force: bool) -> N
     """Compare with the recipe that the folder's run was made with, and keep this one there.
 
     Raises:
-        ValueError: they differ in what is learned, and nobody said ``force``.
+        ValueError: they differ in what is learned, and ``force`` is not set.
     """
     changed, problem = list[str](), None
     if ranks.main:
@@ -81,7 +81,7 @@ def check_streams(path: Path, streams: int, world: int, force: bool, quiet: bool
     """Compare the number of packs a step with a checkpoint's.
 
     Raises:
-        ValueError: it is damaged, or made with another number and nobody said ``force``.
+        ValueError: it is damaged, or made with another number and ``force`` is not set.
     """
     about = read_about(path)
     if about["streams"] != streams and not force:
@@ -98,7 +98,7 @@ def same_rows(about: Mapping[str, Any], fingerprint: str, path: Path, force: boo
     """Whether the rows are those that a checkpoint's positions point into.
 
     Raises:
-        ValueError: they are others, and nobody said ``force``.
+        ValueError: they are others, and ``force`` is not set.
     """
     if about["rows"] == fingerprint:
         return True

@@ -49,19 +49,19 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 def deferred_interrupts() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM wait: the list grows instead, and is looked at between steps. A second one ends the block at
     once, by KeyboardInterrupt."""
-    asked: list[int] = []
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # others get no signals
-        yield asked
+        yield signals
         return
 
     def ask(number: int, _: Any) -> None:
-        asked.append(number)
-        if len(asked) > 1:
+        signals.append(number)
+        if len(signals) > 1:
             raise KeyboardInterrupt
 
     usual = {number: signal.signal(number, ask) for number in INTERRUPTS}
     try:
-        yield asked
+        yield signals
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
@@ -234,8 +234,8 @@ class Trainer:
             Trackers(self.out, self.recipe.trackers, asdict(self.recipe), self.ranks.main) as trackers,
         ):
             task = progress.add_task("training", total=self.end, completed=self.state.step)
-            with deferred_interrupts() as asked:
-                interrupted = self._loop(progress, task, trackers, asked)
+            with deferred_interrupts() as signals:
+                interrupted = self._loop(progress, task, trackers, signals)
                 self.save()
             if (problem := self.writer.wait()) is not None:
                 raise problem
@@ -243,12 +243,12 @@ class Trainer:
                 raise KeyboardInterrupt
         return export(self.recipe, self.loaded, self.state, self.profile, self.ranks)
 
-    def _loop(self, progress: Progress, task: Any, trackers: Trackers, asked: list[int]) -> bool:
+    def _loop(self, progress: Progress, task: Any, trackers: Trackers, signals: list[int]) -> bool:
         recipe, state = self.recipe, self.state
         started = time.perf_counter()
         sums: dict[str, list[float]] = {}
         while state.step < self.end:
-            record = self.train_step(lambda: bool(asked))
+            record = self.train_step(lambda: bool(signals))
             stop = record.pop("stop")
             for key, value in record.items():
                 sums.setdefault(key, []).append(value)

@@ -120,7 +120,7 @@ class PackLoader:
         return found
 
     def pack(self, step: int, stream: int = 0) -> Pack:
-        """The pack of a step and data stream; every stream is asked for its steps in order."""
+        """The pack of a step and data stream; a stream takes its steps in order."""
         if self._pool is None:
             return self._made(step, stream)
         coming = self._coming.pop((step, stream), None) or self._pool.submit(self._made, step, stream)
