@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from trajectory_rows import read_rows
 
-from irg.learning.data.in_memory import read_rows
 from irg_mini import world
 from irg_mini.data import drafts
 
