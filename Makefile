@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo    draw one prompt with the bundled model (into demo-out/)"
-	@echo "make test    lint, format check, types, order of the rooms, tests"
+	@echo "make test    lint, format check, types, import rules, tests"
 	@echo "make lint    all of that but the tests"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make docs    build the documentation site into site/"

@@ -1,4 +1,4 @@
-"""Options and fixtures that several test rooms share."""
+"""Options and fixtures that several test folders share."""
 
 import os
 from dataclasses import replace

@@ -19,7 +19,7 @@ from irg.endpoints import Endpoint, EndpointError
 from irg.reasoning.settings import check_options
 
 Judge = Annotated[EndpointJudge, registry.Plugins(registry.DATA, RowJudge)]
-"""A judge of rows, of this room or of a plug-in."""
+"""A judge of rows, built in or a plug-in."""
 
 _SEED_STEP = 7919  # between the seeds of a row's tries
 

@@ -1,7 +1,7 @@
 """The parts of a data recipe: what a source, drafts, reflections, targets, thinking or a judge has to offer.
 
 A part is a frozen dataclass with the field ``kind: Literal["name"]`` and the settings of that kind. It subclasses the
-class of its role below and makes its own stage. The kinds of this room and those of plug-ins (the group ``irg.data``
+class of its role below and makes its own stage. The kinds of this package and those of plug-ins (the group ``irg.data``
 of :mod:`irg.registry`) are the same to everybody else.
 """
 

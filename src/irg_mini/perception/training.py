@@ -28,7 +28,7 @@ Data = TypeVar("Data")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What every training of this room can be set to."""
+    """What every training of this package can be set to."""
 
     out: Path
     """Folder for the weights, log.jsonl and the state that a resume needs."""

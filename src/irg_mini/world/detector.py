@@ -1,7 +1,7 @@
 """A small detector of the world's things: one convolutional network, one peak per thing (after CenterNet).
 
 Each cell of a coarse grid says how likely the center of a thing of each class is there; at peaks the network also says
-color, box and place inside the cell. This is the only file of the room that needs torch.
+color, box and place inside the cell. This is the only module of this package that needs torch.
 
 Legend: B images; H, W pixels; K classes; C channels; g cells on a side of the grid; Q colors (ten, then "none").
 """

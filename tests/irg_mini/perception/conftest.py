@@ -1,4 +1,4 @@
-"""Rendered images that several tests of this room share."""
+"""Rendered images that several tests here share."""
 
 from collections.abc import Callable
 
