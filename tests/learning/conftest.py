@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trajectory_rows import write_shards
 
-from irg.curation.records import TrajectoryRecord, png, write_shards
+from irg.curation.records import TrajectoryRecord, png
 from irg.learning.data.loader import PackLoader, row_sources
 from irg.learning.data.rows import Rejections
 from irg.learning.data.samples import SampleBuilder, TrajectoryEncoder
@@ -53,7 +54,7 @@ def folder(tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokeniz
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """A folder of trajectory rows, two shards of them."""
-    assert write_shards(records(), tmp_path / "rows", rows_per_shard=4) == 6
+    write_shards(records(), tmp_path / "rows", rows_per_shard=4)
     return tmp_path / "rows"
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from trajectory_rows import write_shards
 
-from irg.curation.records import write_shards
 from irg.learning import checkpoints
 from irg.learning.checkpoints import latest
 from irg.learning.data.rows import BadRow, Rejections

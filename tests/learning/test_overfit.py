@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from trajectory_rows import write_shards
 
-from irg.curation.records import TrajectoryRecord, write_shards
+from irg.curation.records import TrajectoryRecord
 from irg.learning.data.in_memory import hold_in_memory
 from irg.learning.data.samples import TrajectoryEncoder
 from irg.learning.recipe import Dropout, Mixture, Optimizer, TrainRecipe

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
+from trajectory_rows import write_shards
 
-from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
+from irg.curation.records import SCHEMA, TrajectoryRecord
 from irg.learning.data.in_memory import hold_in_memory
 from irg.learning.data.loader import PackLoader
 from irg.learning.data.packing import Pack, pack_of, read_images

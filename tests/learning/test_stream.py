@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from trajectory_rows import write_shards
 
-from irg.curation.records import SCHEMA, TrajectoryRecord, write_shards
+from irg.curation.records import SCHEMA, TrajectoryRecord
 from irg.learning.data.conversations import parse_conversation
 from irg.learning.data.loader import PackLoader
 from irg.learning.data.packing import Pack, read_images

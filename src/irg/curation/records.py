@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,34 +83,8 @@ def png(pixels_HW3: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def write_shards(records: Iterable[TrajectoryRecord], folder: Path, rows_per_shard: int = 4000) -> int:
-    """Write records as ``part-00000.parquet``, ... (each whole or not at all); returns the number of rows.
-
-    Shards that are already there are kept: the records they hold are skipped, so an interrupted build resumes.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    total = 0
-    for number, rows in enumerate(_batches(records, rows_per_shard)):
-        path = folder / f"part-{number:05d}.parquet"
-        total += len(rows)
-        if not path.exists():
-            write_shard(rows, path)
-    return total
-
-
 def write_shard(records: Sequence[TrajectoryRecord], path: Path) -> None:
     """Write records as one parquet file, whole or not at all."""
     with written(path) as temporary:
         table = pa.Table.from_pylist([record.to_row() for record in records], SCHEMA)
         pq.write_table(table, temporary, compression="zstd")
-
-
-def _batches(records: Iterable[TrajectoryRecord], size: int) -> Iterator[list[TrajectoryRecord]]:
-    batch: list[TrajectoryRecord] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -27,7 +27,6 @@ COMMON = (
     ("seconds", pa.float64()),  # of this stage's work on the row; the one column that differs from build to build
     ("made", pa.string()),  # JSON: how: model, hash of the instructions, settings, seed
 )
-IMAGES = ("image", "improved")
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: IMAGE}
 _NAME = re.compile(r"(\d{5,})(?:\.p(\d{3,}))?\.parquet")
 

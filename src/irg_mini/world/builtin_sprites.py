@@ -12,8 +12,6 @@ from irg_mini.world.classes import object_class
 _CANVAS = 256  # everything is drawn in percent on this square, then squeezed to the class's aspect
 _PX = 96
 
-Pen = Callable[..., None]
-
 
 class _Canvas:
     """A canvas whose coordinates are percent."""

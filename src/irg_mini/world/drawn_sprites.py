@@ -16,7 +16,6 @@ METAL = ("#f6f3fb", "#cfc8dc", "#a79fb8")
 WHITE = ("#ffffff", "#f1eef7", "#cdc6dc")
 DARK = ("#5d5870", "#393548", "#26222f")
 WOOD = ("#c98a5e", "#a0643f", "#7c4730")
-GLASS = ("#b9ecff", "#58b8f4", "#2f86d6")
 RED = ("#ff6a63", "#ec2f48", "#b3123c")
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from trajectory_rows import read_rows
+from trajectory_rows import read_rows, write_shards
 
-from irg.curation.records import TrajectoryRecord, png, write_shards
+from irg.curation.records import TrajectoryRecord, png
 from irg.results.reflection import is_done
 from irg_mini import world
 from irg_mini.data import rows as mini
@@ -126,7 +126,7 @@ def test_shards_resume_and_do_not_depend_on_how_often_they_were_interrupted(tmp_
 
 def test_images_are_structs_that_dataset_viewers_show(tmp_path):
     image = png(np.zeros((4, 4, 3), np.uint8))
-    assert write_shards([TrajectoryRecord("p", "t", image)], tmp_path, 10) == 1
+    write_shards([TrajectoryRecord("p", "t", image)], tmp_path)
     row = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()[0]
     assert row["image"] == {"bytes": image, "path": None} and row["improved"] is None
     assert row["id"] == row["digest"][:32]
