@@ -118,6 +118,12 @@ class IRGPipeline:
         warn("IRGPipeline.together", "IRGPipeline.max_concurrent_requests")
         return self.max_concurrent_requests(most)
 
+    @property
+    def choice(self) -> MemoryPlan | None:
+        """The old name of ``memory_plan``."""
+        warn("IRGPipeline.choice", "IRGPipeline.memory_plan")
+        return self.memory_plan
+
     # ---- running
 
     @overload

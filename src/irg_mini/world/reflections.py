@@ -209,6 +209,11 @@ class Reflection:
         shown, _, _ = self.analysis.removeprefix(_SHOWN).partition(". ")
         return shown if self.analysis.startswith(_SHOWN) else ""
 
+    @property
+    def faults(self) -> str:
+        """What the analysis says is wrong with it, or that nothing is."""
+        return self.analysis.partition(". ")[2] if self.seen else self.analysis
+
 
 _SECTIONS = (
     ("analysis", "Analysis:"),
