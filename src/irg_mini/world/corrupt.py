@@ -165,12 +165,14 @@ def _swap_class(request: Request, things: list[Thing], names: list[str], rng: np
     thing = things[index]
     asked = {entry.name for entry in request.include}
     others = [name for name in names if name not in asked]
-    for choice in rng.permutation(len(others)):
-        name = others[int(choice)]
-        if free_cells(name, thing.size, [])[thing.row, thing.col]:
-            color = None if name in COLORLESS_CLASSES else thing.color
-            things[index] = Thing(name, color, thing.col, thing.row, thing.size)
-            return
+    order = rng.permutation(len(others))
+    for size in sizes_down_from(thing.size):  # near the edge of the image hardly any class may fit as large as this one
+        for choice in order:
+            name = others[int(choice)]
+            if free_cells(name, size, [])[thing.row, thing.col]:
+                color = None if name in COLORLESS_CLASSES else thing.color
+                things[index] = Thing(name, color, thing.col, thing.row, size)
+                return
 
 
 def _displace(request: Request, things: list[Thing], names: list[str], rng: np.random.Generator) -> None:
