@@ -142,11 +142,12 @@ def _call(target: "str | Command | Table", words: Sequence[str]) -> int:
 
 def _plugins(group: str) -> Table:
     """Commands that installed packages add to a group; a built-in one can't be replaced."""
-    names = [name for name in registry.names(registry.COMMANDS) if name.startswith(f"{group}.")]
-    return {
-        name.removeprefix(f"{group}."): (registry.summary(registry.COMMANDS, name), partial(_call_plugin, name))
-        for name in names
-    }
+    found: Table = {}
+    for name in registry.names(registry.COMMANDS):
+        if name.startswith(f"{group}."):
+            summary = registry.summary(registry.COMMANDS, name)
+            found[name.removeprefix(f"{group}.")] = (summary[:1].lower() + summary[1:], partial(_call_plugin, name))
+    return found
 
 
 def _call_plugin(name: str, argv: Sequence[str]) -> int:
