@@ -11,6 +11,9 @@ if TYPE_CHECKING:  # the command line's tests want to start quickly
     from irg.model.weights.checkpoint import LoadedModel
     from irg.model.weights.tokenizer import TextTokenizer
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, each with a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _BESIDE = Path(__file__).resolve().parents[2] / "shared"  # where a checkout may have the shared data beside it
 
 

@@ -142,7 +142,7 @@ def _call(target: "str | Command | Table", words: Sequence[str]) -> int:
 
 def _plugins(group: str) -> Table:
     """Commands that installed packages add to a group; a built-in one can't be replaced."""
-    found: Table = {}
+    found: dict[str, Any] = {}
     for name in registry.names(registry.COMMANDS):
         if name.startswith(f"{group}."):
             summary = registry.summary(registry.COMMANDS, name)
