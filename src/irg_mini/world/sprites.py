@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from irg.files import write_bytes, written
 from irg_mini.world.classes import ObjectClass, classes
 from irg_mini.world.drawn_sprites import DRAWING_VERSION, draw_sprites
 
@@ -142,8 +143,7 @@ def _npm_pack(target: Path) -> None:
         if done.returncode != 0 or len(tarballs) != 1:
             tail = " | ".join(done.stderr.strip().splitlines()[-3:])
             raise SpriteFetchError(f"`npm pack {PACKAGE}@{VERSION}` failed: {tail or 'no tarball came'}")
-        _checked_bytes(tarballs[0])
-        os.replace(tarballs[0], target)
+        write_bytes(target, _checked_bytes(tarballs[0]))
 
 
 def _checked_bytes(path: Path) -> bytes:
@@ -201,11 +201,5 @@ def _cut_alpha(image: Image.Image, kind: ObjectClass) -> Image.Image:
 
 
 def _save_atlas(images: Mapping[str, np.ndarray], target: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".npz.tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **images)  # type: ignore[arg-type]
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written(target) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **images)  # type: ignore[arg-type]
