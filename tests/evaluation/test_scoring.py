@@ -93,7 +93,7 @@ def test_gaps_are_counted_and_shown(request_, fake_judge):
     assert result.turns[0].states == states and result.gaps == {k: 1 for k in states if k != "graded"}
     assert result.turns[0].scores["single_object"] == 0.0  # the missing one is the only one that counts
     text = to_markdown(tables([result]))
-    assert "of 12 images 1 missing, 1 outage, 1 refused, 1 unreadable" in text and "0.000* [b]" in text
+    assert "of 12 images 1 missing, 1 outage, 1 refused, 1 unreadable" in text and "0.000* [a]" in text
     # an outage is sent again, a refusal only on demand, and as the official scripts do it missing ones are left out
     failures.clear()
     before = len(judge.jobs)

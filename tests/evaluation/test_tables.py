@@ -98,10 +98,11 @@ def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
         score(run, [fake_judge(lambda job: Answer(EVERYTHING), label=label)], QUIET)[1] for label in ("one", "two")
     ]
     made = tables([*results, replace(results[0], model="another")])
-    assert len(made) == 2 and [len([row for row in one.rows if not row.paper]) for one in made] == [4, 2]
+    assert [[row.paper for row in one.rows] for one in made] == [[False] * 4, [False] * 2, [True] * 4]
     text = to_markdown(made)
-    assert "[b] judge: one; prompts: original" in text and "[b] judge: two; prompts: original" in text
-    assert "| IRG (paper) | 0.980 [a] | 0.830 [a] |" in text and "judge: GenEval's Mask2Former (mmdet)" in text
+    assert "[a] judge: one; prompts: original" in text and "[a] judge: two; prompts: original" in text
+    assert "**GenEval, as reported by the paper**" in text and "judge: GenEval's Mask2Former (mmdet)" in text
+    assert "| IRG (paper) | 0.980 [a] | 0.940 [a] | 0.830 [a] |" in text and "not to be compared" in text
     rows = to_csv(made).splitlines()
     assert any(',"m, irg, improved",overall,1.0,,,,,"judge: one; ' in row for row in rows)
     assert any(',"m, irg, initial","images, 95 %",1.0,1.0,1.0,3,,' in row for row in rows)
@@ -109,6 +110,16 @@ def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
     with pytest.raises(ValueError, match=r"has 2 scores .*name one"):
         Result.load(run.images)
     assert tables(results, paper=False)[0].rows[0].name == "m, irg, initial"
+
+
+def test_the_papers_rows_stand_beside_scores_of_its_own_judge_only(run, fake_judge):
+    own = score(run, [fake_judge(lambda job: Answer(EVERYTHING), label="official detector (mmdet)")], QUIET)[1]
+    (made,) = tables([own])
+    assert [row.paper for row in made.rows] == [True] * 4 + [False] * 2
+    assert "| IRG (paper) | 0.980 [a] | 0.830 [a] |" in to_markdown([made]) and "not to be compared" not in made.notes
+    icons = replace(own, judge="mini detector")
+    assert [row.paper for table in tables([icons]) for row in table.rows] == [False] * 2 + [True] * 4
+    assert len(tables([icons], paper=False)) == 1
 
 
 def test_paper_rows_are_the_papers():

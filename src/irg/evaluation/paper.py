@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 IRG, BAGEL, COT, GPT = "IRG (paper)", "BAGEL (paper)", "BAGEL self-CoT (paper)", "GPT-4o (paper)"
 
+_JUDGES = {"geneval": "mmdet", "wise": "gpt-4o", "tiif": "qwen2.5-vl-72b", "genai_bench": "clip-flant5-xxl"}
+"""Part of the name of the judge that scored the paper's images; OneIG's numbers are of several judges."""
+
+
+def is_papers_judge(benchmark: str, judge: str) -> bool:
+    """Whether a judge's scores may stand in one table with the paper's: it is the same judge, by its name."""
+    name = _JUDGES.get(benchmark)
+    return name is not None and name in judge.lower()
+
 
 @dataclass(frozen=True)
 class Reported:

@@ -1,15 +1,16 @@
 """Scores and the paper's numbers side by side, as rows and footnotes; :mod:`irg.evaluation.table_formats` writes them.
 
 Every number carries a mark, and a footnote says for each mark which judge saw which prompts. Scores by different judges
-or prompt sets are in separate tables; only the paper's rows, marked as such, are in all of them.
+or prompt sets are in separate tables. The paper's rows stand beside scores of its own judge, else in a table of their
+own: numbers of another judge, or of a detector that knows another world, can't be set against them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from irg.evaluation.benchmarks.geneval_rules import COUNTING_SCORE_ABOVE
 from irg.evaluation.benchmarks.registry import BENCHMARKS
-from irg.evaluation.paper import REPORTED
+from irg.evaluation.paper import REPORTED, is_papers_judge
 from irg.evaluation.results import Result
 from irg.evaluation.statistics import Share
 
@@ -83,12 +84,36 @@ def _letters(number: int) -> str:
 
 
 def tables(results: Sequence[Result], paper: bool = True) -> list[Table]:
-    """One table for each benchmark, judge, prompt set and set of options, in the order of the results."""
+    """One table for each benchmark, judge, prompt set and set of options, in the order of the results; then, with
+    ``paper``, one of the paper's rows for each benchmark that another judge than the paper's has scored."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         how = (str(result.judge_identity), str(result.official_skips), str(result.options))
         groups.setdefault((result.benchmark, result.judge, _prompts_label(result), *how), []).append(result)
-    return [_table(group, paper) for group in groups.values()]
+    made = [_table(group, paper and is_papers_judge(group[0].benchmark, group[0].judge)) for group in groups.values()]
+    if paper:
+        others = [result for result in results if not is_papers_judge(result.benchmark, result.judge)]
+        made += [_paper_table(name) for name in dict.fromkeys(result.benchmark for result in others)]
+    return made
+
+
+def _paper_table(name: str) -> Table:
+    """The paper's rows alone."""
+    benchmark, reported, marks = BENCHMARKS[name], REPORTED[name], _Marks()
+    columns = tuple(column for column in benchmark.columns if any(column in row.scores for row in reported))
+    heads = tuple(_SHORT_NAMES.get(column, column) for column in columns)
+    title = f"{benchmark.title}, as reported by the paper"
+    notes = "Judged otherwise than the scores above: not to be compared with them."
+    return Table(title, heads, tuple(_paper_rows(name, columns, marks)), (*marks.notes(), notes))
+
+
+def _paper_rows(name: str, columns: Sequence[str], marks: _Marks) -> list[Row]:
+    rows = []
+    for reported in REPORTED[name]:
+        mark = marks[f"{reported.judge} (reported by the paper)", reported.prompts]
+        cells = tuple(_cell(reported.scores.get(column), mark, name) for column in columns)
+        rows.append(Row(reported.model, cells, paper=True))
+    return rows
 
 
 def _prompts_label(result: Result) -> str:
@@ -104,10 +129,8 @@ def _table(group: Sequence[Result], paper: bool) -> Table:
     columns = tuple(name for name in benchmark.columns if name in used)
     marks, rows = _Marks(), []
     if paper:
-        for reported in REPORTED.get(first.benchmark, ()):
-            mark = marks[f"{reported.judge} (reported by the paper)", reported.prompts]
-            cells = tuple(_cell(reported.scores.get(name), mark, first.benchmark) for name in columns)
-            rows.append(Row(reported.model, (*cells, Cell("–"), Cell("–"), Cell("–"), Cell("–")), paper=True))
+        for row in _paper_rows(first.benchmark, columns, marks):
+            rows.append(replace(row, cells=(*row.cells, *[Cell("–")] * 4)))
     for result in group:
         rows += _rows(result, columns, marks)
     notes = [note for result in group for note in _option_notes(result)] + _shared_notes(group)
