@@ -67,7 +67,8 @@ def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON; see :func:`write_bytes`.
 
     Raises:
-        ValueError: ``value`` is no plain JSON (NaN and infinity are not).
+        ValueError: it holds NaN or infinity, which are no JSON.
+        TypeError: it holds something that JSON has no form for.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -217,7 +218,7 @@ class JsonLines:
         """Add an object. When this returns it outlives the process; with ``sync`` also a power cut.
 
         Raises:
-            ValueError: it is no plain JSON.
+            TypeError: it holds something that JSON has no form for.
             OSError: it can't be written.
         """
         self._file.write(json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n")
