@@ -3,7 +3,9 @@
 import dataclasses
 import errno
 import json
+import re
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from irg.model.weights.checkpoint import load_model, read_config, save_model
 from irg.model.weights.config_files import special_ids, to_sections
 from irg.model.weights.initialize import random_model
 from irg.model.weights.manifest import read_header
+from irg.model.weights.tensor_reader import TensorReader
 
 SMALL_AE = CompactConfig(
     z_channels=4, encoder_widths=(8, 16), encoder_depths=(1, 1), decoder_widths=(8, 8, 16), decoder_depths=(1, 1, 1)
@@ -26,6 +29,7 @@ SMALL_AE = CompactConfig(
 FLUX = FluxConfig(ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=4, group_norm_groups=4)
 PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
 HEAD = "language_model.lm_head.weight"
+MEMORY = ("MemTotal", "SwapTotal")
 
 
 def small(**changes: Any) -> ModelConfig:
@@ -545,8 +549,6 @@ def test_a_truncated_shard_is_named(folder: Path) -> None:
 
 def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
     """Between the check of the header and the reading of the data."""
-    from irg.model.weights.tensor_reader import TensorReader
-
     entry = read_header(folder / "weights.safetensors")[HEAD]
     (folder / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[: entry.start + 5])
     with pytest.raises(ValueError, match="became shorter"):
@@ -557,6 +559,36 @@ def test_tensors_larger_than_a_piece_are_converted_whole(folder: Path, monkeypat
     wanted = {key: value.double() for key, value in load_model(folder).model.state_dict().items()}
     monkeypatch.setattr("irg.model.weights.tensor_reader.PIECE_BYTES", 100)
     got = load_model(folder, dtype=torch.float64).model.state_dict()
+    assert all(torch.equal(got[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other ways")
+def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+    """Zeros in a file with a hole, twice as large as memory and swap; a change stays out of the file."""
+    total = sum(int(re.search(rf"{name}: +([0-9]+)", Path("/proc/meminfo").read_text())[1]) for name in MEMORY)  # type: ignore[index]
+    numbers = 1024 * total
+    path = tmp_path / "large.safetensors"
+    header = lying({"x": {"dtype": "BF16", "shape": [numbers], "data_offsets": [0, 2 * numbers]}})
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 2 * numbers)
+    entry = read_header(path)["x"]
+    if entry.start % 2:
+        pytest.fail("the tensor is not aligned, so it is not mapped")
+    tensor = TensorReader().read(entry)
+    tensor[-1] = 1
+    assert tensor[-2:].tolist() == [0, 1] and TensorReader().read(entry)[-1] == 0
+
+
+def test_a_system_that_refuses_to_map(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irg.model.weights.tensor_reader.MAP_FROM_BYTES", 1)
+    wanted = load_model(folder, dtype=None).model.state_dict()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    got = load_model(folder, dtype=None).model.state_dict()
     assert all(torch.equal(got[key], wanted[key]) for key in wanted)
 
 
