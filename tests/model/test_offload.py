@@ -8,7 +8,7 @@ import torch
 from irg.engine.runner import Runner
 from irg.model.network.config import ModelConfig, tiny
 from irg.model.network.unified import UnifiedModel
-from irg.model.placement.offload import LayerOffload, offload_layers, offloaded_layers
+from irg.model.placement.offload import LayerOffload, _fit_host_memory, offload_layers, offloaded_layers
 from irg.model.weights import quantize
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import random_model
@@ -55,6 +55,13 @@ def test_packed_blocks_hold_the_same_numbers(tiny_loaded: LoadedModel, kind: qua
     wanted = outputs(model, tiny_loaded)
     LayerOffload(list(model.language_model.model.layers), [0, 1], torch.device("cpu"), packed=True)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, tiny_loaded), wanted, strict=True))
+
+
+def test_layers_are_pinned_only_where_host_memory_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [torch.nn.Linear(10, 10, bias=False)] * 2  # 800 bytes
+    for free, fits in ((1001, True), (999, False)):
+        monkeypatch.setattr("irg.model.placement.offload.free_memory", lambda _, free=free: free)
+        assert _fit_host_memory(layers) is fits
 
 
 def test_layers_share_two_device_buffers(tiny_loaded: LoadedModel) -> None:

@@ -2,7 +2,9 @@
 
 Two device buffers hold one layer each. While a layer computes, the layer after the next is prefetched into the buffer
 that was released last: on CUDA from pinned host buffers on a stream of its own, elsewhere at once. The two experts of a
-layer are copied separately; text needs the understanding one only, so the other is not copied then.
+layer are copied separately; text needs the understanding one only, so the other is not copied then. Pinned memory is
+not given back under pressure: where the layers do not fit, they stay as they are, mapped from their file for example,
+and copies are slower.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from irg.model.network.unified import UnifiedModel
+from irg.model.placement.devices import free_memory
 
 EXPERTS = ("understanding", "generation")
 _ALIGN = 256  # bytes: enough for every kernel
+_PINNED_SHARE = 0.8  # of the free host memory: what pinned layers may take
 
 
 @dataclass
@@ -35,11 +39,12 @@ class LayerOffload:
     def __init__(
         self, layers: Sequence[nn.Module], offloaded: Sequence[int], device: torch.device, packed: bool | None = None
     ) -> None:
-        """``packed``: an expert's tensors are one block, copied at once (default: on CUDA, where it is pinned)."""
+        """``packed``: an expert's tensors are one block, copied at once (default: on CUDA, where it is pinned, if host
+        memory has room)."""
         self.device, self.offloaded = device, list(offloaded)
         self.copies = 0  # of an expert of a layer to the device, so far
         cuda = device.type == "cuda"
-        packed = cuda if packed is None else packed
+        packed = (cuda and _fit_host_memory([layers[i] for i in offloaded])) if packed is None else packed
         self._stream = torch.cuda.Stream(device) if cuda else None
         leaves = [{expert: _leaves(layers[i], expert) for expert in EXPERTS} for i in self.offloaded]
         self._host_buffers = [{e: _to_host(_tensors(own[e]), packed, pinned=cuda) for e in EXPERTS} for own in leaves]
@@ -90,6 +95,11 @@ class LayerOffload:
 
     def _copy_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+
+def _fit_host_memory(layers: Sequence[nn.Module]) -> bool:
+    size = sum(tensor.nbytes for layer in layers for tensor in (*layer.parameters(), *layer.buffers()))
+    return size <= _PINNED_SHARE * free_memory(torch.device("cpu"))
 
 
 def offload_layers(model: UnifiedModel, device: torch.device | str, resident: int = 0) -> LayerOffload:
