@@ -25,6 +25,7 @@ from irg.endpoints import (
     Unanswered,
     image_part,
     keep_answer,
+    refuses,
 )
 
 ASK = [{"role": "user", "content": "how many?"}]
@@ -163,6 +164,101 @@ def test_an_empty_answer_is_asked_for_again() -> None:
     said = iter(["", "7"])
     with FaultyServer(lambda path, body: next(said)) as server:
         assert chat(server, None)[0].text == "7" and len(server.log) == 2
+
+
+def answer(content: Any, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    """A whole chat response."""
+    choice = {"message": {"role": "assistant", "content": content, **message}, "finish_reason": finish_reason}
+    return {"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 5}}
+
+
+def test_an_answer_that_was_cut_off_is_no_answer(tmp_path: Path) -> None:
+    """A judge's 2 of "2.5": it passes the check, and is wrong."""
+    with FaultyServer(lambda path, body: answer("2", "length" if len(body["messages"]) == 1 else "stop")) as server:
+        got, totals = chat(server, tmp_path, check=number)
+        assert got.value == 2 and len(got.complaints) == 1 and "cut off at its limit of tokens" in got.complaints[0]
+        assert totals.rejected_answers == 1 and server.bodies[1]["messages"][1]["content"] == "2"
+        assert chat(server, tmp_path, check=number, whole=False)[0].complaints == ()
+    with FaultyServer(lambda path, body: answer("", "length")) as server:  # all tokens went into hidden thinking
+        with pytest.raises(EndpointError, match="3 unusable answers: it was cut off") as caught:
+            chat(server, None)
+        assert caught.value.kind == "bad_answer"
+
+
+@pytest.mark.parametrize("content", ["<think>12? no</think>\n\n7", "12? no\n</think> 7", "<think></think>7"])
+def test_the_answer_is_what_follows_the_monologue(content: str) -> None:
+    with FaultyServer(lambda path, body: content) as server:
+        assert chat(server, None, check=number)[0].text == "7"
+        assert chat(server, None, check=number, answer_in_think=True)[0].text == "7"
+
+
+@pytest.mark.parametrize("content", ["<think>score 7", "<think>score 7</think>", "score 7 </think>  "])
+def test_a_monologue_alone_is_no_answer(content: str) -> None:
+    with FaultyServer(lambda path, body: content) as server:
+        with pytest.raises(EndpointError, match="the answer itself is missing"):
+            chat(server, None)
+        assert chat(server, None, answer_in_think=True)[0].text == content  # the form of a reflection
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}],
+        [{"type": "thinking", "thinking": "41?", "text": "41"}, {"type": "output_text", "text": "42"}],
+        ["42"],
+    ],
+)
+def test_an_answer_may_be_a_list_of_parts(parts: list[Any]) -> None:
+    with FaultyServer(lambda path, body: answer(parts)) as server:
+        assert chat(server, None, check=number)[0].value == 42
+
+
+@pytest.mark.parametrize("response", [answer(None, "content_filter"), answer(None, refusal="I can't help with that")])
+def test_a_refusal_in_an_answer_is_not_repeated(tmp_path: Path, response: dict[str, Any]) -> None:
+    with FaultyServer(lambda path, body: response) as server:
+        with pytest.raises(EndpointError, match=r"refuses|filter") as caught:
+            chat(server, tmp_path)
+        assert caught.value.kind == "refused" and caught.value.about_the_request and len(server.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I’m sorry, but as an AI I cannot assist with this request.", True),
+        ("I cannot view images.", True),
+        ("I am unable to provide a description.", True),
+        ("A sorry-looking dog that can't stand.", False),
+        ("I see a dog. I can't see a cat.", False),
+        ("I can see what is wrong.", False),
+    ],
+)
+def test_a_refusal_is_known_by_its_words(text: str, refusal: bool) -> None:
+    assert refuses(text) is refusal
+
+
+def test_an_error_with_status_200_is_neither_kept_nor_paid(tmp_path: Path) -> None:
+    broken = [{"error": {"code": 502, "message": "upstream"}, "usage": {"prompt_tokens": 9}}, {"error": "overloaded"}]
+    broken.append({"choices": [{"error": {"code": 503, "message": "x"}, "finish_reason": "error"}]})
+    replies = iter([*broken, "7"])
+    with FaultyServer(lambda path, body: next(replies)) as server:
+        got, totals = chat(server, tmp_path, price_per_million_in=1000.0)
+        assert got.text == "7" and totals.retries == 3 and got.cost == pytest.approx(0.1) == totals.cost
+        assert len(list(tmp_path.glob("??/*.json"))) == 1
+    for code in (401, "invalid_api_key", "insufficient_quota"):
+        with FaultyServer(lambda path, body, code=code: {"error": {"code": code, "message": "no"}}) as server:
+            with pytest.raises(EndpointError, match=rf"refuses: HTTP 200 with an error {code}: no") as caught:
+                chat(server, None)
+            assert caught.value.kind == "refused" and len(server.log) == 1
+
+
+def test_an_error_kept_by_an_earlier_version_is_asked_anew(tmp_path: Path) -> None:
+    with FaultyServer(lambda path, body: "7") as server:
+        chat(server, tmp_path)
+        (file,) = tmp_path.glob("??/*.json")
+        entry = json.loads(file.read_text())
+        file.write_text(json.dumps(entry | {"response": {"error": {"code": 502, "message": "upstream"}}}))
+        assert chat(server, tmp_path)[0].text == "7" and len(server.log) == 2
 
 
 def test_images_are_drawn_and_edited(tmp_path: Path) -> None:

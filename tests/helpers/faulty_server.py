@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 Reply = Callable[[str, dict[str, Any]], Any]
-"""(path, body) -> the text of a chat's answer, or an Image for the images endpoints."""
+"""(path, body) -> the text of a chat's answer, or an Image for the images endpoints; a dict is the whole response."""
 FAULTS = ("429", "500", "truncated", "hang", "drop")
 
 
@@ -115,6 +115,8 @@ class FaultyServer:
 
     def _answer(self, key: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         said = self.reply(path, body)
+        if isinstance(said, dict):
+            return said
         if path == "chat/completions":
             usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
             return {"choices": [{"message": {"role": "assistant", "content": said}}], "usage": usage}

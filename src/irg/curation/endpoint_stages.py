@@ -107,11 +107,18 @@ class EndpointStage(Stage):
         by = {"model": self.config.endpoint.model, "instructions": digest(*self.texts())[:8], **more}
         return by | ({"complaints": list(answer.complaints)} if answer.complaints else {})
 
-    async def chat(self, row: Row, messages: list[dict[str, Any]], check: Callable[[str], Any]) -> Answer:
+    async def chat(
+        self, row: Row, messages: list[dict[str, Any]], check: Callable[[str], Any], answer_in_think: bool = False
+    ) -> Answer:
         """Send messages about a row; its seed makes the answer its own."""
         config = self.config
         return await self.client.chat(
-            messages, temperature=config.temperature, max_tokens=config.max_tokens, seed=row["seed"], check=check
+            messages,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+            seed=row["seed"],
+            check=check,
+            answer_in_think=answer_in_think,
         )
 
 
@@ -147,7 +154,7 @@ class ReflectStage(EndpointStage):
     async def one(self, row: Row) -> Row:
         images = (row["image"], row["improved"]) if self.compare else (row["image"],)
         messages = _message(self.texts()[0].format(prompt=row["prompt"]), *images)
-        answer = await self.chat(row, messages, read_reflection)
+        answer = await self.chat(row, messages, read_reflection, answer_in_think=True)
         by = self.by(answer, temperature=self.config.temperature)
         return accepted(row, by, cost=answer.cost, reflection=answer.value)
 
@@ -178,7 +185,8 @@ class ThinkStage(EndpointStage):
         return [THINK]
 
     async def one(self, row: Row) -> Row:
-        answer = await self.chat(row, _message(THINK.format(prompt=row["prompt"]), row["improved"]), read_thinking)
+        messages = _message(THINK.format(prompt=row["prompt"]), row["improved"])
+        answer = await self.chat(row, messages, read_thinking, answer_in_think=True)
         by = self.by(answer, temperature=self.config.temperature)
         return accepted(row, by, cost=answer.cost, thought=answer.value)
 

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from irg.curation.store import Row
+from irg.endpoints import refuses
 from irg.results.reflection import Reflection, sections, without_tags
 
 THINK = """You teach a model to think before it draws. Here is a prompt, and a picture that fulfils it.
@@ -128,6 +129,8 @@ def read_thinking(text: str) -> str:
     thought = without_tags(text)
     if not thought:
         raise ValueError("it is empty")
+    if refuses(thought):
+        raise ValueError("it is a refusal")
     if len(thought) > 8000:
         raise ValueError(f"it has {len(thought)} characters; at most 250 words are wanted")
     if "the picture shows" in thought.lower() or "the image shows" in thought.lower():

@@ -7,6 +7,7 @@ What is promised: an answer that has arrived is on disk before anybody sees it, 
 request is never paid for again; only calls that were in flight may be. Needs the extra ``data`` or ``eval``.
 """
 
+from irg.endpoints.answers import refuses
 from irg.endpoints.cache import AnswerCache
 from irg.endpoints.client import Answer, Client
 from irg.endpoints.endpoint import Budget, Endpoint, EndpointError, Unanswered
@@ -25,4 +26,5 @@ __all__ = [
     "decoded",
     "image_part",
     "keep_answer",
+    "refuses",
 ]

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from irg.endpoints.answers import RETRY_STATUSES, check_error, counts, is_error, quoted, text_of
 from irg.endpoints.cache import AnswerCache
-from irg.endpoints.endpoint import Budget, Endpoint, EndpointError
+from irg.endpoints.endpoint import Budget, Endpoint, EndpointError, Retry
 from irg.endpoints.images import decoded
 
 Messages = Sequence[dict[str, Any]]
-RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-"""HTTP states that another try may mend."""
+_ASK_AGAIN = "Answer again, in full, and in the form asked for."
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,6 @@ class Totals:
     rejected_answers: int = 0
     cost: float = 0.0
     usage: dict[str, int] = field(default_factory=dict)
-
-
-class _Retry(Exception):
-    """The server could not answer now. ``wait_s`` is its Retry-After."""
-
-    def __init__(self, message: str, status: int | None = None, wait_s: float | None = None) -> None:
-        super().__init__(message)
-        self.status, self.wait_s = status, wait_s
 
 
 class Client:
@@ -126,6 +118,8 @@ class Client:
         logprobs: int | None = None,
         check: Callable[[str], Any] | None = None,
         extra: dict[str, Any] | None = None,
+        answer_in_think: bool = False,
+        whole: bool = True,
     ) -> Answer:
         """Call a chat model.
 
@@ -135,6 +129,9 @@ class Client:
             check: turns the text into a value, or raises ValueError with a complaint, which the model then gets
                 together with its answer, ``endpoint.corrections`` times at most.
             extra: further fields of the body.
+            answer_in_think: the form asked for stands in ``<think>`` tags itself. Otherwise they hold a reasoning
+                model's monologue, and the answer is what follows.
+            whole: an answer that was cut off at ``max_tokens`` is not taken.
 
         Raises:
             EndpointError: no usable answer; ``kind`` says why.
@@ -148,12 +145,16 @@ class Client:
             return await self._call("chat/completions", body | (extra or {}), attempt=attempt)
 
         def take(raw: dict[str, Any]) -> tuple[str, Any, None]:
-            text = _text_of(raw)
+            text = ""
             try:
+                text = text_of(raw, answer_in_think, whole)
                 return text, check(text) if check else text, None
             except ValueError as error:
-                complaint = f"This answer cannot be used: {error}. Answer again, in full, and in the form asked for."
-                talk.extend(({"role": "assistant", "content": text}, {"role": "user", "content": complaint}))
+                if said := text or quoted(raw):
+                    complaint = (
+                        f"This answer cannot be used: {error}. Answer again, in full, and in the form asked for."
+                    )
+                    talk.extend(({"role": "assistant", "content": said}, {"role": "user", "content": complaint}))
                 raise
 
         return await self._until_valid(call, take)
@@ -243,7 +244,7 @@ class Client:
         if (running := self._shared.get(key)) is not None:
             return await asyncio.shield(running) | {"cached": True}
         entry = await asyncio.to_thread(self._cache.get, key) if self._cache else None
-        if entry is not None:
+        if entry is not None and not is_error(entry["response"]):
             self.totals.cached += 1
             return entry | {"cached": True}
         if (running := self._shared.get(key)) is None:  # another task may have begun meanwhile
@@ -279,7 +280,7 @@ class Client:
             try:
                 begun = time.monotonic()
                 response = await self._with_retries(key, path, body, png)
-                usage = _counts(response.get("usage"))
+                usage = counts(response.get("usage"))
                 paid = self.endpoint.cost(usage, images)
                 entry = {
                     "request": {"url": self.endpoint.url, "path": path, "model": self.endpoint.model},
@@ -318,12 +319,12 @@ class Client:
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_any(tenacity.stop_after_attempt(self.endpoint.attempts), lambda _: self._closing),
             wait=pause,
-            retry=tenacity.retry_if_exception_type(_Retry),
+            retry=tenacity.retry_if_exception_type(Retry),
             reraise=True,
         )
         try:
             return dict(await retrying(self._send, key, path, body, png))
-        except _Retry as error:
+        except Retry as error:
             reason = f"{self.endpoint.url}: {error} ({self.endpoint.attempts} attempts)"
             raise EndpointError("outage", reason, error.status) from None
 
@@ -349,11 +350,12 @@ class Client:
         except (openai.APIError, TimeoutError) as error:
             late = isinstance(error, TimeoutError | openai.APITimeoutError)
             why = f"no answer within {self.endpoint.timeout_s:g} s" if late else str(error.__cause__ or error)
-            raise _Retry(why) from None
+            raise Retry(why) from None
         except ValueError:
-            raise _Retry("the answer broke off or is no JSON") from None
+            raise Retry("the answer broke off or is no JSON") from None
         if not isinstance(data, dict):
-            raise _Retry("the answer is no JSON object")
+            raise Retry("the answer is no JSON object")
+        check_error(data, self.endpoint.url)
         return data
 
     async def _post(self, path: str, body: dict[str, Any], options: dict[str, Any], files: Any) -> Any:
@@ -373,7 +375,7 @@ def _status(error: Any, endpoint: Endpoint) -> Exception:
     spent = getattr(error, "code", None) == "insufficient_quota"  # a 429 that no waiting mends
     if status not in RETRY_STATUSES or spent:
         return EndpointError("refused", f"{endpoint.url} refuses: HTTP {status}: {reason}", status)
-    return _Retry(f"HTTP {status}: {reason}", status, _retry_after(error.response.headers))
+    return Retry(f"HTTP {status}: {reason}", status, _retry_after(error.response.headers))
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -391,19 +393,3 @@ def _retry_after(headers: Any) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _text_of(raw: dict[str, Any]) -> str:
-    """The text of a chat's answer; ValueError if there is none."""
-    try:
-        text = raw["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        raise ValueError("the answer has no choices[0].message.content") from None
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("the answer is empty")
-    return text
-
-
-def _counts(usage: Any) -> dict[str, int]:
-    """The whole numbers of a usage object."""
-    return {k: v for k, v in usage.items() if type(v) is int} if isinstance(usage, dict) else {}

@@ -14,7 +14,7 @@ class EndpointError(Exception):
         kind: ``refused``: the server said no, and saying it again would not help; ``outage``: it could not be reached,
             was overloaded or broken, however often we tried; ``bad_answer``: it answered, and no answer passed the
             check; ``budget``: the call would go beyond the budget.
-        status: the HTTP status of a refusal or an outage, if there was one.
+        status: the HTTP status of a refusal or an outage, if there was one. A refusal without one is the model's own.
     """
 
     def __init__(self, kind: Kind, message: str, status: int | None = None) -> None:
@@ -27,7 +27,15 @@ class EndpointError(Exception):
     @property
     def about_the_request(self) -> bool:
         """Whether it is this request that failed (so that others are worth trying), not the endpoint as a whole."""
-        return self.kind == "bad_answer" or (self.kind == "refused" and self.status in (400, 413, 422))
+        return self.kind == "bad_answer" or (self.kind == "refused" and self.status in (400, 413, 422, None))
+
+
+class Retry(Exception):
+    """The server could not answer now. ``wait_s`` is its Retry-After."""
+
+    def __init__(self, message: str, status: int | None = None, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.wait_s = status, wait_s
 
 
 class Unanswered(EndpointError):

@@ -93,7 +93,7 @@ class OpenAIJudge:
         messages = [{"role": "user", "content": content}]
         try:
             if job.question.kind == "yes":
-                answer = await client.chat(messages, max_tokens=1, logprobs=_TOP_LOGPROBS)
+                answer = await client.chat(messages, max_tokens=1, logprobs=_TOP_LOGPROBS, whole=False)
                 raw: Any = yes_probability(answer.raw)
             else:
                 answer = await client.chat(messages, max_tokens=1024, check=check)
