@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from irg import promptsets
+from irg.downloads import Origin
 from irg.promptsets.fetch import fetch
 from irg.promptsets.prompt_set import combined_sha256
-from irg.promptsets.sources import SOURCES, Origin, PinnedFile, PromptSource
+from irg.promptsets.sources import SOURCES, PinnedFile, PromptSource
 
 GENEVAL_LINE = {"tag": "counting", "include": [{"class": "dog", "count": 2}], "prompt": "a photo of two dogs"}
 

@@ -4,7 +4,8 @@ import hashlib
 import sys
 from pathlib import Path
 
-from irg.promptsets.fetch import Say, fetch
+from irg.downloads import Say
+from irg.promptsets.fetch import fetch
 from irg.promptsets.parse import PARSERS, companion_files
 from irg.promptsets.prompt_set import PromptSet, combined_sha256
 from irg.promptsets.sources import SOURCES, PromptSource

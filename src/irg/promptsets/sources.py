@@ -3,21 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Terms = Literal["free", "non-commercial", "unlicensed"]
+from irg.downloads import Origin
+
 _TABLE = Path(__file__).with_name("sources.json")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A repository at a pinned commit; ``url`` plus a path in it is the address of a file."""
-
-    repository: str
-    commit: str
-    license: str
-    terms: Terms
-    url: str
 
 
 @dataclass(frozen=True)

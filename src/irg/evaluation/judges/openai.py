@@ -7,10 +7,10 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from irg.downloads import default_cache
 from irg.endpoints import Client, Endpoint, EndpointError, image_part
 from irg.evaluation.judges.base import Answer, Failure, Job, JudgeOptions, require_rest
 from irg.promptsets import BenchPrompt
-from irg.promptsets.fetch import default_cache
 from irg.version import __version__
 
 _TOP_LOGPROBS = 20
