@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from irg.downloads import Origin
-from irg.reasoning.protocols.official_texts import OfficialText, find_texts, read_texts
+from irg.reasoning.protocols.official_texts import OfficialText, find_texts, read_own_text, read_texts
 from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
 
 SOURCE = '''
@@ -151,6 +151,36 @@ def test_a_file_that_can_not_be_had(home: Home, tmp_path: Path, damage: object, 
         home.text("a.py", CONSTANT).read(lambda _: None, cache_dir=tmp_path)
     assert home.url + "a.py" in str(caught.value) and "--system-prompt-file" in str(caught.value)
     assert not kept(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [
+        ("Schau hin.\n", "Schau hin."),
+        ("One.\n\n", "One.\n"),
+        (" two", " two"),
+        ("\ufeffü\r\nx\r\n", "ü\nx"),
+    ],
+)
+def test_a_text_of_ones_own(tmp_path: Path, content: str, text: str) -> None:
+    (tmp_path / "own.txt").write_bytes(content.encode())
+    assert read_own_text(tmp_path / "own.txt") == text
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "can't be read: No such file"),
+        (b"\xff", "not UTF-8 text .* at byte 0"),
+        (b" \n", "has no text"),
+        (b"x" * 65537, "longer than 65536 bytes"),
+    ],
+)
+def test_a_text_of_ones_own_that_is_none(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "own.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"system prompt {tmp_path}/own.txt: {message}"):
+        read_own_text(tmp_path / "own.txt")
 
 
 def test_every_text_is_pinned() -> None:

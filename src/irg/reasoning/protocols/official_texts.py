@@ -14,6 +14,8 @@ from pathlib import Path
 from irg.downloads import Origin, Say, default_cache, download, is_offline
 from irg.files import write_text
 
+_MAX_OWN_BYTES = 1 << 16
+
 
 @dataclass(frozen=True)
 class OfficialText:
@@ -72,6 +74,28 @@ def read_texts(
     for missing in files.values():
         found |= _fetch(missing, folder, say, offline)
     return [found[text.sha256] for text in texts]
+
+
+def read_own_text(path: Path) -> str:
+    """A text of the user's own (``--system-prompt-file``), without one final newline, which editors add.
+
+    Raises:
+        ValueError: the file can't be read, is not UTF-8, is too long for a system prompt, or has no text.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_OWN_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"system prompt {path}: can't be read: {error.strerror or error}") from None
+    if len(content) > _MAX_OWN_BYTES:
+        raise ValueError(f"system prompt {path}: longer than {_MAX_OWN_BYTES} bytes")
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"system prompt {path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if not text.strip():
+        raise ValueError(f"system prompt {path}: has no text")
+    return text
 
 
 def _cached(folder: Path, text: OfficialText) -> str | None:
