@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from irg.sequence.images import ResizeRule, patchify, to_image, to_rgb, to_tensor, unpatchify
+from irg.image_files import to_rgb
+from irg.sequence.images import ResizeRule, patchify, to_image, to_tensor, unpatchify
 
 VAE, VIT = ResizeRule(1024, 512, 16), ResizeRule(980, 224, 14)
 
@@ -100,3 +101,23 @@ def test_pixels_and_back() -> None:
 def test_levels_are_truncated() -> None:
     x = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 6).expand(3, 1, 6)
     assert np.asarray(to_image(x))[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "complaint"),
+    [
+        (ResizeRule(128, 32, 16), (5000, 20), "5000x20 pixels are too narrow: they would be resized to 128x16"),
+        (VAE, (20, 5000), "20x5000 pixels are too narrow: they would be resized to 16x1024"),
+        (VAE, (15, 15), "15x15 pixels are too few: a side needs 16 at least"),
+        (VIT, (1, 900), "too few"),
+    ],
+)
+def test_images_that_would_lose_their_shape(rule: ResizeRule, size: tuple[int, int], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        rule.check(*size)
+
+
+@given(st.integers(16, 5000), st.floats(1, 40))
+def test_usual_images_keep_their_shape(side: int, aspect: float) -> None:
+    for rule in (VAE, VIT):
+        rule.check(side, round(side * aspect))

@@ -1,16 +1,15 @@
 """Validation of trajectory shards: would training take every row, and is every row what it claims to be?"""
 
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 from irg.curation.decontaminate import normalized
 from irg.curation.records import SCHEMA
+from irg.image_files import open_image
 from irg.learning.data.schema import COLUMNS, IMAGE_COLUMNS, TrajectoryRow
 from irg.results.reflection import Reflection
 
@@ -87,11 +86,9 @@ def _problems(row: dict[str, Any], found: Findings) -> list[str]:
     for name, data in images.items():
         if data:
             try:
-                with Image.open(io.BytesIO(data)) as opened:
-                    opened.load()
-                    found.sizes[opened.size] += 1
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                problems.append(f"{name} can't be decoded: {error}")
+                found.sizes[open_image(data).size] += 1
+            except ValueError as error:
+                problems.append(f"{name} can't be decoded: it {error}")
     if row["reflection"] is not None:
         try:
             Reflection.parse(row["reflection"])

@@ -1,12 +1,10 @@
 """Targets by a local diffusers pipeline: kind ``diffusers``."""
 
 import importlib.util
-import io
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from irg.curation.content import performance
 from irg.curation.endpoint_stages import check_edit
@@ -16,6 +14,7 @@ from irg.curation.records import png
 from irg.curation.resources import Resources
 from irg.curation.stages import Outcome, Stage, accepted
 from irg.curation.store import Row
+from irg.image_files import open_image
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ class DiffusersStage(Stage):
         generator = torch.Generator("cpu").manual_seed(row["seed"] + 1)
         options = dict(self.config.options)
         if self.config.edit and row["turns"] == 2:
-            with Image.open(io.BytesIO(row["image"])) as draft:
-                options["image"] = draft.convert("RGB")
+            options["image"] = open_image(row["image"])
         image = self.pipe(prompt=instruction(row, "image" in options), generator=generator, **options).images[0]
         by = {"model": self.config.model, "seed": row["seed"] + 1, "options": self.config.options}
         return accepted(row, by, improved=png(np.asarray(image.convert("RGB"))))

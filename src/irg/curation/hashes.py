@@ -1,12 +1,12 @@
 """Perceptual hashes of images."""
 
 import importlib.util
-import io
 from typing import Any
 
 from irg.curation.resources import Resources
 from irg.curation.stages import Outcome, Stage, accepted
 from irg.curation.store import Row
+from irg.image_files import open_image
 
 
 class HashStage(Stage):
@@ -34,7 +34,5 @@ def _hash_rows(rows: list[Row]) -> list[Row]:
 def phash(image: bytes) -> str:
     """Perceptual hash of an image (64 bits of its coarse cosine transform)."""
     import imagehash
-    from PIL import Image
 
-    with Image.open(io.BytesIO(image)) as opened:
-        return str(imagehash.phash(opened.convert("RGB")))
+    return str(imagehash.phash(open_image(image)))

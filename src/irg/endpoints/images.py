@@ -2,10 +2,9 @@
 
 import base64
 import binascii
-import io
 from typing import Any
 
-from PIL import Image
+from irg.image_files import open_image
 
 
 def image_part(png: bytes) -> dict[str, Any]:
@@ -25,12 +24,12 @@ def decoded(text: str | None, size: tuple[int, int] | None) -> bytes:
         raise ValueError("the answer holds no b64_json (an address is not fetched; set extra.response_format)")
     try:
         data = base64.b64decode(text, validate=True)
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            found = image.size
-    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow's own words name an object's address, and complaints are kept in rows
-        raise ValueError(f"the answer is no image that can be decoded ({type(error).__name__})") from None
+    except binascii.Error:
+        raise ValueError("the answer's b64_json is not base64") from None
+    try:
+        found = open_image(data).size
+    except ValueError as error:
+        raise ValueError(f"the answer is no image that can be decoded: it {error}") from None
     if size is not None and found != size:
         raise ValueError(f"the image is {found[0]}x{found[1]} instead of {size[0]}x{size[1]}")
     return data

@@ -10,9 +10,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from irg import files
+from irg.image_files import open_image
 from irg.promptsets import BenchPrompt
 
 JPEG_QUALITY = 95
@@ -35,7 +36,7 @@ class ImageFile:
             ValueError: the file can't be read as an image.
         """
         if self.tile is None:
-            return _read(self.path)
+            return open_image(self.path)
         return _crop(_read_grid(self.path, self.path.stat().st_mtime_ns), self.tile)
 
     @property
@@ -114,17 +115,9 @@ class ImageFolderLayout:
         return path
 
 
-def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image: {error}") from error
-
-
 @lru_cache(maxsize=4)
 def _read_grid(path: Path, _changed: int) -> Image.Image:
-    return _read(path)  # cached, since its four tiles are read one after the other
+    return open_image(path)  # cached, since its four tiles are read one after the other
 
 
 def _save(image: Image.Image, path: Path) -> None:
@@ -144,7 +137,7 @@ def _crop(grid: Image.Image, tile: int) -> Image.Image:
 
 def _paste(path: Path, tile: int, image: Image.Image) -> Image.Image:
     size = (2 * image.width, 2 * image.height)
-    grid = _read(path) if path.is_file() else Image.new("RGB", size)
+    grid = open_image(path) if path.is_file() else Image.new("RGB", size)
     if grid.size != size:
         raise ValueError(f"{path}: contains images of {grid.width // 2}x{grid.height // 2}, not {image.size}")
     grid.paste(image, (tile % 2 * image.width, tile // 2 * image.height))

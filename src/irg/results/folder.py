@@ -84,7 +84,7 @@ def read_image(folder: Path, name: str) -> Image.Image:
     if not plain or path.resolve().parent != folder.resolve():
         raise ValueError(f"image {name!r} is not the plain name of a PNG file in this folder")
     try:
-        with Image.open(path, formats=["PNG"]) as file:
+        with Image.open(path, formats=["PNG"]) as file:  # not open_image: the mode stays as it was saved
             file.load()
             image = file.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from irg.image_files import to_rgb
+
 
 @dataclass(frozen=True)
 class ResizeRule:
@@ -40,6 +42,20 @@ class ResizeRule:
 
         return snap(width * factor), snap(height * factor)
 
+    def check(self, width: int, height: int) -> None:
+        """Check that an image keeps about its shape when it is resized.
+
+        Raises:
+            ValueError: a side has less than one stride, or one side would be stretched to twice the other or more.
+        """
+        if min(width, height) < self.stride:
+            raise ValueError(f"{width}x{height} pixels are too few: a side needs {self.stride} at least")
+        new_width, new_height = self.size(width, height)
+        if not 0.5 < new_width * height / (width * new_height) < 2:
+            raise ValueError(
+                f"{width}x{height} pixels are too narrow: they would be resized to {new_width}x{new_height}"
+            )
+
     def __call__(self, image: Image.Image) -> Tensor:
         """Resize (bicubic) and normalize an image: float [3, H, W] in [-1, 1]."""
         image = to_rgb(image)
@@ -47,18 +63,6 @@ class ResizeRule:
         if size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         return to_tensor(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB version of any image; transparent ones are put on white."""
-    if image.mode == "RGB":
-        return image
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return white
-    return image.convert("RGB")
 
 
 def to_tensor(image: Image.Image) -> Tensor:

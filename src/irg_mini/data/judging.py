@@ -1,15 +1,13 @@
 """The mini world as a judge of rows: kind ``miniworld``."""
 
-import io
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from PIL import Image
 
 from irg.curation.parts import Parts, RowJudge
 from irg.curation.resources import Resources
 from irg.curation.stages import Grader, Stage, accepted, score_columns
 from irg.curation.store import Row
+from irg.image_files import open_image
 from irg_mini import world
 from irg_mini.data.stages import (
     BY,
@@ -128,6 +126,5 @@ class DetectorGrader(Grader):
     async def grades(self, row: Row, images: list[bytes]) -> list[tuple[float, float]]:
         request = request_of(row)
         seen = await self.resources.run_in_model_thread(see_all, self.detector, images)
-        with Image.open(io.BytesIO(images[0])) as image:
-            size = image.width
+        size = open_image(images[0]).width
         return [verdict(request, one, None, size) for one in seen]

@@ -4,7 +4,6 @@ A row's seed decides everything random. The work on a row needs no torch and run
 looks at images, it does so beforehand.
 """
 
-import io
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from irg.curation.content import check_share
 from irg.curation.parts import Drafts, Parts, Reflections, Targets, Thinking
@@ -21,6 +19,7 @@ from irg.curation.resources import Resources
 from irg.curation.stages import Outcome, Stage, accepted, rejected
 from irg.curation.store import Row
 from irg.deprecation import renamed
+from irg.image_files import open_image
 from irg_mini import world
 from irg_mini.data.requests import drawable
 from irg_mini.world.detector import SCORE_THRESHOLD, Detector
@@ -60,8 +59,7 @@ def intended_scene(row: Row, request: world.Request) -> world.Scene:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(open_image(data))
 
 
 def ground_truth(row: Row, size: int) -> tuple[list[world.Seen], str | None]:

@@ -3,7 +3,6 @@
 Two kinds are read: trajectories (:mod:`.schema`) and conversations (:mod:`.conversations`).
 """
 
-import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from irg.image_files import open_image
 from irg.learning.data.schema import COLUMNS, IMAGE_COLUMNS
-from irg.sequence.images import ResizeRule, to_rgb
+from irg.sequence.images import ResizeRule
 
 TRAJECTORY = tuple(COLUMNS)
 CONVERSATION = ("conversation",)
@@ -101,14 +101,16 @@ def pixels_of(data: bytes, where: str, rule: ResizeRule) -> np.ndarray:
     """An image, uint8 [H, W, 3], at the size that the rule wants.
 
     Raises:
-        BadRow: it cannot be decoded.
+        BadRow: it cannot be decoded, or the rule would change its shape.
     """
     try:
-        opened = Image.open(io.BytesIO(data))
-        opened.load()
-        image = to_rgb(opened)
-    except Exception as error:  # decoders raise whatever they stumble over: struct.error, EOFError, SyntaxError ...
-        raise BadRow(where, f"the image cannot be decoded: {error}") from None
+        image = open_image(data)
+    except ValueError as error:
+        raise BadRow(where, f"the image cannot be decoded: it {error}") from None
+    try:
+        rule.check(*image.size)
+    except ValueError as error:
+        raise BadRow(where, f"the image's {error}") from None
     size = rule.size(*image.size)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
