@@ -10,7 +10,7 @@ from torch import Tensor
 from irg.engine.cache import Context
 from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
-from irg.engine.ops import Draw, Drawn, Forget, Look, Program, Say, Write
+from irg.engine.ops import Draw, Drawn, Look, Program, Say, Write
 from irg.engine.runner import Branches, Runner
 from irg.engine.settings import DrawSettings
 from irg.model.network.token_batch import TokenBatch
@@ -208,7 +208,6 @@ def one(op: Callable[[], Any]) -> Program:
         lambda: Draw(8, 8, SHORT),
         lambda: Draw(32, 32, SHORT, noise=torch.zeros(3, 48)),
         lambda: Draw(32, 32, SHORT, noise="none"),
-        lambda: Forget(()),
         lambda: Look("an image"),
     ],
 )

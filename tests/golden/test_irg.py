@@ -117,7 +117,7 @@ def test_every_step(cases: list[Case], loaded: LoadedModel) -> None:
         # main's (length, position) after every part, as the recorded calls list them
         calls = [s for s in h.values["steps_in_call_order"] if s.get("context", "").startswith("main")]
         boundaries = [(s["kv_lens_after"][0], s["rope_after"][0]) for s in calls if "kv_lens_after" in s]
-        assert request.marks == [(0, 0), *boundaries], h.name
+        assert [request.marks(range(n + 1)) for n in range(len(request.parts))] == boundaries, h.name
         for turn, (drawing, latents, step) in enumerate(zip(watched.drawings, watched.latents, steps, strict=True)):
             name = f"image{turn + 1}"
             check_steps(h, name, h[f"{name}.noise"], drawing.times, latents)

@@ -13,9 +13,10 @@ from irg.engine.batching import Batches, fail_on_error
 from irg.engine.events import TextDelta, TextDone
 from irg.engine.ngram_drafter import NGRAM_SIZES, NgramDrafter, next_draft_length
 from irg.engine.ops import Write, Written
+from irg.engine.prefill import Prefiller
 from irg.engine.request import Decoding, Request
 from irg.engine.runner import Runner
-from irg.model.weights.tokenizer import TextTokenizer
+from irg.engine.token_sampling import restrict, sample
 from irg.sequence.parts import Text
 from irg.sequence.special import SpecialTokens
 
@@ -25,8 +26,9 @@ _CONTEXT = max(NGRAM_SIZES)
 class TextDecoder:
     """Carries out Write."""
 
-    def __init__(self, runner: Runner, tokenizer: TextTokenizer | None, drafter: NgramDrafter | None) -> None:
-        self.runner, self.tokenizer, self.drafter = runner, tokenizer, drafter
+    def __init__(self, runner: Runner, prefiller: Prefiller, drafter: NgramDrafter | None) -> None:
+        self.runner, self.drafter = runner, drafter
+        self.tokenizer, self.ids = prefiller.tokenizer, prefiller.ids
         self.batches = Batches()
 
     @property
@@ -35,8 +37,10 @@ class TextDecoder:
 
     def start(self, request: Request) -> None:
         """Begin the text that the request's program asks for."""
-        assert isinstance(request.op, Write)
-        request.decoding = Decoding(request.op, feed=self.special.bos)
+        op = request.op
+        assert isinstance(op, Write)
+        prefix, choices = self.ids(op.prefix), tuple(self.ids(choice) for choice in op.choices)
+        request.decoding = Decoding(op, self.special.bos, prefix, choices)
 
     def step(self, requests: Sequence[Request]) -> None:
         """The next tokens of every text: one for sure, and of the draft after it those that the model confirms."""
@@ -52,7 +56,11 @@ class TextDecoder:
         return fed_BN, self.runner.feed([r.main for r in batch], fed_BN)
 
     def _draft(self, d: Decoding) -> list[int]:
-        if self.drafter is None or d.closing:
+        if d.closing:
+            return []
+        if given := d.prefix[len(d.ids) :]:
+            return list(given)
+        if self.drafter is None:
             return []
         return self.drafter.draft([self.special.bos, *d.ids[-_CONTEXT:]], d.draft_length)
 
@@ -81,22 +89,17 @@ class TextDecoder:
                 d.draft_length = next_draft_length(d.draft_length, n)
             going = right
 
-    def _choose(self, requests: Sequence[Request], logits_BV: Tensor) -> list[int]:
-        """Greedy, or by each request's own random numbers (the Gumbel-max form of sampling)."""
-        temperatures = [_decoding(r).op.temperature for r in requests]
-        if any(temperatures):
-            uniform_BV = torch.stack(
-                [
-                    torch.rand(logits_BV.shape[1], generator=r.generator)
-                    if temperature
-                    else torch.full((logits_BV.shape[1],), 0.5)
-                    for r, temperature in zip(requests, temperatures, strict=True)
-                ]
-            ).to(logits_BV.device)
-            gumbel_BV = -(-uniform_BV.clamp_min(1e-20).log()).clamp_min(1e-20).log()
-            scale_B1 = torch.tensor(temperatures, device=logits_BV.device)[:, None]
-            logits_BV = logits_BV + scale_B1 * gumbel_BV
-        return logits_BV.argmax(dim=-1).tolist()
+    @staticmethod
+    def _choose(requests: Sequence[Request], logits_BV: Tensor) -> list[int]:
+        """The next token of each, as its operation says."""
+        texts = [_decoding(request) for request in requests]
+        if any(d.restricted for d in texts):
+            rows = [
+                restrict(row_V, d.op.temperature, d.op.top_k, d.op.top_p, d.allowed()) if d.restricted else row_V
+                for d, row_V in zip(texts, logits_BV, strict=True)
+            ]
+            logits_BV = torch.stack(rows)
+        return sample(logits_BV, [d.op.temperature for d in texts], [request.generator for request in requests])
 
     def _take(self, request: Request, token: int) -> None:
         """Go on with a token that was chosen."""
@@ -121,7 +124,7 @@ class TextDecoder:
     def _end(self, request: Request) -> None:
         d = _decoding(request)
         ids = tuple(d.ids)
-        handles = request.append([Text(ids)])
+        handles = request.append([Text(ids)], prefilled=True)
         request.decoding = None
         text = self.tokenizer.decode(d.ids) if self.tokenizer is not None else ""
         if text.startswith(d.streamed):

@@ -14,7 +14,7 @@ from torch import Tensor
 from irg.engine.batching import Batches, fail_on_error
 from irg.engine.cache import Context
 from irg.engine.events import DenoiseStep, ImageDone
-from irg.engine.flow import time_grid
+from irg.engine.flow import euler_step, sde_step, time_grid
 from irg.engine.guidance import guide
 from irg.engine.ops import Draw, Drawn, Handles
 from irg.engine.prefill import Prefiller
@@ -60,25 +60,38 @@ class Denoiser:
     # ---- start
 
     def start(self, requests: Sequence[Request]) -> None:
-        """Noise, time grid and guidance contexts; what a branch lacks is prefilled, all branches in one forward."""
+        """Noise, time grid and the branches' contexts. The main branch comes first: the others may continue it."""
         for request in requests:
             with fail_on_error(request):
-                request.denoising = d = self._new(request)
+                request.denoising = self._new(request)
+        self._prefill(requests)
+        drawing = [request for request in requests if request.live]
+        for request in drawing:
+            with fail_on_error(request):
+                d = _denoising(request)
+                request.keep_branch(d.op.drop, d.main)
                 if d.op.settings.cfg_text_scale > 1:
                     d.text_uncond = self._branch(request, d.op.drop_text)
                     if d.op.settings.cfg_img_scale > 1:
                         d.image_uncond = self._branch(request, d.op.drop_image)
-        for batch, _ in self.starts.run(requests, self.prefiller.extend):
-            for request in batch:
-                request.pending.clear()
+        self._prefill(drawing)
+        for request in drawing:
+            if request.live:
                 d = _denoising(request)
                 request.keep_branch(d.op.drop_text, d.text_uncond)
                 request.keep_branch(d.op.drop_image, d.image_uncond)
 
+    def _prefill(self, requests: Sequence[Request]) -> None:
+        """What the branches lack, all in one forward."""
+        for batch, _ in self.starts.run([r for r in requests if r.pending], self.prefiller.extend):
+            for request in batch:
+                request.pending.clear()
+
     @staticmethod
     def _branch(request: Request, dropped: Handles) -> Context:
         context, parts = request.branch(dropped)
-        request.pending.append((context, parts))
+        if parts:
+            request.pending.append((context, parts))
         return context
 
     def _new(self, request: Request) -> Denoising:
@@ -92,22 +105,35 @@ class Denoiser:
                 f"an image of {op.width}x{op.height} pixels has {shape} latent tokens x values, its noise {noise.shape}"
             )
         times = time_grid(op.settings.num_timesteps, op.settings.timestep_shift).tolist()
-        return Denoising(op, grid, noise.to(self.runner.model.device, torch.float32), times, request.main)
+        main = self._branch(request, op.drop)
+        return Denoising(op, grid, noise.to(self.runner.model.device, torch.float32), times, main)
 
     # ---- steps
 
     def step(self, requests: Sequence[Request]) -> None:
-        """One Euler step of every image."""
+        """One step of every image."""
         plans, self._plans = self._plans, []
         known = {plan.key: plan for plan in plans}
         for batch, velocities in self.steps.run(requests, lambda rs: self._velocities(rs, known)):
             for request, v_ND in zip(batch, velocities, strict=True):
                 with fail_on_error(request):
                     d = _denoising(request)
-                    now, after = d.times[d.step], d.times[d.step + 1]
-                    d.x_ND = d.x_ND - v_ND * (now - after)
+                    d.x_ND = self._stepped(request, d, v_ND)
                     d.step += 1
-                    request.emit(DenoiseStep(request.index, request.turn, d.step, d.total, after, d.x_ND))
+                    request.emit(DenoiseStep(request.index, request.turn, d.step, d.total, d.times[d.step], d.x_ND))
+
+    @staticmethod
+    def _stepped(request: Request, d: Denoising, v_ND: Tensor) -> Tensor:
+        """The image after its coming step."""
+        now, after, s = d.times[d.step], d.times[d.step + 1], d.op.settings
+        if not s.is_stochastic(d.step):
+            return euler_step(d.x_ND, v_ND, now, after)
+        given = d.op.sde_noise
+        if given is None:
+            noise_ND = torch.randn(d.x_ND.shape, generator=request.generator)
+        else:
+            noise_ND = given[d.step - s.sde_window_start]
+        return sde_step(d.x_ND, v_ND, now, after, s.sde_noise_level, noise_ND.to(d.x_ND.device), d.times[1])
 
     def _velocities(self, requests: Sequence[Request], known: dict[Any, _Plan]) -> list[Tensor]:
         """Guided velocity of every image: one forward for all images and branches."""
@@ -191,7 +217,7 @@ class Denoiser:
 
     @staticmethod
     def _finish_one(request: Request, latent: Tensor, pixels_3HW: Tensor) -> None:
-        image = to_image(pixels_3HW)
+        image = to_image(pixels_3HW, rounded=_denoising(request).op.rounded)
         drawn = Drawn(image, latent, time.perf_counter() - _denoising(request).started)
         request.end_denoising()
         request.emit(ImageDone(request.index, request.turn, image, drawn.seconds, latent))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from irg.engine.events import EngineEvent, RequestFailed
 from irg.engine.ngram_drafter import NgramDrafter
-from irg.engine.ops import Look, Program, Say
+from irg.engine.ops import Look, Program, Say, Wait
 from irg.engine.request import Request
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Scheduler
@@ -102,12 +102,29 @@ class Engine:
                 if self._turn_thread is not None:
                     self._changed.wait()
                     return
-                self._turn_thread, mine = threading.get_ident(), True
                 self._admit()
+                if waiting := self.scheduler.waiting:
+                    self._sleep_until_done(waiting)
+                    return
+                self._turn_thread, mine = threading.get_ident(), True
             self.scheduler.turn()
         finally:
             if mine:
                 self._end_turn()
+
+    def _sleep_until_done(self, waiting: Sequence[Request]) -> None:
+        """Sleep until one of the futures that requests wait for is done, or a session changes."""
+        for request in waiting:
+            assert isinstance(request.op, Wait)
+            if request.op is not request.watched:
+                request.watched = request.op
+                request.op.future.add_done_callback(self._wake)
+        if self.scheduler.waiting:  # still
+            self._changed.wait()
+
+    def _wake(self, _: object) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     @contextmanager
     def _model(self) -> Iterator[None]:
@@ -206,6 +223,7 @@ class Session:
             self._waiting.append(request)
             self._added += 1
             self._engine._sessions[self] = None
+            self._changed.notify_all()  # the engine may be asleep
         return request
 
     @property

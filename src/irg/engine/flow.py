@@ -1,7 +1,9 @@
-"""Times of the path from noise (1) to an image (0).
+"""The path from noise (time 1) to an image (time 0): its times, and one step along it.
 
-Legend: n grid points.
+Legend: n grid points; N tokens of an image; D values per token.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -26,3 +28,37 @@ def time_grid(num_timesteps: int, shift: float) -> Tensor:
     if not shift > 0:
         raise ValueError(f"timestep_shift must be more than 0, got {shift}")
     return shift_time(torch.linspace(1, 0, num_timesteps, dtype=torch.float32), shift)
+
+
+def euler_step(x_ND: Tensor, v_ND: Tensor, now: float, after: float) -> Tensor:
+    """One step of Euler's method along the velocity: the image at time ``after``, float32 [N, D]."""
+    return x_ND - v_ND * (now - after)
+
+
+def sde_step(
+    x_ND: Tensor, v_ND: Tensor, now: float, after: float, noise_level: float, noise_ND: Tensor, second_time: float
+) -> Tensor:
+    """One stochastic step, whose marginals are those of the rectified flow (Flow-GRPO, arXiv 2505.05470).
+
+    With step d, time t and std = noise_level * sqrt(t / (1 - t)) the mean is
+    x (1 - std^2 d / (2 t)) - v d (1 + std^2 (1 - t) / (2 t)), to which std sqrt(d) times a standard normal is added.
+
+    Args:
+        noise_ND: standard normal numbers.
+        second_time: the grid's second time, which stands for t where 1 - t would be 0.
+
+    Returns:
+        The image at time ``after``, float32 [N, D].
+    """
+    mean_ND, std = sde_mean_and_std(x_ND, v_ND, now, after, noise_level, second_time)
+    return mean_ND + std * math.sqrt(now - after) * noise_ND
+
+
+def sde_mean_and_std(
+    x_ND: Tensor, v_ND: Tensor, now: float, after: float, noise_level: float, second_time: float
+) -> tuple[Tensor, float]:
+    """The mean of a stochastic step [N, D], and the ``std`` of :func:`sde_step` (without the square root of d)."""
+    d, rest = now - after, 1 - (second_time if now == 1 else now)
+    std = noise_level * math.sqrt(now / rest)
+    mean_ND = x_ND * (1 - std**2 * d / (2 * now)) - v_ND * (d * (1 + std**2 * (1 - now) / (2 * now)))
+    return mean_ND, std

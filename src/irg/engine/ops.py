@@ -2,18 +2,23 @@
 
 A program is a generator: it yields an operation, the engine carries it out (together with equal operations of other
 programs) and sends the result in. Handles name the parts of the program's sequence, so that a later ``Draw`` can say
-which of them its unconditional branches leave out.
+which of them it, and its unconditional branches, leave out.
+
+Parts that are said or looked at are computed when a ``Write`` or a ``Draw`` first needs them, so a part that only a
+guidance branch holds costs that branch alone.
 """
 
 import math
 from collections.abc import Generator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 
 from irg.engine.settings import DrawSettings
+from irg.sequence.images import ResizeRule
 
 Handles = tuple[int, ...]
 
@@ -29,30 +34,53 @@ class Say:
 class Write:
     """Let the model write a text. Result: :class:`Written`.
 
-    ``max_tokens`` counts the text's tokens, bos and eos not included. ``temperature`` 0 takes the likeliest token.
-    ``forced`` ids are taken instead of the model's choice, token by token (for tests and for replaying).
+    Attributes:
+        max_tokens: the most tokens that the model chooses; bos, ``prefix`` and eos not included.
+        temperature: of the softmax; 0 takes the likeliest token.
+        forced: ids that are taken instead of the model's choice, token by token (for tests and for replaying).
+        top_k: only so many likeliest tokens can be chosen; 0: all.
+        top_p: of those, only the likeliest whose probabilities first reach ``top_p`` together; 1: all.
+        prefix: how the text begins; given, not chosen, and part of the result.
+        choices: after the prefix the text must go on with one of these; every token that none of them allows has
+            probability 0 there.
 
     Raises:
-        ValueError: a number is negative or not finite.
+        ValueError: a number is out of range.
     """
 
     max_tokens: int
     temperature: float = 0.3
     forced: tuple[int, ...] | None = None
+    top_k: int = 0
+    top_p: float = 1.0
+    prefix: str | tuple[int, ...] = ()
+    choices: tuple[str | tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_tokens:
             raise ValueError(f"max_tokens must be at least 0, got {self.max_tokens}")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be a number of at least 0, got {self.temperature}")
+        if not 0 <= self.top_k:
+            raise ValueError(f"top_k must be at least 0 (0 is off), got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1 (1 is off), got {self.top_p}")
 
 
 @dataclass(frozen=True)
 class Draw:
     """Let the model draw an image. Result: :class:`Drawn`. The image does not enter the sequence: ``Look`` at it.
 
-    ``drop_text`` and ``drop_image`` are the handles of the parts that the unconditional text branch and the
-    unconditional image branch leave out. ``noise`` [tokens, values] replaces the request's own random start.
+    Each branch is the whole sequence without some parts, and none depends on another: a text can stand in an
+    unconditional branch alone.
+
+    Attributes:
+        drop_text: parts that the unconditional text branch leaves out.
+        drop_image: parts that the unconditional image branch leaves out.
+        noise: [tokens, values], replaces the request's own random start.
+        drop: parts that the image itself (the main branch) is drawn without.
+        rounded: round to 8 bits; default: truncate, as BAGEL does.
+        sde_noise: [steps, tokens, values], replaces the request's own random numbers in stochastic steps.
     """
 
     height: int
@@ -61,29 +89,47 @@ class Draw:
     drop_text: Handles = ()
     drop_image: Handles = ()
     noise: torch.Tensor | None = None
+    drop: Handles = ()
+    rounded: bool = False
+    sde_noise: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Look:
     """Show the model an image: through the autoencoder, then the ViT. Result: :class:`Said`.
 
-    ``eps`` [channels, h, w] replaces the request's own random sample of the posterior.
+    Attributes:
+        eps: [channels, h, w], replaces the request's own random sample of the posterior.
+        vae_resize, vit_resize: how the image is resized for each; None: the model's own rules.
+        posterior: take a sample of the autoencoder's posterior, or its mean.
     """
 
     image: Image.Image
     vae: bool = True
     vit: bool = True
     eps: torch.Tensor | None = None
+    vae_resize: ResizeRule | None = None
+    vit_resize: ResizeRule | None = None
+    posterior: Literal["sample", "mean"] = "sample"
 
 
 @dataclass(frozen=True)
 class Forget:
-    """Take everything after a part (the last of ``handles``) out of the sequence. Result: None. Costs nothing."""
+    """Take everything after a part (the last of ``handles``; of none: the whole sequence) out of the sequence.
+    Result: None. Costs nothing."""
 
-    handles: Handles
+    handles: Handles = ()
 
 
-Operation = Say | Write | Draw | Look | Forget
+@dataclass(frozen=True)
+class Wait:
+    """Wait for something outside the model, while other requests go on. Result: the future's; its exception is raised
+    in the program, which may catch it. The future is cancelled with the request."""
+
+    future: "Future[Any]"
+
+
+Operation = Say | Write | Draw | Look | Forget | Wait
 
 
 @dataclass(frozen=True)

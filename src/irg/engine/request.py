@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -12,7 +12,8 @@ from irg.engine.cache import NO_ROW, Context, KVCache
 from irg.engine.events import EngineEvent
 from irg.engine.guidance import scales_at
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
-from irg.engine.ops import Draw, Operation, Program, Write
+from irg.engine.ops import Draw, Handles, Operation, Program, Wait, Write
+from irg.engine.token_sampling import allowed_next
 from irg.randomness import generator
 from irg.sequence.layout import extent
 from irg.sequence.parts import Part
@@ -23,10 +24,12 @@ _log = logging.getLogger("irg")
 @dataclass
 class Decoding:
     """A text being decoded: ``ids`` so far (without bos), the token to feed next, whether that closes the text, and how
-    many tokens to draft beyond it."""
+    many tokens to draft beyond it. ``prefix`` and ``choices`` are the operation's, as token ids."""
 
     op: Write
     feed: int
+    prefix: tuple[int, ...] = ()
+    choices: tuple[tuple[int, ...], ...] = ()
     draft_length: int = MAX_DRAFT_TOKENS
     ids: list[int] = field(default_factory=list)
     closing: bool = False
@@ -35,12 +38,26 @@ class Decoding:
     streamed: str = ""  # what events have shown of the text
     started: float = field(default_factory=time.perf_counter)
 
+    @property
+    def restricted(self) -> bool:
+        """Whether some tokens can't be chosen next."""
+        return bool(self.choices or self.op.top_k or self.op.top_p < 1)
+
+    def allowed(self) -> list[int] | None:
+        """The tokens that ``choices`` allow next; None: any."""
+        written = self.ids[len(self.prefix) :]
+        return allowed_next(self.choices, written) if self.choices else None
+
     def take(self, token: int, eos: int) -> None:
-        """Go on with the model's choice, or with what the operation forces in its place."""
-        forced = self.op.forced
-        if forced is not None:
-            token = forced[len(self.ids)] if len(self.ids) < len(forced) else eos
-        if token == eos or len(self.ids) >= self.op.max_tokens:
+        """Go on with the model's choice, or with what the operation gives or forces in its place."""
+        chosen = len(self.ids) - len(self.prefix)  # negative: the prefix is not whole yet
+        if chosen < 0:
+            self.feed = self.prefix[len(self.ids)]
+            self.ids.append(self.feed)
+            return
+        if (forced := self.op.forced) is not None:
+            token = forced[chosen] if chosen < len(forced) else eos
+        if token == eos or chosen >= self.op.max_tokens:
             self.feed, self.closing, self.complete = eos, True, token == eos
         else:
             self.feed = token
@@ -55,7 +72,7 @@ class Denoising:
     grid: tuple[int, int]
     x_ND: Tensor
     times: list[float]
-    main: Context
+    main: Context  # a fork of the request's own context, or a branch
     text_uncond: Context | None = None
     image_uncond: Context | None = None
     step: int = 0
@@ -94,10 +111,11 @@ class Request:
         self.cache = cache
         self.main = cache.new()
         self.parts: list[Part] = []
-        # an unconditional branch is kept under the parts it holds: later ones continue it
+        self.prefilled = 0  # main holds so many of them; the others are computed when they are needed
+        # a branch is kept under the parts it holds: later ones continue it
         self.branches: dict[tuple[int, ...], Context] = {}
-        self.marks: list[tuple[int, int]] = [(0, 0)]  # main's (length, position) before each part, and now
         self.op: Operation | None = None
+        self.watched: Operation | None = None  # the Wait whose future wakes the engine
         self.pending: list[tuple[Context, list[Part]]] = []  # what the next prefill appends
         self.decoding: Decoding | None = None
         self.denoising: Denoising | None = None
@@ -125,71 +143,100 @@ class Request:
         """Send the last operation's result into the program and take its next operation."""
         if not self.live:
             return
+        self._go_on(lambda: self.program.send(value))
+
+    def throw(self, error: BaseException) -> None:
+        """Raise the last operation's error in the program and take its next operation."""
+        if self.live:
+            self._go_on(lambda: self.program.throw(error))
+
+    def _go_on(self, resume: Callable[[], Operation]) -> None:
         try:
-            self.op = self.program.send(value)
+            self.op = resume()
         except StopIteration as stop:
             self.result, self.done, self.op = stop.value, True, None
         except Exception as error:
             self.fail(error)
         else:
             if not isinstance(self.op, get_args(Operation)):
-                self.fail(TypeError(f"a program yields operations (Say, Write, Draw, Look, Forget), got {self.op!r}"))
+                kinds = ", ".join(kind.__name__ for kind in get_args(Operation))
+                self.fail(TypeError(f"a program yields operations ({kinds}), got {self.op!r}"))
 
-    def append(self, parts: list[Part]) -> tuple[int, ...]:
-        """Note parts as the next of the sequence; returns their handles."""
+    @property
+    def waiting(self) -> bool:
+        """Whether there is nothing to do for it until the future that it waits for is done."""
+        return self.live and isinstance(self.op, Wait) and not self.op.future.done()
+
+    def append(self, parts: list[Part], prefilled: bool = False) -> tuple[int, ...]:
+        """Note parts as the next of the sequence; returns their handles. ``prefilled``: main holds them already."""
         first = len(self.parts)
-        for part in parts:
-            (length, position), (tokens, positions) = self.marks[-1], extent(part)
-            self.parts.append(part)
-            self.marks.append((length + tokens, position + positions))
-        assert self.marks[-1] == (self.main.length, self.main.position)
+        self.parts += parts
+        if prefilled:
+            self.prefilled = len(self.parts)
+            assert (self.main.length, self.main.position) == self.marks(range(self.prefilled))
         return tuple(range(first, len(self.parts)))
+
+    def marks(self, kept: Sequence[int]) -> tuple[int, int]:
+        """(tokens, rope positions) of a context that holds these parts."""
+        extents = [extent(self.parts[i]) for i in kept]
+        return sum(tokens for tokens, _ in extents), sum(positions for _, positions in extents)
 
     def forget(self, last: int) -> None:
         """Take all parts after ``last`` back; what is said next gets the handles after it."""
-        for context in self.branches.values():
-            self.cache.free(context)
-        self.branches.clear()
-        del self.parts[last + 1 :], self.marks[last + 2 :]
-        main, self.main = self.main, self.cache.fork(self.main, *self.marks[-1])
-        self.cache.free(main)
+        for held in [held for held in self.branches if held and held[-1] > last]:
+            self.cache.free(self.branches.pop(held))
+        if self.prefilled > last + 1:
+            self.prefilled = last + 1
+            main, self.main = self.main, self.cache.fork(self.main, *self.marks(range(self.prefilled)))
+            self.cache.free(main)
+        del self.parts[last + 1 :]
 
-    def branch(self, dropped: tuple[int, ...]) -> tuple[Context, list[Part]]:
+    def missing(self, dropped: Handles = ()) -> list[Part]:
+        """The parts that main does not hold yet, up to the first of ``dropped``. They count as held from now on: the
+        caller prefills them."""
+        stop = min((i for i in dropped if i >= self.prefilled), default=len(self.parts))
+        if any(i < self.prefilled for i in dropped):
+            stop = self.prefilled
+        parts, self.prefilled = self.parts[self.prefilled : stop], stop
+        return parts
+
+    def branch(self, dropped: Handles) -> tuple[Context, list[Part]]:
         """A context for the sequence without ``dropped`` parts, and the parts still to be prefilled into it.
 
-        Starts from main's longest prefix that has none of them, or from an earlier branch that goes further.
+        Starts from whichever of main and the branches kept shares the longest prefix with it.
         """
-        kept = tuple(i for i in range(len(self.parts)) if i not in dropped)
-        shared = next((n for n, i in enumerate(kept) if n != i), len(kept))
-        best: tuple[int, ...] = max((held for held in self.branches if held == kept[: len(held)]), key=len, default=())
-        if len(best) > shared:
-            context = self.cache.fork(self.branches[best])
-            missing = kept[len(best) :]
-        else:
-            length, position = self.marks[shared]
-            context = self.cache.fork(self.main, length, position)
-            missing = kept[shared:]
-        return context, [self.parts[i] for i in missing]
+        kept, context = self.without(dropped), self.main
+        shared = _common(range(self.prefilled), kept)
+        for held, other in self.branches.items():
+            if (more := _common(held, kept)) > shared:
+                shared, context = more, other
+        return self.cache.fork(context, *self.marks(kept[:shared])), [self.parts[i] for i in kept[shared:]]
 
-    def keep_branch(self, dropped: tuple[int, ...], context: Context | None) -> None:
+    def without(self, dropped: Handles) -> tuple[int, ...]:
+        """The parts of the sequence but for ``dropped``."""
+        return tuple(i for i in range(len(self.parts)) if i not in dropped)
+
+    def keep_branch(self, dropped: Handles, context: Context | None) -> None:
         """Keep a branch that was prefilled on a row of its own, for later images of this request."""
         if context is None or context.row in (NO_ROW, self.main.row):
             return
-        kept = tuple(i for i in range(len(self.parts)) if i not in dropped)
+        kept = self.without(dropped)
         if (old := self.branches.pop(kept, None)) is not None:
             self.cache.free(old)
         self.branches[kept] = self.cache.fork(context)
 
     def end_denoising(self) -> None:
-        """Free the unconditional branches of the image that was denoised."""
+        """Free the branches of the image that was denoised."""
         if self.denoising is not None:
-            for context in (self.denoising.text_uncond, self.denoising.image_uncond):
+            for context in (self.denoising.main, self.denoising.text_uncond, self.denoising.image_uncond):
                 if context is not None:
                     self.cache.free(context)
             self.denoising = None
 
     def close(self) -> None:
         """End the program and free every row."""
+        if isinstance(self.op, Wait):
+            self.op.future.cancel()
         try:
             self.program.close()
         except Exception:
@@ -199,3 +246,9 @@ class Request:
             for context in (*self.branches.values(), self.main):
                 self.cache.free(context)
             self.branches.clear()
+
+
+def _common(held: Sequence[int], wanted: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    pairs = zip(held, wanted, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(held), len(wanted)))

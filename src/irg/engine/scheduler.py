@@ -36,7 +36,7 @@ class Scheduler:
         self.running: list[Request] = []
         self.drafter = drafter
         self.prefiller = Prefiller(runner, tokenizer)
-        self.decoder = TextDecoder(runner, tokenizer, drafter)
+        self.decoder = TextDecoder(runner, self.prefiller, drafter)
         self.denoiser = Denoiser(runner, self.prefiller)
         self.seconds = {"prefill": 0.0, "decode": 0.0, "denoise": 0.0, "vae": 0.0}
         self._waited = 0  # decoding turns since an image could have been denoised
@@ -67,6 +67,11 @@ class Scheduler:
             if interrupted:
                 raise
 
+    @property
+    def waiting(self) -> list[Request]:
+        """The running requests, if none of them can go on before a future is done; else nothing."""
+        return list(self.running) if all(request.waiting for request in self.running) else []
+
     def take_ended(self) -> list[Request]:
         """Take out the requests that returned, failed or were cancelled, with their last event; they are not closed."""
         ended = [request for request in self.running if not request.live]
@@ -91,10 +96,13 @@ class Scheduler:
 
     def _work(self) -> None:
         with self.clock("prefill"):
-            self.prefiller.run(self.running)
-            self.denoiser.start([r for r in self._live() if isinstance(r.op, Draw) and r.denoising is None])
-        for request in self._live():
-            if isinstance(request.op, Write) and request.decoding is None:
+            self.prefiller.note(self.running)
+            beginning = [r for r in self._live() if isinstance(r.op, Write | Draw)]
+            starting = [r for r in beginning if r.decoding is None and r.denoising is None]
+            self.prefiller.prefill(starting)
+            self.denoiser.start([r for r in starting if r.live and isinstance(r.op, Draw)])
+        for request in starting:
+            if request.live and isinstance(request.op, Write):
                 with fail_on_error(request):
                     self.decoder.start(request)
         decoding = [request for request in self._live() if request.decoding is not None]

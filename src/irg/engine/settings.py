@@ -22,6 +22,9 @@ class DrawSettings:
         cfg_renorm_type: over what the guided velocity is brought back to the unguided one's norm: the whole image
             (``global``), each token (``channel``), or each token before image guidance (``text_channel``).
         cfg_renorm_min: the least factor of that; 1 turns it off.
+        sde_noise_level: of the stochastic sampler (:func:`irg.engine.flow.sde_step`); 0: Euler's method alone.
+        sde_window_start: the first stochastic step, from 0.
+        sde_window_size: consecutive stochastic steps; all others are Euler's.
 
     Raises:
         ValueError: a value is of the wrong type or outside its range; the message names the field.
@@ -34,6 +37,9 @@ class DrawSettings:
     cfg_interval: tuple[float, float] = (0.4, 1.0)
     cfg_renorm_type: RenormType = "global"
     cfg_renorm_min: float = 0.0
+    sde_noise_level: float = 0.0
+    sde_window_start: int = 0
+    sde_window_size: int = 2
 
     def __post_init__(self) -> None:
         whole(self, "num_timesteps", 2, MAX_TIMESTEPS, "50 grid points are 49 updates")
@@ -43,6 +49,14 @@ class DrawSettings:
         number(self, "cfg_renorm_min", 0.0, 1.0, "from 0 to 1")
         object.__setattr__(self, "cfg_interval", _interval(self.cfg_interval))
         choice(self, "cfg_renorm_type", get_args(RenormType))
+        number(self, "sde_noise_level", 0.0, 10.0, "0 is off; 0.7 and 0.8 are usual in training by reward")
+        whole(self, "sde_window_start", 0, MAX_TIMESTEPS)
+        whole(self, "sde_window_size", 0, MAX_TIMESTEPS)
+
+    def is_stochastic(self, step: int) -> bool:
+        """Whether an update of the image (from 0) is a stochastic one."""
+        after = step - self.sde_window_start
+        return self.sde_noise_level > 0 and 0 <= after < self.sde_window_size
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values (the interval as a list)."""

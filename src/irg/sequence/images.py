@@ -72,9 +72,11 @@ def to_tensor(image: Image.Image) -> Tensor:
     return ((pixels_HWC.permute(2, 0, 1).to(torch.float32) / 255) - 0.5) / 0.5
 
 
-def to_image(pixels_CHW: Tensor) -> Image.Image:
-    """Float [3, H, W] in about [-1, 1] -> RGB image: clamped and truncated (not rounded), as the reference does."""
+def to_image(pixels_CHW: Tensor, rounded: bool = False) -> Image.Image:
+    """Float [3, H, W] in about [-1, 1] -> RGB image: clamped and truncated, as BAGEL does, or ``rounded``."""
     levels_CHW = (pixels_CHW.detach().float() / 2 + 0.5).clamp(0, 1) * 255
+    if rounded:
+        levels_CHW = levels_CHW.round()
     return Image.fromarray(levels_CHW.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
 
 
