@@ -267,12 +267,12 @@ def test_missing_libraries_are_named_before_anything_is_judged(library, monkeypa
 def test_repair_and_damage_with_intervals():
     before = [("a", [False, True]), ("b", [True]), ("c", [False])]
     after = {"a": [True, True], "b": [False], "c": [False]}
-    found = statistics.changes([(name, values, after[name]) for name, values in before])
-    assert (found.repair.value, found.repair.of) == (0.5, 2)
-    assert (found.damage.value, found.damage.of) == (0.5, 2)
-    assert found.repair.low == 0.0 and found.repair.high == 1.0
-    none = statistics.changes([("a", [True], [True])])
-    assert none.repair.value is None and none.damage.value == 0.0
+    repair, damage = statistics.repair_and_damage([(name, values, after[name]) for name, values in before])
+    assert (repair.value, repair.of) == (0.5, 2)
+    assert (damage.value, damage.of) == (0.5, 2)
+    assert repair.low == 0.0 and repair.high == 1.0
+    none, kept = statistics.repair_and_damage([("a", [True], [True])])
+    assert none.value is None and kept.value == 0.0
 
 
 def test_intervals_draw_whole_prompts():

@@ -8,7 +8,7 @@ from bench_images import EVERYTHING, NOTHING, QUIET, grey
 
 from irg.evaluation.benchmarks.registry import BENCHMARKS
 from irg.evaluation.judges import Answer
-from irg.evaluation.paper import REPORTED
+from irg.evaluation.reported import reported
 from irg.evaluation.results import Result
 from irg.evaluation.scoring import score
 from irg.evaluation.table_formats import to_csv, to_html, to_markdown
@@ -28,7 +28,7 @@ def test_a_run_is_scored_by_turn(run, fake_judge):
     assert "first &amp; foremost" in page and "<think>" not in page
     assert 'src="../../../turns/2/00001/samples/0000.png"' in page
     assert (folder / "report" / "../../../turns/2/00001/samples/0000.png").is_file()
-    assert "<li><b>repair</b> 100.0 % (100.0–100.0, n 1)</li>" in page and "2.50 s and 8 tokens" in page
+    assert "<li><b>repair</b> 100.0 % (20.7–100.0, n 1)</li>" in page and "2.50 s and 8 tokens" in page
     assert "data-gap" not in page and '<option value="gap">' not in page
     _, last = score(replace(run, turns="last"), [judge], QUIET)
     assert len(last.turns) == 1 and last.changes is None
@@ -80,7 +80,7 @@ def test_what_a_kill_left_behind_is_passed_over_or_named(run, fake_judge):
 def test_later_turns_have_names_of_their_own(run, fake_judge):
     _, result = score(run, [fake_judge(lambda job: Answer(EVERYTHING))], QUIET)
     three = replace(result, turns=[*result.turns, replace(result.turns[1], turn=3)])
-    names = [row.name for row in tables([three], paper=False)[0].rows]
+    names = [row.name for row in tables([three], with_reported=False)[0].rows]
     assert names == ["m, irg, initial", "m, irg, improved", "m, irg, improved 2"]
 
 
@@ -98,33 +98,32 @@ def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
         score(run, [fake_judge(lambda job: Answer(EVERYTHING), label=label)], QUIET)[1] for label in ("one", "two")
     ]
     made = tables([*results, replace(results[0], model="another")])
-    assert [[row.paper for row in one.rows] for one in made] == [[False] * 4, [False] * 2, [True] * 4]
+    assert [len(one.rows) for one in made[:4]] == [4, 12, 2, 6]  # by category and by edit budget, for each judge
+    assert [{row.reported for row in one.rows} for one in made] == [{False}] * 4 + [{True}] * 2
     text = to_markdown(made)
     assert "[a] judge: one; prompts: original" in text and "[a] judge: two; prompts: original" in text
-    assert "**GenEval, as reported by the paper**" in text and "judge: GenEval's Mask2Former (mmdet)" in text
+    assert "**GenEval, as reported**" in text and "judge: GenEval's Mask2Former (mmdet)" in text
     assert "| IRG (paper) | 0.980 [a] | 0.940 [a] | 0.830 [a] |" in text and "not to be compared" in text
     rows = to_csv(made).splitlines()
     assert any(',"m, irg, improved",overall,1.0,,,,,"judge: one; ' in row for row in rows)
-    assert any(',"m, irg, initial","images, 95 %",1.0,1.0,1.0,3,,' in row for row in rows)
+    assert any(',"m, irg, initial","images, 95 %",1.0,0.438' in row for row in rows)
     assert '<td title="judge: two' in to_html(made)
     with pytest.raises(ValueError, match=r"has 2 scores .*name one"):
         Result.load(run.images)
-    assert tables(results, paper=False)[0].rows[0].name == "m, irg, initial"
+    assert tables(results, with_reported=False)[0].rows[0].name == "m, irg, initial"
 
 
 def test_the_papers_rows_stand_beside_scores_of_its_own_judge_only(run, fake_judge):
     own = score(run, [fake_judge(lambda job: Answer(EVERYTHING), label="official detector (mmdet)")], QUIET)[1]
-    (made,) = tables([own])
-    assert [row.paper for row in made.rows] == [True] * 4 + [False] * 2
+    made = tables([own])[0]
+    assert [row.reported for row in made.rows][-3:] == [True] + [False] * 2
     assert "| IRG (paper) | 0.980 [a] | 0.830 [a] |" in to_markdown([made]) and "not to be compared" not in made.notes
     icons = replace(own, judge="mini detector")
-    assert [row.paper for table in tables([icons]) for row in table.rows] == [False] * 2 + [True] * 4
-    assert len(tables([icons], paper=False)) == 1
+    assert [{row.reported for row in table.rows} for table in tables([icons])] == [{False}] * 2 + [{True}] * 2
+    assert not {row.reported for table in tables([icons], with_reported=False) for row in table.rows} - {False}
+    assert not any(row.name == "UniReason 1.0 (reported)" for row in made.rows)  # its detector is not stated
 
 
 def test_paper_rows_are_the_papers():
-    assert set(REPORTED) == set(BENCHMARKS)
-    for name, rows in REPORTED.items():
-        for row in rows:
-            assert set(row.scores) <= set(BENCHMARKS[name].columns), row
-    assert {row.model: row.scores["overall"] for row in REPORTED["geneval"]}["IRG (paper)"] == 0.85
+    assert {name for name in BENCHMARKS if any(row.by == "paper" for row in reported(name))} == set(BENCHMARKS)
+    assert {row.name: row.final("overall") for row in reported("geneval")}["IRG (paper)"] == 0.85

@@ -26,8 +26,8 @@ class ScoreOptions(JudgeOptions):
     """One or several of: mini, geneval[:FOLDER], openai:MODEL, hf:MODEL, vqascore:MODEL, ocr, file:PATH."""
     out: str | None = None
     """Where scores go (default: scores/ in the run; for other folders DIR-scores)."""
-    turns: Literal["ends", "last", "all"] = "ends"
-    """Which images of a run: the first and the last, the last only, or all."""
+    turns: Literal["ends", "last", "all"] = "all"
+    """Which images of a run: those of all edit budgets, the first and the last, or the last only."""
     official_skips: bool = False
     """Leave out missing images, as the official scripts do, instead of counting them as wrong."""
     parse_answers: Literal["tolerant", "strict"] = "tolerant"
@@ -95,7 +95,8 @@ def main(argv: Sequence[str]) -> int:
     from irg.evaluation.table_formats import to_markdown
     from irg.evaluation.tables import tables
 
-    print(to_markdown(tables([result])), end="")
+    own = [table for table in tables([result]) if not all(row.reported for row in table.rows)]
+    print(to_markdown(own), end="")
     console.print(f"Written to {folder} (result.json, judgements.jsonl, report/index.html)")
     return 0
 
@@ -121,8 +122,8 @@ class TableOptions:
     format: Literal["markdown", "csv", "html"] = "markdown"
     out: str | None = None
     """Write to this file (default: print)."""
-    no_paper: bool = False
-    """Without the paper's rows."""
+    no_reported: bool = renamed(was="no_paper", default=False)
+    """Without what models' authors report."""
 
 
 def table(argv: Sequence[str]) -> int:
@@ -141,7 +142,7 @@ def table(argv: Sequence[str]) -> int:
 
     results = [Result.load(Path(run).expanduser()) for run in options.runs]
     formats = {"markdown": table_formats.to_markdown, "csv": table_formats.to_csv, "html": table_formats.to_html}
-    text = formats[options.format](tables(results, paper=not options.no_paper))
+    text = formats[options.format](tables(results, with_reported=not options.no_reported))
     if options.out:
         files.write_text(Path(options.out), text)
         print(options.out)

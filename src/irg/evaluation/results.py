@@ -1,4 +1,7 @@
-"""``result.json``: numbers per turn, repair and damage, which judge saw which prompts, what is missing."""
+"""``result.json``: numbers per turn, what changed since the first, which judge saw which prompts, what is missing.
+
+Turn k + 1 is the image that stands after at most k edits: where a request stopped early, its last image.
+"""
 
 import hashlib
 import json
@@ -8,17 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from irg import files
 from irg.evaluation.benchmarks import judge_prompts
 from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage
 from irg.evaluation.judging import JudgedImage
 from irg.evaluation.runs import library_versions
-from irg.evaluation.statistics import Changes, Share, bootstrap_interval, changes
+from irg.evaluation.statistics import Changes, Estimate, mean_difference, repair_and_damage, share
 from irg.version import __version__
 
-SCHEMA = 1
+SCHEMA = 2
 RESULT_FILE = "result.json"
 _NO_GAPS = ("graded", "not covered", "no judge")
 
@@ -29,14 +30,24 @@ class TurnScore:
 
     Attributes:
         scores: the benchmark's numbers.
-        mean: of the images' own scores, with its 95 % interval (drawn by prompt).
+        mean: of the images' own scores.
         states: how many images are graded, missing, refused, ...
+        changes: since the first image; None in the first turn, and where the first was not scored.
+        images_per_request: how many images a request has drawn up to this turn, on average; None for a folder of
+            images.
     """
 
     turn: int
     scores: dict[str, float]
-    mean: Share
+    mean: Estimate
     states: dict[str, int]
+    changes: Changes | None = None
+    images_per_request: float | None = None
+
+    @property
+    def edits(self) -> int:
+        """The edit budget: at most so many edits have been made."""
+        return self.turn - 1
 
     @property
     def gaps(self) -> dict[str, int]:
@@ -64,7 +75,6 @@ class Result:
     coverage: dict[str, Any]
     """Numbers of prompts in the set, covered by the vocabulary, and judged; images per prompt."""
     turns: list[TurnScore]
-    changes: Changes | None
     unit: str
     seconds: float | None
     """Wall-clock time of a request (all its turns) in the batches of the run; None for a folder of images."""
@@ -88,6 +98,11 @@ class Result:
         return not self.gaps
 
     @property
+    def changes(self) -> Changes | None:
+        """From the first image to the last; None for a single turn."""
+        return self.turns[-1].changes if self.turns else None
+
+    @property
     def gaps(self) -> dict[str, int]:
         """Images of the last turn without a grade, by reason (without those that no judge covers)."""
         return self.turns[-1].gaps if self.turns else {}
@@ -107,15 +122,31 @@ class Result:
         file = _find(path)
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
+            if data.get("schema") == 1:
+                _upgrade(data)
             if data.get("schema") != SCHEMA:
                 raise ValueError(f"schema {data.get('schema')} is not known to this irg ({__version__})")
-            turns = [TurnScore(**{**turn, "mean": Share(**turn["mean"])}) for turn in data.pop("turns")]
-            change = data.pop("changes")
-            if change is not None:
-                change = Changes(Share(**change["repair"]), Share(**change["damage"]))
-            return cls(turns=turns, changes=change, **data)
+            turns = [_turn_score(turn) for turn in data.pop("turns")]
+            return cls(turns=turns, **data)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file}: not a result of irg bench score: {error}") from error
+
+
+def _turn_score(data: dict[str, Any]) -> TurnScore:
+    changes = data["changes"]
+    if changes is not None:
+        changes = Changes(**{name: Estimate(**value) for name, value in changes.items()})
+    return TurnScore(**{**data, "mean": Estimate(**data["mean"]), "changes": changes})
+
+
+def _upgrade(data: dict[str, Any]) -> None:
+    """Schema 1 had the changes of the last turn only, without the score's."""
+    changes = data.pop("changes")
+    for turn in data["turns"]:
+        turn["changes"] = None
+    if changes is not None:
+        data["turns"][-1]["changes"] = changes | {"score": asdict(Estimate(None, None, None, 0))}
+    data["schema"] = SCHEMA
 
 
 def _find(path: Path) -> Path:
@@ -135,30 +166,47 @@ def graded_images(items: Sequence[JudgedImage], turn: int, official_skips: bool)
     return [GradedImage(one.prompt, one.sample, one.grade) for one in counted]
 
 
-def turn_score(benchmark: Benchmark, items: Sequence[JudgedImage], turn: int, official_skips: bool) -> TurnScore:
-    """Sum up one turn."""
-    counted = graded_images(items, turn, official_skips)
-    prompts: dict[str, list[float]] = {}
-    for one in counted:
-        prompts.setdefault(one.prompt.id, []).append(one.score)
-    values = [score for scores in prompts.values() for score in scores]
-    bounds = bootstrap_interval([(sum(scores), len(scores)) for scores in prompts.values()])
-    mean = Share(None, None, None, 0) if bounds is None else Share(float(np.mean(values)), *bounds, len(values))
-    states = Counter(one.state for one in items if one.turn == turn)
-    return TurnScore(turn, benchmark.summarize(counted), mean, dict(states))
+def turn_scores(
+    benchmark: Benchmark,
+    items: Sequence[JudgedImage],
+    turns: Sequence[int],
+    official_skips: bool,
+    images_per_request: Sequence[float] = (),
+) -> list[TurnScore]:
+    """Sum up some turns, each compared with the first one if that is among them.
+
+    Args:
+        turns: their numbers, ascending.
+        images_per_request: by turn, from turn 1 on; empty for a folder of images.
+    """
+    counted = {turn: graded_images(items, turn, official_skips) for turn in turns}
+    made = []
+    for turn in turns:
+        prompts: dict[str, list[float]] = {}
+        for one in counted[turn]:
+            prompts.setdefault(one.prompt.id, []).append(one.score)
+        made.append(
+            TurnScore(
+                turn,
+                benchmark.summarize(counted[turn]),
+                share([(sum(scores), len(scores)) for scores in prompts.values()]),
+                dict(Counter(one.state for one in items if one.turn == turn)),
+                _changes(counted[1], counted[turn]) if turn > 1 and 1 in counted else None,
+                images_per_request[turn - 1] if images_per_request else None,
+            )
+        )
+    return made
 
 
-def turn_changes(items: Sequence[JudgedImage], official_skips: bool) -> Changes | None:
-    """Repair and damage from the first turn to the last, over images that count in both; None for a single turn."""
-    turns = sorted({one.turn for one in items})
-    if len(turns) < 2:
-        return None
-    first, last = (
-        {(one.prompt.id, one.sample): one for one in graded_images(items, turn, official_skips)}
-        for turn in (turns[0], turns[-1])
+def _changes(before: Sequence[GradedImage], after: Sequence[GradedImage]) -> Changes:
+    """Over the images that count in both turns."""
+    first, later = ({(one.prompt.id, one.sample): one for one in images} for images in (before, after))
+    both = [key for key in first if key in later]
+    right = (
+        (key[0], _right(first[key].grade, later[key].grade), _right(later[key].grade, first[key].grade)) for key in both
     )
-    pairs = ((key[0], first[key].grade, last[key].grade) for key in first if key in last)
-    return changes([(prompt, _right(before, after), _right(after, before)) for prompt, before, after in pairs])
+    scores = ((key[0], first[key].score, later[key].score) for key in both)
+    return Changes(*repair_and_damage(right), mean_difference(scores))
 
 
 def _right(grade: Grade | None, other: Grade | None) -> tuple[bool, ...]:

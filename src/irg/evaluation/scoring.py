@@ -22,7 +22,7 @@ from irg.evaluation.benchmarks.registry import BENCHMARKS
 from irg.evaluation.image_folders import slug
 from irg.evaluation.judges.base import Judge
 from irg.evaluation.judging import ImageSet, JudgedImage, identity_of, judge_images, scores_folder, total_usage
-from irg.evaluation.results import Result, rubrics_sha256, turn_changes, turn_score
+from irg.evaluation.results import Result, rubrics_sha256, turn_scores
 from irg.evaluation.runs import RUN_FILE, RunInfo, Sample, read_trajectory, seconds_per_request
 from irg.promptsets import PromptSet
 
@@ -42,7 +42,7 @@ class ScoreRequest:
     benchmark: str
     images: Path
     out: Path | None = None
-    turns: Literal["ends", "last", "all"] = "ends"
+    turns: Literal["ends", "last", "all"] = "all"
     official_skips: bool = False
     wise_parse: WiseParse = "tolerant"
     counting_above: float = COUNTING_SCORE_ABOVE
@@ -146,7 +146,8 @@ def _result(
 ) -> Result:
     benchmark = BENCHMARKS[request.benchmark]
     covered = {item.prompt.id for item in items if item.state != "not covered"}
-    times = _times(request.images, images, info) if info else None
+    cost = _cost(request.images, images, info) if info else None
+    drawn = cost.images_by_turn if cost else []
     return Result(
         benchmark=benchmark.name,
         model=info.model if info else request.model_name or slug(str(request.images.resolve())),
@@ -165,12 +166,11 @@ def _result(
             "chosen": len(covered),
             "samples": images.samples,
         },
-        turns=[turn_score(benchmark, items, turn, request.official_skips) for turn in images.folders],
-        changes=turn_changes(items, request.official_skips),
+        turns=turn_scores(benchmark, items, list(images.folders), request.official_skips, drawn),
         unit=benchmark.unit,
-        seconds=times[0] if times else None,
-        tokens=times[1] if times else None,
-        latency_by_turn=times[2] if times else [],
+        seconds=cost.seconds if cost else None,
+        tokens=cost.tokens if cost else None,
+        latency_by_turn=cost.latency_by_turn if cost else [],
         run=asdict(info) if info else {},
         options=asdict(options),
         rubrics_sha256=rubrics_sha256(),
@@ -194,17 +194,29 @@ def _column_judges(benchmark: Benchmark, judges: Sequence[Judge]) -> dict[str, s
     return found
 
 
-def _times(folder: Path, images: ImageSet, info: RunInfo) -> tuple[float | None, float, list[float]] | None:
-    """Wall-clock seconds and mean tokens of a request, and mean seconds of each turn; None if nothing is drawn."""
-    rows: list[tuple[list[float], int]] = []
-    for prompt in images.prompts:
-        for number in range(info.samples):
-            path = Sample(prompt, number).trajectory_file(folder)
-            if path.is_file():
-                turns: list[dict[str, Any]] = read_trajectory(path)["turns"]
-                rows.append(([sum(turn["seconds"].values()) for turn in turns], sum(turn["tokens"] for turn in turns)))
-    if not rows:
+@dataclass(frozen=True)
+class _Cost:
+    """Means over the requests of a run: wall-clock seconds, tokens, seconds of each turn, images up to each turn."""
+
+    seconds: float | None
+    tokens: float
+    latency_by_turn: list[float]
+    images_by_turn: list[float]
+
+
+def _cost(folder: Path, images: ImageSet, info: RunInfo) -> _Cost | None:
+    """What a run's requests took; None if nothing is drawn."""
+    samples = (Sample(prompt, number) for prompt in images.prompts for number in range(info.samples))
+    paths = (sample.trajectory_file(folder) for sample in samples)
+    requests: list[list[dict[str, Any]]] = [read_trajectory(path)["turns"] for path in paths if path.is_file()]
+    if not requests:
         return None
-    longest = max(len(seconds) for seconds, _ in rows)
-    latency = [float(np.mean([seconds[turn] for seconds, _ in rows if turn < len(seconds)])) for turn in range(longest)]
-    return seconds_per_request(folder), float(np.mean([tokens for _, tokens in rows])), latency
+    longest = max(len(turns) for turns in requests)
+    reached = [[turns[k] for turns in requests if k < len(turns)] for k in range(longest)]
+    drawn = [[turn.get("image") is not None for turn in turns] for turns in requests]
+    return _Cost(
+        seconds_per_request(folder),
+        float(np.mean([sum(turn["tokens"] for turn in turns) for turns in requests])),
+        [float(np.mean([sum(turn["seconds"].values()) for turn in turns])) for turns in reached],
+        [float(np.mean([sum(flags[: k + 1]) for flags in drawn])) for k in range(info.max_turns)],
+    )

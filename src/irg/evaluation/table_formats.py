@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from irg.evaluation.tables import Cell, Table
+from irg.evaluation.table_parts import Cell, Table
 from irg.results.pages import render
 
 
@@ -37,7 +37,9 @@ def to_csv(tables: Sequence[Table]) -> str:
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
                 if cell.value is not None:
-                    bounds = (cell.share.low, cell.share.high, cell.share.of) if cell.share else ("", "", "")
+                    bounds = (
+                        (cell.estimate.low, cell.estimate.high, cell.estimate.of) if cell.estimate else ("", "", "")
+                    )
                     judge = table.by_mark.get(cell.mark, "")
                     writer.writerow((table.title, row.name, column, cell.value, *bounds, "yes" * cell.partial, judge))
     return out.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from irg.evaluation.statistics import Share, changes, share, stratified_interval
+from irg.evaluation.statistics import Estimate, repair_and_damage, share, stratified_interval
 
 COLUMNS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "compound", "stacking")
 _BEST = "best of 2, picked by its reflections"
@@ -40,13 +40,12 @@ class Row:
         together)."""
         return _interval(self, np.array(self.right, float))
 
-    def repair_and_damage(self) -> tuple[Share, Share] | None:
+    def repair_and_damage(self) -> tuple[Estimate, Estimate] | None:
         """Wrong -> right among wrong first images, right -> wrong among right ones."""
         if self.first is None:
             return None
         pairs = [(p, [a], [b]) for p, a, b in zip(self.prompts, self.first, self.right, strict=True)]
-        both = changes(pairs)
-        return both.repair, both.damage
+        return repair_and_damage(pairs)
 
 
 def difference(one: Row, other: Row) -> tuple[float, float, float]:
@@ -185,7 +184,7 @@ def _line(row: Row, tags: Sequence[str]) -> str:
     return f"| {row.name} | " + " | ".join(cells) + " |"
 
 
-def _share(value: Share) -> str:
+def _share(value: Estimate) -> str:
     if value.value is None or value.low is None or value.high is None:
         return "–"
     return f"{100 * value.value:.0f} ({100 * value.low:.0f}–{100 * value.high:.0f}) of {value.of}"

@@ -82,6 +82,7 @@ class Benchmark:
         grade: the raw answers by name -> their grade; ValueError when they can't be read.
         summarize: all images -> the benchmark's numbers, of which ``columns`` are its table.
         unit: what one of ``Grade.right`` is.
+        headline: the columns that a model is named by.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Benchmark:
     grade: Callable[[BenchPrompt, dict[str, Any], ScoringOptions], Grade]
     summarize: Callable[[Sequence[GradedImage]], dict[str, float]]
     unit: str = "image"
+    headline: tuple[str, ...] = ("overall",)
 
     @property
     def title(self) -> str:

@@ -42,4 +42,4 @@ def _summarize(images: Sequence[GradedImage]) -> dict[str, float]:
     return summarize((one.prompt.metadata["skills"], one.score) for one in images)
 
 
-GENAI_BENCH = Benchmark("genai_bench", ("basic", "advanced", "all"), _questions, _grade, _summarize)
+GENAI_BENCH = Benchmark("genai_bench", ("basic", "advanced", "all"), _questions, _grade, _summarize, headline=("all",))

@@ -170,4 +170,5 @@ TIIF = Benchmark(
     _grade,
     _summarize,
     "question",
+    tuple(f"Overall {length}" for length in LENGTHS),
 )
