@@ -31,7 +31,10 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """All that ``irg model info`` shows. Parameters are counted by part; quantized ones by what they stand for."""
+    """All that ``irg model info`` shows. Parameters are counted by part; quantized ones by what they stand for.
+
+    ``quantized`` is what the layers are once loaded, ``weight_format`` the other program's form in which files are.
+    """
 
     folder: str
     layout: str
@@ -40,6 +43,7 @@ class ModelFacts:
     total: int
     autoencoder: int
     quantized: str | None
+    weight_format: str | None
     tokenizer: str
     files: list[FileFacts]
     memory: dict[str, dict[MemoryMode, MemoryEstimate]]
@@ -84,6 +88,7 @@ def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", 
         total=total,
         autoencoder=autoencoder,
         quantized=stored,
+        weight_format=checked.weight_format,
         tokenizer=_tokenizer(folder, config),
         files=_files(checked.entries) + _files(checked.autoencoder_entries),
         memory=memory,
@@ -157,7 +162,8 @@ def _files(entries: dict[str, TensorEntry]) -> list[FileFacts]:
 
 def in_lines(facts: ModelFacts) -> str:
     """The facts as text."""
-    lines = [f"{facts.folder} ({facts.layout} layout{f', {facts.quantized}' if facts.quantized else ''})", ""]
+    kinds = [f"{facts.layout} layout", *(kind for kind in (facts.weight_format, facts.quantized) if kind)]
+    lines = [f"{facts.folder} ({', '.join(kinds)})", ""]
     lines += facts.architecture
     lines += ["", f"parameters: {_count(facts.total)}, and {_count(facts.autoencoder)} in the autoencoder"]
     lines += [f"  {name:26}{_count(count):>10}" for name, count in facts.parameters.items()]

@@ -22,6 +22,8 @@ from irg.model.network.config import ModelConfig
 from irg.model.network.embeddings import PositionTable
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import CONFIG, read_config, to_sections
+from irg.model.weights.formats.dfloat11 import reshaped
+from irg.model.weights.formats.recognition import read_weights
 from irg.model.weights.manifest import TensorEntry, compare, find_weights, read_entries
 from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
 from irg.model.weights.quantize import (
@@ -103,6 +105,7 @@ class CheckedFolder:
     autoencoder_file: Path
     entries: dict[str, TensorEntry]
     autoencoder_entries: dict[str, TensorEntry]
+    weight_format: str | None = None  # None: plain numbers
 
 
 def check_folder(
@@ -117,7 +120,7 @@ def check_folder(
     config = read_config(folder)
     ae_path = find_weights(folder, [AUTOENCODER]) if autoencoder_file is None else Path(autoencoder_file)
     path = find_weights(folder, weight_names(prefer))
-    entries, ae_entries = read_entries(path), read_entries(ae_path)
+    (weight_format, entries), ae_entries = read_weights(path), read_entries(ae_path)
     if config.decoder.tie_word_embeddings and _HEAD in entries:
         # A head of its own wins, as in the reference, which unties every model it loads.
         config = replace(config, decoder=replace(config.decoder, tie_word_embeddings=False))
@@ -128,9 +131,11 @@ def check_folder(
     vit = config.vit
     conv = {PATCH_EMBEDDING: (vit.hidden_size, vit.num_channels, vit.patch_size, vit.patch_size)}
     tables = [f"{name}.pos_embed" for name in _tables(model)]
-    compare(entries, expected(model), path, optional=tables, reshaped=conv, exact=exact)
+    shapes = expected(model)
+    entries = {key: reshaped(entry, shapes[key]) if key in shapes else entry for key, entry in entries.items()}
+    compare(entries, shapes, path, optional=tables, reshaped=conv, exact=exact)
     compare(ae_entries, expected(autoencoder), ae_path)
-    return CheckedFolder(config, model, autoencoder, path, ae_path, entries, ae_entries)
+    return CheckedFolder(config, model, autoencoder, path, ae_path, entries, ae_entries, weight_format)
 
 
 def weight_names(prefer: Literal["ema", "model"]) -> list[str]:

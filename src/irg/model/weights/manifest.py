@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from irg.model.weights.config_files import read_json
 
@@ -35,15 +36,30 @@ DTYPES = {
 }
 
 
+class Encoding(Protocol):
+    """A tensor that is stored in another form than its plain numbers (:mod:`irg.model.weights.formats`)."""
+
+    def decode(self) -> Tensor:
+        """The numbers, in host memory, in the entry's shape and a floating-point dtype.
+
+        Raises:
+            ValueError: what is stored is damaged.
+        """
+
+
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: ``[start, stop)`` are bytes of ``file``."""
+    """Where a tensor lies: ``[start, stop)`` are bytes of ``file``.
+
+    With an ``encoding`` these are the bytes of its main part; ``dtype`` and ``shape`` are those of the decoded numbers.
+    """
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     stop: int
+    encoding: Encoding | None = None
 
 
 def format_size(size: float) -> str:
@@ -129,6 +145,26 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     Raises:
         ValueError: the file is missing, truncated or corrupt.
     """
+    header, base, size = _header(path)
+    header.pop("__metadata__", None)
+    entries = {key: _entry(path, key, value, base, size) for key, value in header.items()}
+    _check_coverage(path, entries.values(), base, size)
+    return entries
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file's header has beside its tensors.
+
+    Raises:
+        ValueError: the file is missing, truncated or corrupt.
+    """
+    metadata = _header(path)[0].get("__metadata__")
+    pairs = metadata.items() if isinstance(metadata, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, str)}
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """A safetensors file's header, where its tensors begin, and the file's size."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -146,10 +182,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         raise ValueError(f"{path} is corrupt: its header is not valid JSON") from None
     if not isinstance(header, dict):
         raise ValueError(f"{path} is corrupt: its header is not an object")
-    header.pop("__metadata__", None)
-    entries = {key: _entry(path, key, value, 8 + length, size) for key, value in header.items()}
-    _check_coverage(path, entries.values(), 8 + length, size)
-    return entries
+    return header, 8 + length, size
 
 
 def _what_else(prefix: bytes, size: int) -> str:
@@ -158,6 +191,8 @@ def _what_else(prefix: bytes, size: int) -> str:
         return "is a Git LFS pointer, not the file itself: fetch it with git lfs pull, or with hf download"
     if prefix.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "is a pickle under another name, which can run code when it is opened, so it is not read"
+    if prefix.startswith(b"GGUF"):
+        return "is a GGUF file under another name: its name must end in .gguf"
     if prefix.lstrip()[:1] == b"<":
         return "is a web page, not the file itself: the download went wrong"
     return f"is not a safetensors file, or it is truncated ({size} bytes)"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from irg.model.weights.manifest import TensorEntry
+from irg.model.weights.manifest import Encoding, TensorEntry
 
 MAP_FROM_BYTES = 1 << 18  # smaller ones are read: a page that is touched brings its neighbors along
 PIECE_BYTES = 16 << 20  # of a tensor that is converted while it is read
@@ -20,7 +20,8 @@ class TensorReader:
     A tensor that keeps its dtype and stays in host memory is a view of the (private, copy-on-write) mapping: nothing is
     copied, and pages are read when they are first used and may be dropped again, so a file may be larger than memory.
     Any other tensor is read piece by piece into its place: the peak is the target's size plus one piece, and no page of
-    the file stays in this process. So is every tensor of a file that the system refuses to map.
+    the file stays in this process. So is every tensor of a file that the system refuses to map. A
+    tensor that is stored in another form is decoded in host memory, whole.
     """
 
     def __init__(self, map_files: bool = True) -> None:
@@ -31,9 +32,11 @@ class TensorReader:
         """A tensor in ``dtype`` (None: as stored) on ``device``.
 
         Raises:
-            ValueError: the file can't be read.
+            ValueError: the file can't be read, or what is stored is damaged.
         """
         dtype = dtype or entry.dtype
+        if entry.encoding is not None:
+            return _decoded(entry.encoding, entry).to(device=device, dtype=dtype)
         if entry.start == entry.stop:
             return torch.empty(entry.shape, dtype=dtype, device=device)
         mappable = entry.start % entry.dtype.itemsize == 0 and entry.stop - entry.start >= MAP_FROM_BYTES
@@ -82,3 +85,9 @@ def _private_mapping(path: Path) -> mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         flags = mmap.MAP_PRIVATE | _NORESERVE
         return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _decoded(encoding: Encoding, entry: TensorEntry) -> Tensor:
+    tensor = encoding.decode()
+    assert tensor.shape == entry.shape, (tensor.shape, entry)
+    return tensor

@@ -1,0 +1,269 @@
+"""DFloat11: bfloat16 weights with Huffman-coded exponents, without loss (Zhang et al. 2025, arXiv 2504.11651).
+
+The weights of a group of layers are one sequence of numbers. ``G.sign_mantissa`` has a byte for each (sign, then the
+seven bits of the mantissa), ``G.encoded_exponent`` the bits of all exponents' codes, the most significant first.
+``G.luts`` says which code is which exponent: a table of 256 entries for each prefix of whole bytes, where a value of
+240 and more stands for the table 256 - value, which the next byte is looked up in; its last row has the length of each
+exponent's code. So that many threads can decode at once, the bits are cut into windows of ``bytes_per_thread``, with
+the place of the first code that begins in each (``G.gaps``, 5 bits a window), and windows are grouped into blocks of
+``threads_per_block``, with the number of exponents before each (``G.output_positions``, uint32). Where one weight ends
+and the next begins says ``G.split_positions``; which weights they are, ``dfloat11_config`` in ``config.json``: regular
+expressions of groups, each with the modules in it. A weight has no shape here; it takes the network's.
+
+Legend: W windows.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irg.model.weights.config_files import CONFIG, read_json
+from irg.model.weights.manifest import TensorEntry
+from irg.model.weights.tensor_reader import TensorReader
+
+NAME = "DFloat11"
+SETTINGS = "dfloat11_config"
+_PARTS = ("encoded_exponent", "sign_mantissa", "luts", "gaps", "output_positions", "split_positions")
+_FIRST_TABLE = 240  # values from here on are tables
+_GAP_BITS, _MAX_CODE_BYTES = 5, 4
+_MAX_SPLITS = 1 << 12
+_WINDOWS = 1 << 18  # decoded at a time
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights whose numbers lie one after the other."""
+
+    path: Path
+    name: str
+    parts: Mapping[str, TensorEntry]
+    window_bytes: int
+    block_windows: int
+
+    def corrupt(self, what: str) -> ValueError:
+        return ValueError(f"{self.path} is corrupt: {self.name} (DFloat11) {what}")
+
+    @property
+    def numbers(self) -> int:
+        return self.parts["sign_mantissa"].stop - self.parts["sign_mantissa"].start
+
+    @property
+    def bytes(self) -> int:
+        """Of the encoded exponents."""
+        return self.parts["encoded_exponent"].stop - self.parts["encoded_exponent"].start
+
+    @property
+    def windows(self) -> int:
+        return -(-self.bytes // self.window_bytes)
+
+
+@dataclass(frozen=True)
+class DFloat11Tensor:
+    """Numbers ``first`` to ``last`` of a group: one weight, flat."""
+
+    group: Group
+    first: int
+    last: int
+    shape: tuple[int, ...]
+
+    def decode(self) -> Tensor:
+        exponents = decoded_exponents(self.group, self.first, self.last).to(torch.int32)
+        others = _read(self.group.parts["sign_mantissa"], self.first, self.last).to(torch.int32)
+        bits = (others & 0x80) << 8 | exponents << 7 | others & 0x7F
+        return bits.to(torch.uint16).view(torch.bfloat16).view(self.shape)
+
+
+def decode_entries(path: Path, entries: Mapping[str, TensorEntry]) -> tuple[str, dict[str, TensorEntry]] | None:
+    """The format's name and the tensors that a file stands for, flat; None if it is not of this format.
+
+    Raises:
+        ValueError: it is, but ``config.json`` does not say which weights it holds, or a part is missing or damaged.
+    """
+    groups = [key.removesuffix(".encoded_exponent") for key in entries if key.endswith(".encoded_exponent")]
+    if not groups:
+        return None
+    settings = _settings(path.parent / CONFIG)
+    decoded = {key: e for key, e in entries.items() if not (key.rpartition(".")[2] in _PARTS and _owner(key) in groups)}
+    for name in groups:
+        group = _group(path, name, entries, settings)
+        modules = next((m for pattern, m in settings["pattern_dict"].items() if _matches(pattern, name)), None)
+        if modules is None:
+            raise ValueError(f"{path.parent / CONFIG}: no pattern of {SETTINGS} fits {name}")
+        ends = [*_splits(group), group.numbers]
+        weights = [f"{name}.{module}.weight" for module in modules] or [f"{name}.weight"]
+        if len(weights) != len(ends):
+            raise group.corrupt(f"has {len(ends)} weights, {SETTINGS} names {len(weights)}")
+        for weight, first, last in zip(weights, [0, *ends], ends, strict=False):
+            encoding = DFloat11Tensor(group, first, last, (last - first,))
+            place = group.parts["sign_mantissa"]
+            decoded[weight] = TensorEntry(
+                place.file, torch.bfloat16, encoding.shape, place.start + first, place.start + last, encoding
+            )
+    return NAME, decoded
+
+
+def reshaped(entry: TensorEntry, shape: tuple[int, ...]) -> TensorEntry:
+    """A flat weight in the network's shape, if it has as many numbers; anything else as it is."""
+    flat = entry.encoding
+    if not isinstance(flat, DFloat11Tensor) or torch.Size(shape).numel() != flat.last - flat.first:
+        return entry
+    encoding = DFloat11Tensor(flat.group, flat.first, flat.last, shape)
+    return TensorEntry(entry.file, entry.dtype, shape, entry.start, entry.stop, encoding)
+
+
+# ------------------------------------------------------------------------------------------------------------ decoding
+
+
+def decoded_exponents(group: Group, first: int, last: int) -> Tensor:
+    """Exponents of numbers ``first`` to ``last`` of a group, uint8; only the blocks that hold them are read.
+
+    Raises:
+        ValueError: the group is damaged.
+    """
+    if first == last:
+        return torch.empty(0, dtype=torch.uint8)
+    before = TensorReader(map_files=False).read(group.parts["output_positions"]).flatten().view(torch.uint32).long()
+    if before[0] != 0 or before[-1] != group.numbers or (before.diff() < 0).any():
+        raise group.corrupt("has output_positions that do not count its numbers")
+    start = int((before <= first).nonzero().max())
+    stop = int((before >= last).nonzero().min())
+    luts = TensorReader(map_files=False).read(group.parts["luts"]).long()
+    windows = range(start * group.block_windows, min(stop * group.block_windows, group.windows))
+    pieces, found, wanted = [], 0, int(before[stop] - before[start])
+    for begin in range(windows.start, windows.stop, _WINDOWS):
+        pieces.append(_decode_windows(group, luts, begin, min(begin + _WINDOWS, windows.stop)))
+        found += len(pieces[-1])
+    if found < wanted:  # the bits that fill the last byte may add some
+        raise group.corrupt(f"has {found} exponents where {wanted} should be")
+    skip = first - int(before[start])
+    return torch.cat(pieces)[skip : skip + last - first]
+
+
+def _decode_windows(group: Group, luts: Tensor, begin: int, end: int) -> Tensor:
+    """All exponents whose codes begin in windows ``begin`` to ``end``, in order, uint8."""
+    size, encoded = group.window_bytes, group.parts["encoded_exponent"]
+    data = _read(encoded, begin * size, min(end * size + _MAX_CODE_BYTES + 1, group.bytes))
+    data = torch.nn.functional.pad(data, (0, (end - begin) * size + _MAX_CODE_BYTES + 1 - len(data))).long()
+    # forty bits from every byte on: a code of up to 32 bits that begins in it
+    words = sum(data[i : len(data) - _MAX_CODE_BYTES + i] << 8 * (_MAX_CODE_BYTES - i) for i in range(5))
+    assert isinstance(words, Tensor)
+    origin_W = torch.arange(end - begin) * (8 * size)
+    place_W = origin_W + _gaps(group, begin, end)
+    limit_W = (origin_W + 8 * size).clamp(max=8 * (group.bytes - begin * size))
+    alive_W = place_W < limit_W
+    symbols: list[Tensor] = []
+    while alive_W.any():
+        at = place_W.clamp(max=8 * (len(words) - 1))
+        bits_W = words[at >> 3] >> (8 - (at & 7)) & 0xFFFFFFFF
+        exponent_W = _looked_up(luts, bits_W)
+        length_W = luts[-1, exponent_W.clamp(max=255)]
+        if (length_W[alive_W] == 0).any() or (exponent_W[alive_W] >= _FIRST_TABLE).any():
+            if end < group.windows:  # the end has bits that stand for no exponent, and fill the last byte
+                raise group.corrupt("has bits that are no code")
+            alive_W &= (length_W > 0) & (exponent_W < _FIRST_TABLE)
+        symbols.append(torch.where(alive_W, exponent_W, -1).to(torch.int16))
+        place_W = place_W + length_W
+        alive_W = alive_W & (place_W < limit_W)
+    table_W = torch.stack(symbols, dim=1) if symbols else torch.empty(0, 0, dtype=torch.int16)
+    return table_W[table_W >= 0].to(torch.uint8)
+
+
+def _looked_up(luts: Tensor, bits: Tensor) -> Tensor:
+    """Exponents of the codes that 32 bits begin with; 240 and more where there is none."""
+    value = luts[0, bits >> 24]
+    for shift in (16, 8, 0):
+        deeper = (value >= _FIRST_TABLE).nonzero().flatten()
+        if not len(deeper):
+            break
+        tables = (256 - value[deeper]).clamp(max=len(luts) - 2)
+        value[deeper] = luts[tables, bits[deeper] >> shift & 255]
+    return value
+
+
+def _gaps(group: Group, begin: int, end: int) -> Tensor:
+    """Where in each window the first code begins, in bits."""
+    first_bit, last_bit = begin * _GAP_BITS, end * _GAP_BITS
+    packed = _read(group.parts["gaps"], first_bit // 8, -(-last_bit // 8))
+    bits = (packed[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8) & 1).flatten().long()
+    bits_WB = bits[first_bit % 8 :][: (end - begin) * _GAP_BITS].view(-1, _GAP_BITS)
+    return (bits_WB << torch.arange(_GAP_BITS - 1, -1, -1)).sum(1)
+
+
+def _read(part: TensorEntry, start: int, stop: int) -> Tensor:
+    """Some bytes of a part."""
+    entry = TensorEntry(part.file, torch.uint8, (stop - start,), part.start + start, part.start + stop)
+    return TensorReader(map_files=False).read(entry)
+
+
+# ------------------------------------------------------------------------------------------------------------- headers
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = read_json(path).get(SETTINGS) if path.is_file() else None
+    except ValueError:
+        settings = None
+    sane = isinstance(settings, dict)
+    if isinstance(settings, dict):
+        patterns, threads, size = (settings.get(k) for k in ("pattern_dict", "threads_per_block", "bytes_per_thread"))
+        sane = isinstance(patterns, dict) and type(size) is int and 5 <= size <= 256
+        sane = sane and isinstance(threads, list) and len(threads) == 1 and type(threads[0]) is int and threads[0] > 0
+        sane = sane and all(
+            isinstance(m, list) and all(isinstance(n, str) for n in m) for m in (patterns or {}).values()
+        )
+    if not sane:
+        raise ValueError(
+            f"{path} has no usable {SETTINGS}: DFloat11 weights need the config.json that they were published with"
+        )
+    assert isinstance(settings, dict)
+    return settings
+
+
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:
+        return False
+
+
+def _owner(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _group(path: Path, name: str, entries: Mapping[str, TensorEntry], settings: Mapping[str, Any]) -> Group:
+    parts = {part: entries[f"{name}.{part}"] for part in _PARTS if f"{name}.{part}" in entries}
+    group = Group(path, name, parts, settings["bytes_per_thread"], settings["threads_per_block"][0])
+    missing = [part for part in _PARTS[:-1] if part not in parts]
+    if missing:
+        raise group.corrupt(f"lacks {', '.join(missing)}")
+    bytes_of = {part: entry.stop - entry.start for part, entry in parts.items()}
+    blocks = -(-group.windows // group.block_windows)
+    luts = parts["luts"]
+    plain = all(parts[part].dtype == torch.uint8 for part in _PARTS[:4])
+    if not plain or len(luts.shape) != 2 or luts.shape[1] != 256 or not 2 <= luts.shape[0] <= 17:
+        raise group.corrupt("has parts of another dtype or shape than DFloat11's")
+    if bytes_of["output_positions"] != 4 * (blocks + 1):
+        raise group.corrupt(
+            f"has {bytes_of['output_positions'] // 4 - 1} output_positions, its {blocks} blocks need one each"
+        )
+    if bytes_of["gaps"] * 8 < blocks * group.block_windows * _GAP_BITS:
+        raise group.corrupt("has fewer gaps than windows")
+    return group
+
+
+def _splits(group: Group) -> list[int]:
+    """Where the group's weights but the last end."""
+    entry = group.parts.get("split_positions")
+    if entry is None:
+        return []
+    if entry.dtype != torch.int64 or len(entry.shape) != 1 or entry.shape[0] > _MAX_SPLITS:
+        raise group.corrupt("has split_positions of another form than DFloat11's")
+    ends: list[int] = TensorReader(map_files=False).read(entry).tolist()
+    if any(not a <= b for a, b in zip([0, *ends], [*ends, group.numbers], strict=True)):
+        raise group.corrupt("has split_positions out of order")
+    return ends

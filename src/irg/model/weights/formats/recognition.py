@@ -1,0 +1,25 @@
+"""Which form a file of weights has, and the network's tensors in it, by headers alone."""
+
+from pathlib import Path
+
+import torch
+
+from irg.model.weights.formats import bitsandbytes, dfloat11, scaled, unsupported
+from irg.model.weights.manifest import TensorEntry, read_entries
+
+_FP8 = {torch.float8_e4m3fn: "fp8 (e4m3)", torch.float8_e5m2: "fp8 (e5m2)"}
+
+
+def read_weights(path: Path) -> tuple[str | None, dict[str, TensorEntry]]:
+    """The name of the form in which a file, or the files of an index, has its weights (None: plain numbers), and the
+    tensors that it stands for. Besides headers only the few bytes are read that describe a form.
+
+    Raises:
+        ValueError: a file is missing or damaged, or has its weights in a form that is not read.
+    """
+    entries = read_entries(path)
+    for form in (scaled, bitsandbytes, dfloat11):
+        if (found := form.decode_entries(path, entries)) is not None:
+            return found
+    unsupported.refuse(path, entries)
+    return next((_FP8[entry.dtype] for entry in entries.values() if entry.dtype in _FP8), None), entries
