@@ -17,6 +17,8 @@ of its docstring is what ``irg GROUP --help`` says."""
 JUDGES = "irg.judges"
 """Judges of ``--judge NAME[:REST]``. The object is ``make(rest, options) -> Judge``
 (:mod:`irg.evaluation.judges.base`)."""
+CRITICS = "irg.critics"
+"""Critics of ``--critic NAME[:REST]``. The object is ``make(rest, options) -> Critic`` (:mod:`irg.critics`)."""
 DATA = "irg.data"
 """Parts of data recipes (:mod:`irg.curation.parts`). The object is a frozen dataclass with the field
 ``kind: Literal["name"]`` that subclasses ``Source``, ``Drafts``, ``Reflections``, ``Targets``, ``Thinking`` or

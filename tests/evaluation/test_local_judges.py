@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_vlm import make_tiny_vlm
 
 from irg.evaluation.benchmarks.base import Question
 from irg.evaluation.image_folders import ImageFile
@@ -188,59 +189,19 @@ def test_mask2former_boxes_with_random_weights(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaVA with random weights in a folder: 28 px images, one token a letter."""
-    transformers = pytest.importorskip("transformers", reason="needs the extra eval")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {letter: i for i, letter in enumerate([*letters, "Y" + "e", "Yes"])}
-    raw = Tokenizer(models.BPE(words, [("Y", "e"), ("Ye", "s")]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(["<image>", "<eos>", "<pad>"])
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>", extra_special_tokens={"image_token": "<image>"}
-    )
-    template = (
-        "{% for m in messages %}{{ m.role }}:{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}"
-        "{{ c.text }}{% endif %}{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    )
-    processor = transformers.LlavaProcessor(
-        image_processor=transformers.CLIPImageProcessor(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
-        ),
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=template,
-    )
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
-    )
-    text = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
-    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_id=image_token)
-    folder = tmp_path_factory.mktemp("vlm")
-    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return make_tiny_vlm(tmp_path_factory.mktemp("vlm"))
 
 
 def test_a_local_model_is_corrected_a_bounded_number_of_times(tiny_vlm: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(hf, "_MAX_TOKENS", 4)
     judge = hf.VisionLanguageJudge.load(str(tiny_vlm), "cpu", corrections=1)
     chat, lengths = judge._model.chat, []
-    monkeypatch.setattr(judge._model, "chat", lambda image, chat_: lengths.append(len(chat_)) or chat(image, chat_, 4))
+
+    def ended(image, messages, max_tokens, temperature):
+        """The random model goes on for ever; its first four letters are taken for its answer."""
+        lengths.append(len(messages))
+        return chat(image, messages, 4, temperature)[0] or "?", True
+
+    monkeypatch.setattr(judge._model, "chat", ended)
 
     def check(text: str) -> None:
         raise ValueError("never good")
@@ -251,6 +212,13 @@ def test_a_local_model_is_corrected_a_bounded_number_of_times(tiny_vlm: Path, tm
     assert (refused.failure, refused.message, len(refused.raw)) == ("bad_answer", "never good", 2)
     assert lengths == [1, 1, 3]
     assert judge.identity()["fingerprint"] and judge.label == tiny_vlm.name
+
+
+def test_a_local_answer_that_was_cut_off_is_no_answer(tiny_vlm: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(hf, "_MAX_TOKENS", 4)
+    judge = hf.VisionLanguageJudge.load(str(tiny_vlm), "cpu", corrections=1)
+    ((_, answer),) = judge.answers([job(tmp_path, Question("chat", "a", "What?"))])
+    assert answer.failure == "bad_answer" and "cut off" in answer.message and answer.raw is None
 
 
 def test_vqascore_of_a_local_model_is_a_probability_that_depends_on_the_image(tiny_vlm: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ What is promised: an answer that has arrived is on disk before anybody sees it, 
 request is never paid for again; only calls that were in flight may be. Needs the extra ``data`` or ``eval``.
 """
 
-from irg.endpoints.answers import refuses
+from irg.endpoints.answers import CUT_OFF, refuses, without_monologue
 from irg.endpoints.cache import AnswerCache
 from irg.endpoints.client import Answer, Client
 from irg.endpoints.endpoint import Budget, Endpoint, EndpointError, Unanswered
@@ -15,6 +15,7 @@ from irg.endpoints.images import decoded, image_part
 from irg.endpoints.offline import OfflineClient, keep_answer
 
 __all__ = [
+    "CUT_OFF",
     "Answer",
     "AnswerCache",
     "Budget",
@@ -27,4 +28,5 @@ __all__ = [
     "image_part",
     "keep_answer",
     "refuses",
+    "without_monologue",
 ]

@@ -7,6 +7,7 @@ from irg.endpoints.endpoint import EndpointError, Retry
 
 RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """HTTP states that another try may mend."""
+CUT_OFF = "it was cut off at its limit of tokens (max_tokens); be brief"
 _REFUSED_CODES = re.compile(r"insufficient_quota|invalid|not_found|unauthorized|permission|billing|policy|unsupported")
 _REFUSAL = re.compile(
     r"(?:(?:i[’']m|i am|we[’']re)?\s*(?:very |so )?sorry|(?:i|my) apolog(?:ize|ise|ies))\b[^.\n]{0,40}?"
@@ -40,11 +41,11 @@ def text_of(raw: dict[str, Any], answer_in_think: bool = False, whole: bool = Tr
     if reason == "content_filter":
         raise EndpointError("refused", "a content filter stopped the answer")
     if whole and reason in ("length", "max_tokens"):
-        raise ValueError("it was cut off at its limit of tokens (max_tokens); be brief")
+        raise ValueError(CUT_OFF)
     text = _joined(content)
     if not text.strip():
         raise ValueError("the answer is empty")
-    return _without_monologue(text, answer_in_think)
+    return without_monologue(text, answer_in_think)
 
 
 def quoted(raw: dict[str, Any]) -> str:
@@ -69,7 +70,12 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type", "text") in ("text", "output_text"))
 
 
-def _without_monologue(text: str, answer_in_think: bool) -> str:
+def without_monologue(text: str, answer_in_think: bool = False) -> str:
+    """What follows a reasoning model's ``<think>`` monologue; ``answer_in_think`` as of :func:`text_of`.
+
+    Raises:
+        ValueError: nothing follows.
+    """
     # Chat templates that open the tag themselves leave only the closing one in the answer.
     before, closed, after = text.partition("</think>")
     if closed and after.strip():

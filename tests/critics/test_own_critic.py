@@ -1,0 +1,53 @@
+"""The package that docs/critics.md shows works: taken out of the page, installed, and used."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = re.compile(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+USE = """
+from PIL import Image
+from irg.critics import CriticError, Review, make_critic
+critic = make_critic("color-share:0.25")
+red, black = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8))
+print(critic.review(Review("a red cup", red)).result())
+print(critic.review(Review("a red cup", black)).result())
+try:
+    critic.review(Review("a cup", red)).result()
+except CriticError as error:
+    print(error.kind, error)
+critic.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which pip has installed the page's package."""
+    if find_spec("pip") is None or find_spec("setuptools") is None:
+        pytest.skip("needs pip and setuptools")
+    package, target = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
+    files = dict(FILES.findall((ROOT / "docs" / "critics.md").read_text(encoding="utf-8")))
+    assert set(files) == {"pyproject.toml", "irg_color_critic.py"}
+    for name, text in files.items():
+        (package / name).write_text(text, encoding="utf-8")
+    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(target), str(package)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    paths = [str(target), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def test_a_critic_of_ones_own_judges_images(installed: dict[str, str]) -> None:
+    done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, env=installed)
+    assert done.returncode == 0, done.stderr
+    right, wrong, refused = done.stdout.splitlines()
+    assert "done=True, score=1.0" in right
+    assert "wrong='only 0% of it is red', change='make more of it red', done=False, score=0.0" in wrong
+    assert refused == "refused the prompt names no color"
