@@ -26,6 +26,7 @@ from irg.reasoning.settings import Settings, with_options
 from irg.results.reflection import is_done
 from irg.results.trajectory import Trajectory, Turn
 from irg_mini import world
+from irg_mini.measure.critic import true_reflection
 from irg_mini.measure.prompts import crowded_requests, geneval_requests, held_out_requests
 from irg_mini.measure.table import table
 from irg_mini.world.detector import EVAL_DETECTOR, LABEL_DETECTOR, RENAMED, SCORE_THRESHOLD, Detector
@@ -200,16 +201,9 @@ class _Run:
 
     def _true_reflection(self, index: int, n: int, first: Trajectory) -> str:
         """What is wrong with a first image and how to correct it, by what the label detector finds in it."""
-        image, request = np.asarray(first.image), self.requests[index]
-        seen, size = self.label_detector.detect(image[None], threshold=SCORE_THRESHOLD)[0], image.shape[0]
-        try:
-            intended = world.parse_layout(first.thinking or "")
-        except ValueError:  # a model's thinking need not be a layout
-            intended = None
-        flaws = world.find_flaws(request, seen, size=size, threshold=SCORE_THRESHOLD)
         rng = np.random.default_rng([self.evaluation.seed, index, n])
-        corrected = world.correct(request, seen, intended, rng, size=size, threshold=SCORE_THRESHOLD)
-        return world.reflect(request, flaws, corrected, seen, size)
+        pixels = np.asarray(first.image)
+        return true_reflection(self.label_detector, self.requests[index], pixels, first.thinking, rng).text
 
     def _reflections_of_always(self) -> list[str]:
         lines = read_json_lines(self.folder / "always.jsonl")
