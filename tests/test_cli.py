@@ -20,7 +20,8 @@ from irg.cli import main as cli
 from irg.cli.output import slug
 from irg.engine.settings import DrawSettings
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError, ImageDone, TextDelta, TextDone
-from irg.reasoning.settings import Settings
+from irg.reasoning.settings import Settings, with_options
+from irg.reasoning.sizes import ImageSizes
 from irg.results.metadata import read_png_settings
 from irg.results.trajectory import Trajectory, Turn
 from irg.version import __version__
@@ -33,10 +34,15 @@ class FakePipeline:
     """Does what a pipeline does, in no time. ``faults``: request index -> what is raised when it should start."""
 
     def __init__(self, faults: dict[int, BaseException] | None = None) -> None:
-        self.defaults = Settings(max_think_tokens=99, initial=DrawSettings(num_timesteps=4))
+        self.own = self.defaults = Settings(max_think_tokens=99, initial=DrawSettings(num_timesteps=4))
         self.faults = faults or {}
         self.calls: list[dict[str, Any]] = []
         self.closed = False
+
+    def loaded(self, changes: dict[str, Any]) -> "FakePipeline":
+        """As it is loaded with settings from the command line."""
+        self.defaults = with_options(self.own, changes, ImageSizes(usual=64, stride=16, largest=64))
+        return self
 
     def stream(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, batch_size: int
@@ -75,7 +81,7 @@ class FakePipeline:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     pipeline = FakePipeline()
-    monkeypatch.setattr(generate, "_load", lambda model, display: pipeline)
+    monkeypatch.setattr(generate, "_load", lambda options, changes, display: pipeline.loaded(changes))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IRG_DEBUG", raising=False)
     return pipeline
@@ -114,7 +120,7 @@ def test_every_setting_reaches_the_pipeline(fake: FakePipeline) -> None:
     assert settings.max_think_tokens == 7 and settings.stop_when_done
     assert (settings.reflection_context, settings.reflect_temperature) == ("prompt", 0.5)
     assert settings.initial == DrawSettings(3, 2.0, 5.0, 1.5, (0.1, 0.9), "channel", 0.5)
-    improving = fake.defaults.improving
+    improving = Settings().improving
     assert settings.improving == DrawSettings(6, improving.timestep_shift, 2.0, 2.0, (0.0, 0.5), "global", 0.0)
     assert files_in(Path("o")) == ONE | {"improved-2.png"}
 
@@ -150,6 +156,38 @@ def test_prompts_files(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
     assert cli.main(["generate", "--prompts-file", "-", "--out", "o2"]) == 0
     assert fake.calls[1]["prompts"] == ["a cat", "a dog", "{x}"]
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("p.csv", ","), ("p.TSV", "\t")])
+def test_tables_of_prompts(fake: FakePipeline, name: str, delimiter: str) -> None:
+    rows = [["id", "prompt", "seed"], ["1", '"a dog, ""asleep"""', "9"], ["2", '"two\nlines"', ""]]
+    Path(name).write_text("\ufeff" + "\r\n".join(delimiter.join(row) for row in rows), encoding="utf-8", newline="")
+    assert cli.main(["generate", "--prompts-file", name, "--seed", "2", "--out", "o"]) == 0
+    assert fake.calls[0]["prompts"] == ['a dog, "asleep"', "two\nlines"] and fake.calls[0]["seeds"] == [9, 2]
+
+
+def test_a_random_seed_is_told_and_repeats_the_image(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = []
+    for _ in range(2):
+        assert cli.main(["generate", "a cat", "-n", "2", "--seed", "random"]) == 0
+        first, second = fake.calls[-1]["seeds"]
+        assert second == first + 1 and 0 <= first < 2**32
+        assert f"Seed: {first}\n" in capsys.readouterr().out
+        assert Trajectory.load(f"irg-out/a-cat-{first}-x2/a-cat-{first}").seed == first
+        seeds.append(first)
+    assert seeds[0] != seeds[1]
+    assert cli.main(["generate", "a cat", "--seed", "random", "--quiet"]) == 0
+    assert capsys.readouterr() == (f"irg-out/a-cat-{fake.calls[-1]['seeds'][0]}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [("16:9", (64, 32)), ("wide", (64, 32)), ("tall", (32, 64)), ("Square", (64, 64)), ("48", (48, 48))],
+)
+def test_sizes_by_ratio(fake: FakePipeline, size: str, wanted: tuple[int, int]) -> None:
+    assert cli.main(["generate", "a cat", "--size", size, "--mode", "direct", "--out", "o"]) == 0
+    image = Trajectory.load("o").image
+    assert image is not None and image.size == wanted
 
 
 def test_json_is_one_object_a_line_and_nothing_else_on_stdout(
@@ -197,8 +235,11 @@ BAD_LINES = b'fine\n{"prompt": "x"\n'
         (["a", "--seed", "-1"], "a seed must be a whole number"),
         (["a", "-n", "0"], "-n must be a whole number from 1"),
         (["a", "--batch-size", "0"], "--batch-size must be at least 1"),
-        (["a", "--size", "big"], "--size must be WIDTHxHEIGHT"),
-        (["a", "--size", "64x"], "--size must be WIDTHxHEIGHT"),
+        (["a", "--size", "big"], "size must be WIDTHxHEIGHT, one number, a ratio such as 16:9, or one of square,"),
+        (["a", "--size", "64x"], "size must be WIDTHxHEIGHT"),
+        (["a", "--size", "16:0"], "size must be WIDTHxHEIGHT"),
+        (["a", "--size", "portrat"], "did you mean 'portrait'?"),
+        (["a", "--size", "wide", "--height", "64"], "--size stands for --width and --height"),
         (["a", "--size", "0"], "must be a whole number from 1"),
         (["a", "--size", "33"], "width must be a multiple of 16"),
         (["a", "--rounds", "0"], "rounds must be"),
@@ -228,6 +269,9 @@ BAD_LINES = b'fine\n{"prompt": "x"\n'
         (["--prompts-file", "type.txt"], "type.txt, line 1: a prompt must be text, got int"),
         (["--prompts-file", "seed.txt"], "seed.txt, line 1: a seed must be"),
         (["--prompts-file", "long.txt"], "long.txt, line 2: the prompt has"),
+        (["--prompts-file", "bare.csv"], "bare.csv: the first line must name the columns, one of them prompt"),
+        (["--prompts-file", "seed.csv"], "seed.csv, line 3: a seed must be"),
+        (["--prompts-file", "hole.csv"], "hole.csv, line 3: the prompt is empty"),
         (["a", "--out", "taken"], "taken: holds other files (notes.txt)"),
         (["a", "--out", "taken", "--overwrite"], "taken: holds other files (notes.txt)"),
         (["a", "b", "--out", "taken"], "taken: is not empty"),
@@ -249,6 +293,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         "type.txt": b'{"prompt": 1}',
         "seed.txt": b'{"prompt": "x", "seed": 1.5}',
         "long.txt": b"a\n" + b"x" * 100_001,
+        "bare.csv": b"a cat\na dog\n",
+        "seed.csv": b"prompt,seed\nx,1\ny,-1\n",
+        "hole.csv": b"id,prompt\n1,x\n2,\n",
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -392,7 +439,7 @@ def events(prompts, seeds, settings):
     finally:
         CLEANUP
 pipeline._events = events
-generate._load = lambda model, display: pipeline
+generate._load = lambda model, changes, display: pipeline
 sys.argv = ["irg", "generate", "a", "b", "--out", "o"]
 sys.exit(cli.main())
 """

@@ -45,6 +45,15 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text"), [("x.txt", "a cat\n"), ("x.jsonl", '{"prompt": "a cat"}\n'), ("x.csv", "prompt\na cat\n")]
+)
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    (row,) = rows(tmp_path, {"kind": "file", "path": str(tmp_path / name)})
+    assert row["prompt"] == "a cat"
+
+
+@pytest.mark.parametrize(
     ("name", "text", "told"),
     [
         ("x.jsonl", '{"prompt": "a"}\n{broken', r"x\.jsonl, line 2: no JSON"),

@@ -11,13 +11,14 @@ import pytest
 from irg.engine.ops import Program
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
-from irg.reasoning import programs
+from irg.reasoning import pipeline, programs
 from irg.reasoning.events import Event, Failed, Finished, GenerationError
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.programs import Job
 from irg.reasoning.settings import Settings, with_options
 
 SMALL = {"height": 32, "width": 32, "num_timesteps": 3, "improve_num_timesteps": 3, "max_think_tokens": 4}
+SMALL_WIDE = {"size": "16:9", "mode": "direct", "num_timesteps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +169,27 @@ def test_the_last_image_of_several_prompts(pipe: IRGPipeline, tmp_path: Path) ->
     assert [output.trajectory.prompt for output in outputs] == ["a cat", "a dog"]
     assert set(steps) == {(1, 0), (2, 0), (1, 1), (2, 1)}
     assert (outputs[0].save(tmp_path / "o") / "improved.png").is_file()
+
+
+def test_options_are_checked_before_the_weights_are_read(
+    tiny_loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, tiny_loaded.config)
+    monkeypatch.setattr(pipeline, "load_with_plan", lambda *_: pytest.fail("the weights are being read"))
+    for options, told in (
+        ({"height": 100, "width": 64}, "height must be a multiple of 16 from 16 to 128 for this model, got 100"),
+        ({"size": "2048"}, "height must be a multiple of 16 from 16 to 128"),
+        ({"size": "1:20"}, "the shorter side would have less than the 16 pixels it needs"),
+        ({"mode": "draw"}, "mode must be one of"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            IRGPipeline.from_pretrained(tmp_path, "cpu", options=options)
+
+
+def test_options_become_the_pipelines_own(tiny_loaded: LoadedModel, tmp_path: Path) -> None:
+    write_folder(tmp_path, tiny_loaded.config)
+    told: list[str] = []
+    pipe = IRGPipeline.from_pretrained(tmp_path, "cpu", say=told.append, options=SMALL_WIDE)
+    assert "Size: 16:9 is 128x80 for this model" in told
+    assert pipe("a cat", seed=1).image.size == (128, 80)
+    assert pipe("a cat", seed=1, size="square").image.size == (128, 128)

@@ -5,7 +5,7 @@ The grammar, the same in every command that makes images (``generate``, ``bench 
 * A setting of a request (the fields of ``Settings`` and ``DrawSettings``) is an option of its name: ``--rounds 2``,
   ``--cfg-text-scale 4``; for later images ``--improve-cfg-text-scale 2``. What is left out is the model's own.
 * A setting that is true or false has two options, ``--stop-when-done`` and ``--no-stop-when-done``. An interval is
-  ``--cfg-interval 0.4,1``. ``--size 128x96`` stands for ``--width 128 --height 96``.
+  ``--cfg-interval 0.4,1``. ``--size 128x96`` stands for ``--width 128 --height 96``; it may be a ratio, too.
 * The model and where it runs: ``--model --weights --memory --device`` (:class:`ModelOptions`).
 * In recipes the same names are keys of a dictionary (``options: {cfg_text_scale: 4, mode: think}``), and fields of the
   recipe itself are options, nested ones with dots: ``irg train RECIPE.yaml --optimizer.lr 1e-4``.
@@ -28,7 +28,8 @@ import tyro
 
 from irg.deprecation import old_names
 from irg.engine.settings import DrawSettings
-from irg.reasoning.settings import IMPROVE, Settings, check_options
+from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options
+from irg.reasoning.sizes import PRESETS, parse_size
 
 T = TypeVar("T")
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
@@ -119,7 +120,8 @@ def _setting_flags(without: tuple[str, ...]) -> type:
         else:
             made.append((name, Annotated[kind | None, _help(text)], given))
     if not {"width", "height"} & set(without):
-        text = "Width and height in pixels, or one number for a square."
+        text = "Width and height in pixels; or a ratio at the model's usual size, such as 16:9, or "
+        text += f"{', '.join(PRESETS)}."
         made.append(("size", Annotated[str | None, _help(text, "WIDTHxHEIGHT")], field(default=None)))
     return make_dataclass("SettingOptions", made, frozen=True)
 
@@ -166,10 +168,11 @@ def _changes(given: Any) -> dict[str, Any]:
             changes[name] = name == one.name
         elif name.removeprefix(IMPROVE) == "cfg_interval":
             changes[name] = _interval(name, value)
-        elif name == "size":
+        elif name == SIZE:
             if {"width", "height"} & changes.keys():
                 raise ValueError("--size stands for --width and --height: give it alone")
-            changes["width"], changes["height"] = image_size(value)
+            size = parse_size(value)
+            changes |= {"width": size[0], "height": size[1]} if isinstance(size, tuple) else {SIZE: value}
         else:
             changes[name] = value
     return changes
@@ -231,16 +234,15 @@ def _flag(name: str) -> str:
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """(width, height) of what a user typed for ``--size``.
+    """(width, height) of what a user typed for a ``--size`` in pixels.
 
     Raises:
         ValueError: it is no size.
     """
-    match = re.fullmatch(r"([0-9]{1,6})(?:[xX×]([0-9]{1,6}))?", text.strip())
-    if not match:
+    size = parse_size(text)
+    if not isinstance(size, tuple):
         raise ValueError(f"--size must be WIDTHxHEIGHT or one number (such as 128 or 128x96), got {text!r}")
-    width = int(match[1])
-    return width, int(match[2] or width)
+    return size
 
 
 def _first_sentence(panel: str) -> str:

@@ -11,7 +11,6 @@ from tyro.conf import Positional, arg
 from irg import promptsets
 from irg.cli.arguments import ModelOptions, parse_with_settings
 from irg.deprecation import renamed
-from irg.reasoning.settings import with_options
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,14 @@ def main(argv: Sequence[str]) -> int:
     if len(chosen) < len(prompt_set):
         console.print(f"{len(covered)} of {len(prompt_set)} prompts are covered, {len(chosen)} are drawn.")
     pipe = IRGPipeline.from_pretrained(
-        options.model, options.device, memory=options.memory, weights=options.weights, say=console.print
+        options.model,
+        options.device,
+        memory=options.memory,
+        weights=options.weights,
+        say=console.print,
+        options=changes,
     )
-    settings = with_options(pipe.defaults, changes)
+    settings = pipe.defaults
     info = runs.new_run(
         prompt_set,
         chosen,

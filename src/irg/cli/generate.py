@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from irg.cli.arguments import ModelOptions, parse_with_settings
 from irg.cli.output import Output
-from irg.cli.requests import Request, collect
-from irg.reasoning.settings import Settings, with_options
+from irg.cli.requests import Request, collect, drawn_seed
+from irg.reasoning.settings import Settings
 from irg.results.folder import JSON_NAME, REPORT_NAME
 from irg.results.trajectory import Trajectory
 
@@ -29,9 +29,10 @@ class GenerateOptions(ModelOptions):
     prompts: Positional[Annotated[tuple[str, ...], arg(metavar="PROMPT...")]] = ()
     """What to draw; each in quotes."""
     prompts_file: str | None = None
-    """More prompts: one a line, or JSON lines {"prompt": "...", "seed": 7}; - reads standard input."""
-    seed: int = 0
-    """The same prompt, seed and settings give the same image."""
+    """More prompts: one a line, JSON lines {"prompt": "...", "seed": 7}, or CSV with such columns; - reads standard
+    input."""
+    seed: int | Literal["random"] = 0
+    """The same prompt, seed and settings give the same image; random draws a seed and says which."""
     num_images: Annotated[int, arg(aliases=["-n"])] = 1
     """Images per prompt, with the seeds SEED, SEED+1, ..."""
     out: str | None = None
@@ -55,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     """
     what = "Draw images: think, draw, look, reflect, draw better."
     options, changes = parse_with_settings(GenerateOptions, argv, "irg generate", what)
-    requests = collect(options.prompts, options.prompts_file, options.seed, options.num_images)
+    seed = drawn_seed(options.seed)
+    requests = collect(options.prompts, options.prompts_file, seed, options.num_images)
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
     output = Output(options.out, requests, options.overwrite)
@@ -67,8 +69,10 @@ def main(argv: Sequence[str]) -> int:
     interrupted, failed = False, 0
     try:
         with display:
-            pipe = _load(options, display)
-            failed = _draw(pipe, requests, with_options(pipe.defaults, changes), options, output, display)
+            if options.seed == "random":
+                display.note(f"Seed: {seed}")
+            pipe = _load(options, changes, display)
+            failed = _draw(pipe, requests, pipe.defaults, options, output, display)
     except KeyboardInterrupt:
         interrupted = True
     index = output.write_index()
@@ -82,12 +86,12 @@ def main(argv: Sequence[str]) -> int:
     return 130 if interrupted else 2 if failed else 0
 
 
-def _load(options: GenerateOptions, display: "Display") -> "IRGPipeline":
+def _load(options: GenerateOptions, changes: dict[str, Any], display: "Display") -> "IRGPipeline":
     display.note(f"Loading {options.model} ...")
     from irg.reasoning.pipeline import IRGPipeline
 
     return IRGPipeline.from_pretrained(
-        options.model, options.device, memory=options.memory, weights=options.weights, say=display.note
+        options.model, options.device, memory=options.memory, weights=options.weights, say=display.note, options=changes
     )
 
 

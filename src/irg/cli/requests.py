@@ -1,10 +1,14 @@
 """Which images are asked for: prompts from the command line and from files, a seed for each image."""
 
+import csv
+import io
 import json
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from irg.reasoning.settings import check_prompt, check_seed
 
@@ -15,6 +19,11 @@ class Request:
 
     prompt: str
     seed: int
+
+
+def drawn_seed(seed: int | Literal["random"]) -> int:
+    """The seed itself, or a new one."""
+    return secrets.randbelow(2**32) if seed == "random" else seed
 
 
 def collect(prompts: Sequence[str], prompts_file: str | None, seed: int, copies: int) -> list[Request]:
@@ -34,19 +43,25 @@ def collect(prompts: Sequence[str], prompts_file: str | None, seed: int, copies:
 
 
 def _read(name: str, seed: int) -> list[Request]:
-    """A file of one prompt a line, or of JSON lines ``{"prompt": ..., "seed": ...}``; ``-`` is standard input."""
+    """A file of one prompt a line, of JSON lines ``{"prompt": ..., "seed": ...}``, or (``.csv``, ``.tsv``) of columns
+    with these names; ``-`` is standard input."""
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise ValueError(f"{name}: can't read the prompts: {error.strerror or error}") from error
-    requests = list(_requests(raw, seed, "standard input" if name == "-" else name))
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(name).suffix.lower())
+    if delimiter:
+        requests = list(_from_table(raw, delimiter, seed, name))
+    else:
+        requests = list(_requests(raw, seed, "standard input" if name == "-" else name))
     if not requests:
         raise ValueError(f"{name}: holds no prompt")
     return requests
 
 
 def _requests(raw: bytes, seed: int, name: str) -> Iterator[Request]:
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(raw.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -56,6 +71,24 @@ def _requests(raw: bytes, seed: int, name: str) -> Iterator[Request]:
             raise ValueError(f"{name}, line {number}: not UTF-8 text") from error
         except ValueError as error:
             raise ValueError(f"{name}, line {number}: {error}") from error
+
+
+def _from_table(raw: bytes, delimiter: str, seed: int, name: str) -> Iterator[Request]:
+    """The rows of a CSV file: column ``prompt``, and ``seed`` if there is one; other columns are left alone."""
+    try:
+        rows = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter=delimiter, strict=True)
+        if "prompt" not in (rows.fieldnames or ()):
+            raise ValueError(f"{name}: the first line must name the columns, one of them prompt")
+        for row in rows:
+            try:
+                own = (row.get("seed") or "").strip()
+                yield Request(check_prompt(row["prompt"] or ""), check_seed(int(own)) if own else seed)
+            except ValueError as error:
+                raise ValueError(f"{name}, line {rows.line_num}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 text") from error
+    except csv.Error as error:
+        raise ValueError(f"{name}: not a CSV file: {error}") from error
 
 
 def _from_json(text: str, seed: int) -> Request:

@@ -110,18 +110,18 @@ def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
             case ".parquet":
                 yield from _parquet_texts(path, column)
             case ".csv" | ".tsv":
-                with path.open(encoding="utf-8", newline="") as file:
+                with path.open(encoding="utf-8-sig", newline="") as file:
                     reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
                     for number, row in enumerate(reader, 2):
                         yield f"{path}, line {number}", _column(row, column, f"{path}, line {number}")
             case ".jsonl" | ".json":
-                with path.open(encoding="utf-8") as file:
+                with path.open(encoding="utf-8-sig") as file:
                     for number, line in enumerate(file, 1):
                         if line.strip():
                             where = f"{path}, line {number}"
                             yield where, _column(_object(line, where), column, where)
             case _:
-                with path.open(encoding="utf-8") as file:
+                with path.open(encoding="utf-8-sig") as file:
                     for number, line in enumerate(file, 1):
                         if line.strip():
                             yield f"{path}, line {number}", line

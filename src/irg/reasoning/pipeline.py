@@ -5,9 +5,10 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -29,7 +30,8 @@ from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.programs import PROGRAMS, Job, Step, redraw
 from irg.reasoning.prompts import BAGEL_PROFILE
-from irg.reasoning.settings import Settings, check_prompt, check_seed, with_options
+from irg.reasoning.settings import SIZE, Settings, check_prompt, check_seed, with_options
+from irg.reasoning.sizes import ImageSizes, parse_size
 from irg.results.reflection import is_done
 from irg.results.trajectory import Trajectory, Turn
 
@@ -73,6 +75,7 @@ class IRGPipeline:
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
         self.config = engine.runner.config
         self.defaults = _usual_settings(self.config, profile)
+        self.sizes = _image_sizes(self.config, self.defaults)
 
     @classmethod
     def from_pretrained(
@@ -83,6 +86,7 @@ class IRGPipeline:
         memory: Memory = "auto",
         weights: Literal["ema", "model"] = "ema",
         say: Callable[[str], None] = _log.info,
+        options: Mapping[str, Any] | None = None,
     ) -> "IRGPipeline":
         """Load a model.
 
@@ -94,9 +98,12 @@ class IRGPipeline:
                 ``auto``, the first that fits (float32 before them on the CPU).
             weights: which ones to take where a folder has the averaged (``ema``) and the plain (``model``) ones.
             say: gets a line about what is downloaded, and one about the memory that was chosen and why.
+            options: single settings by name as in a call; changed so, the model's own become ``defaults``. They are
+                checked against the model's configuration before its weights are loaded.
 
         Raises:
-            ValueError: there is no such model, or its folder is incomplete or damaged (the message says what).
+            ValueError: there is no such model, or its folder is incomplete or damaged (the message says what), or it
+                can't draw what the options ask for.
         """
         devices = parse_devices(device)
         folder = model_folder(model, weights, say)
@@ -104,10 +111,13 @@ class IRGPipeline:
         tokenizer = TextTokenizer.from_folder(folder)
         config = read_config(folder)
         tokenizer.check(config, folder)
+        defaults = _checked_settings(config, profile, options or {}, say)
         loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(config, profile))
         say(f"Memory: {plan.reason}")
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
-        return cls(engine, profile, str(model), plan)
+        pipe = cls(engine, profile, str(model), plan)
+        pipe.defaults = defaults
+        return pipe
 
     def max_concurrent_requests(self, most: int = 8) -> int:
         """How many requests of the usual size to run at a time: ``most``, or as many as memory has room for."""
@@ -152,7 +162,8 @@ class IRGPipeline:
             callback_on_step_end: called as ``callback(pipe, step, t, info)`` after every update of an image; ``info``
                 has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
             options: single settings by name, over ``settings``: those of :class:`Settings` (``mode``, ``rounds``,
-                ``height``, ``width``, ``temperature``, ...), those of ``DrawSettings`` for the first image
+                ``height``, ``width``, ``temperature``, ...), ``size`` for width and height (``"512x384"``, ``"16:9"``,
+                ``"wide"``: :mod:`irg.reasoning.sizes`), those of ``DrawSettings`` for the first image
                 (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later images.
 
         Raises:
@@ -161,7 +172,7 @@ class IRGPipeline:
                 (:meth:`stream` goes on with them).
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        chosen = with_options(settings or self.defaults, options)
+        chosen = with_options(settings or self.defaults, options, self.sizes)
         done: dict[int, Trajectory] = {}
         with closing(self.stream(prompts, self._seeds(seed, len(prompts)), chosen, batch_size)) as events:
             for event in events:
@@ -271,13 +282,7 @@ class IRGPipeline:
         height = settings.height or self.defaults.height
         width = settings.width or self.defaults.width
         assert height is not None and width is not None
-        stride, largest = self.config.image_stride, self.config.max_image_size
-        for name, side in (("height", height), ("width", width)):
-            if side % stride or not stride <= side <= largest:
-                raise ValueError(
-                    f"{name} must be a multiple of {stride} from {stride} to {largest} for model {self.name!r}, "
-                    f"got {side}"
-                )
+        self.sizes.check(width, height)
         stop = is_done if settings.stop_when_done else (lambda _: False)
         return Job(prompt, self.profile.system_prompt, settings, height, width, stop)
 
@@ -315,6 +320,26 @@ def _usual_settings(config: ModelConfig, profile: Profile) -> Settings:
     """The settings that a model brings."""
     size = config.vae_resize.max_size
     return Settings.from_dict({"height": size, "width": size} | profile.settings)
+
+
+def _image_sizes(config: ModelConfig, usual: Settings) -> ImageSizes:
+    """The sizes that the network draws."""
+    assert usual.height is not None and usual.width is not None
+    return ImageSizes(max(usual.height, usual.width), config.image_stride, config.max_image_size)
+
+
+def _checked_settings(
+    config: ModelConfig, profile: Profile, options: Mapping[str, Any], say: Callable[[str], None]
+) -> Settings:
+    """The model's own settings with ``options``; a ``size`` that is a ratio is told in pixels."""
+    usual = _usual_settings(config, profile)
+    sizes = _image_sizes(config, usual)
+    chosen = with_options(usual, options, sizes)
+    assert chosen.height is not None and chosen.width is not None
+    sizes.check(chosen.width, chosen.height)
+    if isinstance(parse_size(options.get(SIZE, 1)), Fraction):
+        say(f"Size: {options[SIZE]} is {chosen.width}x{chosen.height} for this model")
+    return chosen
 
 
 def _usual_request(config: ModelConfig, profile: Profile) -> RequestShape:

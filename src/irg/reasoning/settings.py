@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from irg.deprecation import accepts_old_names, old_names, renamed, warn
 from irg.engine.settings import IMPROVING, DrawSettings, choice, number, whole
+from irg.reasoning.sizes import ImageSizes, parse_size
 from irg.recipes import build, choose
 
 Mode = Literal["direct", "think", "irg"]
@@ -17,6 +18,8 @@ Look = Literal["both", "vit", "vae", "none"]
 ReflectionContext = Literal["all", "prompt"]
 MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
+MAX_SIDE = 65536
+SIZE = "size"  # stands for width and height
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
 _LATER = (IMPROVE, "rounds", "reflect", "recall", "stop_", "look")  # settings of mode irg alone begin with these
 DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
@@ -68,7 +71,7 @@ class Settings:
             raise ValueError(f"stop_when_done must be true or false, got {self.stop_when_done!r}")
         for side in ("height", "width"):
             if getattr(self, side) is not None:
-                whole(self, side, 1, 65536)
+                whole(self, side, 1, MAX_SIDE)
         if (self.height is None) != (self.width is None):
             raise ValueError(f"height and width must be given together, got height {self.height}, width {self.width}")
         number(self, "temperature", 0.0, 100.0, "0.3 is usual; 0 is greedy")
@@ -97,13 +100,17 @@ class Settings:
         return build(cls, data)
 
 
-def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
+def with_options(settings: Settings, options: Mapping[str, Any], sizes: ImageSizes | None = None) -> Settings:
     """``settings`` with single values changed by name: fields of :class:`Settings`, fields of :class:`DrawSettings` for
-    the first image, and the same with ``improve_`` before them for later images.
+    the first image, and the same with ``improve_`` before them for later images; ``size`` stands for width and height.
+
+    Args:
+        sizes: the model's, for a ``size`` that is a ratio.
 
     Raises:
         ValueError: a name is unknown or a value not acceptable; it is named as it was given.
     """
+    options = _with_pixels(options, sizes)
     own: dict[str, Any] = {}
     first: dict[str, Any] = {}
     later: dict[str, Any] = {}
@@ -119,7 +126,7 @@ def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
         elif name in Settings.__dataclass_fields__:
             own[name] = value
         else:
-            known = [*Settings.__dataclass_fields__, *DRAW_FIELDS, *(IMPROVE + field for field in DRAW_FIELDS)]
+            known = [*Settings.__dataclass_fields__, SIZE, *DRAW_FIELDS, *(IMPROVE + field for field in DRAW_FIELDS)]
             raise ValueError(f"unknown setting {name!r}{choose(name, known)}; there are {', '.join(known)}")
     changed = replace(settings, **own)
     initial = replace(changed.initial, **first)
@@ -130,13 +137,27 @@ def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
     return replace(changed, initial=initial, improving=improving)
 
 
+def _with_pixels(options: Mapping[str, Any], sizes: ImageSizes | None) -> Mapping[str, Any]:
+    """Width and height in the place of ``size``."""
+    if SIZE not in options:
+        return options
+    if options.keys() & {"width", "height"}:
+        raise ValueError("size stands for width and height: give it alone")
+    size = options[SIZE]
+    pixels = sizes.pixels(size) if sizes else parse_size(size)
+    if not isinstance(pixels, tuple):
+        raise ValueError(f"size {size}: how many pixels that is depends on the model; give WIDTHxHEIGHT")
+    rest = {name: value for name, value in options.items() if name != SIZE}
+    return rest | {"width": pixels[0], "height": pixels[1]}
+
+
 def check_options(options: Mapping[str, Any]) -> None:
     """Check settings by name before a model is there: what they are called, their values, and that the mode uses them.
 
     Raises:
         ValueError: see :func:`with_options`; or a setting has no meaning in the mode that is given with it.
     """
-    with_options(Settings(), options)
+    with_options(Settings(), options, ImageSizes(usual=MAX_SIDE, stride=1, largest=MAX_SIDE))
     mode = options.get("mode", "irg")
     unused = next((name for name in options if name.startswith(_LATER)), None)
     if mode != "irg" and unused:

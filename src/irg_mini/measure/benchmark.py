@@ -133,7 +133,7 @@ class _Run:
     def settings(self, variant: Variant) -> Settings:
         """The model's own, the variant's, and what was asked for."""
         changes = {"rounds": self.evaluation.rounds, **variant.settings, **self.evaluation.settings}
-        return with_options(self.pipe.defaults, changes)
+        return with_options(self.pipe.defaults, changes, self.pipe.sizes)
 
     def results(self, name: str) -> list[dict[str, Any]]:
         """Draw and judge all prompts in one way; a line of ``<out>/<name>.jsonl`` for each image asked for."""
