@@ -51,6 +51,39 @@ def test_load_gives_back_what_save_wrote(tmp_path: Path, turns: int) -> None:
     assert files_in(tmp_path / "deep") == {"out", *(f"out/{name}" for name in files_in(folder))}
 
 
+VERDICT = {"name": "endpoint:m", "wrong": "blue", "change": "make it red", "done": False, "score": 0.4, "cost": 0.5}
+FAILURE = {"name": "endpoint:m", "failed": "outage", "error": "<HTTP 500>", "fallback": "keep"}
+
+
+def test_a_critic_is_kept_counted_and_shown(tmp_path: Path) -> None:
+    trajectory = example(3)
+    assert "critic" not in trajectory.to_dict()["turns"][1]
+    trajectory.turns[1].critic, trajectory.turns[2].critic = {**VERDICT, "cached": True}, FAILURE
+    folder = trajectory.save(tmp_path / "out")
+    assert Trajectory.load(folder) == trajectory and trajectory.cost == 0.5
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Critic <b>endpoint:m</b> · score 0.40 · not done · cost 0.5 · from the cache" in page
+    assert "The critic endpoint:m failed (outage: &lt;HTTP 500&gt;). The image before this stays." in page
+
+
+@pytest.mark.parametrize(
+    ("critic", "told"),
+    [
+        (["endpoint:m"], r"turns\[0\].critic must be of type dict"),
+        ({"name": "endpoint:m"}, r"turns\[0\].critic.wrong is missing"),
+        (VERDICT | {"score": "high"}, r"turns\[0\].critic.score must be of type int or float"),
+        ({"failed": "outage", "name": "m", "error": ""}, r"turns\[0\].critic.fallback is missing"),
+    ],
+)
+def test_a_critic_that_can_not_be_read_is_named(tmp_path: Path, critic: Any, told: str) -> None:
+    folder = example(1).save(tmp_path / "out")
+    data = json.loads((folder / "trajectory.json").read_text(encoding="utf-8"))
+    data["turns"][0]["critic"] = critic
+    (folder / "trajectory.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match=told):
+        Trajectory.load(folder)
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_pixels_are_kept_in_every_mode(tmp_path: Path, mode: str) -> None:
     trajectory = example(1)

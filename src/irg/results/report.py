@@ -67,6 +67,7 @@ def _turn(turn: Mapping[str, Any], index: int, image: Image.Image | None) -> dic
         "stages": turn["seconds"],
         "seconds": sum(turn["seconds"].values()),
         "tokens": turn["tokens"],
+        "critic": turn.get("critic"),
     }
 
 

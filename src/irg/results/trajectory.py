@@ -24,6 +24,10 @@ class Turn:
         settings: how the image was drawn, as plain JSON values.
         seconds: time per stage, such as ``{"thinking": 0.4, "drawing": 2.1}``.
         tokens: length of the text.
+        critic: who reflected in the model's place, as plain JSON values; None: nobody. A verdict has ``name``,
+            ``wrong``, ``change``, ``done``, ``score`` (0 to 1), ``cost`` and ``cached``; a critic that failed has
+            ``name``, ``failed`` (the kind of failure), ``error`` and ``fallback`` (what was done instead: ``self``, the
+            model reflected, or ``keep``, the image stays).
     """
 
     thinking: str | None
@@ -31,6 +35,7 @@ class Turn:
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+    critic: dict[str, Any] | None = None
 
 
 @dataclass
@@ -76,6 +81,11 @@ class Trajectory:
         """Length of all texts."""
         return sum(turn.tokens for turn in self.turns)
 
+    @property
+    def cost(self) -> float:
+        """What the critics' verdicts cost, whenever they were paid for."""
+        return sum(turn.critic.get("cost", 0.0) for turn in self.turns if turn.critic is not None)
+
     def image_names(self) -> list[str | None]:
         """For each turn, the file its image is saved to."""
         return [None if turn.image is None else image_name(index) for index, turn in enumerate(self.turns)]
@@ -90,6 +100,7 @@ class Trajectory:
                 "seconds": turn.seconds,
                 "tokens": turn.tokens,
             }
+            | ({} if turn.critic is None else {"critic": turn.critic})
             for turn, name in zip(self.turns, self.image_names(), strict=True)
         ]
         return {
@@ -181,6 +192,7 @@ class Trajectory:
                     settings=_get(entry, "settings", dict, where),
                     seconds=_seconds(_get(entry, "seconds", dict, where), where),
                     tokens=_get(entry, "tokens", int, where),
+                    critic=_critic(entry["critic"], where) if "critic" in entry else None,
                 )
             )
         return cls(
@@ -207,6 +219,13 @@ def _get(data: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any
         wanted = " or ".join("null" if one is type(None) else one.__name__ for one in kinds)
         raise ValueError(f"{where}{name} must be of type {wanted}, got {str(value)[:40]!r}")
     return value
+
+
+def _critic(value: Any, where: str) -> dict[str, Any]:
+    fields: dict[str, type | tuple[type, ...]] = {"name": str, "failed": str, "error": str, "fallback": str}
+    if "failed" not in _get({"critic": value}, "critic", dict, where):
+        fields = {"name": str, "wrong": str, "change": str, "done": bool, "score": (int, float), "cost": (int, float)}
+    return value | {name: _get(value, name, kind, f"{where}critic.") for name, kind in fields.items()}
 
 
 def _seconds(values: dict[str, Any], where: str) -> dict[str, float]:
