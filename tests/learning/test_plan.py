@@ -13,13 +13,17 @@ from irg import recipes
 from irg.cli.main import main
 from irg.learning.costs import forward_flops, step_flops, work_of
 from irg.learning.objective import cross_entropy
+from irg.learning.parallel import join
 from irg.learning.plan import make_plan, report
 from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel, TrainRecipe
+from irg.learning.setup import start_folder
 from irg.learning.trainer import train
 from irg.model.network.config import bagel_7b, tiny
 from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.convert import Conversion, convert
+from irg.model.weights.folders import BUNDLED
 from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Patches, Text
 
@@ -157,3 +161,24 @@ def test_logits_in_chunks(tiny_loaded: LoadedModel) -> None:
         ce = cross_entropy(model, hidden, labels, limit)
         results.append((ce.detach(), *torch.autograd.grad(ce.sum(), (hidden, model.language_model.lm_head.weight))))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+
+
+def test_a_quantized_folder_is_refused_before_the_first_step(
+    planned: Callable[..., TrainRecipe], folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchao")
+    convert(folder, tmp_path / "int8", Conversion(quantize="int8"))
+    recipe = planned(model=str(tmp_path / "int8"), lora=Lora(rank=2))
+    with pytest.raises(ValueError, match="quantized to int8 and can't be trained"):
+        train(recipe, quiet=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] in ([], [".lock"])
+    assert any("quantized to int8" in problem for problem in make_plan(recipe).problems)
+
+
+def test_a_bundled_model_by_name(planned: Callable[..., TrainRecipe]) -> None:
+    """Its own configuration and tokenizer count, not the sizes that its name also stands for."""
+    plan = make_plan(planned(model="mini"))
+    assert not any("sizes alone" in note for note in plan.notes)
+    assert start_folder(planned(model="mini"), join("cpu", Parallel())) == BUNDLED / "mini"
+    with pytest.raises(ValueError, match="unknown model 'nowhere'"):
+        train(planned(model="nowhere"), quiet=True)

@@ -261,7 +261,7 @@ def test_ema_or_model_is_an_option_and_the_autoencoder_may_lie_elsewhere(folder:
     refused(folder, r"ae\.safetensors is missing")
     ae = tmp_path / "flux.safetensors"
     assert load_model(folder, autoencoder_file=ae).model.vae2llm.bias[0] == 0
-    assert load_model(folder, prefer="model", autoencoder_file=ae).model.vae2llm.bias[0] == 1
+    assert load_model(folder, weights="model", autoencoder_file=ae).model.vae2llm.bias[0] == 1
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

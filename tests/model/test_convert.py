@@ -84,7 +84,7 @@ def test_an_edited_configuration_wins_over_the_kept_one(bagel: Path, tmp_path: P
 
 
 def test_the_plain_weights_are_an_option(bagel: Path, tmp_path: Path) -> None:
-    convert(bagel, tmp_path / "a", Conversion(prefer="model"))
+    convert(bagel, tmp_path / "a", Conversion(weights="model"))
     assert (tmp_path / "a/model.safetensors").is_file() and not (tmp_path / "a/ema.safetensors").exists()
     plain, averaged = load_model(tmp_path / "a").model, load_model(bagel).model
     assert torch.equal(plain.vae2llm.bias, averaged.vae2llm.bias + 1)

@@ -45,15 +45,16 @@ def test_only_one_set_of_weights_is_needed() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"ema.safetensors": None, "model.safetensors.index.json": None, "pytorch_model.bin": 5}, "is a pickle"),
+        ({name: None for name in BAGEL if name != "ae.safetensors"} | {"pytorch_model.bin": 5}, "is a pickle"),
         ({"ae.safetensors": None}, r"no ae.safetensors"),
         ({"model-00002-of-00002.safetensors": None, "ema.safetensors": None}, "not in the repository"),
+        ({SHARDS[1]: None, "ema.safetensors": None, "model.safetensors.index.json": None}, "shard 2 of 2"),
     ],
 )
 def test_incomplete_repositories_are_refused_before_a_download(change: dict[str, Any], told: str) -> None:
     sizes = {name: size for name, size in (BAGEL | change).items() if size is not None}
     with pytest.raises(ValueError, match=told):
-        needed("x/y", sizes, INDEX.__getitem__, "ema")
+        needed("x/y", sizes, INDEX.__getitem__)
 
 
 class FakeHub:

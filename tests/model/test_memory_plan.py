@@ -269,8 +269,8 @@ def test_a_quantized_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: Loaded
 def test_unknown_words_are_refused(checked: CheckedFolder) -> None:
     with pytest.raises(ValueError, match="memory must be one of auto, bf16, int8, int4, offload"):
         plan_memory(checked, "int2")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="weights must be ema or model"):
-        check_folder(checked.weights_file.parent, "both")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has no weights called 'both'"):
+        check_folder(checked.weights_file.parent, "both")
     refusals = {
         "gpu0": "unknown",
         "": "unknown",

@@ -33,7 +33,6 @@ from irg.reasoning.sizes import PRESETS, parse_size
 
 T = TypeVar("T")
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
-Weights = Literal["ema", "model"]
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
 
@@ -43,8 +42,9 @@ class ModelOptions:
 
     model: str = "mini"
     """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
-    weights: Weights = "ema"
-    """Which ones to take where a model has the averaged (ema) and the plain (model) ones."""
+    weights: str | None = None
+    """Which weights of a folder with several: ema (averaged), model (plain), or NAME for NAME.safetensors. Default:
+    weights, ema or model, the first that is there."""
     memory: Memory = "auto"
     """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
     device: str | None = None

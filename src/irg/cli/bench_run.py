@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         model=str(options.model),
         model_fingerprint=runs.weights_fingerprint(folder),
         model_name=slug(str(options.model)),
-        weights=options.weights,
+        weights=pipe.weights,
         precision=pipe.memory_plan.precision if pipe.memory_plan else "",
         mode=settings.mode,
         settings=settings.to_dict(),

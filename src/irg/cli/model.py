@@ -10,7 +10,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from irg.cli.arguments import Weights, image_size, parse
+from irg.cli.arguments import image_size, parse
 from irg.deprecation import renamed
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -22,8 +22,8 @@ class _Info:
     """A model folder, a bundled model, or a hub id that is in the cache."""
     size: str | None = None
     """WIDTHxHEIGHT to estimate memory for; several with commas between. Default: 512, 768 and 1024 where they fit."""
-    weights: Weights = "ema"
-    """Which ones, where a folder has the averaged (ema) and the plain (model) ones."""
+    weights: str | None = None
+    """Which ones of a folder with several, such as ema or model."""
     json: bool = False
     """Print one JSON object."""
 
@@ -55,8 +55,8 @@ class _Convert:
     """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
     shard_size: str | None = None
     """Split the weights into files of at most this, such as 5GB or 500MB; default: one file."""
-    weights: Weights = "ema"
-    """Which ones, where the source has the averaged (ema) and the plain (model) ones."""
+    weights: str | None = None
+    """Which ones of a source with several, such as ema or model."""
     overwrite: bool = False
     """Replace a model folder that is there."""
 

@@ -51,7 +51,7 @@ class RunInfo:
     settings: dict[str, Any]
     seed: int
     weights: str = ""
-    """``ema`` or ``model``; empty in records of earlier versions."""
+    """The set of weights that was loaded, such as ``ema``; empty in records of earlier versions."""
     precision: str = ""
     """float32, bf16, int8 or int4."""
     irg_version: str = __version__

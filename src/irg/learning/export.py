@@ -64,14 +64,19 @@ def write_model(
 
 
 @torch.no_grad()
-def export(recipe: TrainRecipe, loaded: LoadedModel, state: RunState, profile: Profile, ranks: parallel.Ranks) -> Path:
+def export(
+    recipe: TrainRecipe, start: Path, loaded: LoadedModel, state: RunState, profile: Profile, ranks: parallel.Ranks
+) -> Path:
     """Write the averaged weights: ``out/model``, a folder that every command takes, and with adapters
     ``out/adapter``. Returns the model's folder, or the adapter's if nothing is merged. All ranks call it.
+
+    Args:
+        start: the folder that the run started from.
 
     Raises:
         ValueError: a folder can't be written.
     """
-    start, out, adapter = Path(recipe.model), Path(recipe.out), adapter_of(recipe)
+    out, adapter = Path(recipe.out), adapter_of(recipe)
     dtype = torch.bfloat16 if recipe.parallel.precision == "bfloat16" else None
     named = dict(zip(state.named_weights, state.average, strict=True))
     averages = _gathered(named, None if adapter else dtype, ranks)

@@ -21,13 +21,13 @@ from irg.learning.data.stream import Feed
 from irg.learning.modes import MODES, EncodedImage, EncodedTrajectory, write
 from irg.learning.recipe import TrainRecipe
 from irg.learning.resume_check import differences, message
-from irg.learning.setup import adapter_of, freeze, quantize, trained, training_config
+from irg.learning.setup import adapter_of, check_trainable, freeze, quantize, trained, training_config
 from irg.model.network.config import CONFIGS, ModelConfig, tiny
 from irg.model.network.lora import add_adapters
 from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import read_config
-from irg.model.weights.manifest import compare, find_weights, read_entries
+from irg.model.weights.folders import is_model_folder, model_folder
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.prompts import BAGEL_PROFILE
@@ -96,20 +96,20 @@ class Plan:
 def make_plan(recipe: TrainRecipe, gpus: int | None = None) -> Plan:
     """Look a recipe over. ``gpus``: how many it is meant for; default 1 on a CPU or with adapters, else 8."""
     plan = Plan(recipe, gpus or (1 if recipe.device == "cpu" or recipe.lora.rank else 8))
-    folder = Path(recipe.model)
-    known = CONFIGS.get(recipe.model) if not folder.exists() else None
-    config = known() if known else plan.attempt(lambda: read_config(folder))
+    known = None if is_model_folder(recipe.model) else CONFIGS.get(recipe.model)
+    folder = None if known else plan.attempt(lambda: model_folder(recipe.model, download=False))
+    config = known() if known else plan.attempt(lambda: read_config(folder)) if folder else None
     _check_settings(plan)
     if config is None:
         return plan
-    if known:
+    if folder is None:
         plan.notes.append(f"{recipe.model} is known by its sizes alone: no weights checked, tokens guessed")
-    _model(plan, config, None if known else folder)
+    _model(plan, config, folder)
     reading = plan.attempt(lambda: training_config(config, recipe.images))
     if reading is None:
         return plan
-    tokenizer = GuessingTokenizer() if known else plan.attempt(lambda: checked_tokenizer(folder, config))
-    profile: Profile | None = None if known else plan.attempt(lambda: read_profile(folder))
+    tokenizer = GuessingTokenizer() if folder is None else plan.attempt(lambda: checked_tokenizer(folder, config))
+    profile: Profile | None = None if folder is None else plan.attempt(lambda: read_profile(folder))
     work = _packs(plan, reading, tokenizer, profile or BAGEL_PROFILE) if tokenizer is not None else None
     work = work or _nominal(plan, reading)
     adapters = bool(recipe.lora.rank)
@@ -134,19 +134,8 @@ def _model(plan: Plan, config: ModelConfig, folder: Path | None) -> None:
     recipe = plan.recipe
     with torch.device("meta"):
         model = UnifiedModel(config)
-    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     if folder is not None:
-        tables = [name for name in shapes if name.endswith("pos_embed.pos_embed")]
-        conv = "vit_model.vision_model.embeddings.patch_embedding.weight"
-        v = config.vit
-        reshaped = {conv: (v.hidden_size, v.num_channels, v.patch_size, v.patch_size)}
-        optional = [*tables, "language_model.lm_head.weight"] if config.decoder.tie_word_embeddings else tables
-
-        def headers() -> None:
-            path = find_weights(folder, ["weights", "ema", "model"])
-            compare(read_entries(path), shapes, path, optional=optional, reshaped=reshaped)
-
-        plan.attempt(headers)
+        plan.attempt(lambda: check_trainable(folder))
     plan.parameters = sum(p.numel() for p in model.parameters())
     if (adapter := adapter_of(recipe)) is not None:
         plan.attempt(lambda: add_adapters(model, adapter, 0))

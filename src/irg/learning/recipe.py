@@ -176,7 +176,7 @@ class Samples:
 class TrainRecipe:
     """One stage of training. Paths are relative to where the command runs."""
 
-    model: str  # folder of the model to start from; its EMA weights if it is a run's output
+    model: str  # to start from: a folder, a bundled model or a hub id; the EMA weights of a folder that has them
     out: str
     steps: int  # what the learning-rate schedule is laid out for
     mixture: Mixture

@@ -12,7 +12,9 @@ from irg.learning.recipe import Images, TrainRecipe
 from irg.model.network.config import ModelConfig
 from irg.model.network.lora import LoraConfig, add_adapters, target_layers
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.checkpoint import LoadedModel, load_model
+from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model
+from irg.model.weights.folders import model_folder
+from irg.model.weights.quantize import stored_quantization
 
 NF4_BLOCK = 64
 PARTS = ("vit_model", "connector", "und", "gen", "embed_tokens")
@@ -72,17 +74,50 @@ def training_config(config: ModelConfig, images: Images) -> ModelConfig:
     return bounded("vit", images.vit_min, images.vit_max, limit)
 
 
-def build(recipe: TrainRecipe, ranks: parallel.Ranks) -> LoadedModel:
-    """Load the recipe's model and make it ready. Parallelism stays outside the network's code.
+def check_trainable(folder: Path) -> CheckedFolder:
+    """Hold a model folder's files against its configuration, by their headers, before it is trained from.
+
+    Raises:
+        ValueError: the folder is no model, or its weights are quantized.
+    """
+    checked = check_folder(folder)
+    if (kind := stored_quantization(checked.entries)) is not None:
+        raise ValueError(
+            f"{checked.weights_file} is quantized to {kind} and can't be trained: start from the full weights "
+            "(lora.base nf4 holds them in 4 bits while adapters are trained)"
+        )
+    return checked
+
+
+def start_folder(recipe: TrainRecipe, ranks: parallel.Ranks) -> Path:
+    """The folder of the recipe's model: a bundled one by name, a path, or a hub model, which is downloaded once.
+
+    The main process downloads before the others ask, so that those of its machine find it in the cache.
+
+    Raises:
+        ValueError: there is no such model, or it can't be downloaded.
+    """
+    folder, problem = None, None
+    if ranks.main:
+        try:
+            folder = model_folder(recipe.model, say=print)
+        except ValueError as error:
+            problem = str(error)
+    if found := ranks.gather(problem)[0]:
+        raise ValueError(found)
+    return folder or model_folder(recipe.model)
+
+
+def build(recipe: TrainRecipe, folder: Path, ranks: parallel.Ranks) -> LoadedModel:
+    """Load the recipe's model from its folder and make it ready. Parallelism stays outside the network's code.
 
     Raises:
         ValueError: the folder is no model, or ``frozen`` or ``lora`` name what it has not.
     """
     whole = ranks.mesh is None and not recipe.lora.rank
     # Sharded weights are mapped from the file as they are, and become float32 group by group, a shard each.
-    loaded = load_model(
-        Path(recipe.model), dtype=torch.float32 if whole else None, device=ranks.device if whole else "cpu"
-    )
+    checked = check_trainable(folder)
+    loaded = load_model(checked, dtype=torch.float32 if whole else None, device=ranks.device if whole else "cpu")
     model = loaded.model.train()
     low = recipe.parallel.precision == "bfloat16"
     loaded.autoencoder.to(ranks.device, torch.bfloat16 if low and ranks.device.type == "cuda" else torch.float32)

@@ -34,7 +34,7 @@ from irg.learning.optim import rate, update_average
 from irg.learning.recipe import Draw, TrainRecipe
 from irg.learning.resume_check import check_recipe, check_streams, same_rows
 from irg.learning.run_state import RunState
-from irg.learning.setup import adapter_of, build, training_config
+from irg.learning.setup import adapter_of, build, start_folder, training_config
 from irg.learning.trackers import Trackers
 from irg.learning.validation import Validation
 from irg.model.weights.profile import Profile, read_profile
@@ -80,9 +80,9 @@ class Trainer:
         self.ranks = ranks or parallel.join(recipe.device, recipe.parallel)
         combinations.check(combinations.Run(recipe, self.ranks.world, self.ranks.mesh is not None))
         self.quiet = quiet or not self.ranks.main
-        self.folder, self.out = Path(recipe.model), Path(recipe.out)
+        self.folder, self.out = start_folder(recipe, self.ranks), Path(recipe.out)
         self.tokenizer = TextTokenizer.from_folder(self.folder)
-        self.loaded = build(recipe, self.ranks)
+        self.loaded = build(recipe, self.folder, self.ranks)
         self.config, self.model = self.loaded.config, self.loaded.model
         self.tokenizer.check(self.config, self.folder)
         self.profile: Profile = read_profile(self.folder) or BAGEL_PROFILE
@@ -241,7 +241,7 @@ class Trainer:
                 raise problem
             if interrupted:
                 raise KeyboardInterrupt
-        return export(self.recipe, self.loaded, self.state, self.profile, self.ranks)
+        return export(self.recipe, self.folder, self.loaded, self.state, self.profile, self.ranks)
 
     def _loop(self, progress: Progress, task: Any, trackers: Trackers, signals: list[int]) -> bool:
         recipe, state = self.recipe, self.state

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from irg.model.network.autoencoder import FluxConfig
 from irg.model.network.config import ModelConfig
@@ -58,13 +58,13 @@ class ModelFacts:
         return asdict(self) | {"memory": memory}
 
 
-def describe(folder: Path, sizes: list[tuple[int, int]], prefer: Literal["ema", "model"] = "ema") -> ModelFacts:
+def describe(folder: Path, sizes: list[tuple[int, int]], weights: str | None = None) -> ModelFacts:
     """Describe a model folder; ``sizes`` are (width, height) of images to estimate memory for.
 
     Raises:
         ValueError: the folder is incomplete or damaged, or a size does not suit the model.
     """
-    checked = check_folder(folder, prefer)
+    checked = check_folder(folder, weights)
     config = checked.config
     usual = config.vae_resize.max_size
     sizes = sizes or list(dict.fromkeys([(side, side) for side in (512, 768, 1024) if side < usual] + [(usual, usual)]))

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from PIL import Image
@@ -27,6 +27,7 @@ from irg.model.weights.config_files import read_config
 from irg.model.weights.folders import model_folder
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
+from irg.model.weights.weight_sets import set_name
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.programs import PROGRAMS, Job, Step, redraw
 from irg.reasoning.prompts import BAGEL_PROFILE
@@ -71,8 +72,17 @@ class IRGOutput:
 class IRGPipeline:
     """A model ready to reason and draw."""
 
-    def __init__(self, engine: Engine, profile: Profile, name: str, memory_plan: MemoryPlan | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        profile: Profile,
+        name: str,
+        memory_plan: MemoryPlan | None = None,
+        weights: str = "",
+    ) -> None:
+        """``weights``: the name of the set of weights that was loaded, such as ``ema``."""
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
+        self.weights = weights
         self.config = engine.runner.config
         self.defaults = _usual_settings(self.config, profile)
         self.sizes = _image_sizes(self.config, self.defaults)
@@ -84,7 +94,7 @@ class IRGPipeline:
         device: str | torch.device | Sequence[str | torch.device] | None = None,
         dtype: torch.dtype | None = None,
         memory: Memory = "auto",
-        weights: Literal["ema", "model"] = "ema",
+        weights: str | None = None,
         say: Callable[[str], None] = _log.info,
         options: Mapping[str, Any] | None = None,
     ) -> "IRGPipeline":
@@ -96,7 +106,8 @@ class IRGPipeline:
             dtype: default: by ``memory``. A dtype with ``memory="auto"`` is taken as it is.
             memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``offload`` (layers wait in host memory), or
                 ``auto``, the first that fits (float32 before them on the CPU).
-            weights: which ones to take where a folder has the averaged (``ema``) and the plain (``model``) ones.
+            weights: the name of the weights to take where a folder has several: ``ema`` for ``ema.safetensors``.
+                Default: ``weights``, ``ema``, ``model``, whichever is there first, or the only ones.
             say: gets a line about what is downloaded, and one about the memory that was chosen and why.
             options: single settings by name as in a call; changed so, the model's own become ``defaults``. They are
                 checked against the model's configuration before its weights are loaded.
@@ -115,7 +126,8 @@ class IRGPipeline:
         loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(config, profile))
         say(f"Memory: {plan.reason}")
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
-        pipe = cls(engine, profile, str(model), plan)
+        assert loaded.weights_file is not None
+        pipe = cls(engine, profile, str(model), plan, set_name(loaded.weights_file.name))
         pipe.defaults = defaults
         return pipe
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -24,7 +23,7 @@ def load_with_plan(
     memory: Memory = "auto",
     devices: Sequence[torch.device] = (torch.device("cpu"),),
     dtype: torch.dtype | None = None,
-    prefer: Literal["ema", "model"] = "ema",
+    weights: str | None = None,
     shape: RequestShape | None = None,
 ) -> tuple[LoadedModel, MemoryPlan]:
     """Load a model folder in the memory mode that was asked for, or that fits.
@@ -33,12 +32,13 @@ def load_with_plan(
         devices: the first has everything but layers; layers are spread over all in proportion to their free memory.
         dtype: of the activations and of what is not quantized; None: float32 in the mode of that name, else bfloat16.
             With ``auto`` a dtype stands for its mode: nothing is quantized or offloaded.
+        weights: the name of the set of weights to take (default: :func:`irg.model.weights.weight_sets.choose_set`).
         shape: of the requests that have to fit.
 
     Raises:
         ValueError: the folder is incomplete or damaged, or the mode goes against it or the devices.
     """
-    checked = check_folder(folder, prefer)
+    checked = check_folder(folder, weights)
     plan = plan_memory(checked, memory, devices, shape, dtype)
     dtype = dtype or (torch.float32 if plan.mode == "float32" else torch.bfloat16)
     layers = checked.config.decoder.num_hidden_layers

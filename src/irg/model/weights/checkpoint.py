@@ -5,10 +5,10 @@ and :mod:`irg.model.weights.manifest` for weight files. Loading builds the model
 key and shape with the files' headers, and only then maps or reads tensors, straight into the wanted dtype and device.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,8 @@ from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import CONFIG, read_config, to_sections
 from irg.model.weights.formats.dfloat11 import reshaped
 from irg.model.weights.formats.recognition import read_weights
-from irg.model.weights.manifest import TensorEntry, compare, find_weights, read_entries
+from irg.model.weights.key_names import unwrapped
+from irg.model.weights.manifest import TensorEntry, compare, read_entries
 from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
 from irg.model.weights.quantize import (
     Quantization,
@@ -36,12 +37,12 @@ from irg.model.weights.quantize import (
     stored_quantization,
 )
 from irg.model.weights.tensor_reader import TensorReader
+from irg.model.weights.weight_sets import AUTOENCODER, WEIGHTS, find_autoencoder, find_weights
 
 __all__ = ["LoadedModel", "load_model", "read_config", "save_model"]
 
 M = TypeVar("M", bound=nn.Module)
 
-WEIGHTS, AUTOENCODER = "weights", "ae"
 _HEAD = "language_model.lm_head.weight"
 PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
 
@@ -53,13 +54,14 @@ class LoadedModel:
     config: ModelConfig
     model: UnifiedModel
     autoencoder: Autoencoder
+    weights_file: Path | None = None  # that was read: the file, its index, or the first of its shards
 
 
 def load_model(
     folder: "Path | str | CheckedFolder",
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str | Callable[[str], torch.device] = "cpu",
-    prefer: Literal["ema", "model"] = "ema",
+    weights: str | None = None,
     autoencoder_file: Path | str | None = None,
     quantize: Quantization | None = None,
 ) -> LoadedModel:
@@ -73,14 +75,15 @@ def load_model(
         dtype: of all weights; None keeps each tensor's stored one. What a folder has quantized stays quantized.
         device: of all weights, or a function that gives it for the name of a module of the unified model (the
             autoencoder is asked for as ``""``).
-        prefer: which weights to take where a folder has the averaged (``ema``) and the plain (``model``) ones.
+        weights: the name of the set of weights to take, such as ``ema`` or ``model`` (default:
+            :func:`irg.model.weights.weight_sets.choose_set`).
         autoencoder_file: a safetensors file to read the autoencoder from, instead of the folder's ``ae.safetensors``.
         quantize: make the decoder's linear layers int8 or int4, each as soon as it is read.
 
     Raises:
         ValueError: a file is missing, damaged, or does not fit the configuration. One line that names the file.
     """
-    checked = folder if isinstance(folder, CheckedFolder) else check_folder(folder, prefer, autoencoder_file)
+    checked = folder if isinstance(folder, CheckedFolder) else check_folder(folder, weights, autoencoder_file)
     stored = stored_quantization(checked.entries)
     if quantize is not None and stored not in (None, quantize):
         raise ValueError(f"{checked.weights_file} is quantized to {stored}, so it can't be loaded as {quantize}")
@@ -91,7 +94,7 @@ def load_model(
         allocate_quantized(model, quantize, where)
     _fill(model, checked.entries, dtype, where)
     _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))
-    return LoadedModel(checked.config, model.eval(), autoencoder.eval())
+    return LoadedModel(checked.config, model.eval(), autoencoder.eval(), checked.weights_file)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class CheckedFolder:
 
 
 def check_folder(
-    folder: Path | str, prefer: Literal["ema", "model"] = "ema", autoencoder_file: Path | str | None = None
+    folder: Path | str, weights: str | None = None, autoencoder_file: Path | str | None = None
 ) -> CheckedFolder:
     """Hold a folder's files against its configuration, by their headers alone (arguments: :func:`load_model`).
 
@@ -118,9 +121,10 @@ def check_folder(
     """
     folder = Path(folder)
     config = read_config(folder)
-    ae_path = find_weights(folder, [AUTOENCODER]) if autoencoder_file is None else Path(autoencoder_file)
-    path = find_weights(folder, weight_names(prefer))
+    ae_path = find_autoencoder(folder) if autoencoder_file is None else Path(autoencoder_file)
+    path = find_weights(folder, weights)
     (weight_format, entries), ae_entries = read_weights(path), read_entries(ae_path)
+    entries = unwrapped(entries, path)
     if config.decoder.tie_word_embeddings and _HEAD in entries:
         # A head of its own wins, as in the reference, which unties every model it loads.
         config = replace(config, decoder=replace(config.decoder, tie_word_embeddings=False))
@@ -133,20 +137,10 @@ def check_folder(
     tables = [f"{name}.pos_embed" for name in _tables(model)]
     shapes = expected(model)
     entries = {key: reshaped(entry, shapes[key]) if key in shapes else entry for key, entry in entries.items()}
+    _check_parts(entries, shapes, tables, path)
     compare(entries, shapes, path, optional=tables, reshaped=conv, exact=exact)
     compare(ae_entries, expected(autoencoder), ae_path)
     return CheckedFolder(config, model, autoencoder, path, ae_path, entries, ae_entries, weight_format)
-
-
-def weight_names(prefer: Literal["ema", "model"]) -> list[str]:
-    """Names of weight files, best first: ours, then BAGEL's averaged and plain ones in the wanted order.
-
-    Raises:
-        ValueError: ``prefer`` is neither.
-    """
-    if prefer not in ("ema", "model"):
-        raise ValueError(f"weights must be ema or model, got {prefer!r}")
-    return [WEIGHTS, prefer, "model" if prefer == "ema" else "ema"]
 
 
 def save_model(
@@ -189,6 +183,20 @@ def _check_size(config: ModelConfig, entries: Mapping[str, TensorEntry], path: P
             raise ValueError(
                 f"{path} does not fit the configuration: {whose}num_hidden_layers is {layers}, the file has {stored}"
             )
+
+
+def _check_parts(entries: Mapping[str, TensorEntry], shapes: Iterable[str], optional: list[str], path: Path) -> None:
+    """Fine-tunes that lack whole parts, such as the ViT and its connector, get told how to complete them."""
+    parts = dict.fromkeys(key.partition(".")[0] for key in shapes if key not in optional)
+    lacking = parts.keys() - {key.partition(".")[0] for key in entries}
+    if lacking and lacking != parts.keys():
+        names = ", ".join(part for part in parts if part in lacking)
+        raise ValueError(f"{path} lacks {names}: {how_to_complete(path.parent)}")
+
+
+def how_to_complete(folder: Path) -> str:
+    """Advice for a fine-tune's folder that lacks what its base has."""
+    return f"a fine-tune gets what it lacks from its base with irg model convert {folder} OUT --base BASE"
 
 
 def _on_meta(make: Callable[[], M], folder: Path) -> M:

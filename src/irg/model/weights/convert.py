@@ -19,7 +19,7 @@ from irg import files
 from irg.model.network.config import ModelConfig
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.adapter_files import Adapter, read_adapter
-from irg.model.weights.checkpoint import AUTOENCODER, WEIGHTS, CheckedFolder, check_folder
+from irg.model.weights.checkpoint import CheckedFolder, check_folder
 from irg.model.weights.config_files import (
     CONFIG,
     LLM_CONFIG,
@@ -33,6 +33,7 @@ from irg.model.weights.config_files import (
 from irg.model.weights.manifest import PICKLES, TensorEntry
 from irg.model.weights.shards import Planned, write_weights
 from irg.model.weights.tensor_reader import TensorReader
+from irg.model.weights.weight_sets import AUTOENCODER, WEIGHTS, set_name
 
 FolderLayout = Literal["irg", "bagel"]
 ORIGINAL = "bagel_files"  # in config.json: BAGEL's configuration files, as text
@@ -50,7 +51,7 @@ class Conversion:
     quantize: quantizing.Quantization | None = None
     lora: Path | None = None
     shard_bytes: int | None = None
-    prefer: Literal["ema", "model"] = "ema"
+    weights: str | None = None
 
 
 def convert(
@@ -70,7 +71,7 @@ def convert(
         ValueError: the source is damaged, the conversion does not go with it, or ``out`` is there already.
         OSError: ``out`` can't be written.
     """
-    checked = check_folder(source, conversion.prefer)
+    checked = check_folder(source, conversion.weights)
     if (stored := quantizing.stored_quantization(checked.entries)) is not None:
         if conversion.lora is not None:
             raise ValueError(f"{checked.weights_file} is quantized: merge the adapter into the full weights first")
@@ -84,7 +85,8 @@ def convert(
     autoencoder = [_copied(k, e, conversion.dtype) for k, e in checked.autoencoder_entries.items()]
     with new_model_folder(out, overwrite) as folder:
         started(sum(tensor.nbytes for tensor in (*weights, *autoencoder)))
-        name = conversion.prefer if to_bagel else WEIGHTS
+        stored_name = set_name(checked.weights_file.name)
+        name = WEIGHTS if not to_bagel else "ema" if stored_name == WEIGHTS else stored_name
         write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=conversion.quantize is not None)
         write_weights(folder, AUTOENCODER, autoencoder, None, wrote)
         _write_configs(source, folder, to_bagel)

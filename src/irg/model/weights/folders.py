@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from irg.model.weights.hub import cached, is_repo_id, snapshot
 from irg.model.weights.manifest import PICKLES
@@ -12,16 +11,22 @@ _log = logging.getLogger("irg")
 BUNDLED = Path(__file__).parents[2] / "assets"
 
 
+def is_model_folder(name: str) -> bool:
+    """Whether a model's name is a folder here, or that of a bundled model."""
+    return Path(name).expanduser().is_dir() or (name.isidentifier() and (BUNDLED / name).is_dir())
+
+
 def model_folder(
     name: str | Path,
-    weights: Literal["ema", "model"] = "ema",
+    weights: str | None = None,
     say: Callable[[str], None] = _log.info,
     download: bool = True,
 ) -> Path:
     """The folder of a model: a bundled one by name, a path, or a hub id (``owner/name``), which is downloaded once.
 
     Args:
-        weights: which ones to download where a repository has the averaged (``ema``) and the plain (``model``) ones.
+        weights: the name of the set of weights to download (default:
+            :func:`irg.model.weights.weight_sets.choose_set`).
         say: gets a line with the size before a download starts.
         download: False takes hub models from the cache alone.
 

@@ -8,15 +8,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
 
-from irg.model.weights.checkpoint import AUTOENCODER, weight_names
 from irg.model.weights.manifest import format_size, read_index
+from irg.model.weights.weight_sets import AUTOENCODER, INDEX, SUFFIX, choose_set, weight_sets
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 SMALL = ("*.json", "merges.txt")  # configurations, tokenizer, indexes, irg.json
 MAX_SMALL_BYTES = 1 << 26
-_INDEX = ".safetensors.index.json"
 
 
 def is_repo_id(name: str) -> bool:
@@ -26,14 +24,14 @@ def is_repo_id(name: str) -> bool:
 
 def snapshot(
     repo: str,
-    prefer: Literal["ema", "model"] = "ema",
+    weights: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     revision: str | None = None,
 ) -> Path:
     """The local folder of a hub model; what is not in the cache yet is downloaded.
 
     Args:
-        prefer: which weights to take where a repository has the averaged (``ema``) and the plain (``model``) ones.
+        weights: the name of the set of weights to take (default: :func:`irg.model.weights.weight_sets.choose_set`).
         say: gets one line with what is fetched, from where, how big, before the download starts.
 
     Raises:
@@ -46,7 +44,7 @@ def snapshot(
     if constants.HF_HUB_OFFLINE:
         return cached(repo, revision, f"HF_HUB_OFFLINE is set, and the cache does not have {repo}")
     try:
-        return _download(repo, prefer, say, revision)
+        return _download(repo, weights, say, revision)
     except HFValidationError as error:
         raise ValueError(f"{repo!r} is no hub model: {_first_line(error)}") from None
     except GatedRepoError as error:
@@ -67,7 +65,7 @@ def snapshot(
         return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
 
 
-def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], None], revision: str | None) -> Path:
+def _download(repo: str, weights: str | None, say: Callable[[str], None], revision: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -77,7 +75,7 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
     def shards(index: str) -> list[str]:
         return _shards(Path(huggingface_hub.hf_hub_download(repo, index, revision=info.sha)))
 
-    files = needed(repo, sizes, shards, prefer)
+    files = needed(repo, sizes, shards, weights)
     missing = [name for name in files if not _is_cached(repo, name, info.sha)]
     if missing:
         size = format_size(sum(sizes[name] for name in missing))
@@ -91,7 +89,7 @@ def _download(repo: str, prefer: Literal["ema", "model"], say: Callable[[str], N
 
 
 def needed(
-    repo: str, sizes: Mapping[str, int], shards: Callable[[str], Iterable[str]], prefer: Literal["ema", "model"]
+    repo: str, sizes: Mapping[str, int], shards: Callable[[str], Iterable[str]], weights: str | None = None
 ) -> list[str]:
     """Files of a repository that loading needs: all small ones, the autoencoder, and one set of weights.
 
@@ -103,13 +101,11 @@ def needed(
         ValueError: the repository has no such weights.
     """
     files = [name for name in sizes if _is_small(name, sizes)]
-    for names in ([AUTOENCODER], weight_names(prefer)):
-        found = next((one for name in names for one in (f"{name}.safetensors", name + _INDEX) if one in sizes), None)
-        if found is None:
-            pickles = [name for name in sizes if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-            advice = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
-            raise ValueError(f"hub model {repo!r} has no {names[0]}.safetensors or {names[-1]}.safetensors{advice}")
-        files += [found, *(shards(found) if found.endswith(_INDEX) else ())]
+    sets = weight_sets(sizes)
+    if AUTOENCODER not in sets:
+        raise ValueError(f"hub model {repo!r} has no {AUTOENCODER}{SUFFIX}")
+    for chosen in (sets[AUTOENCODER], choose_set(sizes, weights, f"hub model {repo!r}")):
+        files += [chosen.file, *(shards(chosen.file) if chosen.file.endswith(INDEX) else chosen.shards)]
     lost = [name for name in files if name not in sizes]
     if lost:
         raise ValueError(f"hub model {repo!r}: its index names {lost[0]!r}, which is not in the repository")

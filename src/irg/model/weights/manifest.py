@@ -6,6 +6,7 @@ of the size that shape and dtype say.
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from irg.model.weights.config_files import read_json
 
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 MAX_AXES = 8  # multiplying the sizes of a made-up shape of millions of axes would take for ever
+SHARD = re.compile(r"(.+?)[-._](\d{1,6})-of-(\d{1,6})\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {
     "F64": torch.float64,
@@ -67,34 +69,15 @@ def format_size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def find_weights(folder: Path, names: Sequence[str]) -> Path:
-    """The first of the folder's weight files or shard indexes: ``X.safetensors``, else ``X.safetensors.index.json``.
-
-    Raises:
-        ValueError: there is none; a folder with pickles only gets advice.
-    """
-    for name in names:
-        for path in (folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"):
-            if path.is_file():
-                return path
-            if path.is_symlink():
-                raise ValueError(f"{path} is a link to a file that is not there ({path.readlink()})")
-    wanted = " or ".join(f"{name}.safetensors" for name in names)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        raise ValueError(
-            f"{folder / pickles[0]} is a pickle, which can run code when it is opened, so it is not read: convert it "
-            f"to {names[0]}.safetensors (torch.load with weights_only=True, then safetensors.torch.save_file)"
-        )
-    raise ValueError(f"{folder} has no weights: {wanted} is missing")
-
-
 def read_entries(path: Path) -> dict[str, TensorEntry]:
-    """Tensors of a safetensors file, or of all files that a ``.index.json`` names. No tensor data is read.
+    """Tensors of a safetensors file, of all files that a ``.index.json`` names, or of all shards that one of them stands
+    for. No tensor data is read.
 
     Raises:
         ValueError: a file is missing, truncated or corrupt, or the index points outside its folder.
     """
+    if SHARD.fullmatch(path.name):
+        return _read_shards(path)
     if path.suffix != ".json":
         return read_header(path)
     weight_map = read_index(path)
@@ -108,6 +91,41 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
         for key, entry in header.items():
             entries.setdefault(key, entry)
     return entries
+
+
+def _read_shards(path: Path) -> dict[str, TensorEntry]:
+    """Tensors of all shards of a set without an index."""
+    entries: dict[str, TensorEntry] = {}
+    for shard in sorted(other for other in path.parent.iterdir() if _same_set(path.name, other.name)):
+        header = read_header(shard)
+        if twice := entries.keys() & header.keys():
+            key = min(twice)
+            raise ValueError(f"{shard} and {entries[key].file.name} both hold {key}")
+        entries |= header
+    return entries
+
+
+def _same_set(one: str, other: str) -> bool:
+    a, b = SHARD.fullmatch(one), SHARD.fullmatch(other)
+    return a is not None and b is not None and (a[1], a[3]) == (b[1], b[3])
+
+
+def missing_shards(names: Sequence[str]) -> str | None:
+    """What lacks to shards of one set, counted from 0 or 1: None if nothing does.
+
+    Raises:
+        ValueError: they are shards of sets of different sizes.
+    """
+    matches = [match for match in map(SHARD.fullmatch, names) if match]
+    if not matches:
+        return None
+    totals = {int(match[3]) for match in matches}
+    if len(totals) > 1:
+        raise ValueError(f"{names[0]} and {names[-1]} are shards of different sets: leave only one of them")
+    (total,), numbers = totals, {int(match[2]) for match in matches}
+    first = 0 if 0 in numbers else 1
+    lost = sorted(set(range(first, first + total)) - numbers)
+    return f"shard {lost[0]} of {total} ({names[0]} is there)" if lost else None
 
 
 def read_index(path: Path) -> dict[str, str]:
