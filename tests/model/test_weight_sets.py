@@ -109,13 +109,13 @@ def test_roots_are_the_models_children(tiny_loaded: LoadedModel) -> None:
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "module._orig_mod.", "model.module.", "_orig_mod.model."],
+    ["module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "module._orig_mod.", "_orig_mod.model.module."],
 )
 def test_wrapped_names(folder: Path, tmp_path: Path, prefix: str) -> None:
     wanted = load_model(folder).model.state_dict()
     tensors = {key: tensor.clone() for key, tensor in load_file(folder / "ema.safetensors").items()}
-    inner = {prefix + key.replace(".layers.0.", ".layers.0._fsdp_wrapped_module.") for key in tensors}
-    save_file(dict(zip(sorted(inner), (tensors[unwrapped_name(key)] for key in sorted(inner)), strict=True)), folder / "ema.safetensors")
+    wrapped = {prefix + key.replace(".layers.0.", ".layers.0._fsdp_wrapped_module."): t for key, t in tensors.items()}
+    save_file(wrapped, folder / "ema.safetensors")
     got = load_model(folder).model.state_dict()
     assert got.keys() == wanted.keys() and all(torch.equal(got[key], wanted[key]) for key in wanted)
     convert(folder, tmp_path / "plain", Conversion())
@@ -123,7 +123,7 @@ def test_wrapped_names(folder: Path, tmp_path: Path, prefix: str) -> None:
 
 
 def test_names_that_become_one(folder: Path) -> None:
-    with pytest.raises(ValueError, match="module.vae2llm.bias and vae2llm.bias are both vae2llm.bias"):
+    with pytest.raises(ValueError, match=r"module\.vae2llm\.bias and vae2llm\.bias are both vae2llm\.bias"):
         unwrapped({"module.vae2llm.bias": 1, "vae2llm.bias": 2}, folder / "ema.safetensors")
 
 

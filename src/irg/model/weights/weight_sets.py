@@ -12,7 +12,7 @@ from pathlib import Path
 from irg.model.weights.manifest import PICKLES, SHARD, missing_shards
 
 WEIGHTS, AUTOENCODER = "weights", "ae"
-USUAL = (WEIGHTS, "ema", "model")  # taken without asking, the first that is there: ours, BAGEL's averaged, its plain ones
+USUAL = (WEIGHTS, "ema", "model")  # taken without asking, the first that is there: ours, BAGEL's averaged and plain ones
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 
 
@@ -73,7 +73,8 @@ def choose_set(files: Iterable[str], wanted: str | None, folder: str) -> WeightS
     elif others:
         raise ValueError(f"{folder} has several sets of weights: choose one with --weights: {', '.join(others)}")
     else:
-        raise ValueError(f"{folder} has no weights: {' or '.join(name + SUFFIX for name in USUAL)} is missing{_advice(files)}")
+        usual_files = " or ".join(name + SUFFIX for name in USUAL)
+        raise ValueError(f"{folder} has no weights: {usual_files} is missing{_advice(files)}")
     chosen = sets[name]
     if lost := missing_shards(chosen.shards):
         raise ValueError(f"{folder}: {lost} is missing, a part of the weights {name}")
