@@ -12,7 +12,11 @@ from pathlib import Path
 from irg.model.weights.manifest import PICKLES, SHARD, missing_shards
 
 WEIGHTS, AUTOENCODER = "weights", "ae"
-USUAL = (WEIGHTS, "ema", "model")  # taken without asking, the first that is there: ours, BAGEL's averaged and plain ones
+USUAL = (
+    WEIGHTS,
+    "ema",
+    "model",
+)  # taken without asking, the first that is there: ours, BAGEL's averaged and plain ones
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 
 
