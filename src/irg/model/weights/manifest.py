@@ -70,8 +70,8 @@ def format_size(size: float) -> str:
 
 
 def read_entries(path: Path) -> dict[str, TensorEntry]:
-    """Tensors of a safetensors file, of all files that a ``.index.json`` names, or of all shards of a set without index,
-    by one of them. No tensor data is read.
+    """Tensors of a safetensors file, of all files that a ``.index.json`` names, or of a set of shards without an index,
+    given one of them. No tensor data is read.
 
     Raises:
         ValueError: a file is missing, truncated or corrupt, or the index points outside its folder.
