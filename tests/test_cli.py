@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from irg.cli import generate
 from irg.cli import main as cli
+from irg.cli import running
 from irg.cli.output import slug
 from irg.engine.settings import DrawSettings
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError, ImageDone, TextDelta, TextDone
@@ -81,7 +81,7 @@ class FakePipeline:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     pipeline = FakePipeline()
-    monkeypatch.setattr(generate, "_load", lambda options, changes, display: pipeline.loaded(changes))
+    monkeypatch.setattr(running, "_load", lambda options, changes, display: pipeline.loaded(changes))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IRG_DEBUG", raising=False)
     return pipeline
@@ -427,7 +427,7 @@ import signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from tests_cli import FakePipeline
 from irg.cli import main as cli
-from irg.cli import generate
+from irg.cli import running
 pipeline = FakePipeline()
 def wait(what):
     print(what, file=sys.stderr, flush=True)
@@ -439,7 +439,7 @@ def events(prompts, seeds, settings):
     finally:
         CLEANUP
 pipeline._events = events
-generate._load = lambda model, changes, display: pipeline
+running._load = lambda model, changes, display: pipeline
 sys.argv = ["irg", "generate", "a", "b", "--out", "o"]
 sys.exit(cli.main())
 """

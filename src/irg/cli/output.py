@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from irg.cli.requests import Request
@@ -18,7 +19,7 @@ INDEX_NAME = "index.html"
 class Output:
     """The folders of one run; made only when there is a result to put into them."""
 
-    def __init__(self, out: str | None, requests: list[Request], overwrite: bool = False) -> None:
+    def __init__(self, out: str | None, requests: Sequence[Request], overwrite: bool = False) -> None:
         """Plan the folders, and check that they can be written.
 
         Raises:

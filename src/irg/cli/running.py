@@ -1,0 +1,144 @@
+"""Requests run, shown and written: what the commands that draw have in common (``generate``, ``improve``, ``edit``)."""
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from irg.cli.arguments import ModelOptions
+from irg.cli.output import Output
+from irg.cli.requests import Request
+from irg.results.folder import JSON_NAME, REPORT_NAME
+from irg.results.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from irg.cli.display import Display
+    from irg.reasoning.pipeline import IRGPipeline
+
+
+@dataclass(frozen=True)
+class DrawingOptions(ModelOptions):
+    """Settings that are left out are the model's own."""
+
+    seed: int | Literal["random"] = 0
+    """The same request, seed and settings give the same image; random draws a seed and says which."""
+    num_images: Annotated[int, arg(aliases=["-n"])] = 1
+    """Images per request, with the seeds SEED, SEED+1, ..."""
+    out: str | None = None
+    """The folder to make (several results: a folder for each in it). Default: one in irg-out."""
+    overwrite: bool = False
+    """Replace an earlier result in --out."""
+    json: bool = False
+    """Print one JSON object for each result; all else goes to standard error."""
+    quiet: bool = False
+    """Print only where the results are."""
+    batch_size: int | None = None
+    """Requests that run together (default: 8, or as many as memory has room for)."""
+
+
+def run(command: str, options: DrawingOptions, requests: Sequence[Request], changes: dict[str, Any]) -> int:
+    """Load the model, run all requests and write each result as soon as it is finished; returns the exit code.
+
+    Args:
+        command: its name, for messages.
+        changes: settings by name, over the model's own.
+
+    Raises:
+        ValueError: an option, the model or a setting is not acceptable.
+        OSError: the results can't be written.
+    """
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    output = Output(options.out, requests, options.overwrite)
+
+    from irg.cli.display import Display
+
+    concurrent = min(options.batch_size or len(requests), len(requests))
+    display = Display([one.prompt for one in requests], concurrent, to_stderr=options.json, quiet=options.quiet)
+    interrupted, failed = False, 0
+    try:
+        with display:
+            if options.seed == "random":
+                display.note(f"Seed: {requests[0].seed}")
+            pipe = _load(options, changes, display)
+            failed = _draw(command, pipe, requests, options, output, display)
+    except KeyboardInterrupt:
+        interrupted = True
+    index = output.write_index()
+    if index and not (options.json or options.quiet):
+        print(f"All of them: {index}")
+    if interrupted:
+        kept = f"; {len(output.saved)} of {len(requests)} results are kept in {output.folder}" if output.saved else ""
+        print(f"{command}: interrupted{kept}", file=sys.stderr)
+    elif failed:
+        print(f"{command}: error: {failed} of {len(requests)} requests failed", file=sys.stderr)
+    return 130 if interrupted else 2 if failed else 0
+
+
+def _load(options: ModelOptions, changes: dict[str, Any], display: "Display") -> "IRGPipeline":
+    display.note(f"Loading {options.model} ...")
+    from irg.reasoning.pipeline import IRGPipeline
+
+    return IRGPipeline.from_pretrained(
+        options.model, options.device, memory=options.memory, weights=options.weights, say=display.note, options=changes
+    )
+
+
+def _draw(
+    command: str,
+    pipe: "IRGPipeline",
+    requests: Sequence[Request],
+    options: DrawingOptions,
+    output: Output,
+    display: "Display",
+) -> int:
+    """Run all requests; each result is written as soon as it is finished. Returns how many failed."""
+    from irg.reasoning.events import Failed, Finished
+
+    failed = 0
+    prompts, seeds = [one.prompt for one in requests], [one.seed for one in requests]
+    with closing(pipe.stream(prompts, seeds, pipe.defaults, options.batch_size)) as events:
+        for event in events:
+            if isinstance(event, Failed):
+                failed += 1
+                display.error(f"{command}: {event.error}")
+                continue
+            if not isinstance(event, Finished):
+                display.show(event)
+                continue
+            folder = output.save(event.request, event.trajectory)
+            if options.json:
+                print(json.dumps(_summary(event.request, folder, event.trajectory)), flush=True)
+            elif options.quiet:
+                print(folder, flush=True)
+            else:
+                files = [name for name in event.trajectory.image_names() if name is not None]
+                display.line(f"Written to {folder}: {', '.join([*files, JSON_NAME, REPORT_NAME])}")
+    return failed
+
+
+def _summary(index: int, folder: Path, trajectory: Trajectory) -> dict[str, Any]:
+    """One result as ``--json`` prints it."""
+    images = [str(folder / name) for name in trajectory.image_names() if name is not None]
+    return {
+        "index": index,
+        "prompt": trajectory.prompt,
+        "seed": trajectory.seed,
+        "mode": trajectory.mode,
+        "model": trajectory.model,
+        "folder": str(folder),
+        "image": images[-1] if images else None,
+        "images": images,
+        "report": str(folder / REPORT_NAME),
+        "trajectory": str(folder / JSON_NAME),
+        "thinking": trajectory.thinking,
+        "reflection": trajectory.reflection,
+        "stopped": trajectory.stopped,
+        "tokens": trajectory.tokens,
+        "seconds": round(trajectory.seconds, 3),
+    }
