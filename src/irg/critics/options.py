@@ -22,42 +22,45 @@ OPENAI_URL = "https://api.openai.com/v1"
 class CriticOptions:
     """How critics work; most belong to one kind of critic.
 
+    Attributes:
+        url: for endpoint: the address of the API.
+        api_key_env: for endpoint: the environment variable with the key (default: OPENAI_API_KEY for OpenAI's own
+            address, none for others).
+        concurrency: for endpoint: calls at once.
+        requests_per_minute: for endpoint: at most so many calls.
+        timeout_s: for endpoint: of one call.
+        attempts: for endpoint: tries of a call while the server is overloaded or broken.
+        longest_wait_s: for endpoint: of the growing pauses between tries.
+        corrections: how many times an unusable answer is sent back to the model with the complaint.
+        max_tokens: the most tokens of an answer; a reasoning model's thinking counts.
+        temperature: of the answers.
+        price_in: for endpoint: price of a million prompt tokens.
+        price_out: for endpoint: price of a million answer tokens.
+        budget: for endpoint: the most that this run may spend, in the currency of the prices.
+        cache_dir: for endpoint: where answers are kept (default: critic-answers in $IRG_CACHE, else in ~/.cache/irg).
+        extra: for endpoint: further fields of a request's body; null leaves out one that is sent otherwise.
+        device: for local models (default: cuda if there is one).
+
     Raises:
         ValueError: a number is out of range.
     """
 
     url: str = OPENAI_URL
-    """For endpoint: the address of the API."""
     api_key_env: str | None = None
-    """For endpoint: the environment variable with the key (default: OPENAI_API_KEY for OpenAI's own address)."""
     concurrency: int = 8
-    """For endpoint: calls at once."""
     requests_per_minute: float | None = None
-    """For endpoint: at most so many calls."""
     timeout_s: float = 120.0
-    """For endpoint: of one call."""
     attempts: int = 4
-    """For endpoint: tries of a call while the server is overloaded or broken."""
     longest_wait_s: float = 30.0
-    """For endpoint: of the growing pauses between tries."""
     corrections: int = 2
-    """How many times an unusable answer is sent back to the model with the complaint."""
     max_tokens: int = 2048
-    """The most tokens of an answer; a reasoning model's thinking counts."""
     temperature: float = 0.0
-    """Of the answers."""
     price_in: float = 0.0
-    """For endpoint: price of a million prompt tokens."""
     price_out: float = 0.0
-    """For endpoint: price of a million answer tokens."""
     budget: float | None = None
-    """For endpoint: the most that this run may spend, in the currency of the prices."""
     cache_dir: str | None = None
-    """For endpoint: where answers are kept (default: critic-answers in $IRG_CACHE, else in ~/.cache/irg)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """For endpoint: further fields of a request's body; null leaves out one that is sent otherwise."""
     device: str | None = None
-    """For local models (default: cuda if there is one)."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

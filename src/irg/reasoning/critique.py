@@ -1,0 +1,61 @@
+"""Asking a critic from inside a program: the request waits, others go on."""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from irg.critics import Critic, CriticError, Review, Verdict
+from irg.engine.ops import Operation, Wait
+
+Fallback = Literal["self", "keep"]
+"""What is done when a critic fails: the model reflects itself, or the image stays and the request ends."""
+
+
+@dataclass(frozen=True)
+class Critique:
+    """What a critic said of an image, or why it said nothing. Without a critic the model reflects itself.
+
+    Attributes:
+        critic: its name; empty where there is none.
+        verdict: None where the model is to reflect itself, or the image stays.
+        error: why the critic failed.
+        fallback: what is done instead.
+        seconds: from question to answer.
+    """
+
+    critic: str = ""
+    verdict: Verdict | None = None
+    error: CriticError | None = None
+    fallback: Fallback | None = None
+    seconds: float = 0.0
+
+    @property
+    def stop(self) -> str:
+        """Why the request ends here: ``done``, or ``critic failed``; empty where it goes on."""
+        if self.verdict is not None and self.verdict.done:
+            return "done"
+        return "critic failed" if self.fallback == "keep" else ""
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """As :attr:`irg.results.trajectory.Turn.critic` holds it."""
+        if not self.critic:
+            return None
+        if self.verdict is None:
+            kind, why = (self.error.kind, str(self.error)) if self.error else ("outage", "")
+            return {"name": self.critic, "failed": kind, "error": why, "fallback": self.fallback}
+        found = self.verdict
+        said = {"wrong": found.wrong, "change": found.change, "done": found.done, "score": found.score}
+        return {"name": self.critic, **said, "cost": found.cost, "cached": found.cached}
+
+
+def ask_critic(critic: Critic | None, review: Review, fallback: Fallback) -> Generator[Operation, Any, Critique]:
+    """A part of a program: ask a critic, if there is one, and wait for its verdict."""
+    if critic is None:
+        return Critique()
+    begun = time.perf_counter()
+    try:
+        verdict: Verdict = yield Wait(critic.review(review))
+    except CriticError as error:
+        return Critique(critic.name, None, error, fallback, time.perf_counter() - begun)
+    return Critique(critic.name, verdict, seconds=time.perf_counter() - begun)
