@@ -1,14 +1,18 @@
 """One grammar: every command that makes images takes the same settings in the same spelling."""
 
-from dataclasses import dataclass, fields
-from typing import Any, get_args
+from dataclasses import dataclass, field, fields
+from importlib.metadata import EntryPoint
+from typing import Annotated, Any, get_args
 
 import pytest
+import tyro
 
+from irg import registry
 from irg.cli import arguments
 from irg.cli.arguments import parse_with_settings
 from irg.cli.bench_run import RunOptions
 from irg.cli.generate import GenerateOptions
+from irg.critics import CriticOptions
 from irg.engine.settings import DrawSettings
 from irg.reasoning.settings import IMPROVE, Settings, with_options
 
@@ -34,6 +38,8 @@ VALUES = {
     "max_think_tokens": ("9", 9),
     "look": ("vit", "vit"),
     "reflection_context": ("prompt", "prompt"),
+    "critic": ("self", "self"),
+    "critic_fallback": ("keep", "keep"),
     "num_timesteps": ("5", 5),
     "timestep_shift": ("2", 2.0),
     "cfg_text_scale": ("3", 3.0),
@@ -60,6 +66,68 @@ def test_every_setting_is_an_option_of_every_command(kind: type) -> None:
     _, changes = parse_with_settings(kind, words, "irg x", "")
     assert changes == wanted
     assert with_options(Settings(), changes).improving.cfg_interval == (0.4, 1.0)
+
+
+CRITIC_VALUES: dict[str, tuple[str, Any]] = {
+    "url": ("http://x/v1", "http://x/v1"),
+    "api_key_env": ("KEY", "KEY"),
+    "concurrency": ("2", 2),
+    "requests_per_minute": ("30", 30.0),
+    "timeout_s": ("9", 9.0),
+    "attempts": ("2", 2),
+    "longest_wait_s": ("3", 3.0),
+    "corrections": ("1", 1),
+    "max_tokens": ("99", 99),
+    "temperature": ("0.5", 0.5),
+    "price_in": ("1", 1.0),
+    "price_out": ("2", 2.0),
+    "budget": ("5", 5.0),
+    "cache_dir": ("c", "c"),
+    "extra": ('{"top_p": 0.9, "seed": null}', {"top_p": 0.9, "seed": None}),
+    "device": ("cpu", "cpu"),
+}
+
+
+@dataclass(frozen=True)
+class CriticCommand:
+    """A command whose requests may have a critic."""
+
+    critic_options: Annotated[CriticOptions, tyro.conf.Suppress] = field(default_factory=CriticOptions)
+
+
+@pytest.fixture
+def known_critic(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("endpoint", "irg.critics.endpoint:make", registry.CRITICS)
+    monkeypatch.setattr(registry, "_found", lambda group: {"endpoint": point})
+
+
+@pytest.mark.usefixtures("known_critic")
+def test_every_field_of_a_critics_options_is_an_option() -> None:
+    assert set(CRITIC_VALUES) == {one.name for one in fields(CriticOptions)}
+    words = ["--critic", "endpoint:m"]
+    for name, (text, _) in CRITIC_VALUES.items():
+        words += [f"--critic-{name.replace('_', '-')}", text]
+    options, changes = parse_with_settings(CriticCommand, words, "irg x", "")
+    assert options.critic_options == CriticOptions(**{name: value for name, (_, value) in CRITIC_VALUES.items()})
+    assert changes == {"critic": "endpoint:m"}
+
+
+@pytest.mark.usefixtures("known_critic")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--critic-url", "http://x"], "--critic-url has no meaning without --critic"),
+        (["--critic", "endpoint:m", "--critic-extra", "{"], "--critic-extra is not valid JSON"),
+        (["--critic", "endpoint:m", "--critic-extra", "[1]"], "--critic-extra must be a JSON object"),
+        (["--critic", "endpoint:m", "--critic-budget", "1"], "budget needs prices"),
+        (["--critic", "endpoind:m"], r"no critic 'endpoind' \(did you mean 'endpoint'"),
+        (["--critic", "endpoint:m", "--mode", "think"], "critic has no meaning in mode 'think'"),
+        (["--critic-fallback", "stop"], "stop"),
+    ],
+)
+def test_mistakes_about_a_critic(words: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_with_settings(CriticCommand, words, "irg x", "")
 
 
 def test_a_command_gets_its_own_fields_and_nothing_else() -> None:

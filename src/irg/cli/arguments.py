@@ -6,6 +6,8 @@ The grammar, the same in every command that makes images (``generate``, ``bench 
   ``--cfg-text-scale 4``; for later images ``--improve-cfg-text-scale 2``. What is left out is the model's own.
 * A setting that is true or false has two options, ``--stop-when-done`` and ``--no-stop-when-done``. An interval is
   ``--cfg-interval 0.4,1``. ``--size 128x96`` stands for ``--width 128 --height 96``; it may be a ratio, too.
+* How a critic works (the fields of ``CriticOptions``): ``--critic-url``, ``--critic-budget`` and their like; who it is,
+  ``--critic``, is a setting.
 * The model and where it runs: ``--model --weights --memory --device`` (:class:`ModelOptions`).
 * In recipes the same names are keys of a dictionary (``options: {cfg_text_scale: 4, mode: think}``), and fields of the
   recipe itself are options, nested ones with dots: ``irg train RECIPE.yaml --optimizer.lr 1e-4``.
@@ -15,6 +17,7 @@ The grammar, the same in every command that makes images (``generate``, ``bench 
 
 import contextlib
 import io
+import json
 import re
 import sys
 import types
@@ -26,12 +29,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from irg.critics.options import SELF, CriticOptions
 from irg.deprecation import old_names
 from irg.engine.settings import DrawSettings
 from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options
 from irg.reasoning.sizes import PRESETS, parse_size
 
 T = TypeVar("T")
+CRITIC = "critic_"  # before the name of one of CriticOptions
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
@@ -77,16 +82,21 @@ def parse_with_settings(
     renamed = {**old_names(kind), **old_names(flags)}
     if "no_stop_when_done" in (one.name for one in fields(flags)):
         renamed["always"] = "no_stop_when_done"
-    extended = make_dataclass(
-        kind.__name__,
-        [("generation", Annotated[flags, tyro.conf.OmitArgPrefixes], field(default_factory=flags))],
-        bases=(kind,),
-        frozen=True,
-    )
+    takes_critic = "critic_options" in (one.name for one in own)
+    groups = [_group("generation", flags), *([_group("critics", _critic_flags())] if takes_critic else [])]
+    extended = make_dataclass(kind.__name__, groups, bases=(kind,), frozen=True)
     given: Any = _parse(extended, _by_new_names(list(_flags_of_pairs(argv)), renamed), prog, description)
     changes = _changes(given.generation)
     check_options(changes)
-    return kind(**{one.name: getattr(given, one.name) for one in own}), changes
+    values = {one.name: getattr(given, one.name) for one in own}
+    if takes_critic:
+        values["critic_options"] = _critic_options(given.critics, changes.get("critic", SELF))
+    return kind(**values), changes
+
+
+def _group(name: str, flags: type) -> tuple[str, Any, Any]:
+    """A field for ``make_dataclass`` that adds a dataclass's options, without a prefix."""
+    return name, Annotated[flags, tyro.conf.OmitArgPrefixes], field(default_factory=flags)
 
 
 def _parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
@@ -183,6 +193,39 @@ def _interval(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(","))
     except ValueError as error:
         raise ValueError(f"{name} must be LOW,HIGH (such as 0.4,1), got {text!r}") from error
+
+
+# ---- how a critic works
+
+
+@cache
+def _critic_flags() -> type:
+    """A dataclass with an optional field for each of ``CriticOptions``, with ``critic_`` before its name."""
+    hints, texts = typing.get_type_hints(CriticOptions), _attribute_texts(CriticOptions)
+    made: list[tuple[str, Any, Any]] = []
+    for one in fields(CriticOptions):
+        is_json = one.name == "extra"
+        kind: Any = str if is_json else _without_none(hints[one.name])
+        text = texts[one.name] + ("" if is_json or one.default is None else f" Default: {one.default}.")
+        annotated = Annotated[kind | None, _help(text, "JSON" if is_json else None)]
+        made.append((CRITIC + one.name, annotated, field(default=None)))
+    return make_dataclass("CriticFlags", made, frozen=True)
+
+
+def _critic_options(flags: Any, critic: str) -> CriticOptions:
+    """Raises ValueError for an option that has no meaning, or a value that is not acceptable."""
+    given = {one.name.removeprefix(CRITIC): getattr(flags, one.name) for one in fields(flags)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and critic == SELF:
+        raise ValueError(f"{_flag(CRITIC + next(iter(given)))} has no meaning without --critic")
+    if "extra" in given:
+        try:
+            given["extra"] = json.loads(given["extra"])
+        except ValueError as error:
+            raise ValueError(f"--critic-extra is not valid JSON: {error}") from error
+        if not isinstance(given["extra"], dict):
+            raise ValueError("--critic-extra must be a JSON object, such as '{\"top_p\": 0.9}'")
+    return CriticOptions(**given)
 
 
 # ---- old spellings

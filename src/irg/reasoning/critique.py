@@ -3,13 +3,11 @@
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from irg.critics import Critic, CriticError, Review, Verdict
 from irg.engine.ops import Operation, Wait
-
-Fallback = Literal["self", "keep"]
-"""What is done when a critic fails: the model reflects itself, or the image stays and the request ends."""
+from irg.reasoning.settings import Fallback
 
 
 @dataclass(frozen=True)

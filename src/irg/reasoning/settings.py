@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from irg.critics.options import SELF, check_critic
 from irg.deprecation import accepts_old_names, old_names, renamed, warn
 from irg.engine.settings import IMPROVING, DrawSettings, choice, number, whole
 from irg.reasoning.sizes import ImageSizes, parse_size
@@ -16,12 +17,22 @@ from irg.recipes import build, choose
 Mode = Literal["direct", "think", "irg"]
 Look = Literal["both", "vit", "vae", "none"]
 ReflectionContext = Literal["all", "prompt"]
+Fallback = Literal["self", "keep"]
+"""What is done when a critic fails: the model reflects itself, or the image stays and the request ends."""
 MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
 MAX_SIDE = 65536
 SIZE = "size"  # stands for width and height
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
-_LATER = (IMPROVE, "rounds", "reflect", "recall", "stop_", "look")  # settings of mode irg alone begin with these
+_LATER = (
+    IMPROVE,
+    "rounds",
+    "reflect",
+    "recall",
+    "stop_",
+    "look",
+    "critic",
+)  # settings of mode irg alone begin with these
 DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -42,6 +53,9 @@ class Settings:
         look: for ``irg``: how an image is shown back: through the autoencoder and the ViT, one of them, or not at all.
         reflection_context: for ``irg``: what a reflection sees besides the image: ``all`` that went before, as in the
             paper, or the ``prompt`` alone, so that it has to look (for models trained with ``dropout.thinking``).
+        critic: for ``irg``: who reflects and decides when it is done: ``self`` (the model), ``endpoint:MODEL``,
+            ``hf:MODEL`` or a plug-in's name (``docs/critics.md``).
+        critic_fallback: what is done when the critic fails: the model reflects itself, or ``keep`` the image and end.
         initial: how the first image is drawn.
         improving: how every later image is drawn.
 
@@ -59,6 +73,8 @@ class Settings:
     stop_when_done: bool = False
     look: Look = "both"
     reflection_context: ReflectionContext = renamed(was="recall", default="all")
+    critic: str = SELF
+    critic_fallback: Fallback = "self"
     initial: DrawSettings = field(default_factory=DrawSettings)
     improving: DrawSettings = IMPROVING
 
@@ -77,6 +93,9 @@ class Settings:
         number(self, "temperature", 0.0, 100.0, "0.3 is usual; 0 is greedy")
         if self.reflect_temperature is not None:
             number(self, "reflect_temperature", 0.0, 100.0, "0 is greedy")
+        choice(self, "critic_fallback", get_args(Fallback))
+        if not isinstance(self.critic, str) or not self.critic:
+            raise ValueError(f"critic must be {SELF} or the name of a critic, got {self.critic!r}")
         whole(self, "max_think_tokens", 1, 1_000_000)
         for name in ("initial", "improving"):
             if not isinstance(getattr(self, name), DrawSettings):
@@ -158,6 +177,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         ValueError: see :func:`with_options`; or a setting has no meaning in the mode that is given with it.
     """
     with_options(Settings(), options, ImageSizes(usual=MAX_SIDE, stride=1, largest=MAX_SIDE))
+    check_critic(options.get("critic", SELF))
     mode = options.get("mode", "irg")
     unused = next((name for name in options if name.startswith(_LATER)), None)
     if mode != "irg" and unused:
