@@ -17,13 +17,13 @@ PNG = b"\x89PNG"
 class Cell:
     text: str = f"{HOSTILE} (1-2)"
     mark: str = HOSTILE
-    share: bool = True
+    estimate: bool = True
 
 
 TABLE = SimpleNamespace(
     title=HOSTILE,
     columns=(HOSTILE, "a/b"),
-    rows=(SimpleNamespace(name=HOSTILE, cells=(Cell(), Cell(share=False)), paper=True),),
+    rows=(SimpleNamespace(name=HOSTILE, cells=(Cell(), Cell(estimate=False)), reported=True),),
     notes=(HOSTILE,),
     by_mark={HOSTILE: HOSTILE},
 )
