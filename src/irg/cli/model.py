@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def info(argv: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class _Convert:
     source: Positional[str]
-    """A model folder, a bundled model, or a hub id that is in the cache."""
+    """A model folder, a bundled model, or a hub id, which is downloaded once."""
     out: Positional[str]
     """The folder to make."""
     layout: Literal["irg", "bagel"] | None = None
@@ -55,6 +56,9 @@ class _Convert:
     """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
     shard_size: str | None = None
     """Split the weights into files of at most this, such as 5GB or 500MB; default: one file."""
+    base: str | None = None
+    """The model that the source was fine-tuned from, a folder or hub id: tensors, configuration, tokenizer and
+    autoencoder that the source lacks come from it."""
     weights: str | None = None
     """Which ones of a source with several, such as ema or model."""
     overwrite: bool = False
@@ -63,9 +67,14 @@ class _Convert:
 
 def convert(argv: Sequence[str]) -> int:
     """``irg model convert``."""
-    what = "Write a model folder anew: layout, dtype, shards, quantization, a merged adapter."
+    what = "Write a model folder anew: layout, dtype, shards, quantization, a merged adapter, completed from its base."
     options = parse(_Convert, argv, "irg model convert", what)
-    source, shard_bytes = _folder(options.source), _bytes(options.shard_size)
+    shard_bytes = _bytes(options.shard_size)
+    from irg.model.weights.folders import model_folder
+
+    partial = options.base is not None
+    source = model_folder(options.source, options.weights, _say, partial=partial)
+    base = None if options.base is None else model_folder(options.base, say=_say)
     import torch
 
     from irg.model.weights.convert import Conversion
@@ -78,9 +87,10 @@ def convert(argv: Sequence[str]) -> int:
         None if options.lora is None else Path(options.lora),
         shard_bytes,
         options.weights,
+        base,
     )
     with _progress("Writing") as (started, wrote):
-        write(source, Path(options.out), conversion, options.overwrite, started, wrote)
+        write(source, Path(options.out), conversion, options.overwrite, started, wrote, _say)
     print(f"Written to {options.out}")
     return 0
 
@@ -128,6 +138,10 @@ def init(argv: Sequence[str]) -> int:
         write_folder(folder, config, options.layout, seed, dtype, shard_bytes, started, wrote)
     print(f"Written to {options.out}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _folder(name: str) -> Path:

@@ -5,7 +5,7 @@ and :mod:`irg.model.weights.manifest` for weight files. Loading builds the model
 key and shape with the files' headers, and only then maps or reads tensors, straight into the wanted dtype and device.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +21,10 @@ from irg.model.network.autoencoder import Autoencoder, build_autoencoder
 from irg.model.network.config import ModelConfig
 from irg.model.network.embeddings import PositionTable
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.config_files import CONFIG, read_config, to_sections
+from irg.model.weights.config_files import CONFIG, how_to_complete, read_config, to_sections
 from irg.model.weights.formats.dfloat11 import reshaped
 from irg.model.weights.formats.recognition import read_weights
-from irg.model.weights.key_names import unwrapped
+from irg.model.weights.key_names import lacking_parts, unwrapped
 from irg.model.weights.manifest import TensorEntry, compare, read_entries
 from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
 from irg.model.weights.quantize import (
@@ -123,8 +123,35 @@ def check_folder(
     config = read_config(folder)
     ae_path = find_autoencoder(folder) if autoencoder_file is None else Path(autoencoder_file)
     path = find_weights(folder, weights)
-    (weight_format, entries), ae_entries = read_weights(path), read_entries(ae_path)
-    entries = unwrapped(entries, path)
+    named = named_weights(path)
+    if lacking := lacking_parts(named[1]):
+        raise ValueError(f"{path} lacks {', '.join(lacking)}: {how_to_complete(folder)}")
+    return check_weights(config, path, named, ae_path)
+
+
+def named_weights(path: Path) -> tuple[str | None, dict[str, TensorEntry]]:
+    """What :func:`~irg.model.weights.formats.recognition.read_weights` reads, by names without wrappers.
+
+    Raises:
+        ValueError: a file is missing or damaged, or has a form that is not read.
+    """
+    weight_format, entries = read_weights(path)
+    return weight_format, unwrapped(entries, path)
+
+
+def check_weights(
+    config: ModelConfig, path: Path, named: tuple[str | None, dict[str, TensorEntry]], ae_path: Path
+) -> CheckedFolder:
+    """Hold tensors against a configuration.
+
+    Args:
+        path: the weights' file, for messages.
+        named: what :func:`named_weights` returns.
+
+    Raises:
+        ValueError: a file is damaged, or does not fit the configuration.
+    """
+    (weight_format, entries), ae_entries, folder = named, read_entries(ae_path), path.parent
     if config.decoder.tie_word_embeddings and _HEAD in entries:
         # A head of its own wins, as in the reference, which unties every model it loads.
         config = replace(config, decoder=replace(config.decoder, tie_word_embeddings=False))
@@ -137,7 +164,6 @@ def check_folder(
     tables = [f"{name}.pos_embed" for name in _tables(model)]
     shapes = expected(model)
     entries = {key: reshaped(entry, shapes[key]) if key in shapes else entry for key, entry in entries.items()}
-    _check_parts(entries, shapes, tables, path)
     compare(entries, shapes, path, optional=tables, reshaped=conv, exact=exact)
     compare(ae_entries, expected(autoencoder), ae_path)
     return CheckedFolder(config, model, autoencoder, path, ae_path, entries, ae_entries, weight_format)
@@ -183,20 +209,6 @@ def _check_size(config: ModelConfig, entries: Mapping[str, TensorEntry], path: P
             raise ValueError(
                 f"{path} does not fit the configuration: {whose}num_hidden_layers is {layers}, the file has {stored}"
             )
-
-
-def _check_parts(entries: Mapping[str, TensorEntry], shapes: Iterable[str], optional: list[str], path: Path) -> None:
-    """Fine-tunes that lack whole parts, such as the ViT and its connector, get told how to complete them."""
-    parts = dict.fromkeys(key.partition(".")[0] for key in shapes if key not in optional)
-    lacking = parts.keys() - {key.partition(".")[0] for key in entries}
-    if lacking and lacking != parts.keys():
-        names = ", ".join(part for part in parts if part in lacking)
-        raise ValueError(f"{path} lacks {names}: {how_to_complete(path.parent)}")
-
-
-def how_to_complete(folder: Path) -> str:
-    """Advice for a fine-tune's folder that lacks what its base has."""
-    return f"a fine-tune gets what it lacks from its base with irg model convert {folder} OUT --base BASE"
 
 
 def _on_meta(make: Callable[[], M], folder: Path) -> M:

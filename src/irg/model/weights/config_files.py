@@ -74,6 +74,19 @@ def is_bagel_layout(folder: Path) -> bool:
     return (folder / LLM_CONFIG).is_file()
 
 
+def how_to_complete(folder: Path | str) -> str:
+    """Advice for a fine-tune's folder or hub id that lacks what its base has."""
+    return f"a fine-tune gets what it lacks from its base with irg model convert {folder} OUT --base BASE"
+
+
+def has_own_sections(path: Path) -> bool:
+    """Whether a ``config.json`` is this package's: BAGEL's own are another."""
+    try:
+        return bool(_OWN_SECTIONS & read_json(path).keys())
+    except ValueError:
+        return False
+
+
 def read_config(folder: Path | str) -> ModelConfig:
     """Read a model folder's configuration, in either layout. No tensor file is opened.
 
@@ -90,7 +103,8 @@ def read_config(folder: Path | str) -> ModelConfig:
         return _read_bagel(folder)
     path = folder / CONFIG
     if not path.is_file():
-        raise ValueError(f"{folder} is not a model folder: it has neither {CONFIG} nor {LLM_CONFIG}")
+        advice = f"; {how_to_complete(folder)}" if any(folder.glob("*.safetensors")) else ""
+        raise ValueError(f"{folder} is not a model folder: it has neither {CONFIG} nor {LLM_CONFIG}{advice}")
     sections = read_json(path)
     if not isinstance(sections.get("llm_config"), Mapping):
         raise ValueError(f"{path}: section llm_config is missing, so this is not the configuration of a unified model")

@@ -20,6 +20,7 @@ from irg.model.network.config import ModelConfig
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.adapter_files import Adapter, read_adapter
 from irg.model.weights.checkpoint import CheckedFolder, check_folder
+from irg.model.weights.completion import RECORD, completed
 from irg.model.weights.config_files import (
     CONFIG,
     LLM_CONFIG,
@@ -52,6 +53,7 @@ class Conversion:
     lora: Path | None = None
     shard_bytes: int | None = None
     weights: str | None = None
+    base: Path | None = None
 
 
 def convert(
@@ -61,17 +63,37 @@ def convert(
     overwrite: bool = False,
     started: Callable[[int], None] = lambda _: None,
     wrote: Callable[[int], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Write ``source`` anew as ``out``, which appears when it is complete.
 
     Args:
         started, wrote: progress: all bytes to write, then the bytes of each tensor.
+        say: gets lines about what comes from the source and what from its base.
 
     Raises:
         ValueError: the source is damaged, the conversion does not go with it, or ``out`` is there already.
         OSError: ``out`` can't be written.
     """
-    checked = check_folder(source, conversion.weights)
+    if conversion.base is None:
+        return _convert(check_folder(source, conversion.weights), source, out, conversion, overwrite, started, wrote)
+    with completed(source, conversion.base, conversion.weights) as both:
+        for line in both.lines:
+            say(line)
+        files.write_json(both.folder / RECORD, both.record)
+        _convert(both.checked, both.folder, out, conversion, overwrite, started, wrote)
+
+
+def _convert(
+    checked: CheckedFolder,
+    source: Path,
+    out: Path,
+    conversion: Conversion,
+    overwrite: bool,
+    started: Callable[[int], None],
+    wrote: Callable[[int], None],
+) -> None:
+    """Write a checked model, and the files of ``source`` that are no weights."""
     if (stored := quantizing.stored_quantization(checked.entries)) is not None:
         if conversion.lora is not None:
             raise ValueError(f"{checked.weights_file} is quantized: merge the adapter into the full weights first")

@@ -21,6 +21,7 @@ def model_folder(
     weights: str | None = None,
     say: Callable[[str], None] = _log.info,
     download: bool = True,
+    partial: bool = False,
 ) -> Path:
     """The folder of a model: a bundled one by name, a path, or a hub id (``owner/name``), which is downloaded once.
 
@@ -29,6 +30,7 @@ def model_folder(
             :func:`irg.model.weights.weight_sets.choose_set`).
         say: gets a line with the size before a download starts.
         download: False takes hub models from the cache alone.
+        partial: a hub model without an autoencoder will do: a fine-tune that is to be completed.
 
     Raises:
         ValueError: there is no such model, or it can't be downloaded.
@@ -44,7 +46,7 @@ def model_folder(
     if isinstance(name, str) and is_repo_id(name) and not path.parent.is_dir():
         if not download:
             return cached(name, otherwise=f"hub model {name!r} is not in the cache")
-        return snapshot(name, weights, say)
+        return snapshot(name, weights, say, partial=partial)
     bundled = sorted(p.name for p in BUNDLED.iterdir() if p.is_dir()) if BUNDLED.is_dir() else []
     known = f"a bundled one ({', '.join(bundled)}), " if bundled else ""
     raise ValueError(f"unknown model {str(name)!r}: give {known}a folder with a model in it, or a hub id (owner/name)")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
+from irg.model.weights.config_files import how_to_complete
 from irg.model.weights.manifest import format_size, read_index
 from irg.model.weights.weight_sets import AUTOENCODER, INDEX, SUFFIX, choose_set, weight_sets
 
@@ -27,11 +28,13 @@ def snapshot(
     weights: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     revision: str | None = None,
+    partial: bool = False,
 ) -> Path:
     """The local folder of a hub model; what is not in the cache yet is downloaded.
 
     Args:
         weights: the name of the set of weights to take (default: :func:`irg.model.weights.weight_sets.choose_set`).
+        partial: a repository without an autoencoder will do.
         say: gets one line with what is fetched, from where, how big, before the download starts.
 
     Raises:
@@ -44,7 +47,7 @@ def snapshot(
     if constants.HF_HUB_OFFLINE:
         return cached(repo, revision, f"HF_HUB_OFFLINE is set, and the cache does not have {repo}")
     try:
-        return _download(repo, weights, say, revision)
+        return _download(repo, weights, say, revision, partial)
     except HFValidationError as error:
         raise ValueError(f"{repo!r} is no hub model: {_first_line(error)}") from None
     except GatedRepoError as error:
@@ -65,7 +68,7 @@ def snapshot(
         return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
 
 
-def _download(repo: str, weights: str | None, say: Callable[[str], None], revision: str | None) -> Path:
+def _download(repo: str, weights: str | None, say: Callable[[str], None], revision: str | None, partial: bool) -> Path:
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -75,7 +78,7 @@ def _download(repo: str, weights: str | None, say: Callable[[str], None], revisi
     def shards(index: str) -> list[str]:
         return _shards(Path(huggingface_hub.hf_hub_download(repo, index, revision=info.sha)))
 
-    files = needed(repo, sizes, shards, weights)
+    files = needed(repo, sizes, shards, weights, partial)
     missing = [name for name in files if not _is_cached(repo, name, info.sha)]
     if missing:
         size = format_size(sum(sizes[name] for name in missing))
@@ -89,22 +92,28 @@ def _download(repo: str, weights: str | None, say: Callable[[str], None], revisi
 
 
 def needed(
-    repo: str, sizes: Mapping[str, int], shards: Callable[[str], Iterable[str]], weights: str | None = None
+    repo: str,
+    sizes: Mapping[str, int],
+    shards: Callable[[str], Iterable[str]],
+    weights: str | None = None,
+    partial: bool = False,
 ) -> list[str]:
     """Files of a repository that loading needs: all small ones, the autoencoder, and one set of weights.
 
     Args:
         sizes: the repository's files and their bytes.
         shards: the files that a shard index names; only asked of an index whose weights are taken.
+        partial: the autoencoder may be missing.
 
     Raises:
         ValueError: the repository has no such weights.
     """
     files = [name for name in sizes if _is_small(name, sizes)]
     sets = weight_sets(sizes)
-    if AUTOENCODER not in sets:
-        raise ValueError(f"hub model {repo!r} has no {AUTOENCODER}{SUFFIX}")
-    for chosen in (sets[AUTOENCODER], choose_set(sizes, weights, f"hub model {repo!r}")):
+    if AUTOENCODER not in sets and not partial:
+        raise ValueError(f"hub model {repo!r} has no {AUTOENCODER}{SUFFIX}; {how_to_complete(repo)}")
+    wanted = [choose_set(sizes, weights, f"hub model {repo!r}")]
+    for chosen in (*wanted, *([sets[AUTOENCODER]] if AUTOENCODER in sets else [])):
         files += [chosen.file, *(shards(chosen.file) if chosen.file.endswith(INDEX) else chosen.shards)]
     lost = [name for name in files if name not in sizes]
     if lost:

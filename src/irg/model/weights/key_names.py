@@ -27,6 +27,12 @@ def unwrapped_name(key: str, roots: Iterable[str] = ROOTS) -> str:
     return ".".join(words)
 
 
+def lacking_parts(keys: Iterable[str]) -> list[str]:
+    """The model's parts of which no tensor is there. Position tables are formulas, which files may leave out."""
+    there = {key.partition(".")[0] for key in keys}
+    return [root for root in ROOTS if root not in there and not root.endswith("pos_embed")]
+
+
 def unwrapped(entries: Mapping[str, T], path: Path) -> dict[str, T]:
     """A weight file's tensors by their names without wrappers.
 

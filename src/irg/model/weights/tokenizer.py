@@ -12,12 +12,13 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from irg.model.network.config import ModelConfig
-from irg.model.weights.config_files import END_OF_TEXT, read_json
+from irg.model.weights.config_files import END_OF_TEXT, how_to_complete, read_json
 from irg.sequence.special import SpecialTokens
 
 SPECIAL_NAMES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 _ADDED, _CONFIG = "added_tokens.json", "tokenizer_config.json"
+FILES = (TOKENIZER, VOCAB, MERGES, _ADDED, _CONFIG, "special_tokens_map.json")
 MAX_MERGES_BYTES = 1 << 26
 # How Qwen2 splits a text before it merges bytes: contractions, words, single digits, other signs, spaces.
 _QWEN2_SPLIT = (
@@ -58,7 +59,9 @@ class TextTokenizer:
             tokenizer = cls(_from_vocabulary(folder))
             wanted = (END_OF_TEXT, *SPECIAL_NAMES)  # Qwen2's tokenizer has it already, BAGEL adds the others after it
         else:
-            raise ValueError(f"{folder} has no tokenizer: it needs {TOKENIZER}, or {VOCAB} and {MERGES}")
+            raise ValueError(
+                f"{folder} has no tokenizer: it needs {TOKENIZER}, or {VOCAB} and {MERGES}; {how_to_complete(folder)}"
+            )
         missing = [name for name in wanted if tokenizer.tokenizer.token_to_id(name) is None]
         if missing:
             tokenizer.tokenizer.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in missing])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from irg.model.weights.config_files import how_to_complete
 from irg.model.weights.manifest import PICKLES, SHARD, missing_shards
 
 WEIGHTS, AUTOENCODER = "weights", "ae"
@@ -118,6 +119,7 @@ def find_autoencoder(folder: Path) -> Path:
     if AUTOENCODER not in sets:
         raise ValueError(
             f"{folder} has no autoencoder: {AUTOENCODER}{SUFFIX} is missing{_advice(p.name for p in folder.iterdir())}"
+            f"; {how_to_complete(folder)}"
         )
     path = folder / sets[AUTOENCODER].file
     if not path.is_file():
