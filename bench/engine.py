@@ -38,8 +38,9 @@ from irg.model.weights.folders import model_folder
 from irg.model.weights.initialize import random_model
 from irg.model.weights.profile import read_profile
 from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
-from irg.reasoning.programs import Job, irg
 from irg.reasoning.prompts import BAGEL_PROFILE
+from irg.reasoning.protocols.base import Job
+from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Settings
 from irg.sequence.images import ResizeRule
 from irg.sequence.special import SpecialTokens
@@ -247,7 +248,7 @@ def run_engine(case: Case, count: int) -> Run:
         engine = Engine(runner, case.tokenizer, case.draft_texts)
         session = engine.session()
         for i in range(count):
-            session.add(replayed(irg(case.jobs[i]), case.forced(i)), seed=i)
+            session.add(replayed(IRG().program(case.jobs[i]), case.forced(i)), seed=i)
         for event in session:
             if isinstance(event, TextDone):
                 results[event.request].texts.append(event.ids)

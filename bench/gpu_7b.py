@@ -33,7 +33,8 @@ from irg.model.placement.memory_plan import MemoryMode, quantization_of
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.initialize import narrower
 from irg.model.weights.quantize import QuantizedLinear, allocate_quantized, fill_quantized, require_torchao
-from irg.reasoning.programs import PROGRAMS, Job
+from irg.reasoning.protocols.base import Job
+from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Mode, Settings
 from work import STAGES, Counted, CountingRunner, Work
 
@@ -259,7 +260,7 @@ def run(
     synchronize(device)
     started = time.perf_counter()
     for index in range(options.requests):
-        program = PROGRAMS[mode](job_of(options, mode, points, *words))
+        program = IRG().program(job_of(options, mode, points, *words))
         session.add(replayed(program, texts), seed=index)
     for event in session:
         if isinstance(event, RequestFailed):

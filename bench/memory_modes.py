@@ -27,7 +27,7 @@ from irg.engine.runner import Runner
 from irg.model.placement.memory_plan import MemoryMode
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.quantize import quantize
-from irg.reasoning.programs import irg
+from irg.reasoning.protocols.irg import IRG
 
 MEMORY_MODES: tuple[MemoryMode, ...] = ("float32", "int8", "int4", "offload")
 
@@ -95,7 +95,7 @@ def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
     engine.scheduler.decoder = decoder = _Watching(engine.runner, case.tokenizer, engine.scheduler.drafter)
     session = engine.session()
     for i, job in enumerate(case.jobs):
-        session.add(replayed(irg(job), given[i] if given else None), seed=i)
+        session.add(replayed(IRG().program(job), given[i] if given else None), seed=i)
     texts: list[list[Ids]] = [[] for _ in case.jobs]
     images: list[list[Image.Image]] = [[] for _ in case.jobs]
     for event in session:
@@ -114,7 +114,7 @@ def _written_alone(case: Case) -> list[list[Ids]]:
     engine = Engine(Runner(case.model, case.autoencoder), case.tokenizer)
     session = engine.session()
     for i, job in enumerate(case.jobs):
-        session.add(_until_first_text(irg(job)), seed=i)
+        session.add(_until_first_text(IRG().program(job)), seed=i)
     texts: list[list[Ids]] = [[] for _ in case.jobs]
     for event in session:
         if isinstance(event, TextDone):

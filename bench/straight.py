@@ -31,7 +31,7 @@ from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.tokenizer import TextTokenizer
-from irg.reasoning.programs import Job
+from irg.reasoning.protocols.base import Job
 from irg.sequence.images import patchify, to_image, unpatchify
 from irg.sequence.layout import cells_of, lay_out
 from irg.sequence.parts import Latents, Part, Patches, Text

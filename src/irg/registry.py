@@ -19,6 +19,8 @@ JUDGES = "irg.judges"
 (:mod:`irg.evaluation.judges.base`)."""
 CRITICS = "irg.critics"
 """Critics of ``--critic NAME[:REST]``. The object is ``make(rest, options) -> Critic`` (:mod:`irg.critics`)."""
+PROTOCOLS = "irg.protocols"
+"""Protocols of ``--protocol NAME``. The object is a subclass of :class:`irg.reasoning.protocols.base.Protocol`."""
 DATA = "irg.data"
 """Parts of data recipes (:mod:`irg.curation.parts`). The object is a frozen dataclass with the field
 ``kind: Literal["name"]`` that subclasses ``Source``, ``Drafts``, ``Reflections``, ``Targets``, ``Thinking`` or

@@ -25,7 +25,8 @@ from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.tokenizer import TextTokenizer
-from irg.reasoning.programs import PROGRAMS, Job, Step
+from irg.reasoning.protocols.base import Job, Step
+from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Settings
 from irg.sequence import DroppedImage, Latents, Part, Patches, Target, Text, lay_out
 from irg.sequence.images import patchify
@@ -214,7 +215,7 @@ JOBS: list[tuple[str, Job]] = [
 
 def programs(chosen: Sequence[int] = range(len(JOBS))) -> list[tuple[Program, int]]:
     """(program, seed) of the jobs; the seed is the job's own."""
-    return [(PROGRAMS[JOBS[i][0]](JOBS[i][1]), 50 + i) for i in chosen]
+    return [(IRG().program(JOBS[i][1]), 50 + i) for i in chosen]
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +268,7 @@ def test_late_comers(fresh: Callable[[], Engine], alone: list[list[Step]], gap: 
 def test_seeds(fresh: Callable[[], Engine]) -> None:
     """The same seed gives the same request again, another gives another, beside each other or not."""
     _, job = JOBS[2]
-    a, b, c = fresh().run([(PROGRAMS["think"](job), seed) for seed in (1, 2, 1)])
+    a, b, c = fresh().run([(IRG().program(job), seed) for seed in (1, 2, 1)])
     same(a, c)
     assert a[0].thinking.ids != b[0].thinking.ids
     assert not torch.allclose(a[0].image.latents, b[0].image.latents, atol=0.1)
@@ -302,7 +303,7 @@ def test_branches_are_the_reduced_sequence(fresh: Callable[[], Engine], tiny_loa
     """Main and both guidance contexts of every image hold what a prefill of their parts holds."""
     engine, seen = fresh(), 0
     job = replace(JOBS[0][1], settings=replace(JOBS[0][1].settings, rounds=3))
-    for request, image in images_of(engine, PROGRAMS["irg"](job)):
+    for request, image in images_of(engine, IRG().program(job)):
         op = image.op
         branches = ((image.main, ()), (image.text_uncond, op.drop_text), (image.image_uncond, op.drop_image))
         for context, dropped in branches:
@@ -321,7 +322,7 @@ def test_branches_are_the_reduced_sequence(fresh: Callable[[], Engine], tiny_loa
 def test_text_branches_are_copied(fresh: Callable[[], Engine]) -> None:
     """A branch that lacks the last parts is main's prefix, on a row of its own while it draws."""
     engine = fresh()
-    for request, image in images_of(engine, PROGRAMS["irg"](JOBS[0][1])):
+    for request, image in images_of(engine, IRG().program(JOBS[0][1])):
         branch = image.text_uncond
         assert branch is not None and branch.row != request.main.row
         assert torch.equal(held(engine.runner, branch), held(engine.runner, request.main)[:, : branch.length])
@@ -515,7 +516,7 @@ def test_with_the_prompt_as_context_a_reflection_sees_no_plan(fresh: Callable[[]
         for plan in (65,) * 9, (90,) * 9:
             engine = fresh()
             changed = replace(JOBS[0][1].settings, reflection_context=context, reflect_temperature=0.0)
-            program = PROGRAMS["irg"](replace(JOBS[0][1], settings=changed))
+            program = IRG().program(replace(JOBS[0][1], settings=changed))
             program = scripted(program, plan, shown)
             texts.append(engine.run([(program, 0)])[0][1].thinking.ids)
         return texts
@@ -715,7 +716,7 @@ def test_a_program_that_does_nothing(fresh: Callable[[], Engine]) -> None:
 
 
 def test_seeds_beyond_32_bits_are_seeds_of_their_own(fresh: Callable[[], Engine]) -> None:
-    a, b = fresh().run([(PROGRAMS["direct"](JOBS[1][1]), seed) for seed in (1, 1 + 2**32)])
+    a, b = fresh().run([(IRG().program(JOBS[1][1]), seed) for seed in (1, 1 + 2**32)])
     assert not torch.allclose(a[0].image.latents, b[0].image.latents, atol=0.1)
 
 
@@ -729,7 +730,7 @@ def test_the_cache_allocates_what_the_memory_plan_counts(
     runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
     engine = Engine(runner, tiny_tokenizer)
     for _ in range(2):
-        engine.run([(PROGRAMS["irg"](JOBS[0][1]), seed) for seed in range(5)])
+        engine.run([(IRG().program(JOBS[0][1]), seed) for seed in range(5)])
         assert runner.cache.rows == 15
 
 

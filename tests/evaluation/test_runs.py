@@ -16,8 +16,8 @@ from irg.evaluation import generation, runs
 from irg.evaluation.image_folders import LAYOUTS, ImageFile
 from irg.model.weights.profile import Profile
 from irg.promptsets import BenchPrompt
-from irg.reasoning import programs
 from irg.reasoning.pipeline import IRGPipeline
+from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import with_options
 from irg.results.trajectory import Trajectory, Turn
 
@@ -118,14 +118,14 @@ def test_an_interruption_keeps_what_is_finished(geneval_prompts, pipe, tmp_path,
 def test_an_image_that_fails_stays_missing_and_the_others_are_drawn(geneval_prompts, pipe, tmp_path, monkeypatch):
     info = info_of(geneval_prompts, pipe, samples=1, mode="direct")
     runs.open_run(tmp_path / "run", info, resume=False)
-    bad, usual = geneval_prompts.prompts[1], programs.PROGRAMS["direct"]
+    bad, usual = geneval_prompts.prompts[1], IRG.direct
 
-    def program(job):
+    def program(self, job):
         if job.prompt == bad.text:
             raise MemoryError("out of memory")
-        return (yield from usual(job))
+        return (yield from usual(self, job))
 
-    monkeypatch.setitem(programs.PROGRAMS, "direct", program)
+    monkeypatch.setattr(IRG, "direct", program)
     console = Console(file=io.StringIO(), width=200)
     assert generation.draw_missing(tmp_path / "run", info, geneval_prompts.prompts, pipe, 3, console) == 2
     assert [one.prompt for one in runs.missing_samples(tmp_path / "run", info, geneval_prompts.prompts)] == [bad]

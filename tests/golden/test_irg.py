@@ -11,7 +11,8 @@ from irg.engine.engine import Engine
 from irg.engine.ops import Draw, Drawn, Look, Program, Say, Write
 from irg.engine.runner import Runner
 from irg.model.weights.checkpoint import LoadedModel
-from irg.reasoning.programs import Job, Step, irg
+from irg.reasoning.protocols.base import Job, Step
+from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Settings
 from irg.sequence.images import to_image
 from irg.sequence.parts import Latents
@@ -49,7 +50,7 @@ class Replay:
         h, ids = self.h, {name: tuple(numbers) for name, numbers in self.h.values["ids"].items()}
         first, later = (draw_settings(step["settings"]) for step in draws(h))
         height, width = h["image1.u8"].shape[:2]
-        program = irg(Job("prompt", "sys", Settings(initial=first, improving=later), height, width))
+        program = IRG().program(Job("prompt", "sys", Settings(initial=first, improving=later), height, width))
         thoughts, noises, op = (
             iter((ids["think1"], ids["think2"])),
             iter(("image1.noise", "image2.noise")),

@@ -11,10 +11,11 @@ import pytest
 from irg.engine.ops import Program
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
-from irg.reasoning import pipeline, programs
+from irg.reasoning import pipeline
 from irg.reasoning.events import Event, Failed, Finished, GenerationError
 from irg.reasoning.pipeline import IRGPipeline
-from irg.reasoning.programs import Job
+from irg.reasoning.protocols.base import Job
+from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Settings, with_options
 
 SMALL = {"height": 32, "width": 32, "num_timesteps": 3, "improve_num_timesteps": 3, "max_think_tokens": 4}
@@ -102,15 +103,15 @@ def test_two_threads_share_a_pipeline(pipe: IRGPipeline, settings: Settings) -> 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request about a dog fails while it thinks."""
-    usual = programs.PROGRAMS["irg"]
+    usual = IRG.program
 
-    def program(job: Job) -> Program:
-        steps = yield from usual(job)
+    def program(self: IRG, job: Job) -> Program:
+        steps = yield from usual(self, job)
         if "dog" in job.prompt:
             raise MemoryError("out of memory")
         return steps
 
-    monkeypatch.setitem(programs.PROGRAMS, "irg", program)
+    monkeypatch.setattr(IRG, "program", program)
 
 
 @pytest.mark.usefixtures("failing")

@@ -208,14 +208,15 @@ class Session:
         self._events: deque[tuple[Request, EngineEvent]] = deque()
         self._closed = False
 
-    def add(self, program: Program, seed: int, index: int | None = None) -> Request:
-        """A request, which joins at the next turn. ``index`` is the number in its events, by default 0, 1, ...
+    def add(self, program: Program, seed: int, index: int | None = None, turn: int = 0) -> Request:
+        """A request, which joins at the next turn. ``index`` is the number in its events, by default 0, 1, ...;
+        ``turn`` that of its first image.
 
         Raises:
             RuntimeError: the session is closed.
             ValueError: the seed is out of range.
         """
-        request = Request(self._added if index is None else index, program, seed, self._engine.runner.cache)
+        request = Request(self._added if index is None else index, program, seed, self._engine.runner.cache, turn)
         with self._changed:
             if self._closed:
                 raise RuntimeError("this session is closed")

@@ -105,7 +105,7 @@ class Request:
         cancelled: set by any thread; the program is not run after that.
     """
 
-    def __init__(self, index: int, program: Program, seed: int, cache: KVCache) -> None:
+    def __init__(self, index: int, program: Program, seed: int, cache: KVCache, turn: int = 0) -> None:
         self.index, self.program = index, program
         self.generator = generator(seed)
         self.cache = cache
@@ -119,7 +119,7 @@ class Request:
         self.pending: list[tuple[Context, list[Part]]] = []  # what the next prefill appends
         self.decoding: Decoding | None = None
         self.denoising: Denoising | None = None
-        self.turn = 0  # images finished
+        self.turn = turn  # images finished, those that were given included
         self.events: list[EngineEvent] = []  # of the engine's current turn
         self.result: Any = None
         self.error: Exception | None = None

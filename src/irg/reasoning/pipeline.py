@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, overload
@@ -29,12 +29,15 @@ from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.model.weights.weight_sets import set_name
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
-from irg.reasoning.programs import PROGRAMS, Job, Step, redraw
+from irg.reasoning.jobs import Jobs
 from irg.reasoning.prompts import BAGEL_PROFILE
-from irg.reasoning.settings import SIZE, Settings, check_prompt, check_seed, with_options
+from irg.reasoning.protocols.base import Job, Protocol, find
+from irg.reasoning.protocols.irg import redraw
+from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
+from irg.reasoning.protocols.selection import ProtocolTexts, select_protocol, usual_settings
+from irg.reasoning.settings import SIZE, Settings, check_seed, with_options
 from irg.reasoning.sizes import ImageSizes, parse_size
-from irg.results.reflection import is_done
-from irg.results.trajectory import Trajectory, Turn
+from irg.results.trajectory import Trajectory
 
 _log = logging.getLogger("irg")
 StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
@@ -79,13 +82,22 @@ class IRGPipeline:
         name: str,
         memory_plan: MemoryPlan | None = None,
         weights: str = "",
+        protocol: Protocol | None = None,
+        texts: ProtocolTexts | None = None,
     ) -> None:
-        """``weights``: the name of the set of weights that was loaded, such as ``ema``."""
+        """Args:
+        weights: the name of the set of weights that was loaded, such as ``ema``.
+        protocol: the way to reason; default: the paper's.
+        texts: the protocol's.
+        """
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
         self.weights = weights
         self.config = engine.runner.config
-        self.defaults = _usual_settings(self.config, profile)
+        self.protocol = protocol or find(DEFAULT_PROTOCOL)
+        self.defaults = usual_settings(self.config, profile, self.protocol)
         self.sizes = _image_sizes(self.config, self.defaults)
+        texts = texts or ProtocolTexts(self.protocol, profile)
+        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes)
 
     @classmethod
     def from_pretrained(
@@ -95,6 +107,10 @@ class IRGPipeline:
         dtype: torch.dtype | None = None,
         memory: Memory = "auto",
         weights: str | None = None,
+        protocol: str | None = None,
+        system_prompt: str | None = None,
+        texts: Mapping[str, str] | None = None,
+        offline: bool = False,
         say: Callable[[str], None] = _log.info,
         options: Mapping[str, Any] | None = None,
     ) -> "IRGPipeline":
@@ -108,26 +124,38 @@ class IRGPipeline:
                 ``auto``, the first that fits (float32 before them on the CPU).
             weights: the name of the weights to take where a folder has several: ``ema`` for ``ema.safetensors``.
                 Default: ``weights``, ``ema``, ``model``, whichever is there first, or the only ones.
+            protocol: the way to reason (``docs/protocols.md``); default: the model's own.
+            system_prompt: takes the place of the protocol's.
+            texts: the protocol's texts by name, which are then not read from their official home.
+            offline: never download a text.
             say: gets a line about what is downloaded, and one about the memory that was chosen and why.
             options: single settings by name as in a call; changed so, the model's own become ``defaults``. They are
                 checked against the model's configuration before its weights are loaded.
 
         Raises:
-            ValueError: there is no such model, or its folder is incomplete or damaged (the message says what), or it
-                can't draw what the options ask for.
+            ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
+                it can't draw what the options ask for, or a text that they need can't be had.
         """
         devices = parse_devices(device)
         folder = model_folder(model, weights, say)
-        profile = read_profile(folder) or BAGEL_PROFILE
+        own_profile = read_profile(folder)
+        profile = own_profile or BAGEL_PROFILE
+        selected = select_protocol(protocol, str(model), folder, own_profile)
         tokenizer = TextTokenizer.from_folder(folder)
         config = read_config(folder)
         tokenizer.check(config, folder)
-        defaults = _checked_settings(config, profile, options or {}, say)
-        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(config, profile))
+        usual = usual_settings(config, profile, selected.protocol)
+        defaults = _checked_settings(config, usual, options or {}, say)
+        protocol_texts = ProtocolTexts(selected.protocol, profile, system_prompt, texts, say, offline)
+        protocol_texts.read("generate", defaults.mode)
+        if selected.protocol.name != DEFAULT_PROTOCOL:
+            say(f"Protocol: {selected.protocol.name}, as {selected.reason}")
+        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(usual))
         say(f"Memory: {plan.reason}")
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
         assert loaded.weights_file is not None
-        pipe = cls(engine, profile, str(model), plan, set_name(loaded.weights_file.name))
+        weights = set_name(loaded.weights_file.name)
+        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts)
         pipe.defaults = defaults
         return pipe
 
@@ -217,17 +245,17 @@ class IRGPipeline:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         settings = settings or self.defaults
         seeds = self._seeds(None if seeds is None else list(seeds), len(prompts))
-        jobs = [self._job(prompt, settings) for prompt in prompts]
-        return self._stream(jobs, seeds, self._limit(batch_size))
+        jobs = [self.jobs.make(prompt, settings, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return self._stream(jobs, self._limit(batch_size))
 
-    def _stream(self, jobs: list[Job], seeds: list[int], limit: int) -> Generator[Event, None, None]:
+    def _stream(self, jobs: Sequence[Job], limit: int) -> Generator[Event, None, None]:
         with self.engine.session(limit) as session:
-            for job, seed in zip(jobs, seeds, strict=True):
-                session.add(PROGRAMS[job.settings.mode](job), seed)
+            for job in jobs:
+                session.add(self.protocol.program(job), job.seed, turn=int(job.task == "improve"))
             for event in session:
                 i = event.request
                 if isinstance(event, RequestDone):
-                    yield Finished(i, self._trajectory(jobs[i], seeds[i], event.value))
+                    yield Finished(i, self.jobs.trajectory(jobs[i], event.value))
                 elif isinstance(event, RequestFailed):
                     yield Failed(i, GenerationError(i, jobs[i].prompt, event.error))
                 else:
@@ -257,7 +285,8 @@ class IRGPipeline:
             first = trajectory.turns[0]
             if first.image is None or first.thinking is None:
                 raise ValueError(f"trajectory {i} ({trajectory.prompt!r}) has no thinking and image in its first turn")
-            programs.append(redraw(self._job(trajectory.prompt, settings), first.thinking, first.image, reflection))
+            job = self.jobs.make(trajectory.prompt, settings, trajectory.seed)
+            programs.append(redraw(job, first.thinking, first.image, reflection))
         images: dict[int, Image.Image] = {}
         with self.engine.session(limit) as session:
             for program, trajectory in zip(programs, trajectories, strict=True):
@@ -289,15 +318,6 @@ class IRGPipeline:
             raise ValueError(f"batch_size must be a whole number of at least 1, or None, got {batch_size!r}")
         return batch_size
 
-    def _job(self, prompt: str, settings: Settings) -> Job:
-        check_prompt(prompt)
-        height = settings.height or self.defaults.height
-        width = settings.width or self.defaults.width
-        assert height is not None and width is not None
-        self.sizes.check(width, height)
-        stop = is_done if settings.stop_when_done else (lambda _: False)
-        return Job(prompt, self.profile.system_prompt, settings, height, width, stop)
-
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int]:
         if seed is None:
             return [secrets.randbelow(2**32) for _ in range(count)]
@@ -305,33 +325,6 @@ class IRGPipeline:
         if len(seeds) != count:
             raise ValueError(f"{count} prompts need as many seeds (or one for all), got {len(seeds)}")
         return [check_seed(s) for s in seeds]
-
-    def _trajectory(self, job: Job, seed: int, steps: list[Step]) -> Trajectory:
-        turns = []
-        for index, step in enumerate(steps):
-            seconds: dict[str, float] = {}
-            if step.thinking is not None:
-                seconds["thinking"] = step.thinking.seconds
-            if step.image is not None:
-                seconds["drawing"] = step.image.seconds
-            turns.append(
-                Turn(
-                    thinking=step.thinking.text if step.thinking else None,
-                    image=step.image.image if step.image else None,
-                    settings=job.settings.draw(index).to_dict() if step.image else {},
-                    seconds=seconds,
-                    tokens=len(step.thinking.ids) if step.thinking else 0,
-                )
-            )
-        settings = replace(job.settings, height=job.height, width=job.width).to_dict()
-        stopped = steps[-1].image is None
-        return Trajectory(job.prompt, job.settings.mode, seed, self.name, settings, turns, stopped)
-
-
-def _usual_settings(config: ModelConfig, profile: Profile) -> Settings:
-    """The settings that a model brings."""
-    size = config.vae_resize.max_size
-    return Settings.from_dict({"height": size, "width": size} | profile.settings)
 
 
 def _image_sizes(config: ModelConfig, usual: Settings) -> ImageSizes:
@@ -341,10 +334,9 @@ def _image_sizes(config: ModelConfig, usual: Settings) -> ImageSizes:
 
 
 def _checked_settings(
-    config: ModelConfig, profile: Profile, options: Mapping[str, Any], say: Callable[[str], None]
+    config: ModelConfig, usual: Settings, options: Mapping[str, Any], say: Callable[[str], None]
 ) -> Settings:
     """The model's own settings with ``options``; a ``size`` that is a ratio is told in pixels."""
-    usual = _usual_settings(config, profile)
     sizes = _image_sizes(config, usual)
     chosen = with_options(usual, options, sizes)
     assert chosen.height is not None and chosen.width is not None
@@ -354,9 +346,8 @@ def _checked_settings(
     return chosen
 
 
-def _usual_request(config: ModelConfig, profile: Profile) -> RequestShape:
+def _usual_request(usual: Settings) -> RequestShape:
     """The request that the memory has to suffice for."""
-    usual = _usual_settings(config, profile)
     assert usual.height is not None and usual.width is not None
     thinking = min(RequestShape.thinking_tokens, usual.max_think_tokens)
     return RequestShape(usual.height, usual.width, thinking, usual.rounds)

@@ -24,15 +24,8 @@ MAX_SEED = 2**63 - 1
 MAX_SIDE = 65536
 SIZE = "size"  # stands for width and height
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
-_LATER = (
-    IMPROVE,
-    "rounds",
-    "reflect",
-    "recall",
-    "stop_",
-    "look",
-    "critic",
-)  # settings of mode irg alone begin with these
+# settings of mode irg alone begin with these
+_LATER = (IMPROVE, "rounds", "reflect", "max_reflect", "recall", "stop_", "look", "critic")
 DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -49,6 +42,9 @@ class Settings:
         temperature: of the thinking; 0 always takes the likeliest token.
         reflect_temperature: of the reflections; default: that of the thinking.
         max_think_tokens: the most tokens of a thinking text or reflection.
+        max_reflect_tokens: the most tokens of a reflection; default: ``max_think_tokens``.
+        top_k: of texts: only so many likeliest tokens can be chosen; 0: all.
+        top_p: of texts: of those, only the likeliest whose probabilities together reach it; 1: all.
         stop_when_done: for ``irg``: end early when a reflection says that nothing is wrong.
         look: for ``irg``: how an image is shown back: through the autoencoder and the ViT, one of them, or not at all.
         reflection_context: for ``irg``: what a reflection sees besides the image: ``all`` that went before, as in the
@@ -70,6 +66,9 @@ class Settings:
     temperature: float = 0.3
     reflect_temperature: float | None = None
     max_think_tokens: int = 4096
+    max_reflect_tokens: int | None = None
+    top_k: int = 0
+    top_p: float = 1.0
     stop_when_done: bool = False
     look: Look = "both"
     reflection_context: ReflectionContext = renamed(was="recall", default="all")
@@ -97,6 +96,10 @@ class Settings:
         if not isinstance(self.critic, str) or not self.critic:
             raise ValueError(f"critic must be {SELF} or the name of a critic, got {self.critic!r}")
         whole(self, "max_think_tokens", 1, 1_000_000)
+        if self.max_reflect_tokens is not None:
+            whole(self, "max_reflect_tokens", 1, 1_000_000)
+        whole(self, "top_k", 0, 1_000_000, "0 is off")
+        number(self, "top_p", 0.0, 1.0, "1 is off", above=True)
         for name in ("initial", "improving"):
             if not isinstance(getattr(self, name), DrawSettings):
                 raise ValueError(f"{name} must be a DrawSettings, got {getattr(self, name)!r}")

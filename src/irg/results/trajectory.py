@@ -28,6 +28,8 @@ class Turn:
             ``wrong``, ``change``, ``done``, ``score`` (0 to 1), ``cost`` and ``cached``; a critic that failed has
             ``name``, ``failed`` (the kind of failure), ``error`` and ``fallback`` (what was done instead: ``self``, the
             model reflected, or ``keep``, the image stays).
+        details: what else was written, read or decided in this turn, as plain JSON values.
+        given: the image was given, not drawn.
     """
 
     thinking: str | None
@@ -36,11 +38,14 @@ class Turn:
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
     critic: dict[str, Any] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    given: bool = False
 
 
 @dataclass
 class Trajectory:
-    """All turns of a request. ``stopped`` says that the model saw nothing left to improve."""
+    """All turns of a request. ``stopped`` says that its last text led to no image, ``stop_reason`` why (``done``: the
+    model saw nothing left to improve)."""
 
     prompt: str
     mode: str
@@ -50,6 +55,8 @@ class Trajectory:
     turns: list[Turn]
     stopped: bool = False
     version: str = __version__
+    protocol: str = "irg"
+    stop_reason: str = ""
 
     @property
     def image(self) -> Image.Image | None:
@@ -99,6 +106,8 @@ class Trajectory:
                 "settings": turn.settings,
                 "seconds": turn.seconds,
                 "tokens": turn.tokens,
+                "details": turn.details,
+                "given": turn.given,
             }
             | ({} if turn.critic is None else {"critic": turn.critic})
             for turn, name in zip(self.turns, self.image_names(), strict=True)
@@ -110,7 +119,9 @@ class Trajectory:
             "mode": self.mode,
             "seed": self.seed,
             "model": self.model,
+            "protocol": self.protocol,
             "stopped": self.stopped,
+            "stop_reason": self.stop_reason,
             "settings": self.settings,
             "turns": turns,
         }
@@ -193,6 +204,8 @@ class Trajectory:
                     seconds=_seconds(_get(entry, "seconds", dict, where), where),
                     tokens=_get(entry, "tokens", int, where),
                     critic=_critic(entry["critic"], where) if "critic" in entry else None,
+                    details=_get({"details": {}} | entry, "details", dict, where),
+                    given=_get({"given": False} | entry, "given", bool, where),
                 )
             )
         return cls(
@@ -204,6 +217,8 @@ class Trajectory:
             turns=turns,
             stopped=_get(data, "stopped", bool, ""),
             version=_get(data, "irg_version", str, ""),
+            protocol=_get({"protocol": "irg"} | data, "protocol", str, ""),
+            stop_reason=_get({"stop_reason": ""} | data, "stop_reason", str, ""),
         )
 
 

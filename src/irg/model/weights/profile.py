@@ -18,6 +18,8 @@ FILE = "irg.json"
 class Profile:
     """Texts a model was trained with, and the settings it draws best with (names of ``reasoning.settings``).
 
+    ``protocol`` is the way it was trained to reason in (:mod:`irg.reasoning.protocols`); empty: not said.
+
     ``draft_texts`` are examples of the thinking it writes, if that has a form: the n-gram drafter proposes tokens from
     them.
     """
@@ -28,6 +30,7 @@ class Profile:
     how_to_improve: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     draft_texts: tuple[str, ...] = ()
+    protocol: str = ""
 
     def save(self, folder: Path) -> None:
         """Write ``irg.json`` into a model folder."""

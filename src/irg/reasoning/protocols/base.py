@@ -1,0 +1,222 @@
+"""What a protocol is: a model's way to reason, as programs over Say, Write, Draw, Look, Forget and Wait.
+
+A protocol is one class in one file, registered as an entry point of the group ``irg.protocols``;
+``docs/protocols.md`` shows one of one's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from PIL.Image import Image
+
+from irg import registry
+from irg.engine.ops import Draw, Drawn, Handles, Look, Program, Said, Say, Write, Written
+from irg.model.network.config import ModelConfig
+from irg.reasoning.protocols.official_texts import OfficialText
+from irg.reasoning.settings import Settings
+from irg.recipes import choose
+from irg.sequence.images import ResizeRule
+
+Task = Literal["generate", "improve", "edit", "ask"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a program needs to know of a request.
+
+    Attributes:
+        system: the system prompt; may be empty.
+        height, width: of images that are drawn, in pixels.
+        task: draw from a prompt, improve a given image for a prompt, edit given images as the prompt says, or answer
+            the prompt's question about given images.
+        images: the given ones.
+        texts: the protocol's official texts by name.
+        seed: the request's.
+        vae_resize, vit_resize: how images that are looked at are resized; None: the model's own rules.
+        posterior: how the autoencoder reads an image.
+        rounded: images that are drawn are rounded to 8 bits; default: truncated.
+    """
+
+    prompt: str
+    system: str
+    settings: Settings
+    height: int
+    width: int
+    task: Task = "generate"
+    images: tuple[Image, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    vae_resize: ResizeRule | None = None
+    vit_resize: ResizeRule | None = None
+    posterior: Literal["sample", "mean"] = "sample"
+    rounded: bool = False
+
+    def write(self, turn: int = 0) -> Write:
+        """The thinking of turn 0, a reflection of a later turn."""
+        s = self.settings
+        temperature, tokens = s.temperature, s.max_think_tokens
+        if turn:
+            temperature = temperature if s.reflect_temperature is None else s.reflect_temperature
+            tokens = tokens if s.max_reflect_tokens is None else s.max_reflect_tokens
+        return Write(tokens, temperature, top_k=s.top_k, top_p=s.top_p)
+
+    def look(self, image: Image, vae: bool = True, vit: bool = True) -> Look:
+        """Show an image to the model."""
+        return Look(image, vae, vit, None, self.vae_resize, self.vit_resize, self.posterior)
+
+    def draw(self, turn: int, drop_text: Handles, drop_image: Handles = (), drop: Handles = ()) -> Draw:
+        """The image of a turn; the unconditional branches, and the image itself, leave out these parts."""
+        settings = self.settings.draw(turn)
+        return Draw(self.height, self.width, settings, drop_text, drop_image, drop=drop, rounded=self.rounded)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A turn as it happened.
+
+    Attributes:
+        thinking: the text that led to the image; None where none was written.
+        image: None if the model stopped here.
+        details: more of what was written, read or decided, as plain JSON values.
+        stop: why the request ended here: ``done``, ``malformed: ...``; empty where it did not, or the rounds were up.
+    """
+
+    thinking: Written | None
+    image: Drawn | None
+    details: dict[str, Any] = field(default_factory=dict)
+    stop: str = ""
+
+
+class Protocol:
+    """A model's way to reason. A subclass says what is its own; the rest is as BAGEL does it.
+
+    Programs return a list of :class:`Step`. Those with a first image draw it in turn 0; :meth:`loop` of a job with the
+    task ``improve`` starts from ``job.images[0]``, which stands for turn 0's.
+
+    Attributes:
+        name: as ``--protocol`` takes it.
+        texts: official texts that its programs need, by name; the one named ``system`` is the system prompt.
+        settings: its settings, over the defaults of :class:`Settings` (names as in ``with_options``).
+        unused: settings that mean nothing here.
+        max_rounds: the most rounds that make sense; None: any number.
+        vae_resize, vit_resize: its rules for models whose folder states none.
+        posterior, rounded: see :class:`Job`.
+    """
+
+    name: ClassVar[str]
+    texts: ClassVar[Mapping[str, OfficialText]] = {}
+    settings: ClassVar[Mapping[str, Any]] = {}
+    unused: ClassVar[tuple[str, ...]] = ("look", "reflection_context", "stop_when_done")
+    max_rounds: ClassVar[int | None] = None
+    vae_resize: ClassVar[ResizeRule] = ResizeRule(1024, 512, 16)
+    vit_resize: ClassVar[ResizeRule] = ResizeRule(980, 224, 14)
+    posterior: ClassVar[Literal["sample", "mean"]] = "sample"
+    rounded: ClassVar[bool] = False
+
+    # ---- programs
+
+    def program(self, job: Job) -> Program:
+        """The program of a job."""
+        if job.task in ("edit", "ask"):
+            return self.edit(job) if job.task == "edit" else self.ask(job)
+        if job.task == "improve" or job.settings.mode == "irg":
+            return self.loop(job)
+        return self.think(job) if job.settings.mode == "think" else self.direct(job)
+
+    def direct(self, job: Job) -> Program:
+        """Prompt -> image, as the base model does it."""
+        prompt: Said = yield Say(job.prompt)
+        image = yield job.draw(0, prompt.handles)
+        return [Step(None, image)]
+
+    def think(self, job: Job) -> Program:
+        """Prompt -> thinking -> image."""
+        if job.system:
+            yield Say(job.system)
+        prompt: Said = yield Say(job.prompt)
+        thinking: Written = yield job.write()
+        image = yield job.draw(0, prompt.handles + thinking.handles)
+        return [Step(thinking, image)]
+
+    def loop(self, job: Job) -> Program:
+        """First image, then looking and drawing again until the rounds are up or it is done."""
+        raise NotImplementedError
+
+    def edit(self, job: Job) -> Program:
+        """Given images and an instruction -> image; in mode ``think`` with thinking before it."""
+        thinks = job.settings.mode == "think"
+        if thinks and job.system:
+            yield Say(job.system)
+        looked: Handles = ()
+        for image in job.images:
+            shown: Said = yield job.look(image)
+            looked += shown.handles
+        said: Said = yield Say(job.prompt)
+        if not thinks:
+            drawn: Drawn = yield job.draw(1, said.handles, looked)
+            return [Step(None, drawn)]
+        thinking: Written = yield job.write()
+        drawn = yield job.draw(1, said.handles + thinking.handles, looked + thinking.handles)
+        return [Step(thinking, drawn)]
+
+    def ask(self, job: Job) -> Program:
+        """Given images and a question -> answer; in mode ``think`` with thinking before it. The images are shown
+        through the ViT alone."""
+        if job.settings.mode == "think" and job.system:
+            yield Say(job.system)
+        for image in job.images:
+            yield job.look(image, vae=False)
+        yield Say(job.prompt)
+        answer: Written = yield job.write()
+        return [Step(answer, None, stop="answered")]
+
+    # ---- for the pipeline
+
+    def check(self, settings: Settings, usual: Settings, task: Task) -> None:
+        """Check that a request makes sense in this protocol. ``usual`` are the model's own settings.
+
+        Raises:
+            ValueError: it does not.
+        """
+        for name in self.unused:
+            if getattr(settings, name) != getattr(usual, name):
+                raise ValueError(f"{name} has no meaning in protocol {self.name!r}")
+        loops = task == "improve" or (task == "generate" and settings.mode == "irg")
+        if loops and self.max_rounds is not None and settings.rounds > self.max_rounds:
+            raise ValueError(f"protocol {self.name!r} has at most {self.max_rounds} rounds, got {settings.rounds}")
+
+    def text_names(self, task: Task, mode: str) -> tuple[str, ...]:
+        """The official texts that the programs of a task and mode need."""
+        return tuple(self.texts)
+
+    def system_text(self, task: Task) -> str:
+        """The name of the text that is a task's system prompt."""
+        if "system" in self.texts:
+            return "system"
+        return "answer" if task == "ask" and "answer" in self.texts else "think"
+
+    def job_options(self, config: ModelConfig) -> dict[str, Any]:
+        """How images are looked at and drawn with a model: fields of :class:`Job`."""
+        options: dict[str, Any] = {"posterior": self.posterior, "rounded": self.rounded}
+        if states_no_rules(config):
+            options |= {"vae_resize": self.vae_resize, "vit_resize": self.vit_resize}
+        return options
+
+
+def states_no_rules(config: ModelConfig) -> bool:
+    """Whether a model's rules of resizing are BAGEL's, which its folders do not state."""
+    return (config.vae_resize, config.vit_resize) == (Protocol.vae_resize, Protocol.vit_resize)
+
+
+def find(name: str) -> Protocol:
+    """The protocol of a name.
+
+    Raises:
+        ValueError: there is none, or its package can't be imported.
+    """
+    known = registry.names(registry.PROTOCOLS)
+    if name not in known:
+        raise ValueError(f"no protocol {name!r}{choose(name, known)}; there are {', '.join(known)}")
+    protocol: Protocol = registry.load(registry.PROTOCOLS, name)()
+    return protocol

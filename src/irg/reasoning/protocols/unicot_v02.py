@@ -1,0 +1,72 @@
+"""Uni-CoT v0.2, its mode of reflection: first image from the prompt worded anew, then one edit a round."""
+
+import re
+from dataclasses import replace
+
+from irg.engine.ops import Drawn, Forget, Program, Said, Say, Written
+from irg.reasoning.protocols.base import Job, Protocol, Step
+from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
+from irg.reasoning.protocols.unicot import STOP_PHRASES
+from irg.sequence.images import ResizeRule
+
+_DRAWING_VIT = ResizeRule(518, 224, 14)  # evaluating takes the larger rule
+
+
+class UniCoT02(Protocol):
+    """Read from the authors' script; there is no recorded run to compare with. Its other mode, which breaks the prompt
+    into subtasks, is not here."""
+
+    name = "unicot-v0.2"
+    texts = PINNED_TEXTS["unicot-v0.2"]
+    vit_resize = ResizeRule(980, 378, 14)
+    settings = {
+        "rounds": 20,
+        "max_think_tokens": 2048,
+        "max_reflect_tokens": 8192,
+        "improve_cfg_img_scale": 1.5,
+        "improve_cfg_interval": (0.0, 1.0),
+        "improve_cfg_renorm_type": "text_channel",
+    }
+
+    def loop(self, job: Job) -> Program:
+        """Thinking, image from the prompt that it words anew, then evaluation, suggestion and edit."""
+        steps: list[Step] = []
+        thought = ""
+        if job.task == "improve":
+            (image,) = job.images
+        else:
+            yield Say(job.system)
+            yield Say(job.prompt)
+            thinking: Written = yield job.write()
+            thought = thinking.text
+            yield Forget()
+            said: Said = yield Say(inside("think", thought))
+            drawn: Drawn = yield job.draw(0, said.handles)
+            steps, image = [Step(thinking, drawn)], drawn.image
+        for turn in range(1, job.settings.rounds + 1):
+            yield Forget()
+            yield Say(job.system)
+            yield Say(job.prompt)
+            if thought:
+                yield Say(thought)
+            yield job.look(image, vae=False)
+            evaluation: Written = yield job.write(turn)
+            suggestion: Written = yield job.write(turn)
+            details = {"evaluation": evaluation.text}
+            if any(job.texts[name] in suggestion.text for name in STOP_PHRASES):
+                return [*steps, Step(suggestion, None, details, stop="done")]
+            edit = " ".join(inside("sugg", suggestion.text).split())
+            yield Forget()
+            look = job.look(image)
+            shown: Said = yield look if look.vit_resize is None else replace(look, vit_resize=_DRAWING_VIT)
+            said = yield Say(edit)
+            drawn = yield job.draw(turn, said.handles, shown.handles)
+            steps.append(Step(suggestion, drawn, details | {"edit": edit}))
+            image = drawn.image
+        return steps
+
+
+def inside(tag: str, text: str) -> str:
+    """What stands in the last pair of tags, stripped; the whole text if there is none."""
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+    return (found[-1] if found else text).strip()
