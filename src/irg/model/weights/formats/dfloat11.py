@@ -10,7 +10,7 @@ the place of the first code that begins in each (``G.gaps``, 5 bits a window), a
 and the next begins says ``G.split_positions``; which weights they are, ``dfloat11_config`` in ``config.json``: regular
 expressions of groups, each with the modules in it. A weight has no shape here; it takes the network's.
 
-Legend: W windows.
+Legend: W windows; K codes that are looked up together.
 """
 
 import re
@@ -29,10 +29,11 @@ from irg.model.weights.tensor_reader import TensorReader
 NAME = "DFloat11"
 SETTINGS = "dfloat11_config"
 _PARTS = ("encoded_exponent", "sign_mantissa", "luts", "gaps", "output_positions", "split_positions")
-_FIRST_TABLE = 240  # values from here on are tables
+_FIRST_TABLE, _NO_CODE = 240, 256  # values from the first on are tables
 _GAP_BITS, _MAX_CODE_BYTES = 5, 4
 _MAX_SPLITS = 1 << 12
-_WINDOWS = 1 << 18  # decoded at a time
+_WINDOWS = 1 << 16  # decoded at a time
+_AT_ONCE, _NONE = 8, 127  # codes that are looked up together; no code
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ def decoded_exponents(group: Group, first: int, last: int) -> Tensor:
         raise group.corrupt("has output_positions that do not count its numbers")
     start = int((before <= first).nonzero().max())
     stop = int((before >= last).nonzero().min())
-    luts = TensorReader(map_files=False).read(group.parts["luts"]).long()
+    codes = Codes.of(TensorReader(map_files=False).read(group.parts["luts"]).long())
     windows = range(start * group.block_windows, min(stop * group.block_windows, group.windows))
     pieces, found, wanted = [], 0, int(before[stop] - before[start])
     for begin in range(windows.start, windows.stop, _WINDOWS):
-        pieces.append(_decode_windows(group, luts, begin, min(begin + _WINDOWS, windows.stop)))
+        pieces.append(_decode_windows(group, codes, begin, min(begin + _WINDOWS, windows.stop)))
         found += len(pieces[-1])
     if found < wanted:  # the bits that fill the last byte may add some
         raise group.corrupt(f"has {found} exponents where {wanted} should be")
@@ -144,45 +145,98 @@ def decoded_exponents(group: Group, first: int, last: int) -> Tensor:
     return torch.cat(pieces)[skip : skip + last - first]
 
 
-def _decode_windows(group: Group, luts: Tensor, begin: int, end: int) -> Tensor:
+@dataclass(frozen=True)
+class Codes:
+    """The code of a group, and what all sequences of 16 bits begin with: up to eight whole codes."""
+
+    tables: Tensor  # [tables, 256] int64: an exponent, another table, or _NO_CODE
+    lengths: Tensor  # [257] int64, of each exponent's code; 0 for what is none
+    exponents: Tensor  # [2^16] int64: eight bytes
+    begins: Tensor  # [2^16] int64, eight bytes: the bit where each of these codes begins; _NONE where there is none
+    bits: Tensor  # [2^16] int32, of all of these codes; 0 where the first is longer than 16 bits
+
+    @staticmethod
+    def of(luts: Tensor) -> "Codes":
+        tables, lengths = _tables(luts)
+        word = torch.arange(1 << 16) << 16
+        exponents = torch.zeros(1 << 16, _AT_ONCE, dtype=torch.uint8)
+        begins = torch.full((1 << 16, _AT_ONCE), _NONE, dtype=torch.int8)
+        place, whole = torch.zeros_like(word), torch.ones_like(word, dtype=torch.bool)
+        for k in range(_AT_ONCE):
+            exponent, length = _first_code(tables, lengths, word << place & 0xFFFFFFFF)
+            whole &= (length > 0) & (place + length <= 16)
+            exponents[:, k] = exponent.to(torch.uint8)
+            begins[whole, k] = place[whole].to(torch.int8)
+            place += torch.where(whole, length, 0)
+        return Codes(tables, lengths, exponents.view(torch.int64)[:, 0], begins.view(torch.int64)[:, 0], place.int())
+
+
+def _tables(luts: Tensor) -> tuple[Tensor, Tensor]:
+    """The tables with the codes alone, and the codes' lengths.
+
+    The library fills entries that no code leads to with the value before them, if need be that of the table before.
+    So a value counts only in the first table that has it, from its first entry on, as often as its code's length says.
+    """
+    tables = torch.full((len(luts) - 1, 256), _NO_CODE)
+    lengths = torch.zeros(257, dtype=torch.long)
+    lengths[:_FIRST_TABLE] = luts[-1, :_FIRST_TABLE]
+    for value in luts[:-1].unique().tolist():
+        row, first = (luts[:-1] == value).nonzero()[0].tolist()
+        length = int(lengths[value])
+        entries = 1 if value >= _FIRST_TABLE else 1 << (-length % 8) if length else 0
+        tables[row, first : first + entries] = value
+    return tables, lengths
+
+
+def _first_code(tables: Tensor, lengths: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Exponents of the codes that 32 bits begin with, and the codes' lengths: 0 where there is no code."""
+    value = tables[0, bits >> 24]
+    for shift in (16, 8, 0):
+        deeper = ((value >= _FIRST_TABLE) & (value < _NO_CODE)).nonzero().flatten()
+        if not len(deeper):
+            break
+        value[deeper] = tables[(256 - value[deeper]).clamp(max=len(tables) - 1), bits[deeper] >> shift & 255]
+    return value, lengths[value]
+
+
+def _decode_windows(group: Group, codes: Codes, begin: int, end: int) -> Tensor:
     """All exponents whose codes begin in windows ``begin`` to ``end``, in order, uint8."""
     size, encoded = group.window_bytes, group.parts["encoded_exponent"]
     data = _read(encoded, begin * size, min(end * size + _MAX_CODE_BYTES + 1, group.bytes))
-    data = torch.nn.functional.pad(data, (0, (end - begin) * size + _MAX_CODE_BYTES + 1 - len(data))).long()
-    # forty bits from every byte on: a code of up to 32 bits that begins in it
-    words = sum(data[i : len(data) - _MAX_CODE_BYTES + i] << 8 * (_MAX_CODE_BYTES - i) for i in range(5))
-    assert isinstance(words, Tensor)
-    origin_W = torch.arange(end - begin) * (8 * size)
-    place_W = origin_W + _gaps(group, begin, end)
-    limit_W = (origin_W + 8 * size).clamp(max=8 * (group.bytes - begin * size))
-    alive_W = place_W < limit_W
-    symbols: list[Tensor] = []
-    while alive_W.any():
-        at = place_W.clamp(max=8 * (len(words) - 1))
-        bits_W = words[at >> 3] >> (8 - (at & 7)) & 0xFFFFFFFF
-        exponent_W = _looked_up(luts, bits_W)
-        length_W = luts[-1, exponent_W.clamp(max=255)]
-        if (length_W[alive_W] == 0).any() or (exponent_W[alive_W] >= _FIRST_TABLE).any():
-            if end < group.windows:  # the end has bits that stand for no exponent, and fill the last byte
+    data = torch.nn.functional.pad(data, (0, (end - begin) * size + _MAX_CODE_BYTES + 1 - len(data)))
+    wide = data.int()
+    words = wide[:-2] << 16 | wide[1:-1] << 8 | wide[2:]  # the 24 bits from every byte on
+    place_W = torch.arange(end - begin, dtype=torch.int32) * (8 * size)
+    limit_W = (place_W + 8 * size).clamp(max=8 * (group.bytes - begin * size))
+    place_W += _gaps(group, begin, end)
+    exponents: list[Tensor] = []
+    begun: list[Tensor] = []
+    while (place_W < limit_W).any():
+        at = place_W.clamp(max=8 * (len(data) - _MAX_CODE_BYTES - 1))
+        bits = words.index_select(0, at >> 3) >> (8 - (at & 7)) & 0xFFFF
+        found_WK = codes.exponents.index_select(0, bits).view(torch.uint8).view(-1, _AT_ONCE)
+        begins_WK = codes.begins.index_select(0, bits).view(torch.int8).view(-1, _AT_ONCE)
+        length_W = codes.bits.index_select(0, bits)
+        long = ((length_W == 0) & (place_W < limit_W)).nonzero().flatten()
+        if len(long):
+            exponent, length = _first_code(codes.tables, codes.lengths, _32_bits(data, at[long]))
+            if end < group.windows and not length.all():  # the end has bits that stand for no exponent
                 raise group.corrupt("has bits that are no code")
-            alive_W &= (length_W > 0) & (exponent_W < _FIRST_TABLE)
-        symbols.append(torch.where(alive_W, exponent_W, -1).to(torch.int16))
-        place_W = place_W + length_W
-        alive_W = alive_W & (place_W < limit_W)
-    table_W = torch.stack(symbols, dim=1) if symbols else torch.empty(0, 0, dtype=torch.int16)
-    return table_W[table_W >= 0].to(torch.uint8)
+            found_WK[long, 0], begins_WK[long, 0] = exponent.to(torch.uint8), 0
+            length_W[long] = torch.where(length > 0, length, 8 * size).int()
+        exponents.append(found_WK)
+        begun.append(begins_WK < (limit_W - place_W).clamp(min=0).to(torch.int8)[:, None])
+        place_W += length_W
+    if not exponents:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.cat(exponents, dim=1)[torch.cat(begun, dim=1)]
 
 
-def _looked_up(luts: Tensor, bits: Tensor) -> Tensor:
-    """Exponents of the codes that 32 bits begin with; 240 and more where there is none."""
-    value = luts[0, bits >> 24]
-    for shift in (16, 8, 0):
-        deeper = (value >= _FIRST_TABLE).nonzero().flatten()
-        if not len(deeper):
-            break
-        tables = (256 - value[deeper]).clamp(max=len(luts) - 2)
-        value[deeper] = luts[tables, bits[deeper] >> shift & 255]
-    return value
+def _32_bits(data: Tensor, place: Tensor) -> Tensor:
+    """The 32 bits from each place on, int64."""
+    shifts = torch.arange(8 * _MAX_CODE_BYTES, -1, -8)
+    forty = (data[(place >> 3)[:, None] + torch.arange(_MAX_CODE_BYTES + 1)].long() << shifts).sum(1)
+    return forty >> (8 - (place & 7)) & 0xFFFFFFFF
 
 
 def _gaps(group: Group, begin: int, end: int) -> Tensor:
@@ -191,7 +245,7 @@ def _gaps(group: Group, begin: int, end: int) -> Tensor:
     packed = _read(group.parts["gaps"], first_bit // 8, -(-last_bit // 8))
     bits = (packed[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8) & 1).flatten().long()
     bits_WB = bits[first_bit % 8 :][: (end - begin) * _GAP_BITS].view(-1, _GAP_BITS)
-    return (bits_WB << torch.arange(_GAP_BITS - 1, -1, -1)).sum(1)
+    return (bits_WB << torch.arange(_GAP_BITS - 1, -1, -1)).sum(1).int()
 
 
 def _read(part: TensorEntry, start: int, stop: int) -> Tensor:
@@ -211,7 +265,7 @@ def _settings(path: Path) -> dict[str, Any]:
     sane = isinstance(settings, dict)
     if isinstance(settings, dict):
         patterns, threads, size = (settings.get(k) for k in ("pattern_dict", "threads_per_block", "bytes_per_thread"))
-        sane = isinstance(patterns, dict) and type(size) is int and 5 <= size <= 256
+        sane = isinstance(patterns, dict) and type(size) is int and 5 <= size <= 15
         sane = sane and isinstance(threads, list) and len(threads) == 1 and type(threads[0]) is int and threads[0] > 0
         sane = sane and all(
             isinstance(m, list) and all(isinstance(n, str) for n in m) for m in (patterns or {}).values()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from irg.model.weights.formats import bitsandbytes, dfloat11, scaled, unsupported
+from irg.model.weights.formats import bitsandbytes, dfloat11, gguf, scaled, unsupported
 from irg.model.weights.manifest import TensorEntry, read_entries
 
 _FP8 = {torch.float8_e4m3fn: "fp8 (e4m3)", torch.float8_e5m2: "fp8 (e5m2)"}
@@ -17,6 +17,8 @@ def read_weights(path: Path) -> tuple[str | None, dict[str, TensorEntry]]:
     Raises:
         ValueError: a file is missing or damaged, or has its weights in a form that is not read.
     """
+    if path.suffix == gguf.SUFFIX:
+        return gguf.read_gguf(path)
     entries = read_entries(path)
     for form in (scaled, bitsandbytes, dfloat11):
         if (found := form.decode_entries(path, entries)) is not None:
