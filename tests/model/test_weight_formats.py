@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from weight_formats import LAYERS, dfloat11_parts, projections, rewrite, weights_of, write_dfloat11
 
@@ -257,6 +257,20 @@ def test_dfloat11_gives_back_every_bit(folder: Path, monkeypatch: pytest.MonkeyP
     checked = check_folder(folder)
     assert checked.weight_format == "DFloat11"
     after = {key: TensorReader().read(entry) for key, entry in checked.entries.items()}
+    assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_dfloat11_groups_in_files_of_their_own(folder: Path) -> None:
+    """As the library writes with ``save_single_file=False``."""
+    before = weights_of(folder)
+    write_dfloat11(folder)
+    tensors = weights_of(folder)
+    for group in [key.removesuffix(".luts") for key in tensors if key.endswith(".luts")]:
+        own = {key: tensors.pop(key) for key in list(tensors) if key.startswith(f"{group}.")}
+        save_file(own, folder / f"{group.replace('.', '_')}.safetensors")
+    (folder / "ema.safetensors").unlink()
+    save_file(tensors, folder / "model.safetensors")
+    after = {key: TensorReader().read(entry) for key, entry in check_folder(folder).entries.items()}
     assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
 
 

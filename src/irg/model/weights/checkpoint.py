@@ -24,8 +24,8 @@ from irg.model.network.unified import UnifiedModel
 from irg.model.weights.config_files import CONFIG, how_to_complete, read_config, to_sections
 from irg.model.weights.formats.dfloat11 import reshaped
 from irg.model.weights.formats.recognition import read_weights
-from irg.model.weights.key_names import lacking_parts, unwrapped
-from irg.model.weights.manifest import TensorEntry, compare, read_entries
+from irg.model.weights.key_names import lacking_parts
+from irg.model.weights.manifest import TensorEntry, compare
 from irg.model.weights.quantize import PARTS as QUANTIZED_PARTS
 from irg.model.weights.quantize import (
     Quantization,
@@ -123,20 +123,10 @@ def check_folder(
     config = read_config(folder)
     ae_path = find_autoencoder(folder) if autoencoder_file is None else Path(autoencoder_file)
     path = find_weights(folder, weights)
-    named = named_weights(path)
+    named = read_weights(path)
     if lacking := lacking_parts(named[1]):
         raise ValueError(f"{path} lacks {', '.join(lacking)}: {how_to_complete(folder)}")
     return check_weights(config, path, named, ae_path)
-
-
-def named_weights(path: Path) -> tuple[str | None, dict[str, TensorEntry]]:
-    """What :func:`~irg.model.weights.formats.recognition.read_weights` reads, by names without wrappers.
-
-    Raises:
-        ValueError: a file is missing or damaged, or has a form that is not read.
-    """
-    weight_format, entries = read_weights(path)
-    return weight_format, unwrapped(entries, path)
 
 
 def check_weights(
@@ -146,12 +136,12 @@ def check_weights(
 
     Args:
         path: the weights' file, for messages.
-        named: what :func:`named_weights` returns.
+        named: what :func:`~irg.model.weights.formats.recognition.read_weights` returns.
 
     Raises:
         ValueError: a file is damaged, or does not fit the configuration.
     """
-    (weight_format, entries), ae_entries, folder = named, read_entries(ae_path), path.parent
+    (weight_format, entries), (_, ae_entries), folder = named, read_weights(ae_path), path.parent
     if config.decoder.tie_word_embeddings and _HEAD in entries:
         # A head of its own wins, as in the reference, which unties every model it loads.
         config = replace(config, decoder=replace(config.decoder, tie_word_embeddings=False))

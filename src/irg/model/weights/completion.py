@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from irg.model.weights.checkpoint import PATCH_EMBEDDING, CheckedFolder, check_weights, named_weights
+from irg.model.weights.checkpoint import PATCH_EMBEDDING, CheckedFolder, check_weights
 from irg.model.weights.config_files import (
     CONFIG,
     LLM_CONFIG,
@@ -20,6 +20,8 @@ from irg.model.weights.config_files import (
     is_bagel_layout,
     read_config,
 )
+from irg.model.weights.formats.dfloat11 import reshaped
+from irg.model.weights.formats.recognition import read_weights
 from irg.model.weights.key_names import lacking_parts
 from irg.model.weights.manifest import TensorEntry
 from irg.model.weights.profile import FILE as PROFILE
@@ -59,7 +61,7 @@ def completed(fine: Path, base: Path, weights: str | None = None) -> Iterator[Co
             quantized.
     """
     path, base_path = find_weights(fine, weights), find_weights(base)
-    (weight_format, own), (_, lent) = named_weights(path), named_weights(base_path)
+    (weight_format, own), (_, lent) = read_weights(path), read_weights(base_path)
     _check_together(path, own, base_path, lent)
     added = {key: entry for key, entry in lent.items() if key not in own}
     has_autoencoder = AUTOENCODER in weight_sets(p.name for p in fine.iterdir())
@@ -88,7 +90,7 @@ def _check_together(
         if (kind := stored_quantization(entries)) is not None:
             raise ValueError(f"{file} is quantized to {kind}: complete the full weights, then quantize them")
     for key in own.keys() & lent.keys() - {PATCH_EMBEDDING}:  # which has two forms
-        if own[key].shape != lent[key].shape:
+        if reshaped(own[key], lent[key].shape).shape != lent[key].shape:
             raise ValueError(
                 f"{path} and {base_path} do not go together: {key} is {list(own[key].shape)} in the first, "
                 f"{list(lent[key].shape)} in the second"

@@ -16,7 +16,13 @@ ROOTS = (  # the unified model's children
     "vae2llm",
     "llm2vae",
 )
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # anywhere in a name
+WRAPPERS = {  # anywhere in a name; the last is ComfyUI's
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "diffusion_model",
+}
 
 
 def unwrapped_name(key: str, roots: Iterable[str] = ROOTS) -> str:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from irg.model.weights.config_files import CONFIG, read_json
-from irg.model.weights.manifest import TensorEntry
+from irg.model.weights.key_names import ROOTS
+from irg.model.weights.manifest import TensorEntry, read_header
 from irg.model.weights.tensor_reader import TensorReader
 
 NAME = "DFloat11"
@@ -106,6 +107,26 @@ def decode_entries(path: Path, entries: Mapping[str, TensorEntry]) -> tuple[str,
                 place.file, torch.bfloat16, encoding.shape, place.start + first, place.start + last, encoding
             )
     return NAME, decoded
+
+
+def entries_beside(path: Path, entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Tensors of groups that have files of their own, beside that of the unified model's other weights.
+
+    Raises:
+        ValueError: such a file is damaged.
+    """
+    config = path.parent / CONFIG
+    if not any(key.partition(".")[0] in ROOTS for key in entries) or not config.is_file():
+        return {}
+    try:
+        if SETTINGS not in read_json(config):
+            return {}
+    except ValueError:
+        return {}  # BAGEL's own config.json was no JSON at first
+    files = {entry.file for entry in entries.values()}
+    headers = [read_header(other) for other in sorted(path.parent.glob("*.safetensors")) if other not in files]
+    groups = [header for header in headers if any(key.endswith(".encoded_exponent") for key in header)]
+    return {key: entry for header in groups for key, entry in header.items()}
 
 
 def reshaped(entry: TensorEntry, shape: tuple[int, ...]) -> TensorEntry:

@@ -57,7 +57,7 @@ class GgufTensor:
 
 
 def read_gguf(path: Path) -> tuple[str, dict[str, TensorEntry]]:
-    """What ``irg model info`` calls the file's form (with its types), and its tensors. No tensor data is read.
+    """The name of the file's form, by its most frequent type, and its tensors. No tensor data is read.
 
     Raises:
         ValueError: the file is missing, damaged, split, or of a language model in llama.cpp's names; or the library is
@@ -91,8 +91,8 @@ def read_gguf(path: Path) -> tuple[str, dict[str, TensorEntry]]:
         shape = _shape(path, tensor, fields.get(_SHAPE + tensor.name))
         entries[tensor.name] = _entry(path, tensor, kind.name, library.GGML_QUANT_SIZES[kind], shape, begin)
         types[kind.name] = types.get(kind.name, 0) + math.prod(shape)
-    most = max(types, key=lambda name: types[name], default="empty")
-    return f"GGUF {most}", entries
+    smallest = max(types, key=lambda name: (name not in _PLAIN, name != "F32", types[name]), default="empty")
+    return f"GGUF {smallest}", entries
 
 
 def _shape(path: Path, tensor: "_Tensor", original: Any) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from irg.model.weights.formats import bitsandbytes, dfloat11, gguf, scaled, unsupported
+from irg.model.weights.key_names import unwrapped
 from irg.model.weights.manifest import TensorEntry, read_entries
 
 _FP8 = {torch.float8_e4m3fn: "fp8 (e4m3)", torch.float8_e5m2: "fp8 (e5m2)"}
@@ -12,14 +13,17 @@ _FP8 = {torch.float8_e4m3fn: "fp8 (e4m3)", torch.float8_e5m2: "fp8 (e5m2)"}
 
 def read_weights(path: Path) -> tuple[str | None, dict[str, TensorEntry]]:
     """The name of the form in which a file, or the files of an index, has its weights (None: plain numbers), and the
-    tensors that it stands for. Besides headers only the few bytes are read that describe a form.
+    tensors that it stands for, by their names without wrappers. Besides headers only the few bytes are read that
+    describe a form.
 
     Raises:
         ValueError: a file is missing or damaged, or has its weights in a form that is not read.
     """
     if path.suffix == gguf.SUFFIX:
-        return gguf.read_gguf(path)
-    entries = read_entries(path)
+        name, entries = gguf.read_gguf(path)
+        return name, unwrapped(entries, path)
+    entries = unwrapped(read_entries(path), path)
+    entries |= dfloat11.entries_beside(path, entries)
     for form in (scaled, bitsandbytes, dfloat11):
         if (found := form.decode_entries(path, entries)) is not None:
             return found
