@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
 from irg import promptsets
 from irg.cli.arguments import ModelOptions, parse_with_settings
+from irg.critics import CriticOptions
+from irg.critics.options import SELF
 from irg.deprecation import renamed
 
 
@@ -39,6 +41,7 @@ class RunOptions(ModelOptions):
     """Of the run; every image has its own seed, made of this, the prompt's id and its number."""
     batch_size: int | None = None
     """Images that are drawn together (default: 16, or as many as memory has room for)."""
+    critic_options: Annotated[CriticOptions, Suppress] = field(default_factory=CriticOptions)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,8 +64,11 @@ def main(argv: Sequence[str]) -> int:
     from irg.evaluation.generation import draw_missing
     from irg.evaluation.image_folders import slug
     from irg.model.weights.folders import model_folder
+    from irg.reasoning.critique import Critics
     from irg.reasoning.pipeline import IRGPipeline
 
+    critics = Critics(options.critic_options)
+    critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
     folder = model_folder(options.model, options.weights, console.print)
     covered_by, covered = _covered(options, folder, prompt_set)
     chosen = runs.select_prompts(covered, options.limit)
@@ -76,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
         say=console.print,
         options=changes,
     )
+    pipe.critics = critics
     settings = pipe.defaults
     info = runs.new_run(
         prompt_set,
@@ -99,6 +106,8 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         console.print(f"Interrupted; what is finished is in {out}. Go on with --resume.")
         raise
+    finally:
+        critics.close()
     missing = len(runs.missing_samples(out, info, chosen))
     console.print(f"{drawn} images drawn, {len(chosen) * info.samples - missing} are in {out}")
     print(out)

@@ -4,15 +4,17 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 
 from irg.cli.arguments import ModelOptions
 from irg.cli.output import Output
 from irg.cli.requests import Request
+from irg.critics import CriticOptions
+from irg.critics.options import SELF
 from irg.results.folder import JSON_NAME, REPORT_NAME
 from irg.results.trajectory import Trajectory
 
@@ -39,6 +41,7 @@ class DrawingOptions(ModelOptions):
     """Print only where the results are."""
     batch_size: int | None = None
     """Requests that run together (default: 8, or as many as memory has room for)."""
+    critic_options: Annotated[CriticOptions, Suppress] = field(default_factory=CriticOptions)
 
 
 def run(command: str, options: DrawingOptions, requests: Sequence[Request], changes: dict[str, Any]) -> int:
@@ -57,7 +60,9 @@ def run(command: str, options: DrawingOptions, requests: Sequence[Request], chan
     output = Output(options.out, requests, options.overwrite)
 
     from irg.cli.display import Display
+    from irg.reasoning.critique import Critics
 
+    critics = Critics(options.critic_options)
     concurrent = min(options.batch_size or len(requests), len(requests))
     display = Display([one.prompt for one in requests], concurrent, to_stderr=options.json, quiet=options.quiet)
     interrupted, failed = False, 0
@@ -65,10 +70,14 @@ def run(command: str, options: DrawingOptions, requests: Sequence[Request], chan
         with display:
             if options.seed == "random":
                 display.note(f"Seed: {requests[0].seed}")
+            critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
             pipe = _load(options, changes, display)
+            pipe.critics = critics
             failed = _draw(command, pipe, requests, options, output, display)
     except KeyboardInterrupt:
         interrupted = True
+    finally:
+        critics.close()
     index = output.write_index()
     if index and not (options.json or options.quiet):
         print(f"All of them: {index}")
@@ -98,6 +107,7 @@ def _draw(
     display: "Display",
 ) -> int:
     """Run all requests; each result is written as soon as it is finished. Returns how many failed."""
+    from irg.reasoning.critique import failures
     from irg.reasoning.events import Failed, Finished
 
     failed = 0
@@ -111,6 +121,8 @@ def _draw(
             if not isinstance(event, Finished):
                 display.show(event)
                 continue
+            for problem in failures(event.trajectory):
+                display.error(f"{command}: {event.trajectory.prompt[:60]!r}: {problem}")
             folder = output.save(event.request, event.trajectory)
             if options.json:
                 print(json.dumps(_summary(event.request, folder, event.trajectory)), flush=True)
@@ -139,6 +151,7 @@ def _summary(index: int, folder: Path, trajectory: Trajectory) -> dict[str, Any]
         "thinking": trajectory.thinking,
         "reflection": trajectory.reflection,
         "stopped": trajectory.stopped,
+        "critics": [turn.critic for turn in trajectory.turns if turn.critic is not None],
         "tokens": trajectory.tokens,
         "seconds": round(trajectory.seconds, 3),
     }

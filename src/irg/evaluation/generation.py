@@ -13,6 +13,7 @@ from irg import files
 from irg.evaluation.image_folders import LAYOUTS
 from irg.evaluation.runs import RunInfo, Sample, missing_samples, record_session
 from irg.promptsets import BenchPrompt
+from irg.reasoning.critique import failures
 from irg.reasoning.events import Failed, Finished
 from irg.reasoning.settings import Settings
 from irg.results.trajectory import Trajectory
@@ -54,6 +55,9 @@ def _trajectories(
     with closing(pipe.stream(texts, seeds, Settings.from_dict(info.settings), batch_size)) as events:
         for event in events:
             if isinstance(event, Finished):
+                for problem in failures(event.trajectory):
+                    sample = samples[event.request]
+                    console.print(f"image {sample.number} of prompt {sample.prompt.id}: {problem}")
                 yield samples[event.request], event.trajectory
             elif isinstance(event, Failed):
                 sample = samples[event.request]

@@ -1,13 +1,54 @@
-"""Asking a critic from inside a program: the request waits, others go on."""
+"""A pipeline's critics, and asking one from inside a program: the request waits, others go on."""
 
+import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from irg.critics import Critic, CriticError, Review, Verdict
+from irg.critics import Critic, CriticError, CriticOptions, Review, Verdict, make_critic
+from irg.critics.options import SELF
 from irg.engine.ops import Operation, Wait
 from irg.reasoning.settings import Fallback
+from irg.results.trajectory import Trajectory
+
+
+class Critics:
+    """The critics of a pipeline by their names in the settings; each is made when it is first needed, and then kept.
+
+    Attributes:
+        options: how those work that are made.
+    """
+
+    def __init__(self, options: CriticOptions | None = None) -> None:
+        self.options = options or CriticOptions()
+        self._critics: dict[str, Critic] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, critic: Critic) -> None:
+        """Let the setting ``critic`` name a critic that is there already."""
+        with self._lock:
+            self._critics[name] = critic
+
+    def get(self, name: str) -> Critic | None:
+        """The critic of a name; None for ``self``.
+
+        Raises:
+            ValueError: there is no such critic, or something that it needs is missing.
+        """
+        if name == SELF:
+            return None
+        with self._lock:
+            if name not in self._critics:
+                self._critics[name] = make_critic(name, self.options)
+            return self._critics[name]
+
+    def close(self) -> None:
+        """Close all of them; they are made again when they are needed."""
+        with self._lock:
+            critics, self._critics = self._critics, {}
+        for critic in critics.values():
+            critic.close()
 
 
 @dataclass(frozen=True)
@@ -57,3 +98,13 @@ def ask_critic(critic: Critic | None, review: Review, fallback: Fallback) -> Gen
     except CriticError as error:
         return Critique(critic.name, None, error, fallback, time.perf_counter() - begun)
     return Critique(critic.name, verdict, seconds=time.perf_counter() - begun)
+
+
+def failures(trajectory: Trajectory) -> list[str]:
+    """A line for each critic that failed in a trajectory: which, why, and what was done instead."""
+    done = {"self": "the model reflected itself", "keep": "the image stays as it is"}
+    return [
+        f"the critic {by['name']} failed ({by['failed']}: {by['error']}); {done[by['fallback']]}"
+        for turn in trajectory.turns
+        if (by := turn.critic) is not None and "failed" in by
+    ]

@@ -28,6 +28,7 @@ from irg.model.weights.folders import model_folder
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.model.weights.weight_sets import set_name
+from irg.reasoning.critique import Critics
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs
 from irg.reasoning.prompts import BAGEL_PROFILE
@@ -95,6 +96,7 @@ class IRGPipeline:
         self.config = engine.runner.config
         self.protocol = protocol or find(DEFAULT_PROTOCOL)
         self.defaults = usual_settings(self.config, profile, self.protocol)
+        self.critics = Critics()
         self.sizes = _image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
         self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes)

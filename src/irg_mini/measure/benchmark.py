@@ -266,6 +266,7 @@ def evaluate(evaluation: Evaluation) -> str:
         write_json(folder / "evaluation.json", asdict(evaluation))
         text = table({name: run.results(name) for name in evaluation.modes})
         write_text(folder / "table.md", text + "\n")
+    run.pipe.critics.close()
     return text
 
 

@@ -160,6 +160,9 @@ def table(results: Mapping[str, Sequence[Line]]) -> str:
     first, ours = named.get("first image (think)"), named.get("irg, 1 round, stops when done")
     other = named.get("independent redraw where reflection finds a flaw")
     text.append("")
+    if (looked := named.get("irg")) and looked.first is not None:
+        before = replace(looked, right=looked.first)
+        text.append(_compare("irg minus its first image", difference(looked, before)))
     if first and ours:
         text.append(_compare("irg (1 round, stops) minus its first image", difference(ours, first)))
     if ours and other:

@@ -106,3 +106,16 @@ def test_the_table_tells_what_was_planned_wrong() -> None:
     assert "The plan was already wrong in 67 " in text and "of 3 wrong first images" in text
     assert "reflections end with a right one in 50 " in text and "of 2 wrong plans" in text
     assert "The plan was" not in table({"always": [*lines, line("e", [True, True], [True])]})  # an older run's line
+
+
+def test_a_loop_that_stops_is_compared_with_its_first_images() -> None:
+    """Repaired, spoiled, repaired, left alone: two points of four, minus one."""
+    loop = [
+        line("a", [False, True], [False]),
+        line("b", [True, False], [False]),
+        line("c", [False, False, True], [False, False]),
+        line("d", [True], [True]),
+    ]
+    text = table({"irg": loop})
+    assert "irg minus its first image: +25.0 points" in text
+    assert "minus" not in table({"direct": [line("a", [True])]})
