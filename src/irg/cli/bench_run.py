@@ -81,8 +81,8 @@ def main(argv: Sequence[str]) -> int:
         weights=options.weights,
         say=console.print,
         options=changes,
+        critics=critics,
     )
-    pipe.critics = critics
     settings = pipe.defaults
     info = runs.new_run(
         prompt_set,

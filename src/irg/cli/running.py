@@ -20,6 +20,7 @@ from irg.results.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from irg.cli.display import Display
+    from irg.reasoning.critique import Critics
     from irg.reasoning.pipeline import IRGPipeline
 
 
@@ -71,8 +72,7 @@ def run(command: str, options: DrawingOptions, requests: Sequence[Request], chan
             if options.seed == "random":
                 display.note(f"Seed: {requests[0].seed}")
             critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
-            pipe = _load(options, changes, display)
-            pipe.critics = critics
+            pipe = _load(options, changes, critics, display)
             failed = _draw(command, pipe, requests, options, output, display)
     except KeyboardInterrupt:
         interrupted = True
@@ -89,12 +89,18 @@ def run(command: str, options: DrawingOptions, requests: Sequence[Request], chan
     return 130 if interrupted else 2 if failed else 0
 
 
-def _load(options: ModelOptions, changes: dict[str, Any], display: "Display") -> "IRGPipeline":
+def _load(options: ModelOptions, changes: dict[str, Any], critics: "Critics", display: "Display") -> "IRGPipeline":
     display.note(f"Loading {options.model} ...")
     from irg.reasoning.pipeline import IRGPipeline
 
     return IRGPipeline.from_pretrained(
-        options.model, options.device, memory=options.memory, weights=options.weights, say=display.note, options=changes
+        options.model,
+        options.device,
+        memory=options.memory,
+        weights=options.weights,
+        say=display.note,
+        options=changes,
+        critics=critics,
     )
 
 

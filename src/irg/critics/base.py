@@ -54,7 +54,7 @@ class Verdict:
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
             raise ValueError(f"a verdict's score must be from 0 to 1, got {self.score}")
-        if not (self.done or self.change.strip() or self.text):
+        if not (self.done or self.change.strip()):
             raise ValueError("a verdict that is not done must say what to change")
 
 

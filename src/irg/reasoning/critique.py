@@ -88,10 +88,14 @@ class Critique:
         return {"name": self.critic, **said, "cost": found.cost, "cached": found.cached}
 
 
+NO_CRITIQUE = Critique()
+"""Nobody was asked."""
+
+
 def ask_critic(critic: Critic | None, review: Review, fallback: Fallback) -> Generator[Operation, Any, Critique]:
     """A part of a program: ask a critic, if there is one, and wait for its verdict."""
     if critic is None:
-        return Critique()
+        return NO_CRITIQUE
     begun = time.perf_counter()
     try:
         verdict: Verdict = yield Wait(critic.review(review))

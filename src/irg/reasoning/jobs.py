@@ -6,7 +6,9 @@ from typing import Any
 
 from PIL.Image import Image
 
+from irg.engine.ops import Written
 from irg.model.network.config import ModelConfig
+from irg.reasoning.critique import Critics
 from irg.reasoning.protocols.base import Job, Protocol, Step, Task
 from irg.reasoning.protocols.selection import ProtocolTexts
 from irg.reasoning.settings import Settings, check_prompt
@@ -22,6 +24,7 @@ class Jobs:
         model: its name, for records.
         usual: its own settings; they have a size.
         sizes: those that the network draws.
+        critics: those that settings may name.
     """
 
     model: str
@@ -30,6 +33,7 @@ class Jobs:
     texts: ProtocolTexts
     usual: Settings
     sizes: ImageSizes
+    critics: Critics
 
     def make(
         self, prompt: str, settings: Settings, seed: int, task: Task = "generate", images: Sequence[Image] = ()
@@ -45,6 +49,8 @@ class Jobs:
         texts = self.texts.read(task, settings.mode)
         system = self.texts.system(task, texts)
         options = self.protocol.job_options(self.config)
+        options["critic"] = self.critics.get(settings.critic)
+        options["critic_fallback"] = settings.critic_fallback if self.protocol.reflects else "keep"
         return Job(prompt, system, settings, height, width, task, tuple(images), texts, seed, **options)
 
     def _size(self, settings: Settings, images: Sequence[Image]) -> tuple[int, int]:
@@ -81,15 +87,19 @@ class Jobs:
 
 def _turn(job: Job, index: int, step: Step) -> Turn:
     seconds: dict[str, Any] = {}
-    if step.thinking is not None:
-        seconds["thinking"] = step.thinking.seconds
+    written = step.thinking if isinstance(step.thinking, Written) else None
+    if written is not None:
+        seconds["thinking"] = written.seconds
+    if step.critique.critic:
+        seconds["critic"] = step.critique.seconds
     if step.image is not None:
         seconds["drawing"] = step.image.seconds
     return Turn(
-        thinking=step.thinking.text if step.thinking else None,
+        thinking=None if step.thinking is None else step.text,
         image=step.image.image if step.image else None,
         settings=job.settings.draw(index).to_dict() if step.image else {},
         seconds=seconds,
-        tokens=len(step.thinking.ids) if step.thinking else 0,
+        tokens=len(written.ids) if written is not None else 0,
         details=step.details,
+        critic=step.critique.to_dict(),
     )

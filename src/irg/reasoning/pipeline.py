@@ -85,21 +85,23 @@ class IRGPipeline:
         weights: str = "",
         protocol: Protocol | None = None,
         texts: ProtocolTexts | None = None,
+        critics: Critics | None = None,
     ) -> None:
         """Args:
         weights: the name of the set of weights that was loaded, such as ``ema``.
         protocol: the way to reason; default: the paper's.
         texts: the protocol's.
+        critics: those that settings may name; default: made when they are needed.
         """
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
         self.weights = weights
         self.config = engine.runner.config
         self.protocol = protocol or find(DEFAULT_PROTOCOL)
         self.defaults = usual_settings(self.config, profile, self.protocol)
-        self.critics = Critics()
+        self.critics = critics or Critics()
         self.sizes = _image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
-        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes)
+        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics)
 
     @classmethod
     def from_pretrained(
@@ -115,6 +117,7 @@ class IRGPipeline:
         offline: bool = False,
         say: Callable[[str], None] = _log.info,
         options: Mapping[str, Any] | None = None,
+        critics: Critics | None = None,
     ) -> "IRGPipeline":
         """Load a model.
 
@@ -133,6 +136,7 @@ class IRGPipeline:
             say: gets a line about what is downloaded, and one about the memory that was chosen and why.
             options: single settings by name as in a call; changed so, the model's own become ``defaults``. They are
                 checked against the model's configuration before its weights are loaded.
+            critics: those that the setting ``critic`` may name; default: made when they are needed.
 
         Raises:
             ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
@@ -157,7 +161,7 @@ class IRGPipeline:
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
         assert loaded.weights_file is not None
         weights = set_name(loaded.weights_file.name)
-        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts)
+        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts, critics)
         pipe.defaults = defaults
         return pipe
 

@@ -4,17 +4,20 @@ A protocol is one class in one file, registered as an entry point of the group `
 ``docs/protocols.md`` shows one of one's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from PIL.Image import Image
 
 from irg import registry
-from irg.engine.ops import Draw, Drawn, Handles, Look, Program, Said, Say, Write, Written
+from irg.critics import Critic, Review
+from irg.critics.options import SELF
+from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Operation, Program, Said, Say, Write, Written
 from irg.model.network.config import ModelConfig
+from irg.reasoning.critique import NO_CRITIQUE, Critique, ask_critic
 from irg.reasoning.protocols.official_texts import OfficialText
-from irg.reasoning.settings import Settings
+from irg.reasoning.settings import Fallback, Settings
 from irg.recipes import choose
 from irg.sequence.images import ResizeRule
 
@@ -36,6 +39,8 @@ class Job:
         vae_resize, vit_resize: how images that are looked at are resized; None: the model's own rules.
         posterior: how the autoencoder reads an image.
         rounded: images that are drawn are rounded to 8 bits; default: truncated.
+        critic: who reflects in the model's place; None: nobody.
+        critic_fallback: what is done when the critic fails.
     """
 
     prompt: str
@@ -51,6 +56,8 @@ class Job:
     vit_resize: ResizeRule | None = None
     posterior: Literal["sample", "mean"] = "sample"
     rounded: bool = False
+    critic: Critic | None = None
+    critic_fallback: Fallback = "self"
 
     def write(self, turn: int = 0) -> Write:
         """The thinking of turn 0, a reflection of a later turn."""
@@ -70,22 +77,44 @@ class Job:
         settings = self.settings.draw(turn)
         return Draw(self.height, self.width, settings, drop_text, drop_image, drop=drop, rounded=self.rounded)
 
+    def consult(self, turn: int, image: Image, thinking: str | None = None) -> Generator[Operation, Any, Critique]:
+        """A part of a program: what the critic says of the newest image, before the reflection of a turn.
+
+        Where it has a verdict, its words take the place of what the model would write; where it ``stop``s, the program
+        ends with :meth:`Step.of`; else the model reflects as ever.
+        """
+        review = Review(self.prompt, image, thinking, turn)
+        return (yield from ask_critic(self.critic, review, self.critic_fallback))
+
 
 @dataclass(frozen=True)
 class Step:
     """A turn as it happened.
 
     Attributes:
-        thinking: the text that led to the image; None where none was written.
+        thinking: the text that led to the image: written by the model, or made of a critic's words; None where there is
+            none.
         image: None if the model stopped here.
         details: more of what was written, read or decided, as plain JSON values.
         stop: why the request ended here: ``done``, ``malformed: ...``; empty where it did not, or the rounds were up.
+        critique: what a critic said of the image before.
     """
 
-    thinking: Written | None
+    thinking: Written | str | None
     image: Drawn | None
     details: dict[str, Any] = field(default_factory=dict)
     stop: str = ""
+    critique: Critique = NO_CRITIQUE
+
+    @property
+    def text(self) -> str:
+        """The text that led to the image; empty where there is none."""
+        return self.thinking.text if isinstance(self.thinking, Written) else self.thinking or ""
+
+    @classmethod
+    def of(cls, critique: Critique, text: str | None = None) -> "Step":
+        """The last step of a request that a critic ends: it is done, or failed and the image stays."""
+        return cls(text if critique.verdict is not None else None, None, stop=critique.stop, critique=critique)
 
 
 class Protocol:
@@ -98,6 +127,7 @@ class Protocol:
         name: as ``--protocol`` takes it.
         texts: official texts that its programs need, by name; the one named ``system`` is the system prompt.
         settings: its settings, over the defaults of :class:`Settings` (names as in ``with_options``).
+        reflects: whether the model can reflect by itself; if not, its loop needs a critic.
         unused: settings that mean nothing here.
         max_rounds: the most rounds that make sense; None: any number.
         vae_resize, vit_resize: its rules for models whose folder states none.
@@ -107,6 +137,7 @@ class Protocol:
     name: ClassVar[str]
     texts: ClassVar[Mapping[str, OfficialText]] = {}
     settings: ClassVar[Mapping[str, Any]] = {}
+    reflects: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = ("look", "reflection_context", "stop_when_done")
     max_rounds: ClassVar[int | None] = None
     vae_resize: ClassVar[ResizeRule] = ResizeRule(1024, 512, 16)
@@ -142,6 +173,13 @@ class Protocol:
     def loop(self, job: Job) -> Program:
         """First image, then looking and drawing again until the rounds are up or it is done."""
         raise NotImplementedError
+
+    def edit_round(self, job: Job, turn: int, image: Image, instruction: str) -> Generator[Operation, Any, Drawn]:
+        """Draw the image of a turn from its predecessor and an instruction, in a context made anew."""
+        yield Forget()
+        shown: Said = yield job.look(image)
+        said: Said = yield Say(instruction)
+        return (yield job.draw(turn, said.handles, shown.handles))
 
     def edit(self, job: Job) -> Program:
         """Given images and an instruction -> image; in mode ``think`` with thinking before it."""
@@ -183,6 +221,13 @@ class Protocol:
             if getattr(settings, name) != getattr(usual, name):
                 raise ValueError(f"{name} has no meaning in protocol {self.name!r}")
         loops = task == "improve" or (task == "generate" and settings.mode == "irg")
+        if loops and settings.critic == SELF and not self.reflects:
+            raise ValueError(
+                f"protocol {self.name!r} does not reflect by itself; its loop needs a critic, such as endpoint:MODEL"
+            )
+        if settings.critic != SELF and not loops:
+            where = f"mode {settings.mode!r}" if task == "generate" else f"{task}ing"
+            raise ValueError(f"critic has no meaning in {where}, which draws no image again; it is for mode 'irg'")
         if loops and self.max_rounds is not None and settings.rounds > self.max_rounds:
             raise ValueError(f"protocol {self.name!r} has at most {self.max_rounds} rounds, got {settings.rounds}")
 

@@ -8,9 +8,10 @@ reflection.
 
 from PIL.Image import Image
 
+from irg.critics import Verdict
 from irg.engine.ops import Drawn, Forget, Handles, Look, Program, Said, Say, Written
 from irg.reasoning.protocols.base import Job, Protocol, Step
-from irg.results.reflection import is_done
+from irg.results.reflection import Reflection, is_done
 
 
 class IRG(Protocol):
@@ -33,18 +34,42 @@ class IRG(Protocol):
             steps, image = [Step(thinking, drawn)], drawn.image
         looked: Handles = ()
         for turn in range(1, job.settings.rounds + 1):
+            critique = yield from job.consult(turn, image, steps[0].text if steps else None)
+            if critique.stop:
+                return [*steps, Step.of(critique, in_template(job.prompt, critique.verdict))]
             if job.settings.reflection_context == "prompt":
                 yield Forget(prompt.handles)
                 looked = ()
             shown: Said = yield _look(job, image)
             looked += shown.handles
-            reflection: Written = yield job.write(turn)
-            if job.settings.stop_when_done and is_done(reflection.text):
-                return [*steps, Step(reflection, None, stop="done")]
-            drawn = yield job.draw(turn, reflection.handles, looked)
-            steps.append(Step(reflection, drawn))
+            reflection: Written | str | None = in_template(job.prompt, critique.verdict)
+            if isinstance(reflection, str):
+                said: Said = yield Say(reflection)
+                handles = said.handles
+            else:
+                written: Written = yield job.write(turn)
+                if job.settings.stop_when_done and is_done(written.text):
+                    return [*steps, Step(written, None, stop="done", critique=critique)]
+                reflection, handles = written, written.handles
+            drawn = yield job.draw(turn, handles, looked)
+            steps.append(Step(reflection, drawn, critique=critique))
             image = drawn.image
         return steps
+
+
+def in_template(prompt: str, verdict: Verdict | None) -> str | None:
+    """A critic's verdict as a reflection in the paper's template; None where there is no verdict."""
+    if verdict is None or verdict.text is not None:
+        return None if verdict is None else verdict.text
+    if verdict.done:
+        return Reflection("Nothing is wrong.", "None.", "None.", prompt).to_text()
+    steps = f"Take the image as it is. {_sentence(verdict.change)} Keep everything else."
+    return Reflection(_sentence(verdict.wrong or verdict.change), _sentence(verdict.change), steps, prompt).to_text()
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def redraw(job: Job, thinking: str, image: Image, reflection: str) -> Program:

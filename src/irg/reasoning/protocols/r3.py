@@ -1,6 +1,11 @@
 """R3 (sen-ye/R3, arXiv 2602.15772): each round asks for one edit of the image, in a context made anew, and makes it."""
 
-from irg.engine.ops import Drawn, Forget, Program, Said, Say, Written
+from collections.abc import Generator
+from typing import Any
+
+from PIL.Image import Image
+
+from irg.engine.ops import Forget, Operation, Program, Say, Written
 from irg.reasoning.protocols.base import Job, Protocol, Step
 from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
 from irg.sequence.images import ResizeRule
@@ -36,21 +41,29 @@ class R3(Protocol):
             assert steps[0].image is not None
             image = steps[0].image.image
         for turn in range(1, job.settings.rounds + 1):
-            yield Forget()
-            yield Say(job.texts["answer"])
-            yield job.look(image, vae=False)
-            yield Say(job.texts["question"].format(prompt=job.prompt))
-            reflection: Written = yield job.write(turn)
-            edit = edit_of(reflection.text)
-            if edit is None:
-                return [*steps, Step(reflection, None, stop="done")]
-            yield Forget()
-            shown: Said = yield job.look(image)
-            said: Said = yield Say(edit)
-            drawn: Drawn = yield job.draw(turn, said.handles, shown.handles)
-            steps.append(Step(reflection, drawn, {"edit": edit}))
+            critique = yield from job.consult(turn, image, steps[0].text if steps else None)
+            if critique.stop:
+                return [*steps, Step.of(critique)]
+            reflection: Written | str
+            if critique.verdict is not None:
+                reflection = edit = critique.verdict.change
+            else:
+                reflection = yield from self._reflect(job, turn, image)
+                edit = edit_of(reflection.text) or ""
+                if not edit:
+                    return [*steps, Step(reflection, None, stop="done", critique=critique)]
+            drawn = yield from self.edit_round(job, turn, image, edit)
+            steps.append(Step(reflection, drawn, {"edit": edit}, critique=critique))
             image = drawn.image
         return steps
+
+    def _reflect(self, job: Job, turn: int, image: Image) -> Generator[Operation, Any, Written]:
+        """What the model writes of the newest image, in a context of its own."""
+        yield Forget()
+        yield Say(job.texts["answer"])
+        yield job.look(image, vae=False)
+        yield Say(job.texts["question"].format(prompt=job.prompt))
+        return (yield job.write(turn))
 
 
 def edit_of(reflection: str) -> str | None:

@@ -21,7 +21,8 @@ class RvR(Protocol):
     }
 
     def loop(self, job: Job) -> Program:
-        """Prompt -> image, then system prompt, image, sentence with the prompt -> image."""
+        """Prompt -> image, then system prompt, image, sentence with the prompt -> image. A critic decides whether to
+        refine; the refiner takes no words."""
         steps: list[Step] = []
         if job.task == "improve":
             (image,) = job.images
@@ -30,8 +31,11 @@ class RvR(Protocol):
             assert steps[0].image is not None
             image = steps[0].image.image
             yield Forget()
+        critique = yield from job.consult(1, image)
+        if critique.stop:
+            return [*steps, Step.of(critique)]
         yield Say(job.system)
         shown: Said = yield job.look(image, vae=False)
         sentence: Said = yield Say(job.texts["prompt_sentence"].format(user_prompt=job.prompt))
         drawn: Drawn = yield job.draw(1, sentence.handles, shown.handles)
-        return [*steps, Step(None, drawn)]
+        return [*steps, Step(None, drawn, critique=critique)]

@@ -12,6 +12,7 @@ class ThinkMorph(Protocol):
     branch holds system prompt and given images, the image branch system prompt and question."""
 
     name = "thinkmorph"
+    unused = (*Protocol.unused, "critic", "critic_fallback")  # there is no image that it could improve
     texts = PINNED_TEXTS["thinkmorph"]
     settings = {
         "rounds": 3,

@@ -10,6 +10,7 @@ import random
 import re
 from dataclasses import dataclass, replace
 
+from irg import critics
 from irg.engine.ops import Draw, Drawn, Forget, Program, Said, Say, Written
 from irg.reasoning.protocols.base import Job, Protocol, Step, Task
 from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
@@ -80,6 +81,15 @@ def parse(text: str, refused: tuple[str, ...] = (), empty: tuple[str, ...] = ())
     return Verdict(int(score), thinking, payload)
 
 
+def in_form(verdict: critics.Verdict) -> Verdict:
+    """A critic's verdict that asks for an edit, as the controller would have decided; the form's own tags are left out
+    of its words."""
+    wrong, change = verdict.wrong or verdict.change, verdict.change
+    for tag in _TAGS:
+        wrong, change = wrong.replace(tag, ""), change.replace(tag, "")
+    return Verdict(round(10 * verdict.score), " ".join(wrong.split()), " ".join(change.split()))
+
+
 def _only(pattern: str, inside: str, tag: str) -> str:
     found = re.findall(pattern, inside, re.M)
     if len(found) != 1 or inside.count(tag) != 1:
@@ -135,16 +145,24 @@ class UMMReflection(Protocol):
         yield Say(job.prompt)
         refused, empty = self._placeholders(job, "refused_thinking"), self._placeholders(job, "empty_edit")
         for turn in range(job.settings.rounds):
+            critique = yield from job.consult(turn + 1, image)
+            if critique.stop:
+                return [*steps, Step.of(critique)]
             shown: Said = yield job.look(image)
-            write = replace(job.write(turn + 1), prefix=prefix(turn), choices=SCORES)
-            answer: Written = yield write
-            try:
-                verdict = parse(answer.text, refused, empty)
-            except ValueError as error:
-                return [*steps, Step(answer, None, stop=f"malformed: {error}")]
+            answer: Written | str
+            if critique.verdict is not None:
+                verdict = in_form(critique.verdict)
+                answer = verdict.to_text(turn)
+            else:
+                write = replace(job.write(turn + 1), prefix=prefix(turn), choices=SCORES)
+                answer = written = yield write
+                try:
+                    verdict = parse(written.text, refused, empty)
+                except ValueError as error:
+                    return [*steps, Step(answer, None, stop=f"malformed: {error}", critique=critique)]
             details = {"score": verdict.score, "edit": verdict.edit}
             if verdict.edit is None:
-                return [*steps, Step(answer, None, details, stop="done")]
+                return [*steps, Step(answer, None, details, stop="done", critique=critique)]
             yield Forget(shown.handles)
             replayed: Said = yield Say(verdict.to_text(turn))
             controller = tuple(range(replayed.handles[-1] + 1))
@@ -153,7 +171,7 @@ class UMMReflection(Protocol):
             draw = job.draw(turn + 1, controller + edit.handles, controller + looked.handles, drop=controller)
             drawn: Drawn = yield self._in_window(draw, job.seed, turn)
             yield Forget(replayed.handles)
-            steps.append(Step(answer, drawn, details))
+            steps.append(Step(answer, drawn, details, critique=critique))
             image = drawn.image
         return steps
 

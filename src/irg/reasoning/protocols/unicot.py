@@ -1,6 +1,7 @@
 """Uni-CoT v0.1 (Fr0zenCrane/UniCoT, arXiv 2508.05606): evaluate the image, suggest an edit, word it anew, draw."""
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from PIL.Image import Image
@@ -44,20 +45,32 @@ class UniCoT(Protocol):
             drawn: Drawn = yield job.draw(0, tuple(range(context[-1] + 1)))  # the text branch is empty
             steps, image = [Step(thinking, drawn)], drawn.image
         for turn in range(1, job.settings.rounds + 1):
-            evaluation, suggestion, done = yield from self._evaluate(job, turn, context, image)
-            if done:
-                return [*steps, Step(suggestion, None, {"evaluation": evaluation.text}, stop="done")]
-            yield Forget(evaluation.handles)
-            yield Say(job.texts["rewriting_request"])
-            rewritten: Written = yield job.write(turn)
+            critique = yield from job.consult(turn, image, steps[0].text if steps else None)
+            if critique.stop:
+                return [*steps, Step.of(critique)]
+            if critique.verdict is not None:
+                reflected = Step(critique.verdict.change, None, critique=critique)
+            else:
+                reflected = replace((yield from self._reflect(job, turn, context, image)), critique=critique)
+            if reflected.stop:
+                return [*steps, reflected]
             yield Forget(context)
             shown: Said = yield job.look(image)
-            edit: Said = yield Say(rewritten.text)
+            edit: Said = yield Say(reflected.text)
             drawn = yield job.draw(turn, edit.handles, shown.handles)
-            details = {"evaluation": evaluation.text, "suggestion": suggestion.text}
-            steps.append(Step(rewritten, drawn, details))
+            steps.append(replace(reflected, image=drawn))
             image = drawn.image
         return steps
+
+    def _reflect(self, job: Job, turn: int, context: Handles, image: Image) -> Generator[Operation, Any, Step]:
+        """Evaluation, suggestion, and the suggestion worded anew, as a step without its image."""
+        evaluation, suggestion, done = yield from self._evaluate(job, turn, context, image)
+        if done:
+            return Step(suggestion, None, {"evaluation": evaluation.text}, stop="done")
+        yield Forget(evaluation.handles)
+        yield Say(job.texts["rewriting_request"])
+        rewritten: Written = yield job.write(turn)
+        return Step(rewritten, None, {"evaluation": evaluation.text, "suggestion": suggestion.text})
 
     def _evaluate(
         self, job: Job, turn: int, context: Handles, image: Image

@@ -1,9 +1,13 @@
 """Uni-CoT v0.2, its mode of reflection: first image from the prompt worded anew, then one edit a round."""
 
 import re
+from collections.abc import Generator
 from dataclasses import replace
+from typing import Any
 
-from irg.engine.ops import Drawn, Forget, Program, Said, Say, Written
+from PIL.Image import Image
+
+from irg.engine.ops import Drawn, Forget, Operation, Program, Said, Say, Written
 from irg.reasoning.protocols.base import Job, Protocol, Step
 from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
 from irg.reasoning.protocols.unicot import STOP_PHRASES
@@ -44,26 +48,42 @@ class UniCoT02(Protocol):
             drawn: Drawn = yield job.draw(0, said.handles)
             steps, image = [Step(thinking, drawn)], drawn.image
         for turn in range(1, job.settings.rounds + 1):
-            yield Forget()
-            yield Say(job.system)
-            yield Say(job.prompt)
-            if thought:
-                yield Say(thought)
-            yield job.look(image, vae=False)
-            evaluation: Written = yield job.write(turn)
-            suggestion: Written = yield job.write(turn)
-            details = {"evaluation": evaluation.text}
-            if any(job.texts[name] in suggestion.text for name in STOP_PHRASES):
-                return [*steps, Step(suggestion, None, details, stop="done")]
-            edit = " ".join(inside("sugg", suggestion.text).split())
+            critique = yield from job.consult(turn, image, thought or None)
+            if critique.stop:
+                return [*steps, Step.of(critique)]
+            suggestion: Written | str
+            details = {}
+            if critique.verdict is not None:
+                suggestion = edit = critique.verdict.change
+            else:
+                evaluation, suggestion = yield from self._evaluate(job, turn, image, thought)
+                details = {"evaluation": evaluation.text}
+                if any(job.texts[name] in suggestion.text for name in STOP_PHRASES):
+                    return [*steps, Step(suggestion, None, details, stop="done", critique=critique)]
+                edit = " ".join(inside("sugg", suggestion.text).split())
             yield Forget()
             look = job.look(image)
             shown: Said = yield look if look.vit_resize is None else replace(look, vit_resize=_DRAWING_VIT)
             said = yield Say(edit)
             drawn = yield job.draw(turn, said.handles, shown.handles)
-            steps.append(Step(suggestion, drawn, details | {"edit": edit}))
+            steps.append(Step(suggestion, drawn, details | {"edit": edit}, critique=critique))
             image = drawn.image
         return steps
+
+    @staticmethod
+    def _evaluate(
+        job: Job, turn: int, image: Image, thought: str
+    ) -> Generator[Operation, Any, tuple[Written, Written]]:
+        """Evaluation and suggestion, in a context of their own."""
+        yield Forget()
+        yield Say(job.system)
+        yield Say(job.prompt)
+        if thought:
+            yield Say(thought)
+        yield job.look(image, vae=False)
+        evaluation: Written = yield job.write(turn)
+        suggestion: Written = yield job.write(turn)
+        return evaluation, suggestion
 
 
 def inside(tag: str, text: str) -> str:

@@ -5,10 +5,12 @@ writing; ``unireason-suggest`` (CoReBench, UniGenBench) first writes a suggestio
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from PIL.Image import Image
 
+from irg.critics import Verdict
 from irg.engine.ops import Drawn, Forget, Operation, Program, Said, Say, Written
 from irg.reasoning.protocols.base import Job, Protocol, Step
 from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
@@ -52,14 +54,17 @@ class UniReason(Protocol):
                 thought = written.text
         else:
             steps = yield from self.think(job)
-            thinking, first = steps[0].thinking, steps[0].image
-            assert thinking is not None and first is not None
-            image, thought = first.image, thinking.text
+            assert steps[0].image is not None
+            image, thought = steps[0].image.image, steps[0].text
+        critique = yield from job.consult(1, image, thought)
+        if critique.stop:
+            return [*steps, Step.of(critique)]
         yield Forget()
-        refined = yield from self._refine(job, cropped(image), thought)
-        return [*steps, refined]
+        refined = yield from self._refine(job, cropped(image), thought, critique.verdict)
+        return [*steps, replace(refined, critique=critique)]
 
-    def _refine(self, job: Job, image: Image, thought: str) -> Generator[Operation, Any, Step]:
+    def _refine(self, job: Job, image: Image, thought: str, verdict: Verdict | None) -> Generator[Operation, Any, Step]:
+        """A critic decides whether to refine; these weights take no words."""
         shown: Said = yield job.look(image)
         again: Said = yield Say(thought)
         sentence: Said = yield Say(job.texts["thought_sentence"].format(think_text=thought, prompt=job.prompt))
@@ -83,18 +88,22 @@ class UniReasonSuggest(UniReason):
         "improve_cfg_interval": (0.0, 1.0),
     }
 
-    def _refine(self, job: Job, image: Image, thought: str) -> Generator[Operation, Any, Step]:
+    def _refine(self, job: Job, image: Image, thought: str, verdict: Verdict | None) -> Generator[Operation, Any, Step]:
+        """A critic's words take the place of the suggestion."""
         system: Said = yield Say(job.texts["refinement_system"])
         prompt: Said = yield Say(job.prompt)
         request: Said = yield Say(job.texts["request"])
-        yield job.look(image, vae=False)
-        suggestion: Written = yield job.write(1)
+        refined = Step(verdict.change if verdict is not None else None, None)
+        if verdict is None:
+            yield job.look(image, vae=False)
+            suggestion: Written = yield job.write(1)
+            refined = Step(suggestion, None)
         yield Forget(request.handles)
         shown: Said = yield job.look(image)
-        suggested: Said = yield Say(suggestion.text)
+        suggested: Said = yield Say(refined.text)
         think: Said = yield Say(job.system)
         again: Said = yield Say(job.prompt)
-        words = job.texts["suggestion_sentence"].format(refine_output=suggestion.text, prompt=job.prompt)
+        words = job.texts["suggestion_sentence"].format(refine_output=refined.text, prompt=job.prompt)
         sentence: Said = yield Say(words)
         image_free = think.handles + again.handles + sentence.handles
         asked = system.handles + prompt.handles + request.handles
@@ -104,7 +113,7 @@ class UniReasonSuggest(UniReason):
             drop_image=asked + shown.handles + suggested.handles,
             drop=image_free,
         )
-        return Step(suggestion, drawn)
+        return replace(refined, image=drawn)
 
 
 def cropped(image: Image) -> Image:
