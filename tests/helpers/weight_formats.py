@@ -1,4 +1,4 @@
-"""Files of weights in the forms that other programs write, made by hand to those forms' descriptions."""
+"""Files of weights in the formats that other programs write, made by hand to those formats' descriptions."""
 
 import heapq
 import json

@@ -1,4 +1,4 @@
-"""Weights in other programs' forms: read as those programs read them, named by info, converted to ours, or refused."""
+"""Weights in other programs' formats: read as those programs read them, named by info, converted, or refused."""
 
 import importlib.util
 import json
@@ -378,7 +378,7 @@ def refusal(folder: Path) -> str:
         (f"{QUERY}.wscales", "SVDQuant (Nunchaku)"),
     ],
 )
-def test_other_forms_are_refused_by_name(folder: Path, key: str, name: str) -> None:
+def test_other_formats_are_refused_by_name(folder: Path, key: str, name: str) -> None:
     edited(folder, lambda t: t.update({key: torch.zeros(4, dtype=torch.int32)}))
     said = refusal(folder)
     assert f"holds weights as {name}, which are not read" in said and "irg model convert" in said
@@ -401,7 +401,7 @@ def test_conversion_writes_what_is_loaded(folder: Path, name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_info_names_the_form(folder: Path, name: str) -> None:
+def test_info_names_the_format(folder: Path, name: str) -> None:
     WRITERS[name](folder)
     assert in_lines(describe(folder, [])).splitlines()[0] == f"{folder} (BAGEL layout, {name})"
 

@@ -43,7 +43,8 @@ def info(argv: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class _Convert:
     source: Positional[str]
-    """A model folder, a bundled model, or a hub id, which is downloaded once."""
+    """A model folder, a bundled model, or a hub id, which is downloaded once; with --base also a file of weights alone,
+    safetensors or GGUF."""
     out: Positional[str]
     """The folder to make."""
     layout: Literal["irg", "bagel"] | None = None
@@ -52,6 +53,9 @@ class _Convert:
     """Of all weights; default: each tensor keeps its own."""
     quantize: Literal["int8", "int4"] | None = renamed(was="quantise", default=None)
     """Make the decoder's linear layers int8 or int4 (needs pip install 'irg[quant]')."""
+    format: Literal["fp8", "gguf", "comfyui"] | None = None
+    """Write weights as other programs have them: fp8 with ComfyUI's scales, GGUF of type Q8_0 (needs pip install
+    'irg[gguf]'), or the file of the ComfyUI node pack ComfyUI-BAGEL."""
     lora: str | None = None
     """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
     shard_size: str | None = None
@@ -70,10 +74,12 @@ def convert(argv: Sequence[str]) -> int:
     what = "Write a model folder anew: layout, dtype, shards, quantization, a merged adapter, completed from its base."
     options = parse(_Convert, argv, "irg model convert", what)
     shard_bytes = _bytes(options.shard_size)
-    from irg.model.weights.folders import model_folder
+    from irg.model.weights.folders import is_weights_file, model_folder
 
     partial = options.base is not None
-    source = model_folder(options.source, options.weights, _say, partial=partial)
+    source = Path(options.source).expanduser()
+    if not is_weights_file(source):
+        source = model_folder(options.source, options.weights, _say, partial=partial)
     base = None if options.base is None else model_folder(options.base, say=_say)
     import torch
 
@@ -88,6 +94,7 @@ def convert(argv: Sequence[str]) -> int:
         shard_bytes,
         options.weights,
         base,
+        options.format,
     )
     with _progress("Writing") as (started, wrote):
         write(source, Path(options.out), conversion, options.overwrite, started, wrote, _say)

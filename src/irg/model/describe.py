@@ -33,7 +33,7 @@ class FileFacts:
 class ModelFacts:
     """All that ``irg model info`` shows. Parameters are counted by part; quantized ones by what they stand for.
 
-    ``quantized`` is what the layers are once loaded, ``weight_format`` the other program's form in which files are.
+    ``quantized`` is what the layers are once loaded, ``weight_format`` the other program's format in which files are.
     """
 
     folder: str

@@ -50,17 +50,18 @@ class Completed:
 
 
 @contextmanager
-def completed(fine: Path, base: Path, weights: str | None = None) -> Iterator[Completed]:
+def completed(fine: Path, base: Path, weights: str | None = None, file: Path | None = None) -> Iterator[Completed]:
     """Hold a fine-tune and its base together, by their headers alone.
 
     Args:
+        file: the fine-tune's weights, where they do not lie in its folder.
         weights: the set of weights to take of the fine-tune's folder; of the base's folder its usual one.
 
     Raises:
         ValueError: a file is damaged, both folders lack the same, a tensor has another shape in each, or weights are
             quantized.
     """
-    path, base_path = find_weights(fine, weights), find_weights(base)
+    path, base_path = file or find_weights(fine, weights), find_weights(base)
     (weight_format, own), (_, lent) = read_weights(path), read_weights(base_path)
     _check_together(path, own, base_path, lent)
     added = {key: entry for key, entry in lent.items() if key not in own}
@@ -76,10 +77,10 @@ def completed(fine: Path, base: Path, weights: str | None = None) -> Iterator[Co
         checked = check_weights(config, path, (weight_format, own | added), ae_path)
         own_files, base_files = _by_owner([*sources.values(), ae_path], fine)
         record = {
-            "fine_tune": {"folder": str(fine), "weights": path.name, "tensors": len(own), "files": own_files},
+            "fine_tune": {"folder": str(file or fine), "weights": path.name, "tensors": len(own), "files": own_files},
             "base": {"folder": str(base), "weights": base_path.name, "tensors": sorted(added), "files": base_files},
         }
-        lines = (_line(fine, path, own, own_files), _line(base, base_path, added, base_files))
+        lines = (_line(file or fine, path, own, own_files), _line(base, base_path, added, base_files))
         yield Completed(checked, folder, record, lines)
 
 

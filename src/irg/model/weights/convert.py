@@ -5,10 +5,12 @@ files are copied as they are. Going from BAGEL's layout to ours keeps its config
 (``bagel_files``), so that the way back gives them back too.
 """
 
+import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,14 +33,19 @@ from irg.model.weights.config_files import (
     read_json,
     to_sections,
 )
+from irg.model.weights.formats import comfyui, dfloat11, gguf, scaled
+from irg.model.weights.formats.comfyui import configuration
 from irg.model.weights.manifest import PICKLES, TensorEntry
 from irg.model.weights.shards import Planned, write_weights
 from irg.model.weights.tensor_reader import TensorReader
-from irg.model.weights.weight_sets import AUTOENCODER, WEIGHTS, set_name
+from irg.model.weights.weight_sets import AUTOENCODER, BAGELS, WEIGHTS, set_name
 
 FolderLayout = Literal["irg", "bagel"]
+WeightFormat = Literal["fp8", "gguf", "comfyui"]
+"""Formats of other programs in which weights can be written."""
 ORIGINAL = "bagel_files"  # in config.json: BAGEL's configuration files, as text
 _CONFIGS = (CONFIG, LLM_CONFIG, VIT_CONFIG)
+_FORMAT_SETTINGS = (dfloat11.SETTINGS, "quantization_config")
 _KEPT = (".json", ".txt", ".md", "")  # tokenizer, irg.json, model card, licence
 MAX_KEPT_BYTES = 1 << 26
 
@@ -54,6 +61,7 @@ class Conversion:
     shard_bytes: int | None = None
     weights: str | None = None
     base: Path | None = None
+    format: WeightFormat | None = None
 
 
 def convert(
@@ -68,6 +76,7 @@ def convert(
     """Write ``source`` anew as ``out``, which appears when it is complete.
 
     Args:
+        source: a folder; or a single file of weights, whose base then has all else.
         started, wrote: progress: all bytes to write, then the bytes of each tensor.
         say: gets lines about what comes from the source and what from its base.
 
@@ -75,9 +84,42 @@ def convert(
         ValueError: the source is damaged, the conversion does not go with it, or ``out`` is there already.
         OSError: ``out`` can't be written.
     """
+    _check(conversion)
+    if source.is_file():
+        if conversion.base is None:
+            raise ValueError(f"{source} is weights alone: say with --base which model has all else that a folder needs")
+        with configuration(source, conversion.base) as folder:
+            return _convert_completed(folder, out, conversion, overwrite, started, wrote, say, source)
     if conversion.base is None:
         return _convert(check_folder(source, conversion.weights), source, out, conversion, overwrite, started, wrote)
-    with completed(source, conversion.base, conversion.weights) as both:
+    return _convert_completed(source, out, conversion, overwrite, started, wrote, say)
+
+
+def _check(conversion: Conversion) -> None:
+    """ValueError where two options do not go together."""
+    if (written := conversion.format) is None:
+        return
+    if conversion.quantize is not None:
+        raise ValueError(f"weights are written as {written} or quantized to {conversion.quantize}, not both")
+    if written != "fp8" and conversion.shard_bytes is not None:
+        raise ValueError(f"weights as {written} are one file: leave the shard size out")
+    if written == "comfyui" and conversion.layout == "irg":
+        raise ValueError("ComfyUI-BAGEL has BAGEL's layout: leave the layout irg out")
+
+
+def _convert_completed(
+    source: Path,
+    out: Path,
+    conversion: Conversion,
+    overwrite: bool,
+    started: Callable[[int], None],
+    wrote: Callable[[int], None],
+    say: Callable[[str], None],
+    file: Path | None = None,
+) -> None:
+    """Convert a model that gets what it lacks from its base."""
+    assert conversion.base is not None
+    with completed(source, conversion.base, conversion.weights, file) as both:
         for line in both.lines:
             say(line)
         files.write_json(both.folder / RECORD, both.record)
@@ -97,21 +139,22 @@ def _convert(
     if (stored := quantizing.stored_quantization(checked.entries)) is not None:
         if conversion.lora is not None:
             raise ValueError(f"{checked.weights_file} is quantized: merge the adapter into the full weights first")
-        if conversion.quantize not in (None, stored):
+        if conversion.quantize not in (None, stored) or conversion.format is not None:
             raise ValueError(f"{checked.weights_file} is quantized to {stored} already: start from the full weights")
     if conversion.quantize is not None:
         quantizing.require_torchao()
     adapter = None if conversion.lora is None else read_adapter(conversion.lora, checked.entries)
-    to_bagel = is_bagel_layout(source) if conversion.layout is None else conversion.layout == "bagel"
+    layout = "bagel" if conversion.format == "comfyui" else conversion.layout
+    to_bagel = is_bagel_layout(source) if layout is None else layout == "bagel"
+    conversion = replace(conversion, dtype=_dtype(checked, conversion))
     weights = list(_weights(checked, conversion, adapter))
     autoencoder = [_copied(k, e, conversion.dtype) for k, e in checked.autoencoder_entries.items()]
     with new_model_folder(out, overwrite) as folder:
         started(sum(tensor.nbytes for tensor in (*weights, *autoencoder)))
-        stored_name = set_name(checked.weights_file.name)
-        name = WEIGHTS if not to_bagel else "ema" if stored_name == WEIGHTS else stored_name
-        write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=conversion.quantize is not None)
-        write_weights(folder, AUTOENCODER, autoencoder, None, wrote)
         _write_configs(source, folder, to_bagel)
+        name = WEIGHTS if not to_bagel else _bagel_name(checked)
+        _write_weights(folder, name, checked, weights, conversion, wrote)
+        write_weights(folder, AUTOENCODER, autoencoder, None, wrote)
         for path in sorted(source.iterdir()):
             if _is_kept(path):
                 shutil.copyfile(path, folder / path.name)
@@ -147,22 +190,76 @@ def _is_model(folder: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------------- weights
 
 
+def _bagel_name(checked: CheckedFolder) -> str:
+    """The name of weights in BAGEL's layout: as they were called, if that is not what they no longer are."""
+    name = set_name(checked.weights_file.name)
+    kept = name in BAGELS if checked.weight_format else name != WEIGHTS
+    return name if kept else BAGELS[0]
+
+
+def _dtype(checked: CheckedFolder, conversion: Conversion) -> torch.dtype | None:
+    """The wanted dtype; a file for ComfyUI-BAGEL has one for all, that of most weights."""
+    if conversion.format != "comfyui" or conversion.dtype is not None:
+        return conversion.dtype
+    (usual, _), *_ = Counter(entry.dtype for entry in checked.entries.values()).most_common()
+    return usual if usual in comfyui.DTYPES else torch.bfloat16
+
+
+def _write_weights(
+    folder: Path,
+    name: str,
+    checked: CheckedFolder,
+    weights: list[Planned],
+    conversion: Conversion,
+    wrote: Callable[[int], None],
+) -> None:
+    if conversion.format == "gguf":
+        modules = checked.model.named_modules()
+        projections = {f"{name}.weight" for name, module in modules if quantizing.is_quantizable(name, module)}
+        gguf.write_gguf(folder / f"{name}{gguf.SUFFIX}", weights, projections.__contains__, wrote)
+    elif conversion.format == "comfyui":
+        assert conversion.dtype is not None
+        metadata = comfyui.metadata(folder, checked.config, conversion.dtype)
+        write_weights(folder, comfyui.FILE, weights, None, wrote, metadata=metadata)
+    else:
+        by_key = conversion.quantize is not None or conversion.format == "fp8"
+        write_weights(folder, name, weights, conversion.shard_bytes, wrote, by_key=by_key)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The parts that a weight is written as, and how they are made."""
+
+    shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    make: Callable[[Tensor], dict[str, Tensor]]
+
+
+def _parts(inputs: int, outputs: int, conversion: Conversion) -> _Parts | None:
+    """None: the weight is written as it is."""
+    if conversion.format == "fp8":
+        return _Parts(scaled.part_shapes(inputs, outputs), scaled.quantized_parts)
+    if (kind := conversion.quantize) is None:
+        return None
+    shapes = quantizing.part_shapes(inputs, outputs, kind)
+    return None if shapes is None else _Parts(shapes, lambda weight: quantizing.quantized_weight(weight, kind))
+
+
 def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapter | None) -> Iterator[Planned]:
-    quantized: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
-    if conversion.quantize is not None:
-        for name, module in checked.model.named_modules():
-            if quantizing.is_quantizable(name, module):
-                assert isinstance(module, torch.nn.Linear)
-                shapes = quantizing.part_shapes(module.in_features, module.out_features, conversion.quantize)
-                quantized |= {name: shapes} if shapes else {}
+    quantized = dict[str, _Parts]()
+    for name, module in checked.model.named_modules():
+        if quantizing.is_quantizable(name, module):
+            assert isinstance(module, torch.nn.Linear)
+            parts = _parts(module.in_features, module.out_features, conversion)
+            quantized |= {name: parts} if parts else {}
+    if conversion.format == "fp8":
+        yield scaled.marker()
     for key, entry in checked.entries.items():
         module = key.removesuffix(".weight")
         adapted = adapter if adapter is not None and module in adapter.pairs and key != module else None
         if key == module or module not in quantized:
             yield _copied(key, entry, conversion.dtype, adapted, module)
         else:
-            assert conversion.quantize is not None
-            yield from _quantized(module, entry, quantized[module], conversion.quantize, adapted)
+            yield from _quantized(module, entry, quantized[module], adapted)
 
 
 def _copied(
@@ -186,13 +283,7 @@ def _copied(
     return Planned(key, entry.shape, wanted, make)
 
 
-def _quantized(
-    module: str,
-    entry: TensorEntry,
-    shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-    kind: quantizing.Quantization,
-    adapter: Adapter | None,
-) -> Iterator[Planned]:
+def _quantized(module: str, entry: TensorEntry, parts: _Parts, adapter: Adapter | None) -> Iterator[Planned]:
     """A weight's quantized parts. It is quantized when the first part is made, and freed with the last."""
     made: dict[str, Tensor] = {}
 
@@ -201,10 +292,10 @@ def _quantized(
             weight = TensorReader(map_files=False).read(entry)
             if adapter is not None:
                 weight = adapter.merged(module, weight.to(torch.float32))
-            made.update(quantizing.quantized_weight(weight, kind))
+            made.update(parts.make(weight))
         return made.pop(part)
 
-    for part, (shape, dtype) in shapes.items():
+    for part, (shape, dtype) in parts.shapes.items():
         yield Planned(f"{module}.{part}", shape, dtype, lambda part=part: make(part))  # type: ignore[misc]
 
 
@@ -216,11 +307,11 @@ def _write_configs(source: Path, folder: Path, to_bagel: bool) -> None:
     if to_bagel == is_bagel_layout(source):
         for name in _CONFIGS:
             if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+                (folder / name).write_bytes(_config_bytes(source / name))
         return
     config = read_config(source)
     if not to_bagel:
-        originals = {n: (source / n).read_text(encoding="utf-8") for n in _CONFIGS if (source / n).is_file()}
+        originals = {n: _config_bytes(source / n).decode("utf-8") for n in _CONFIGS if (source / n).is_file()}
         files.write_json(folder / CONFIG, to_sections(config) | {ORIGINAL: originals})
         return
     originals = read_json(source / CONFIG).get(ORIGINAL, {})
@@ -228,6 +319,16 @@ def _write_configs(source: Path, folder: Path, to_bagel: bool) -> None:
         return
     for name, sections in bagel_sections(config).items():
         files.write_json(folder / name, sections)
+
+
+def _config_bytes(path: Path) -> bytes:
+    """A configuration file, without what it says of a format of weights that the new folder does not have."""
+    try:
+        sections = read_json(path)
+    except ValueError:
+        return path.read_bytes()
+    kept = {key: value for key, value in sections.items() if key not in _FORMAT_SETTINGS}
+    return path.read_bytes() if len(kept) == len(sections) else json.dumps(kept, indent=2).encode("utf-8")
 
 
 def _restored(originals: Mapping[str, Any], folder: Path, config: ModelConfig) -> bool:

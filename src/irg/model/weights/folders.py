@@ -16,6 +16,11 @@ def is_model_folder(name: str) -> bool:
     return Path(name).expanduser().is_dir() or (name.isidentifier() and (BUNDLED / name).is_dir())
 
 
+def is_weights_file(path: Path) -> bool:
+    """Whether a path is a single file of weights, without the folder that a model needs."""
+    return path.suffix in (".safetensors", ".gguf") and path.is_file()
+
+
 def model_folder(
     name: str | Path,
     weights: str | None = None,
@@ -42,6 +47,8 @@ def model_folder(
         return path
     if path.is_file():
         advice = "; a pickle is never read" if path.suffix in PICKLES else ""
+        if is_weights_file(path):
+            advice = f"; one is made of weights alone with irg model convert {path} OUT --base BASE"
         raise ValueError(f"{path} is a file: give the folder with its configuration and tokenizer{advice}")
     if isinstance(name, str) and is_repo_id(name) and not path.parent.is_dir():
         if not download:

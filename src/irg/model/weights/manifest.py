@@ -39,7 +39,7 @@ DTYPES = {
 
 
 class Encoding(Protocol):
-    """A tensor that is stored in another form than its plain numbers (:mod:`irg.model.weights.formats`)."""
+    """A tensor that is stored in another format than its plain numbers (:mod:`irg.model.weights.formats`)."""
 
     def decode(self) -> Tensor:
         """The numbers, in host memory, in the entry's shape and a floating-point dtype.

@@ -8,7 +8,7 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def write_weights(
     wrote: Callable[[int], None] = lambda _: None,
     by_key: bool = False,
     holes: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``name.safetensors``, or shards of at most ``shard_bytes`` (a larger tensor gets one of its own) and their
     index ``name.safetensors.index.json``.
@@ -53,6 +54,7 @@ def write_weights(
         wrote: called with the bytes of each tensor once it is written.
         by_key: order tensors by name alone, so that those made together (a weight's quantized parts) follow each other.
         holes: write zeros instead of the tensors, as sparse files, which take no space on disk.
+        metadata: texts for the files' headers.
 
     Raises:
         OSError: the folder can't be written.
@@ -66,7 +68,7 @@ def write_weights(
     )
     for file, keys in split.filename_to_tensors.items():
         group = [planned[key] for key in keys]
-        _write_file(folder / file, group if by_key else _in_file_order(group), wrote, holes)
+        _write_file(folder / file, group if by_key else _in_file_order(group), wrote, holes, metadata or {})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         files.write_json(folder / f"{name}.safetensors.index.json", index)
@@ -76,9 +78,9 @@ def _in_file_order(tensors: Iterable[Planned]) -> list[Planned]:
     return sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.key))
 
 
-def _write_header(write: Callable[[bytes], object], ordered: Sequence[Planned]) -> int:
+def _write_header(write: Callable[[bytes], object], ordered: Sequence[Planned], metadata: Mapping[str, str]) -> int:
     """Write a header; returns the file's size with all tensors."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"} | dict(metadata)}
     end = 0
     for tensor in ordered:
         offsets = [end, end + tensor.nbytes]
@@ -94,9 +96,11 @@ def _write_header(write: Callable[[bytes], object], ordered: Sequence[Planned]) 
     return 8 + len(text) + end
 
 
-def _write_file(path: Path, ordered: Sequence[Planned], wrote: Callable[[int], None], holes: bool) -> None:
+def _write_file(
+    path: Path, ordered: Sequence[Planned], wrote: Callable[[int], None], holes: bool, metadata: Mapping[str, str]
+) -> None:
     with path.open("wb") as file:
-        size = _write_header(file.write, ordered)
+        size = _write_header(file.write, ordered, metadata)
         if holes:
             file.truncate(size)
             return

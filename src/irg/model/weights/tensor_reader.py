@@ -21,7 +21,7 @@ class TensorReader:
     copied, and pages are read when they are first used and may be dropped again, so a file may be larger than memory.
     Any other tensor is read piece by piece into its place: the peak is the target's size plus one piece, and no page of
     the file stays in this process. So is every tensor of a file that the system refuses to map. A
-    tensor that is stored in another form is decoded in host memory, whole.
+    tensor that is stored in another format is decoded in host memory, whole.
     """
 
     def __init__(self, map_files: bool = True) -> None:

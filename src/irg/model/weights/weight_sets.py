@@ -13,11 +13,8 @@ from irg.model.weights.config_files import how_to_complete
 from irg.model.weights.manifest import PICKLES, SHARD, missing_shards
 
 WEIGHTS, AUTOENCODER = "weights", "ae"
-USUAL = (
-    WEIGHTS,
-    "ema",
-    "model",
-)  # taken without asking, the first that is there: ours, BAGEL's averaged and plain ones
+BAGELS = ("ema", "model")  # BAGEL's averaged and plain ones
+USUAL = (WEIGHTS, *BAGELS)  # taken without asking, the first that is there
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 
 

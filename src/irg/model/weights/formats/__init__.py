@@ -1,1 +1,1 @@
-"""Forms in which weights are stored, besides plain tensors. One module for each; :mod:`.recognition` finds the one."""
+"""Formats in which weights are stored, besides plain tensors: a module for each; :mod:`.recognition` finds it."""

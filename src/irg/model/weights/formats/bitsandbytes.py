@@ -7,7 +7,7 @@ numbers. With double quantization the scales are 8-bit levels of ``nested_quant_
 JSON in the bytes of ``X.weight.quant_state.bitsandbytes__nf4`` (or ``__fp4``).
 
 **8 bits** (Dettmers et al. 2022). ``X.weight`` is int8, ``X.SCB`` the largest magnitude of each output row, so the
-weight is ``weight * SCB / 127``. That is the form of our own int8 layers: in the decoder's layers nothing is decoded.
+weight is ``weight * SCB / 127``. That is the format of our own int8 layers: in the decoder's layers nothing is decoded.
 """
 
 import json

@@ -337,7 +337,7 @@ def _splits(group: Group) -> list[int]:
     if entry is None:
         return []
     if entry.dtype != torch.int64 or len(entry.shape) != 1 or entry.shape[0] > _MAX_SPLITS:
-        raise group.corrupt("has split_positions of another form than DFloat11's")
+        raise group.corrupt("has split_positions of another format than DFloat11's")
     ends: list[int] = TensorReader(map_files=False).read(entry).tolist()
     if any(not a <= b for a, b in zip([0, *ends], [*ends, group.numbers], strict=True)):
         raise group.corrupt("has split_positions out of order")

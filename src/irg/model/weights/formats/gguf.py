@@ -57,7 +57,7 @@ class GgufTensor:
 
 
 def read_gguf(path: Path) -> tuple[str, dict[str, TensorEntry]]:
-    """The name of the file's form, by its most frequent type, and its tensors. No tensor data is read.
+    """The name of the file's format, by its most frequent type, and its tensors. No tensor data is read.
 
     Raises:
         ValueError: the file is missing, damaged, split, or of a language model in llama.cpp's names; or the library is
@@ -168,9 +168,9 @@ class _Header:
         shape = self.numbers(f"{axes}Q")[::-1]
         return _Tensor(name, shape, self.numbers("I")[0], self.numbers("Q")[0])
 
-    def numbers(self, form: str) -> tuple[int, ...]:
-        form = "<" + form
-        return struct.unpack(form, self.file.read(struct.calcsize(form)))
+    def numbers(self, layout: str) -> tuple[int, ...]:
+        layout = "<" + layout
+        return struct.unpack(layout, self.file.read(struct.calcsize(layout)))
 
     def text(self) -> str:
         (length,) = self.numbers("Q")

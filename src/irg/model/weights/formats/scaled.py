@@ -1,4 +1,4 @@
-"""8-bit weights with a scale beside each: fp8 as ComfyUI, transformers and vLLM write it, and int8 of the same form.
+"""8-bit weights with a scale beside each: fp8 as ComfyUI, transformers and vLLM write it, and int8 of the same format.
 
 ``X.weight`` is stored as float8 or int8, its scale as ``X.scale_weight`` (ComfyUI until 2025, with an empty marker
 tensor ``scaled_fp8``), ``X.weight_scale`` (ComfyUI since then, compressed-tensors) or ``X.weight_scale_inv``
@@ -6,7 +6,7 @@ tensor ``scaled_fp8``), ``X.weight_scale`` (ComfyUI since then, compressed-tenso
 whole weight, for an output row, or for a block of 128 x 128. Scales of activations (``scale_input``, ``input_scale``)
 are for kernels that multiply in fp8; they are left out, since the weight is decoded before it is used.
 
-Written is ComfyUI's first form, which its later versions read too.
+Written is ComfyUI's first format, which its later versions read too.
 
 Legend: O outputs; I inputs.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from irg.model.weights.manifest import TensorEntry, read_metadata
+from irg.model.weights.shards import Planned
 from irg.model.weights.tensor_reader import TensorReader
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -78,12 +79,22 @@ def decode_entries(path: Path, entries: Mapping[str, TensorEntry]) -> tuple[str,
     return f"scaled {'fp8' if fp8 or not scales else 'int8'}", decoded
 
 
-def quantized_fp8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight as float8_e4m3fn, and its scale (float32, one for the whole weight): the largest number becomes 448."""
+def marker() -> Planned:
+    """The empty tensor that tells ComfyUI what a file's scales are."""
+    return Planned(MARKER, (0,), torch.float8_e4m3fn, lambda: torch.empty(0, dtype=torch.float8_e4m3fn))
+
+
+def part_shapes(inputs: int, outputs: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of the parts that :func:`quantized_parts` makes of a weight."""
+    return {SCALE: ((), torch.float32), "weight": ((outputs, inputs), torch.float8_e4m3fn)}
+
+
+def quantized_parts(weight_OI: Tensor) -> dict[str, Tensor]:
+    """A weight as float8_e4m3fn and its scale, one for the whole weight: the largest number becomes 448."""
     largest = torch.finfo(torch.float8_e4m3fn).max
     weight_OI = weight_OI.to(torch.float32)
     scale = (weight_OI.abs().amax() / largest).clamp(min=torch.finfo(torch.float32).tiny)
-    return (weight_OI / scale).clamp(-largest, largest).to(torch.float8_e4m3fn), scale
+    return {SCALE: scale, "weight": (weight_OI / scale).clamp(-largest, largest).to(torch.float8_e4m3fn)}
 
 
 # --------------------------------------------------------------------------------------------------------- the details

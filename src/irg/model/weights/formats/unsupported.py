@@ -1,10 +1,10 @@
-"""Forms of weights that are known and not read: they are refused by name."""
+"""Formats of weights that are known and not read: they are refused by name."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-KNOWN = {  # a key that only this form has
+KNOWN = {  # a key that only this format has
     r".+\.(qweight|qzeros|g_idx)": "packed integers of GPTQ, AWQ or AutoRound",
     r".+\.(weight_packed|weight_zero_point)": "packed integers of compressed-tensors (vLLM, llm-compressor)",
     r".+\.weight_scale_2": "nvfp4 (ModelOpt, ComfyUI)",
@@ -17,10 +17,10 @@ KNOWN = {  # a key that only this form has
 
 
 def refuse(path: Path, keys: Iterable[str]) -> None:
-    """Refuse a file by the first key that gives its form away.
+    """Refuse a file by the first key that gives its format away.
 
     Raises:
-        ValueError: it is of a known form that is not read.
+        ValueError: it is of a known format that is not read.
     """
     for key in keys:
         for pattern, name in KNOWN.items():
