@@ -15,10 +15,10 @@ from irg.model.weights.manifest import read_entries
 ERRORS = {
     "no folder": (["info", "nowhere"], "unknown model 'nowhere'"),
     "not in the cache": (["info", "some-one/never-there"], "is not in the cache"),
-    "bad size": (["info", "mini", "--size", "big"], "--size must be WIDTHxHEIGHT"),
+    "bad size": (["info", "mini", "--size", "big"], "size must be WIDTHxHEIGHT"),
     "size too large": (["info", "mini", "--size", "4096"], "does not suit the model"),
     "bad shard size": (["convert", "mini", "out", "--shard-size", "5"], "--shard-size must be a size such as 5GB"),
-    "no adapter": (["convert", "mini", "out", "--lora", "nowhere"], "adapter.json: can't be read"),
+    "no adapter": (["convert", "mini", "out", "--lora", "nowhere"], "nowhere: no such adapter"),
     "bad dtype": (["convert", "mini", "out", "--dtype", "int3"], "invalid choice"),
     "narrowed too far": (["init", "out", "--narrow", "7"], "can't be divided by 7"),
     "bad seed": (["init", "out", "--seed", "-1"], "--seed must be"),

@@ -203,8 +203,9 @@ def test_adapters_are_trained_saved_and_merged(recipe: Make, folder: Path, tmp_p
     out = train(recipe(lora=lora, save_every=2, stop_after=2), quiet=True)
     out = train(recipe(lora=lora), quiet=True)  # resumed
     read = read_adapter(tmp_path / "run" / "adapter")
-    config, tensors = read.config, read.tensors()
-    assert (config.r, config.alpha, config.targets) == (4, 8.0, ("q_proj", "up_proj"))
+    tensors = read.tensors()
+    assert all(layer.scale == 2.0 and layer.a.shape[0] == 4 for layer in read.layers.values())
+    assert {name.rpartition(".")[2].removesuffix("_moe_gen") for name in read.layers} == {"q_proj", "up_proj"}
     assert any(bool(t.abs().max() > 0) for name, t in tensors.items() if name.endswith("lora_B"))
     start, end = load_model(folder).model.state_dict(), load_model(out).model.state_dict()
     name = "language_model.model.layers.0.self_attn.q_proj_moe_gen"

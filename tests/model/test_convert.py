@@ -147,7 +147,7 @@ def adapter(folder: Path, rank: int = 2, **changes: torch.Tensor) -> Path:
 def test_an_adapter_is_added_in_float32(ours: Path, tmp_path: Path) -> None:
     """W + alpha / r * B A, rounded once."""
     lora = adapter(tmp_path / "lora")
-    convert(ours, tmp_path / "out", Conversion(lora=lora))
+    convert(ours, tmp_path / "out", Conversion(lora=(lora,)))
     pair = load_file(lora / "adapter.safetensors")
     before, after = load_file(ours / "weights.safetensors"), load_file(tmp_path / "out/weights.safetensors")
     change = 1.5 * (pair[f"{PROJECTION}.lora_B"] @ pair[f"{PROJECTION}.lora_A"])
@@ -174,7 +174,7 @@ def test_an_adapter_of_peft_is_the_same(ours: Path, tmp_path: Path) -> None:
         ("two", peft(tmp_path / "p", lora)),
         ("three", peft(tmp_path / "q", lora, **rooted)),
     ):
-        convert(ours, tmp_path / name, Conversion(lora=folder))
+        convert(ours, tmp_path / name, Conversion(lora=(folder,)))
     one, two, three = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two", "three"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert torch.allclose(one[f"{PROJECTION}.weight"], three[f"{PROJECTION}.weight"], rtol=0.01)
@@ -183,9 +183,14 @@ def test_an_adapter_of_peft_is_the_same(ours: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"use_dora": True}, "use_dora True is not supported"),
-        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"rank_pattern": {"q_proj": 8}}, "is of rank 2, the settings say 8"),
         ({"peft_type": "IA3"}, "only LORA"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' changed the base's weights too"),
+        ({"init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "loftq"}, "changed the base's weights too"),
+        ({"alora_invocation_tokens": [1, 2]}, "aLoRA acts behind its invocation tokens"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"target_parameters": ["weight"]}, "target_parameters"),
         ({"r": None}, "r must be"),
         ({"lora_alpha": "x"}, "alpha must be"),
     ],
@@ -194,30 +199,35 @@ def test_adapters_of_peft_that_mean_more_are_refused(
     ours: Path, tmp_path: Path, settings: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):
-        convert(ours, tmp_path / "o", Conversion(lora=peft(tmp_path / "p", adapter(tmp_path / "lora"), **settings)))
+        convert(ours, tmp_path / "o", Conversion(lora=(peft(tmp_path / "p", adapter(tmp_path / "lora"), **settings),)))
 
 
 def test_an_adapter_is_merged_before_quantizing(ours: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     lora = adapter(tmp_path / "lora")
-    convert(ours, tmp_path / "two", Conversion(lora=lora, dtype=torch.float32))
+    convert(ours, tmp_path / "two", Conversion(lora=(lora,), dtype=torch.float32))
     convert(tmp_path / "two", tmp_path / "three", Conversion(quantize="int8"))
-    convert(ours, tmp_path / "one", Conversion(lora=lora, quantize="int8"))
+    convert(ours, tmp_path / "one", Conversion(lora=(lora,), quantize="int8"))
     one, three = (load_model(tmp_path / name).model.state_dict() for name in ("one", "three"))
     assert torch.equal(one[f"{PROJECTION}.qdata"], three[f"{PROJECTION}.qdata"])
-    with pytest.raises(ValueError, match="merge the adapter into the full weights"):
-        convert(tmp_path / "one", tmp_path / "four", Conversion(lora=lora))
+    with pytest.raises(ValueError, match="quantized to int8, so no adapter can be merged"):
+        convert(tmp_path / "one", tmp_path / "four", Conversion(lora=(lora,)))
 
 
 @pytest.mark.parametrize(
     ("changes", "settings", "told"),
     [
         ({"nowhere.lora_A": torch.zeros(2, 32), "nowhere.lora_B": torch.zeros(32, 2)}, {}, "no linear layer nowhere"),
-        ({f"{PROJECTION}.lora_A": torch.zeros(3, 32)}, {}, r"lora_A \[3, 32\]"),
+        ({f"{PROJECTION}.lora_A": torch.zeros(3, 32)}, {}, "is of rank 3, the settings say 2"),
+        ({f"{PROJECTION}.lora_A": torch.zeros(2, 31)}, {}, r"lora_A \[2, 31\]"),
+        ({f"{PROJECTION}.lora_B": torch.zeros(32, 2)}, {}, "changes nothing"),
+        ({f"{PROJECTION}.lora_B": torch.full((32, 2), torch.nan)}, {}, "has NaN or infinite numbers"),
+        ({f"{PROJECTION}.lora_A": torch.full((2, 32), torch.inf)}, {}, "has NaN or infinite numbers"),
+        ({}, {"alpha": 0}, "changes nothing"),
         ({f"{PROJECTION}.other": torch.zeros(3)}, {}, "not one of a pair"),
         ({"x.lora_A": torch.zeros(2, 32)}, {}, "not one of a pair"),
         ({}, {"r": 0}, "r must be"),
-        ({}, {"r": 4}, "rank 4"),
+        ({}, {"r": 4}, "the settings say 4"),
         ({}, {"alpha": "big"}, "alpha must be"),
     ],
 )
@@ -227,7 +237,7 @@ def test_adapters_that_do_not_fit_are_refused(
     lora = adapter(tmp_path / "lora", **changes)
     (lora / "adapter.json").write_text(json.dumps({"r": 2, "alpha": 3.0} | settings))
     with pytest.raises(ValueError, match=told):
-        convert(ours, tmp_path / "out", Conversion(lora=lora))
+        convert(ours, tmp_path / "out", Conversion(lora=(lora,)))
     assert not (tmp_path / "out").exists()
 
 

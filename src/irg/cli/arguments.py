@@ -8,7 +8,7 @@ The grammar, the same in every command that makes images (``generate``, ``bench 
   ``--cfg-interval 0.4,1``. ``--size 128x96`` stands for ``--width 128 --height 96``; it may be a ratio, too.
 * How a critic works (the fields of ``CriticOptions``): ``--critic-url``, ``--critic-budget`` and their like; who it is,
   ``--critic``, is a setting.
-* The model and where it runs: ``--model --weights --memory --device`` (:class:`ModelOptions`).
+* The model and where it runs: ``--model --weights --lora --memory --device`` (:class:`ModelOptions`).
 * In recipes the same names are keys of a dictionary (``options: {cfg_text_scale: 4, mode: think}``), and fields of the
   recipe itself are options, nested ones with dots: ``irg train RECIPE.yaml --optimizer.lr 1e-4``.
 * Old spellings (``--recall``, ``--always``, ``--set name=value``, ``--options name=value``) work for this version, with
@@ -38,6 +38,7 @@ from irg.reasoning.sizes import PRESETS, parse_size
 T = TypeVar("T")
 CRITIC = "critic_"  # before the name of one of CriticOptions
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
+Lora = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH[:SCALE]")]
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
 
@@ -50,6 +51,8 @@ class ModelOptions:
     weights: str | None = None
     """Which weights of a folder with several: ema (averaged), model (plain), or NAME for NAME.safetensors. Default:
     weights, ema or model, the first that is there."""
+    lora: Lora = ()
+    """A low-rank adapter (ours, peft's, kohya's or diffusers', folder or file) to add, times SCALE. May be repeated."""
     memory: Memory = "auto"
     """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
     device: str | None = None

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from irg.cli.arguments import image_size, parse
+from irg.cli.arguments import Lora, image_size, parse
 from irg.deprecation import renamed
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -56,8 +56,8 @@ class _Convert:
     format: Literal["fp8", "gguf", "comfyui"] | None = None
     """Write weights as other programs have them: fp8 with ComfyUI's scales, GGUF of type Q8_0 (needs pip install
     'irg[gguf]'), or the file of the ComfyUI node pack ComfyUI-BAGEL."""
-    lora: str | None = None
-    """A folder with a low-rank adapter to merge into the weights: ours, or one of the peft library."""
+    lora: Lora = ()
+    """A low-rank adapter (ours, peft's, kohya's, diffusers'; folder or file) to merge, times SCALE; may be repeated."""
     shard_size: str | None = None
     """Split the weights into files of at most this, such as 5GB or 500MB; default: one file."""
     base: str | None = None
@@ -90,7 +90,7 @@ def convert(argv: Sequence[str]) -> int:
         options.layout,
         None if options.dtype is None else getattr(torch, options.dtype),
         options.quantize,
-        None if options.lora is None else Path(options.lora),
+        options.lora,
         shard_bytes,
         options.weights,
         base,

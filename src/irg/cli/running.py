@@ -98,6 +98,7 @@ def _load(options: ModelOptions, changes: dict[str, Any], critics: "Critics", di
         options.device,
         memory=options.memory,
         weights=options.weights,
+        lora=options.lora,
         say=display.note,
         options=changes,
         critics=critics,

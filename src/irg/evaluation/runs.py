@@ -52,6 +52,8 @@ class RunInfo:
     seed: int
     weights: str = ""
     """The set of weights that was loaded, such as ``ema``; empty in records of earlier versions."""
+    lora: tuple[str, ...] = ()
+    """The adapters that were added, ``PATH:SCALE``."""
     precision: str = ""
     """float32, bf16, int8 or int4."""
     irg_version: str = __version__
@@ -77,7 +79,7 @@ class RunInfo:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.get("schema") != SCHEMA:
                 raise ValueError(f"schema {data.get('schema')} is not known to this irg ({__version__})")
-            return cls(**{**data, "prompt_ids": tuple(data["prompt_ids"])})
+            return cls(**{**data, "prompt_ids": tuple(data["prompt_ids"]), "lora": tuple(data.get("lora", ()))})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"{path}: not the record of a benchmark run: {reason}") from error

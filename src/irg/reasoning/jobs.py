@@ -1,7 +1,7 @@
 """From a request to its job, checked, and from a job's steps to its trajectory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL.Image import Image
@@ -25,6 +25,7 @@ class Jobs:
         usual: its own settings; they have a size.
         sizes: those that the network draws.
         critics: those that settings may name.
+        loaded: what was loaded of the model, for records: weights, precision, adapters.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Jobs:
     usual: Settings
     sizes: ImageSizes
     critics: Critics
+    loaded: Mapping[str, Any] = field(default_factory=dict)
 
     def make(
         self, prompt: str, settings: Settings, seed: int, task: Task = "generate", images: Sequence[Image] = ()
@@ -82,6 +84,7 @@ class Jobs:
             stopped=last.image is None,
             protocol=self.protocol.name,
             stop_reason=last.stop,
+            loaded=dict(self.loaded),
         )
 
 

@@ -23,6 +23,7 @@ from irg.model.network.config import ModelConfig
 from irg.model.placement.devices import parse_devices
 from irg.model.placement.loading import load_with_plan
 from irg.model.placement.memory_plan import Memory, MemoryPlan, RequestShape
+from irg.model.weights.adapter_files import LoraSource, lora_sources
 from irg.model.weights.config_files import read_config
 from irg.model.weights.folders import model_folder
 from irg.model.weights.profile import Profile, read_profile
@@ -86,22 +87,26 @@ class IRGPipeline:
         protocol: Protocol | None = None,
         texts: ProtocolTexts | None = None,
         critics: Critics | None = None,
+        lora: Sequence[str] = (),
     ) -> None:
         """Args:
         weights: the name of the set of weights that was loaded, such as ``ema``.
+        lora: the adapters that were added, ``PATH:SCALE``.
         protocol: the way to reason; default: the paper's.
         texts: the protocol's.
         critics: those that settings may name; default: made when they are needed.
         """
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
-        self.weights = weights
+        self.weights, self.lora = weights, tuple(lora)
         self.config = engine.runner.config
         self.protocol = protocol or find(DEFAULT_PROTOCOL)
         self.defaults = usual_settings(self.config, profile, self.protocol)
         self.critics = critics or Critics()
         self.sizes = _image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
-        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics)
+        plan = memory_plan
+        loaded = {"weights": weights, "precision": plan.precision if plan else "", "lora": [*lora]} if weights else {}
+        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, loaded)
 
     @classmethod
     def from_pretrained(
@@ -111,6 +116,7 @@ class IRGPipeline:
         dtype: torch.dtype | None = None,
         memory: Memory = "auto",
         weights: str | None = None,
+        lora: str | Path | Sequence[LoraSource] = (),
         protocol: str | None = None,
         system_prompt: str | None = None,
         texts: Mapping[str, str] | None = None,
@@ -129,6 +135,9 @@ class IRGPipeline:
                 ``auto``, the first that fits (float32 before them on the CPU).
             weights: the name of the weights to take where a folder has several: ``ema`` for ``ema.safetensors``.
                 Default: ``weights``, ``ema``, ``model``, whichever is there first, or the only ones.
+            lora: low-rank adapters to add to the weights, in any of the forms of
+                :mod:`irg.model.weights.adapter_forms`: paths, ``"PATH:SCALE"`` or (path, scale). Merged as the weights
+                are loaded, before they are quantized or offloaded.
             protocol: the way to reason (``docs/protocols.md``); default: the model's own.
             system_prompt: takes the place of the protocol's.
             texts: the protocol's texts by name, which are then not read from their official home.
@@ -142,7 +151,7 @@ class IRGPipeline:
             ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
                 it can't draw what the options ask for, or a text that they need can't be had.
         """
-        devices = parse_devices(device)
+        devices, adapters = parse_devices(device), lora_sources(lora)
         folder = model_folder(model, weights, say)
         own_profile = read_profile(folder)
         profile = own_profile or BAGEL_PROFILE
@@ -156,12 +165,13 @@ class IRGPipeline:
         protocol_texts.read("generate", defaults.mode)
         if selected.protocol.name != DEFAULT_PROTOCOL:
             say(f"Protocol: {selected.protocol.name}, as {selected.reason}")
-        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(usual))
+        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(usual), adapters)
         say(f"Memory: {plan.reason}")
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
         assert loaded.weights_file is not None
         weights = set_name(loaded.weights_file.name)
-        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts, critics)
+        added = [f"{path}:{scale:g}" for path, scale in adapters]
+        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts, critics, added)
         pipe.defaults = defaults
         return pipe
 

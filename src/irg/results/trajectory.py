@@ -45,7 +45,7 @@ class Turn:
 @dataclass
 class Trajectory:
     """All turns of a request. ``stopped`` says that its last text led to no image, ``stop_reason`` why (``done``: the
-    model saw nothing left to improve)."""
+    model saw nothing left to improve). ``loaded`` is what was loaded of the model: weights, precision, adapters."""
 
     prompt: str
     mode: str
@@ -57,6 +57,7 @@ class Trajectory:
     version: str = __version__
     protocol: str = "irg"
     stop_reason: str = ""
+    loaded: dict[str, Any] = field(default_factory=dict)
 
     @property
     def image(self) -> Image.Image | None:
@@ -119,6 +120,7 @@ class Trajectory:
             "mode": self.mode,
             "seed": self.seed,
             "model": self.model,
+            "loaded": self.loaded,
             "protocol": self.protocol,
             "stopped": self.stopped,
             "stop_reason": self.stop_reason,
@@ -219,6 +221,7 @@ class Trajectory:
             version=_get(data, "irg_version", str, ""),
             protocol=_get({"protocol": "irg"} | data, "protocol", str, ""),
             stop_reason=_get({"stop_reason": ""} | data, "stop_reason", str, ""),
+            loaded=_get({"loaded": {}} | data, "loaded", dict, ""),
         )
 
 

@@ -15,6 +15,7 @@ from irg.model.placement.memory_plan import (
     weight_bytes,
 )
 from irg.model.placement.offload import offload_layers
+from irg.model.weights.adapter_files import LoraSource, read_adapters
 from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model
 
 
@@ -25,6 +26,7 @@ def load_with_plan(
     dtype: torch.dtype | None = None,
     weights: str | None = None,
     shape: RequestShape | None = None,
+    lora: Sequence[LoraSource] = (),
 ) -> tuple[LoadedModel, MemoryPlan]:
     """Load a model folder in the memory mode that was asked for, or that fits.
 
@@ -34,22 +36,25 @@ def load_with_plan(
             With ``auto`` a dtype stands for its mode: nothing is quantized or offloaded.
         weights: the name of the set of weights to take (default: :func:`irg.model.weights.weight_sets.choose_set`).
         shape: of the requests that have to fit.
+        lora: low-rank adapters to add to the weights.
 
     Raises:
         ValueError: the folder is incomplete or damaged, or the mode goes against it or the devices.
     """
     checked = check_folder(folder, weights)
+    adapters = read_adapters(lora, checked.entries, checked.weights_file)
     plan = plan_memory(checked, memory, devices, shape, dtype)
     dtype = dtype or (torch.float32 if plan.mode == "float32" else torch.bfloat16)
     layers = checked.config.decoder.num_hidden_layers
     if plan.mode == "offload":
-        loaded = load_model(checked, dtype, device_map([torch.device("cpu")] * layers, devices[0]))
+        loaded = load_model(checked, dtype, device_map([torch.device("cpu")] * layers, devices[0]), adapters=adapters)
         offload_layers(loaded.model, devices[0], plan.resident_layers)
         return loaded, plan
+    quantize = quantization_of(plan.mode)
     if len(devices) == 1:
-        return load_model(checked, dtype, devices[0], quantize=quantization_of(plan.mode)), plan
+        return load_model(checked, dtype, devices[0], quantize=quantize, adapters=adapters), plan
     by_layer = layer_devices(layers, devices, layer_shares(checked, plan, devices))
-    loaded = load_model(checked, dtype, device_map(by_layer, devices[0]), quantize=quantization_of(plan.mode))
+    loaded = load_model(checked, dtype, device_map(by_layer, devices[0]), quantize=quantize, adapters=adapters)
     add_device_hooks(loaded.model)
     return loaded, plan
 

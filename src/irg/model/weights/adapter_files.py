@@ -1,18 +1,17 @@
-"""Low-rank adapters as files, and their sum with the weights: W + alpha / r * B @ A (Hu et al. 2021).
+"""Low-rank adapters and their sum with the weights: W + alpha / r * B @ A (Hu et al. 2021).
 
-A folder holds ``adapter.safetensors`` with ``<module path>.lora_A`` [r, in] and ``<module path>.lora_B`` [out, r], and
-``adapter.json`` with ``{"r": int, "alpha": float, "targets": [...]}``. Folders of the peft library are read too
-(``adapter_model.safetensors``, ``adapter_config.json``), where they hold plain adapters of one rank.
+Written are a folder's ``adapter.safetensors`` with ``<module path>.lora_A`` [r, in] and ``<module path>.lora_B``
+[out, r], and ``adapter.json`` with ``{"r": int, "alpha": float, "targets": [...]}``. What is read:
+:mod:`irg.model.weights.adapter_forms`.
 
 Legend: R rank; O outputs; I inputs.
 """
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,44 +20,58 @@ from torch import Tensor
 
 from irg import files
 from irg.model.network.lora import LoraConfig
-from irg.model.weights.config_files import read_json
-from irg.model.weights.manifest import TensorEntry, read_header
+from irg.model.weights.adapter_forms import ADAPTER, SETTINGS, LowRank, read_layers
+from irg.model.weights.manifest import TensorEntry
+from irg.model.weights.quantize import stored_quantization
 from irg.model.weights.tensor_reader import TensorReader
 
-ADAPTER, SETTINGS = "adapter.safetensors", "adapter.json"
-PEFT_ADAPTER, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-_PEFT_KEY = re.compile(r"(?:base_model\.model\.)?(.+\.lora_[AB])(?:\.default)?\.weight")
-_PEFT_PLAIN = {  # what other values mean is not computed here
-    "use_dora": (None, False),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "fan_in_fan_out": (None, False),
-    "bias": (None, "none"),
-    "lora_bias": (None, False),
-    "modules_to_save": (None, []),
-}
+LoraSource = str | Path | tuple[str | Path, float]
+"""An adapter to add: its folder or file, ``"PATH:SCALE"``, or (path, scale)."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checked adapter on disk: entries of A and B for each module it changes."""
+    """A checked adapter on disk: what it adds to each layer that it changes, times ``strength``."""
 
-    config: LoraConfig
-    pairs: dict[str, tuple[TensorEntry, TensorEntry]]
+    file: Path
+    layers: dict[str, LowRank]
+    strength: float = 1.0
 
     def pair(self, module: str) -> tuple[Tensor, Tensor]:
         """A [R, I] and B [O, R] of a module, float32."""
-        a_RI, b_OR = (TensorReader().read(entry, torch.float32) for entry in self.pairs[module])
-        return a_RI, b_OR
+        layer, reader = self.layers[module], TensorReader(map_files=False)
+        return reader.read(layer.a, torch.float32), reader.read(layer.b, torch.float32)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, read: names as in the file, float32."""
-        read = {module: self.pair(module) for module in self.pairs}
+        """All pairs, read: named as in our files, float32."""
+        read = {module: self.pair(module) for module in self.layers}
         return {f"{module}.{half}": t for module, ab in read.items() for half, t in zip(_HALVES, ab, strict=True)}
 
+    def change(self, module: str, weight_OI: Tensor) -> Tensor:
+        """What it adds to a module's weight, float32."""
+        layer, (a_RI, b_OR) = self.layers[module], (t.to(weight_OI.device) for t in self.pair(module))
+        change_OI = layer.scale * (b_OR @ a_RI)
+        if layer.magnitude is not None:  # DoRA
+            length_O = TensorReader(map_files=False).read(layer.magnitude, torch.float32).to(weight_OI.device).flatten()
+            sum_OI = weight_OI + change_OI
+            change_OI = sum_OI * (length_O / sum_OI.norm(dim=1))[:, None] - weight_OI
+        return self.strength * change_OI
+
+
+class Adapters:
+    """Several adapters on one model. Each adds its change of the model's own weight; they are rounded once."""
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        self.adapters = tuple(adapters)
+
+    def __contains__(self, module: object) -> bool:
+        return any(module in adapter.layers for adapter in self.adapters)
+
     def merged(self, module: str, weight_OI: Tensor) -> Tensor:
-        """A module's weight with its adapter added."""
-        return added(weight_OI, *self.pair(module), self.config.scale)
+        """A module's weight with its adapters added, in the weight's own dtype and on its device."""
+        own_OI = weight_OI.to(torch.float32)
+        changes = [one.change(module, own_OI) for one in self.adapters if module in one.layers]
+        return sum(changes, own_OI).to(weight_OI.dtype)
 
 
 _HALVES = ("lora_A", "lora_B")
@@ -70,57 +83,90 @@ def added(weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor
     return (weight_OI.to(torch.float32) + scale * (b_OR @ a_RI)).to(weight_OI.dtype)
 
 
-def read_adapter(folder: Path, weights: Mapping[str, TensorEntry | Tensor] | None = None) -> Adapter:
-    """Read and check an adapter's headers, against the weights that it is for if they are given (by parameter name).
+def parse_lora(source: LoraSource) -> tuple[Path, float]:
+    """An adapter's path and scale; ``PATH:SCALE`` unless a file of that whole name is there.
 
     Raises:
-        ValueError: a file is missing or damaged, or the adapter is for another model.
+        ValueError: the path is empty, or the scale no finite number.
     """
-    if (folder / PEFT_SETTINGS).is_file() and not (folder / SETTINGS).is_file():
-        settings_path, path = folder / PEFT_SETTINGS, folder / PEFT_ADAPTER
-        settings = _peft_settings(read_json(settings_path), settings_path)
-        entries = {_peft_key(key, path): entry for key, entry in read_header(path).items()}
-    else:
-        settings_path, path = folder / SETTINGS, folder / ADAPTER
-        settings, entries = read_json(settings_path), read_header(path)
-    try:
-        config = LoraConfig(settings.get("r"), settings.get("alpha"), tuple(settings.get("targets", ())))  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{settings_path}: {error}") from None
-    pairs = {}
-    for key in entries:
-        module, _, half = key.rpartition(".")
-        if half not in _HALVES or any(f"{module}.{other}" not in entries for other in _HALVES):
-            raise ValueError(f"{path}: {key} is not one of a pair lora_A, lora_B")
-        pairs[module] = (entries[f"{module}.lora_A"], entries[f"{module}.lora_B"])
-    if not pairs:
-        raise ValueError(f"{path} holds no adapter")
-    for module, (a, b) in pairs.items():
-        if not (a.dtype.is_floating_point and b.dtype.is_floating_point):
-            raise ValueError(f"{path}: {module}'s adapter is not of a floating-point dtype")
-        _check_shapes(module, a.shape, b.shape, config.r, weights, path)
-    return Adapter(config, pairs)
+    path, scale = source if isinstance(source, tuple) else (source, 1.0)
+    if isinstance(source, str) and ":" in source and not Path(source).expanduser().exists():
+        head, _, tail = source.rpartition(":")
+        with suppress(ValueError):  # then it is a part of the path
+            path, scale = head, float(tail)
+    if not str(path) or not math.isfinite(scale):
+        raise ValueError(f"lora must be PATH or PATH:SCALE with a finite scale, got {str(source)!r}")
+    return Path(path).expanduser(), float(scale)
 
 
-def _peft_settings(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """peft's words as ours. With rslora it scales by alpha / sqrt(r)."""
-    if settings.get("peft_type", "LORA") != "LORA":
-        raise ValueError(f"{path}: peft_type {settings['peft_type']!r} is not supported: only LORA is")
-    for name, plain in _PEFT_PLAIN.items():
-        if settings.get(name) not in plain:
-            raise ValueError(f"{path}: {name} {settings[name]!r} is not supported: merge it with peft itself")
-    r, alpha = settings.get("r"), settings.get("lora_alpha")
-    if settings.get("use_rslora") and type(r) is int and r > 0 and isinstance(alpha, int | float):
-        alpha = alpha * math.sqrt(r)
-    targets = settings.get("target_modules")
-    return {"r": r, "alpha": alpha, "targets": targets if isinstance(targets, list) else ()}
+def lora_sources(sources: str | Path | Sequence[LoraSource]) -> list[tuple[Path, float]]:
+    """Path and scale of each adapter; a path alone is one.
+
+    Raises:
+        ValueError: as :func:`parse_lora`.
+    """
+    return [parse_lora(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
 
 
-def _peft_key(key: str, path: Path) -> str:
-    match = _PEFT_KEY.fullmatch(key)
-    if match is None:
-        raise ValueError(f"{path}: {key} is not one of a pair lora_A, lora_B")
-    return match[1]
+def read_adapters(sources: Sequence[LoraSource], weights: Mapping[str, TensorEntry], path: Path) -> Adapters | None:
+    """Read and check the adapters to add to the weights of a file; None without any.
+
+    Args:
+        weights: the file's tensors, by name.
+        path: the file, for messages.
+
+    Raises:
+        ValueError: an adapter is not there, damaged or for another model, or the weights are quantized.
+    """
+    parsed = [parse_lora(source) for source in sources]
+    if parsed and (kind := stored_quantization(weights)) is not None:
+        raise ValueError(
+            f"{path} is quantized to {kind}, so no adapter can be merged into it: start from the full weights "
+            f"(with --memory {kind} they are quantized behind the merge)"
+        )
+    adapters = [read_adapter(folder, weights, scale) for folder, scale in parsed]
+    return Adapters(adapters) if adapters else None
+
+
+def read_adapter(
+    path: Path, weights: Mapping[str, TensorEntry | Tensor] | None = None, strength: float = 1.0
+) -> Adapter:
+    """Read an adapter's folder or file and check it, against the weights that it is for if they are given (by parameter
+    name).
+
+    Raises:
+        ValueError: a file is missing or damaged, the adapter is for another model or of a kind that is not read, it has
+            numbers that are not finite, or it changes nothing.
+    """
+    modules = (
+        None
+        if weights is None
+        else [
+            key.removesuffix(".weight")
+            for key, value in weights.items()
+            if key.endswith(".weight") and len(value.shape) == 2
+        ]
+    )
+    file, layers = read_layers(path, modules)
+    for module, layer in layers.items():
+        _check_shapes(module, layer.a.shape, layer.b.shape, layer.a.shape[0] if layer.a.shape else 0, weights, file)
+        if layer.magnitude is not None and math.prod(layer.magnitude.shape) != layer.b.shape[0]:
+            raise ValueError(f"{file}: {module}'s magnitude is {list(layer.magnitude.shape)}, not [{layer.b.shape[0]}]")
+    adapter = Adapter(file, layers, strength)
+    _check_numbers(adapter)
+    return adapter
+
+
+def _check_numbers(adapter: Adapter) -> None:
+    """ValueError if a number is not finite, or nothing is changed (an adapter that was never trained has B = 0)."""
+    changes = False
+    for module, layer in adapter.layers.items():
+        a_RI, b_OR = adapter.pair(module)
+        if not (a_RI.isfinite().all() and b_OR.isfinite().all() and math.isfinite(layer.scale)):
+            raise ValueError(f"{adapter.file}: {module} has NaN or infinite numbers")
+        changes |= layer.magnitude is not None or bool(layer.scale and a_RI.any() and b_OR.any())
+    if not changes:
+        raise ValueError(f"{adapter.file} changes nothing: every lora_A, every lora_B or alpha is 0")
 
 
 def _check_shapes(

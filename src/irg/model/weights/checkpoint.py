@@ -21,6 +21,7 @@ from irg.model.network.autoencoder import Autoencoder, build_autoencoder
 from irg.model.network.config import ModelConfig
 from irg.model.network.embeddings import PositionTable
 from irg.model.network.unified import UnifiedModel
+from irg.model.weights.adapter_files import Adapters
 from irg.model.weights.config_files import CONFIG, how_to_complete, read_config, to_sections
 from irg.model.weights.formats.dfloat11 import reshaped
 from irg.model.weights.formats.recognition import read_weights
@@ -64,6 +65,7 @@ def load_model(
     weights: str | None = None,
     autoencoder_file: Path | str | None = None,
     quantize: Quantization | None = None,
+    adapters: Adapters | None = None,
 ) -> LoadedModel:
     """Load a model folder; both networks are in eval mode.
 
@@ -79,6 +81,8 @@ def load_model(
             :func:`irg.model.weights.weight_sets.choose_set`).
         autoencoder_file: a safetensors file to read the autoencoder from, instead of the folder's ``ae.safetensors``.
         quantize: make the decoder's linear layers int8 or int4, each as soon as it is read.
+        adapters: are added to each weight as it is read, before it is quantized
+            (:func:`irg.model.weights.adapter_files.read_adapters`).
 
     Raises:
         ValueError: a file is missing, damaged, or does not fit the configuration. One line that names the file.
@@ -92,7 +96,7 @@ def load_model(
     if quantize is not None and stored is None:
         require_torchao()
         allocate_quantized(model, quantize, where)
-    _fill(model, checked.entries, dtype, where)
+    _fill(model, checked.entries, dtype, where, adapters)
     _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))
     return LoadedModel(checked.config, model.eval(), autoencoder.eval(), checked.weights_file)
 
@@ -236,19 +240,27 @@ def _fill(
     entries: Mapping[str, TensorEntry],
     dtype: torch.dtype | None,
     where: Callable[[str], torch.device],
+    adapters: Adapters | None = None,
 ) -> None:
     """Put a checkpoint's tensors into a network on the meta device, module by module."""
-    reader, copying = TensorReader(), TensorReader(map_files=False)
+    mapping, copying = TensorReader(), TensorReader(map_files=False)
+
+    def read(reader: TensorReader, key: str, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+        entry, module = entries[key], key.removesuffix(".weight")
+        if adapters is None or module == key or module not in adapters:
+            return reader.read(entry, dtype, device)
+        return adapters.merged(module, copying.read(entry, torch.float32, device)).to(dtype or entry.dtype)
+
     for name, module in network.named_modules():
-        if isinstance(module, QuantizedLinear) and (entry := entries.get(f"{name}.weight")) is not None:
+        if isinstance(module, QuantizedLinear) and (weight := f"{name}.weight") in entries:
             # read, not mapped: the file's pages would count beside the quantized weights
-            fill_quantized(module, copying.read(entry, dtype, where(name)))
+            fill_quantized(module, read(copying, weight, dtype, where(name)))
         own: list[tuple[str, Tensor | None]] = [*module._parameters.items(), *module._buffers.items()]
         for leaf, placeholder in own:
             key = f"{name}.{leaf}" if name else leaf
             if placeholder is None or key not in entries:
                 continue  # a tied head, or a position table that is a formula
-            tensor = reader.read(entries[key], _target_dtype(key, entries[key], dtype), where(name))
+            tensor = read(mapping, key, _target_dtype(key, entries[key], dtype), where(name))
             if key == PATCH_EMBEDDING and tensor.ndim == 4:  # conv form [C, RGB, row, column]
                 tensor = tensor.permute(0, 2, 3, 1).flatten(1).contiguous()
             if isinstance(placeholder, nn.Parameter):

@@ -20,7 +20,7 @@ from torch import Tensor
 from irg import files
 from irg.model.network.config import ModelConfig
 from irg.model.weights import quantize as quantizing
-from irg.model.weights.adapter_files import Adapter, read_adapter
+from irg.model.weights.adapter_files import Adapters, LoraSource, read_adapters
 from irg.model.weights.checkpoint import CheckedFolder, check_folder
 from irg.model.weights.completion import RECORD, completed
 from irg.model.weights.config_files import (
@@ -57,7 +57,7 @@ class Conversion:
     layout: FolderLayout | None = None
     dtype: torch.dtype | None = None
     quantize: quantizing.Quantization | None = None
-    lora: Path | None = None
+    lora: tuple[LoraSource, ...] = ()
     shard_bytes: int | None = None
     weights: str | None = None
     base: Path | None = None
@@ -136,14 +136,12 @@ def _convert(
     wrote: Callable[[int], None],
 ) -> None:
     """Write a checked model, and the files of ``source`` that are no weights."""
-    if (stored := quantizing.stored_quantization(checked.entries)) is not None:
-        if conversion.lora is not None:
-            raise ValueError(f"{checked.weights_file} is quantized: merge the adapter into the full weights first")
-        if conversion.quantize not in (None, stored) or conversion.format is not None:
-            raise ValueError(f"{checked.weights_file} is quantized to {stored} already: start from the full weights")
+    adapter = read_adapters(conversion.lora, checked.entries, checked.weights_file)
+    stored = quantizing.stored_quantization(checked.entries)
+    if stored is not None and (conversion.quantize not in (None, stored) or conversion.format is not None):
+        raise ValueError(f"{checked.weights_file} is quantized to {stored} already: start from the full weights")
     if conversion.quantize is not None:
         quantizing.require_torchao()
-    adapter = None if conversion.lora is None else read_adapter(conversion.lora, checked.entries)
     layout = "bagel" if conversion.format == "comfyui" else conversion.layout
     to_bagel = is_bagel_layout(source) if layout is None else layout == "bagel"
     conversion = replace(conversion, dtype=_dtype(checked, conversion))
@@ -244,7 +242,7 @@ def _parts(inputs: int, outputs: int, conversion: Conversion) -> _Parts | None:
     return None if shapes is None else _Parts(shapes, lambda weight: quantizing.quantized_weight(weight, kind))
 
 
-def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapter | None) -> Iterator[Planned]:
+def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapters | None) -> Iterator[Planned]:
     quantized = dict[str, _Parts]()
     for name, module in checked.model.named_modules():
         if quantizing.is_quantizable(name, module):
@@ -255,7 +253,7 @@ def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapter | 
         yield scaled.marker()
     for key, entry in checked.entries.items():
         module = key.removesuffix(".weight")
-        adapted = adapter if adapter is not None and module in adapter.pairs and key != module else None
+        adapted = adapter if adapter is not None and module in adapter and key != module else None
         if key == module or module not in quantized:
             yield _copied(key, entry, conversion.dtype, adapted, module)
         else:
@@ -263,7 +261,7 @@ def _weights(checked: CheckedFolder, conversion: Conversion, adapter: Adapter | 
 
 
 def _copied(
-    key: str, entry: TensorEntry, dtype: torch.dtype | None, adapter: Adapter | None = None, module: str = ""
+    key: str, entry: TensorEntry, dtype: torch.dtype | None, adapter: Adapters | None = None, module: str = ""
 ) -> Planned:
     """A tensor as it is, in another dtype (quantized numbers keep theirs), or with its adapter merged."""
     if dtype is None or key.rpartition(".")[2] in quantizing.PARTS:
@@ -283,7 +281,7 @@ def _copied(
     return Planned(key, entry.shape, wanted, make)
 
 
-def _quantized(module: str, entry: TensorEntry, parts: _Parts, adapter: Adapter | None) -> Iterator[Planned]:
+def _quantized(module: str, entry: TensorEntry, parts: _Parts, adapter: Adapters | None) -> Iterator[Planned]:
     """A weight's quantized parts. It is quantized when the first part is made, and freed with the last."""
     made: dict[str, Tensor] = {}
 
