@@ -5,7 +5,7 @@ A protocol is one class in one file, registered as an entry point of the group `
 """
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from PIL.Image import Image
@@ -71,6 +71,13 @@ class Job:
     def look(self, image: Image, vae: bool = True, vit: bool = True) -> Look:
         """Show an image to the model."""
         return Look(image, vae, vit, None, self.vae_resize, self.vit_resize, self.posterior)
+
+    def sized_by(self, image: Image) -> "Job":
+        """The same job, drawing in the size that an image is brought to for the autoencoder."""
+        if self.vae_resize is None:
+            return self
+        width, height = self.vae_resize.size(*image.size)
+        return replace(self, height=height, width=width)
 
     def draw(self, turn: int, drop_text: Handles, drop_image: Handles = (), drop: Handles = ()) -> Draw:
         """The image of a turn; the unconditional branches, and the image itself, leave out these parts."""
@@ -243,10 +250,13 @@ class Protocol:
 
     def job_options(self, config: ModelConfig) -> dict[str, Any]:
         """How images are looked at and drawn with a model: fields of :class:`Job`."""
-        options: dict[str, Any] = {"posterior": self.posterior, "rounded": self.rounded}
-        if states_no_rules(config):
-            options |= {"vae_resize": self.vae_resize, "vit_resize": self.vit_resize}
-        return options
+        own = states_no_rules(config)
+        return {
+            "vae_resize": self.vae_resize if own else config.vae_resize,
+            "vit_resize": self.vit_resize if own else None,
+            "posterior": self.posterior,
+            "rounded": self.rounded,
+        }
 
 
 def states_no_rules(config: ModelConfig) -> bool:

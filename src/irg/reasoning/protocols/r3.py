@@ -70,4 +70,4 @@ def edit_of(reflection: str) -> str | None:
     """The edit that a reflection asks for: what follows its thinking. None: no further edit, or no thinking's end."""
     _, closed, edit = reflection.rpartition("</think>")
     edit = edit.strip()
-    return edit if closed and edit and _NO_EDIT not in edit.lower() else None
+    return edit if closed and _NO_EDIT not in edit.lower() else None

@@ -21,9 +21,8 @@ SCORES = tuple(f"{n}/10" for n in range(11))
 _SEED_NAME = "clean29529_g012_local_sde_window_seed_v1"
 _RL_STEP = 500  # of the published training by reward
 _NO_PAYLOAD = ("", "none", "null", "n/a", "na")
-_TAGS = ("<think>", "</think>", "[CURRENT_ROUND]", "[SCORE]", "[ACTION]", "[THINKING]", "[SOURCE_IMAGE]", "[EDIT]")
-_ANSWER = re.compile(r"<think>(?P<inside>.*)</think>\n\[EDIT\] (?P<payload>.*)", re.S)
-_THINKING = re.compile(r"\[THINKING\](.*?)(?=\[SOURCE_IMAGE\]|\Z)", re.S)
+_FIELDS = ("[CURRENT_ROUND]", "[SCORE]", "[ACTION]", "[THINKING]", "[SOURCE_IMAGE]")
+_PROTOCOL_TEXT = re.compile(r"</?think>?|" + "|".join(map(re.escape, (*_FIELDS, "[EDIT]"))) + r"|<\|[^>\r\n]+\|>", re.I)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def parse(text: str, refused: tuple[str, ...] = (), empty: tuple[str, ...] = ())
     """Read an answer, prefix included; what it says of round and source image does not count.
 
     Args:
-        refused: sentences that are no thinking.
+        refused: sentences that are no thinking, without capital letters.
         empty: sentences that are no edit; an edit without a payload means done.
 
     Raises:
@@ -60,41 +59,69 @@ def parse(text: str, refused: tuple[str, ...] = (), empty: tuple[str, ...] = ())
     """
     if not text.startswith("<think>") or text.count("<think>") != 1 or text.count("</think>") != 1:
         raise ValueError("not one pair of think tags from the start on")
-    match = _ANSWER.fullmatch(text)
-    if match is None:
-        raise ValueError("no [EDIT] directly after the thinking")
-    inside, payload = match["inside"], match["payload"]
-    score = _only(r"^\[SCORE\] (10|\d)/10$", inside, "[SCORE]")
-    action = _only(r"^\[ACTION\] (edit|done)$", inside, "[ACTION]")
-    found = _THINKING.findall(inside)
-    thinking = found[0].strip() if len(found) == 1 else ""
+    inside, _, after = text.partition("</think>")
+    if not after.startswith("\n[EDIT] ") or after.upper().count("[EDIT]") != 1:
+        raise ValueError("not one [EDIT] directly after the thinking")
+    payload = after.removeprefix("\n[EDIT] ")
+    action = re.match(r"[ \t]*(edit|done)[ \t]*(?:[,\r\n]|\[[A-Z]|\Z)", _after_only("[ACTION]", inside), re.I)
+    if action is None:
+        raise ValueError("[ACTION] is neither edit nor done")
+    thinking = re.split(r"\[SOURCE_IMAGE\]", _after_only("[THINKING]", inside), maxsplit=1, flags=re.I)[0].strip()
     if not thinking or thinking.casefold() in refused:
-        raise ValueError("not one [THINKING] with a text")
+        raise ValueError("[THINKING] without a text")
+    verdict = Verdict(_score(text), thinking, _edit(action[1].lower(), payload, empty))
+    _check_order(verdict.to_text(0))
+    return verdict
+
+
+def _after_only(tag: str, inside: str) -> str:
+    """What follows the only occurrence of a tag."""
+    parts = re.split(re.escape(tag), inside, flags=re.I)
+    if len(parts) != 2:
+        raise ValueError(f"not one {tag}")
+    return parts[1]
+
+
+def _score(text: str) -> int:
+    lines = re.findall(r"^[ \t]*\[SCORE\](.*)$", text, re.I | re.M)
+    match = re.fullmatch(r"[ \t]*(\d\d?)[ \t]*/[ \t]*10[ \t]*", lines[0]) if len(lines) == 1 else None
+    if match is None or int(match[1]) > 10:
+        raise ValueError("not one line [SCORE] from 0/10 to 10/10")
+    return int(match[1])
+
+
+def _edit(action: str, payload: str, empty: tuple[str, ...]) -> str | None:
     if action == "done":
         if payload != "None":
             raise ValueError("done, but [EDIT] is not None")
-        return Verdict(int(score), thinking, None)
+        return None
     if payload.strip().casefold() in (*_NO_PAYLOAD, *empty):
-        return Verdict(int(score), thinking, None)
-    if payload != payload.strip() or any(tag in payload for tag in _TAGS):
-        raise ValueError("[EDIT] with spaces around it or protocol tags in it")
-    return Verdict(int(score), thinking, payload)
+        return None
+    if payload != payload.strip() or _PROTOCOL_TEXT.search(payload):
+        raise ValueError("[EDIT] with spaces around it or protocol text in it")
+    return payload
+
+
+def _check_order(answer: str) -> None:
+    """A second look at an answer in its strict form: each field begins a line, once and in order, and nothing else
+    looks like a field.
+
+    Raises:
+        ValueError: a line of the thinking looks like one.
+    """
+    inside = answer.partition("</think>")[0]
+    found = re.findall(r"^[ \t]*(\[[A-Z][A-Z _-]*\])", inside, re.M)
+    if tuple(found) != _FIELDS or "[EDIT]" in inside.upper():
+        raise ValueError("[THINKING] with what looks like another field")
 
 
 def in_form(verdict: critics.Verdict) -> Verdict:
     """A critic's verdict that asks for an edit, as the controller would have decided; the form's own tags are left out
     of its words."""
-    wrong, change = verdict.wrong or verdict.change, verdict.change
-    for tag in _TAGS:
-        wrong, change = wrong.replace(tag, ""), change.replace(tag, "")
-    return Verdict(round(10 * verdict.score), " ".join(wrong.split()), " ".join(change.split()))
-
-
-def _only(pattern: str, inside: str, tag: str) -> str:
-    found = re.findall(pattern, inside, re.M)
-    if len(found) != 1 or inside.count(tag) != 1:
-        raise ValueError(f"not one line {tag} of the right form")
-    return str(found[0])
+    wrong, change = (
+        " ".join(_PROTOCOL_TEXT.sub("", text).split()) for text in (verdict.wrong or verdict.change, verdict.change)
+    )
+    return Verdict(round(10 * verdict.score), wrong, change)
 
 
 def window_start(seed: int, index: int, turn: int, last: int, step: int = _RL_STEP) -> int:
@@ -181,9 +208,9 @@ class UMMReflection(Protocol):
 
     @staticmethod
     def _in_window(draw: Draw, seed: int, turn: int) -> Draw:
-        """With the stochastic steps of this edit: within the first half of the usual 50 time points."""
+        """With the stochastic steps of this edit: in the first half of the time points."""
         settings = draw.settings
-        last = max(0, min(25, settings.num_timesteps - 1) - settings.sde_window_size)
+        last = max(0, settings.num_timesteps // 2 - settings.sde_window_size)
         return replace(draw, settings=replace(settings, sde_window_start=window_start(seed, 0, turn, last)))
 
     def check(self, settings: Settings, usual: Settings, task: Task) -> None:

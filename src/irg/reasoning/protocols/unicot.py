@@ -40,10 +40,12 @@ class UniCoT(Protocol):
             yield Say(job.prompt)  # once more: the thinking follows the prompt said twice, the images do not
             thinking: Written = yield job.write()
             yield Forget(prompt.handles)
-            thought: Said = yield Say(thinking.text.strip())
-            context = thought.handles
-            drawn: Drawn = yield job.draw(0, tuple(range(context[-1] + 1)))  # the text branch is empty
+            thought: Said = yield Say(thinking.text)
+            drawn: Drawn = yield job.draw(0, tuple(range(thought.handles[-1] + 1)))  # the text branch is empty
             steps, image = [Step(thinking, drawn)], drawn.image
+            yield Forget(prompt.handles)
+            thought = yield Say(thinking.text.strip())
+            context = thought.handles
         for turn in range(1, job.settings.rounds + 1):
             critique = yield from job.consult(turn, image, steps[0].text if steps else None)
             if critique.stop:

@@ -1,6 +1,5 @@
 """Uni-CoT v0.2, its mode of reflection: first image from the prompt worded anew, then one edit a round."""
 
-import re
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -42,7 +41,7 @@ class UniCoT02(Protocol):
             yield Say(job.system)
             yield Say(job.prompt)
             thinking: Written = yield job.write()
-            thought = thinking.text
+            thought = thinking.text.strip()
             yield Forget()
             said: Said = yield Say(inside("think", thought))
             drawn: Drawn = yield job.draw(0, said.handles)
@@ -60,7 +59,7 @@ class UniCoT02(Protocol):
                 details = {"evaluation": evaluation.text}
                 if any(job.texts[name] in suggestion.text for name in STOP_PHRASES):
                     return [*steps, Step(suggestion, None, details, stop="done", critique=critique)]
-                edit = " ".join(inside("sugg", suggestion.text).split())
+                edit = inside("sugg", suggestion.text)
             yield Forget()
             look = job.look(image)
             shown: Said = yield look if look.vit_resize is None else replace(look, vit_resize=_DRAWING_VIT)
@@ -87,6 +86,7 @@ class UniCoT02(Protocol):
 
 
 def inside(tag: str, text: str) -> str:
-    """What stands in the last pair of tags, stripped; the whole text if there is none."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
-    return (found[-1] if found else text).strip()
+    """What stands between the last opening tag and the closing tag after it, in one line and stripped. Where a tag is
+    missing, the text reaches to that end."""
+    found = text.rpartition(f"<{tag}>")[2].partition(f"</{tag}>")[0].strip()
+    return found.replace("\n", " ").replace("\r", " ")
