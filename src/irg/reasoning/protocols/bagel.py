@@ -42,7 +42,5 @@ class Bagel(Protocol):
         return steps
 
     def text_names(self, task: Task, mode: str) -> tuple[str, ...]:
-        """Thinking has a system prompt; the rest has none."""
-        if mode != "think":
-            return ()
-        return ("answer",) if task == "ask" else ("think",)
+        """Its loop has no texts but the critic's."""
+        return super().text_names(task, mode) if mode == "think" and task != "improve" else ()

@@ -17,7 +17,7 @@ from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Operation, Progra
 from irg.model.network.config import ModelConfig
 from irg.reasoning.critique import NO_CRITIQUE, Critique, ask_critic
 from irg.reasoning.protocols.official_texts import OfficialText
-from irg.reasoning.settings import Fallback, Settings
+from irg.reasoning.settings import Fallback, Mode, Settings
 from irg.recipes import choose
 from irg.sequence.images import ResizeRule
 
@@ -134,6 +134,7 @@ class Protocol:
         name: as ``--protocol`` takes it.
         texts: official texts that its programs need, by name; the one named ``system`` is the system prompt.
         settings: its settings, over the defaults of :class:`Settings` (names as in ``with_options``).
+        tasks, modes: what it can be asked for.
         reflects: whether the model can reflect by itself; if not, its loop needs a critic.
         unused: settings that mean nothing here.
         max_rounds: the most rounds that make sense; None: any number.
@@ -144,6 +145,8 @@ class Protocol:
     name: ClassVar[str]
     texts: ClassVar[Mapping[str, OfficialText]] = {}
     settings: ClassVar[Mapping[str, Any]] = {}
+    tasks: ClassVar[tuple[Task, ...]] = ("generate", "improve", "edit", "ask")
+    modes: ClassVar[tuple[Mode, ...]] = ("direct", "think", "irg")
     reflects: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = ("look", "reflection_context", "stop_when_done")
     max_rounds: ClassVar[int | None] = None
@@ -224,6 +227,10 @@ class Protocol:
         Raises:
             ValueError: it does not.
         """
+        if task not in self.tasks:
+            raise ValueError(f"protocol {self.name!r} can't {task}; it can {', '.join(self.tasks)}")
+        if task != "improve" and settings.mode not in self.modes:
+            raise ValueError(f"protocol {self.name!r} has no mode {settings.mode!r}; it has {', '.join(self.modes)}")
         for name in self.unused:
             if getattr(settings, name) != getattr(usual, name):
                 raise ValueError(f"{name} has no meaning in protocol {self.name!r}")
@@ -240,7 +247,9 @@ class Protocol:
 
     def text_names(self, task: Task, mode: str) -> tuple[str, ...]:
         """The official texts that the programs of a task and mode need."""
-        return tuple(self.texts)
+        if task == "improve" or (task == "generate" and mode == "irg"):
+            return tuple(self.texts)
+        return (self.system_text(task),) if self.texts and mode == "think" else ()
 
     def system_text(self, task: Task) -> str:
         """The name of the text that is a task's system prompt."""

@@ -9,6 +9,7 @@ class RvR(Protocol):
     """RvR-7B-MoT refines an image once. Its folder has weights for first images (``ema``) and to refine (``rvr``)."""
 
     name = "rvr"
+    modes = ("direct", "irg")
     texts = PINNED_TEXTS["rvr"]
     max_rounds = 1
     settings = {

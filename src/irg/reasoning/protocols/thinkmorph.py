@@ -1,7 +1,7 @@
 """ThinkMorph (arXiv 2510.27492): answers a question, with images of its own between its thoughts."""
 
 from irg.engine.ops import Drawn, Handles, Program, Said, Say, Written
-from irg.reasoning.protocols.base import Job, Protocol, Step
+from irg.reasoning.protocols.base import Job, Protocol, Step, Task
 from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
 
 _IMAGE = "<image_start>"  # a thought that has it is followed by an image
@@ -12,7 +12,8 @@ class ThinkMorph(Protocol):
     branch holds system prompt and given images, the image branch system prompt and question."""
 
     name = "thinkmorph"
-    unused = (*Protocol.unused, "critic", "critic_fallback")  # there is no image that it could improve
+    tasks = ("generate", "edit", "ask")  # there is no image that it could improve
+    unused = (*Protocol.unused, "critic", "critic_fallback")
     texts = PINNED_TEXTS["thinkmorph"]
     settings = {
         "rounds": 3,
@@ -50,3 +51,7 @@ class ThinkMorph(Protocol):
     def ask(self, job: Job) -> Program:
         """A question about given images is what it was trained for."""
         return self.loop(job)
+
+    def text_names(self, task: Task, mode: str) -> tuple[str, ...]:
+        """The same system prompt for everything but drawing or editing at once."""
+        return tuple(self.texts) if task == "ask" else super().text_names(task, mode)

@@ -139,6 +139,7 @@ class UMMReflection(Protocol):
     """The published evaluation, one request at a time (the authors' pairs of requests share a renorm factor)."""
 
     name = "umm-reflection"
+    modes = ("direct", "irg")
     texts = PINNED_TEXTS["umm-reflection"]
     vae_resize = ResizeRule(512, 256, 8)
     vit_resize = ResizeRule(490, 112, 7)

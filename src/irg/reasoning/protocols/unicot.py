@@ -29,23 +29,32 @@ class UniCoT(Protocol):
         "improve_cfg_renorm_type": "text_channel",
     }
 
-    def loop(self, job: Job) -> Program:
-        """Thinking and image, then evaluation, suggestion and image until a suggestion says that all is good."""
+    def think(self, job: Job) -> Program:
+        """Prompt -> thinking -> image. The thinking follows the prompt said twice, the image the prompt said once."""
         yield Say(job.system)
         prompt: Said = yield Say(job.prompt)
+        yield Say(job.prompt)
+        thinking: Written = yield job.write()
+        yield Forget(prompt.handles)
+        thought: Said = yield Say(thinking.text)
+        drawn: Drawn = yield job.draw(0, tuple(range(thought.handles[-1] + 1)))  # the text branch is empty
+        return [Step(thinking, drawn)]
+
+    def loop(self, job: Job) -> Program:
+        """Thinking and image, then evaluation, suggestion and image until a suggestion says that all is good."""
         steps: list[Step] = []
         if job.task == "improve":
-            (image,), context = job.images, prompt.handles
+            (image,) = job.images
         else:
-            yield Say(job.prompt)  # once more: the thinking follows the prompt said twice, the images do not
-            thinking: Written = yield job.write()
-            yield Forget(prompt.handles)
-            thought: Said = yield Say(thinking.text)
-            drawn: Drawn = yield job.draw(0, tuple(range(thought.handles[-1] + 1)))  # the text branch is empty
-            steps, image = [Step(thinking, drawn)], drawn.image
-            yield Forget(prompt.handles)
-            thought = yield Say(thinking.text.strip())
-            context = thought.handles
+            steps = yield from self.think(job)
+            assert steps[0].image is not None
+            image = steps[0].image.image
+            yield Forget()
+        yield Say(job.system)
+        said: Said = yield Say(job.prompt)
+        if steps:
+            said = yield Say(steps[0].text.strip())
+        context = said.handles
         for turn in range(1, job.settings.rounds + 1):
             critique = yield from job.consult(turn, image, steps[0].text if steps else None)
             if critique.stop:
@@ -59,7 +68,7 @@ class UniCoT(Protocol):
             yield Forget(context)
             shown: Said = yield job.look(image)
             edit: Said = yield Say(reflected.text)
-            drawn = yield job.draw(turn, edit.handles, shown.handles)
+            drawn: Drawn = yield job.draw(turn, edit.handles, shown.handles)
             steps.append(replace(reflected, image=drawn))
             image = drawn.image
         return steps

@@ -31,21 +31,26 @@ class UniCoT02(Protocol):
         "improve_cfg_renorm_type": "text_channel",
     }
 
+    def think(self, job: Job) -> Program:
+        """Prompt -> thinking, which words it anew -> image from these words alone."""
+        yield Say(job.system)
+        yield Say(job.prompt)
+        thinking: Written = yield job.write()
+        yield Forget()
+        said: Said = yield Say(inside("think", thinking.text))
+        drawn: Drawn = yield job.draw(0, said.handles)
+        return [Step(thinking, drawn)]
+
     def loop(self, job: Job) -> Program:
-        """Thinking, image from the prompt that it words anew, then evaluation, suggestion and edit."""
+        """Thinking and image, then evaluation, suggestion and edit."""
         steps: list[Step] = []
         thought = ""
         if job.task == "improve":
             (image,) = job.images
         else:
-            yield Say(job.system)
-            yield Say(job.prompt)
-            thinking: Written = yield job.write()
-            thought = thinking.text.strip()
-            yield Forget()
-            said: Said = yield Say(inside("think", thought))
-            drawn: Drawn = yield job.draw(0, said.handles)
-            steps, image = [Step(thinking, drawn)], drawn.image
+            steps = yield from self.think(job)
+            assert steps[0].image is not None
+            image, thought = steps[0].image.image, steps[0].text.strip()
         for turn in range(1, job.settings.rounds + 1):
             critique = yield from job.consult(turn, image, thought or None)
             if critique.stop:
