@@ -81,7 +81,7 @@ class FakePipeline:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     pipeline = FakePipeline()
-    monkeypatch.setattr(running, "_load", lambda options, changes, *_: pipeline.loaded(changes))
+    monkeypatch.setattr(running, "load", lambda options, changes, *_: pipeline.loaded(changes))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IRG_DEBUG", raising=False)
     return pipeline
@@ -439,7 +439,7 @@ def events(prompts, seeds, settings):
     finally:
         CLEANUP
 pipeline._events = events
-running._load = lambda options, changes, *_: pipeline
+running.load = lambda *_: pipeline
 sys.argv = ["irg", "generate", "a", "b", "--out", "o"]
 sys.exit(cli.main())
 """

@@ -43,6 +43,7 @@ VALUES = {
     "reflection_context": ("prompt", "prompt"),
     "critic": ("self", "self"),
     "critic_fallback": ("keep", "keep"),
+    "negative_prompt": ("blurry", "blurry"),
     "num_timesteps": ("5", 5),
     "timestep_shift": ("2", 2.0),
     "cfg_text_scale": ("3", 3.0),

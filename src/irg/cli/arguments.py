@@ -32,13 +32,14 @@ import tyro
 from irg.critics.options import SELF, CriticOptions
 from irg.deprecation import old_names
 from irg.engine.settings import DrawSettings
-from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options
+from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options, of_later_images
 from irg.reasoning.sizes import PRESETS, parse_size
 
 T = TypeVar("T")
 CRITIC = "critic_"  # before the name of one of CriticOptions
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
 Lora = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH[:SCALE]")]
+FIRST = "First image: "  # begins the help of drawing settings without a prefix
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
 
@@ -69,19 +70,25 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
 
 
 def parse_with_settings(
-    kind: type[T], argv: Sequence[str], prog: str, description: str, without: Sequence[str] = ()
+    kind: type[T],
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+    without: Sequence[str] = (),
+    first_is_given: bool = False,
 ) -> tuple[T, dict[str, Any]]:
     """Read ``argv`` into ``kind`` and the settings of a request that the command line changes, by name.
 
     Args:
         without: settings that the command chooses itself; a field of ``kind`` takes the place of its namesake, too.
+        first_is_given: the command draws no first image, so the drawing settings are those of later images.
 
     Raises:
         ValueError: an argument is unknown, missing or of the wrong type; a setting's value is not acceptable, or has
             no meaning in the mode.
     """
     own = fields(kind)  # type: ignore[arg-type]
-    flags = _setting_flags((*without, *(one.name for one in own)))
+    flags = _setting_flags((*without, *(one.name for one in own)), first_is_given)
     renamed = {**old_names(kind), **old_names(flags)}
     if "no_stop_when_done" in (one.name for one in fields(flags)):
         renamed["always"] = "no_stop_when_done"
@@ -90,6 +97,8 @@ def parse_with_settings(
     extended = make_dataclass(kind.__name__, groups, bases=(kind,), frozen=True)
     given: Any = _parse(extended, _by_new_names(list(_flags_of_pairs(argv)), renamed), prog, description)
     changes = _changes(given.generation)
+    if first_is_given:
+        changes = of_later_images(changes)
     check_options(changes)
     values = {one.name: getattr(given, one.name) for one in own}
     if takes_critic:
@@ -118,12 +127,13 @@ def _parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T
 
 
 @cache
-def _setting_flags(without: tuple[str, ...]) -> type:
+def _setting_flags(without: tuple[str, ...], first_is_given: bool) -> type:
     """A dataclass with an optional field for each setting: kinds and help are those of ``Settings``."""
     made: list[tuple[str, Any, Any]] = []
     for name, kind, text, metadata in _settings():
-        if name in without:
+        if name in without or (first_is_given and name.startswith(IMPROVE)):
             continue
+        text = text.removeprefix(FIRST) if first_is_given else text
         given: Any = field(default=None, metadata=metadata)
         if kind is bool:
             made.append((name, Annotated[bool, _help(text)], field(default=False, metadata=metadata)))
@@ -145,7 +155,7 @@ def _help(text: str, metavar: str | None = None) -> Any:
 
 def _settings() -> Iterator[tuple[str, Any, str, Any]]:
     """(name, type, help, metadata) of every setting, in the order of the help."""
-    for owner, start, who in ((Settings, "", ""), (DrawSettings, "", "First image: "), (DrawSettings, IMPROVE, "")):
+    for owner, start, who in ((Settings, "", ""), (DrawSettings, "", FIRST), (DrawSettings, IMPROVE, "")):
         hints, texts = typing.get_type_hints(owner), _attribute_texts(owner)
         for one in fields(owner):
             if hints[one.name] is not DrawSettings:

@@ -5,6 +5,7 @@ With one request at a time its texts appear piece by piece; with several togethe
 
 import re
 from types import TracebackType
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,9 +19,16 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class Display:
     """Shows events; use it as a context manager, so that the terminal is left in order."""
 
-    def __init__(self, prompts: list[str], concurrent: int, to_stderr: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        prompts: list[str],
+        concurrent: int,
+        to_stderr: bool = False,
+        quiet: bool = False,
+        task: Literal["generate", "improve", "edit", "ask"] = "generate",
+    ) -> None:
         self._console = Console(stderr=to_stderr, quiet=quiet, highlight=False, markup=False)
-        self._prompts = prompts
+        self._prompts, self._task = prompts, task
         self._alone = concurrent == 1
         self._begun: set[int] = set()
         self._progress: Progress | None = None
@@ -81,7 +89,8 @@ class Display:
         return f"[{request + 1}/{len(self._prompts)}] " if len(self._prompts) > 1 else ""
 
     def _heading(self, request: int, turn: int) -> str:
-        return f"{self._label(request)}{'Reflection' if turn else 'Thinking'}: "
+        what = {"edit": "Thinking", "ask": "Answer"}.get(self._task, "Reflection" if turn else "Thinking")
+        return f"{self._label(request)}{what}: "
 
     def _open(self, request: int, turn: int) -> None:
         if self._writing == (request, turn):
@@ -106,8 +115,9 @@ class Display:
             )
             self._progress.start()
         if key not in self._tasks:
-            what = f"Improved image {event.turn}" if event.turn > 1 else "Improved image"
-            name = self._label(event.request) + (what if event.turn else "First image")
+            later = f"Improved image {event.turn}" if event.turn > 1 else "Improved image"
+            what = "Edited image" if self._task == "edit" else later if event.turn else "First image"
+            name = self._label(event.request) + what
             self._tasks[key] = self._progress.add_task(name, total=event.total)
         self._progress.update(self._tasks[key], completed=event.step, total=event.total)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from irg.cli.arguments import parse_with_settings
-from irg.cli.requests import collect, drawn_seed
+from irg.cli.requests import Request, collect, drawn_seed
 from irg.cli.running import DrawingOptions, run
 
 
@@ -31,5 +31,7 @@ def main(argv: Sequence[str]) -> int:
     """
     what = "Draw images: think, draw, look, reflect, draw better."
     options, changes = parse_with_settings(GenerateOptions, argv, "irg generate", what)
-    requests = collect(options.prompts, options.prompts_file, drawn_seed(options.seed), options.num_images)
+    seed = drawn_seed(options.seed)
+    given = [Request(prompt, seed) for prompt in options.prompts]
+    requests = collect(given, options.prompts_file, seed, options.num_images, 'irg generate "a red apple"')
     return run("irg generate", options, requests, changes)

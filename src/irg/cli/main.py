@@ -24,6 +24,9 @@ Table = Mapping[str, tuple[str, "str | Command | Table"]]
 
 COMMANDS: Table = {
     "generate": ("draw images: think, draw, look, reflect, draw better", "irg.cli.generate:main"),
+    "improve": ("improve images of your own: look, reflect, draw better", "irg.cli.improve:main"),
+    "edit": ("edit images as an instruction says", "irg.cli.edit:main"),
+    "ask": ("ask about images", "irg.cli.ask:main"),
     "model": (
         "look into model folders, convert them, make random ones",
         {

@@ -28,11 +28,12 @@ class Output:
         """
         self.overwrite = overwrite
         self.several = len(requests) > 1
-        stem = f"{slug(requests[0].prompt)}-{requests[0].seed}" + (f"-x{len(requests)}" if self.several else "")
+        names = [f"{slug(one.images[0].stem if one.images else one.prompt)}-{one.seed}" for one in requests]
+        stem = names[0] + (f"-x{len(requests)}" if self.several else "")
         self._default = Path("irg-out") / stem if out is None else None
         self.folder = _unused(self._default) if self._default else Path(str(out)).expanduser()
         self.saved: list[tuple[str, Trajectory]] = []
-        self._names = _distinct([f"{slug(one.prompt)}-{one.seed}" for one in requests])
+        self._names = _distinct(names)
         if self.several:
             _check_group(self.folder, overwrite)
             if overwrite:

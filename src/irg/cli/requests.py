@@ -1,24 +1,26 @@
-"""Which images are asked for: prompts from the command line and from files, a seed for each image."""
+"""What is asked for: prompts and given images from the command line and from files, a seed for each request."""
 
 import csv
 import io
 import json
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from irg.reasoning.settings import check_prompt, check_seed
 
 
 @dataclass(frozen=True)
 class Request:
-    """One image: its prompt and its seed."""
+    """A prompt (an instruction, a question), a seed, and the image files that it is about."""
 
     prompt: str
     seed: int
+    images: tuple[Path, ...] = ()
 
 
 def drawn_seed(seed: int | Literal["random"]) -> int:
@@ -26,79 +28,117 @@ def drawn_seed(seed: int | Literal["random"]) -> int:
     return secrets.randbelow(2**32) if seed == "random" else seed
 
 
-def collect(prompts: Sequence[str], prompts_file: str | None, seed: int, copies: int) -> list[Request]:
-    """All requests, in order; each prompt ``copies`` times with the seeds that follow its own.
+def images_and_text(words: Sequence[str], example: str) -> tuple[tuple[Path, ...], str]:
+    """The image files and the text after them.
 
     Raises:
-        ValueError: a prompt, a seed, the number of copies or a line of the file is not acceptable; or no prompt.
+        ValueError: one of them is missing.
+    """
+    if len(words) < 2 or Path(words[-1]).is_file():
+        raise ValueError(f"image files and then a text in quotes are needed; for example: {example}")
+    return tuple(Path(word) for word in words[:-1]), words[-1]
+
+
+def collect(
+    given: Sequence[Request], file: str | None, seed: int, copies: int, example: str, with_images: bool = False
+) -> list[Request]:
+    """All requests, in order: those of the command line, then those of ``file``; each ``copies`` times with the seeds
+    that follow its own.
+
+    Args:
+        example: a command that would be right, for the message when there is no request.
+        with_images: the file's requests are about images.
+
+    Raises:
+        ValueError: a prompt, a seed, the number of copies or a line of the file is not acceptable; or no request.
     """
     if type(copies) is not int or not 1 <= copies <= 10_000:
         raise ValueError(f"-n must be a whole number from 1 to 10000, got {copies}")
-    wanted = [Request(check_prompt(prompt), seed) for prompt in prompts]
-    if prompts_file is not None:
-        wanted += _read(prompts_file, seed)
+    wanted = [replace(one, prompt=check_prompt(one.prompt)) for one in given]
+    if file is not None:
+        wanted += _read(file, seed, with_images)
     if not wanted:
-        raise ValueError('no prompt is given; for example: irg generate "a red apple"')
-    return [Request(one.prompt, check_seed(one.seed + copy)) for one in wanted for copy in range(copies)]
+        raise ValueError(f"no prompt is given; for example: {example}")
+    return [replace(one, seed=check_seed(one.seed + copy)) for one in wanted for copy in range(copies)]
 
 
-def _read(name: str, seed: int) -> list[Request]:
-    """A file of one prompt a line, of JSON lines ``{"prompt": ..., "seed": ...}``, or (``.csv``, ``.tsv``) of columns
-    with these names; ``-`` is standard input."""
+def _read(name: str, seed: int, with_images: bool) -> list[Request]:
+    """A file of one prompt a line, of JSON lines ``{"prompt": ..., "seed": ...}`` (with ``image`` or ``images``, where
+    they are asked for), or (``.csv``, ``.tsv``) of columns with these names; ``-`` is standard input."""
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise ValueError(f"{name}: can't read the prompts: {error.strerror or error}") from error
     raw = raw.removeprefix(b"\xef\xbb\xbf")
+    title, folder = ("standard input", Path()) if name == "-" else (name, Path(name).parent)
     delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(name).suffix.lower())
-    if delimiter:
-        requests = list(_from_table(raw, delimiter, seed, name))
-    else:
-        requests = list(_requests(raw, seed, "standard input" if name == "-" else name))
+    fields = ("prompt", "seed", "image", "images") if with_images else ("prompt", "seed")
+    requests = []
+    for where, entry in _table_rows(raw, delimiter, title, fields) if delimiter else _lines(raw, title):
+        try:
+            requests.append(_request(entry(), seed, folder, fields))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     if not requests:
         raise ValueError(f"{name}: holds no prompt")
     return requests
 
 
-def _requests(raw: bytes, seed: int, name: str) -> Iterator[Request]:
+_Entries = Iterator[tuple[str, Callable[[], dict[str, Any]]]]  # (file and line, what makes its fields or complains)
+
+
+def _lines(raw: bytes, title: str) -> _Entries:
     for number, line in enumerate(raw.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = line.decode("utf-8").strip()
-            yield _from_json(text, seed) if text.startswith("{") else Request(check_prompt(text), seed)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name}, line {number}: not UTF-8 text") from error
-        except ValueError as error:
-            raise ValueError(f"{name}, line {number}: {error}") from error
+        if line.strip():
+            yield f"{title}, line {number}", partial(_fields_of_line, line)
 
 
-def _from_table(raw: bytes, delimiter: str, seed: int, name: str) -> Iterator[Request]:
-    """The rows of a CSV file: column ``prompt``, and ``seed`` if there is one; other columns are left alone."""
+def _fields_of_line(line: bytes) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8 text") from error
+    if not text.startswith("{"):
+        return {"prompt": text}
+    try:
+        entry: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"starts with '{{' but is not valid JSON: {error}") from error
+    return entry
+
+
+def _table_rows(raw: bytes, delimiter: str, title: str, fields: Sequence[str]) -> _Entries:
+    """The rows of a CSV file with a column ``prompt``; columns that are no field are left alone."""
     try:
         rows = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter=delimiter, strict=True)
         if "prompt" not in (rows.fieldnames or ()):
-            raise ValueError(f"{name}: the first line must name the columns, one of them prompt")
+            raise ValueError(f"{title}: the first line must name the columns, one of them prompt")
         for row in rows:
-            try:
-                own = (row.get("seed") or "").strip()
-                yield Request(check_prompt(row["prompt"] or ""), check_seed(int(own)) if own else seed)
-            except ValueError as error:
-                raise ValueError(f"{name}, line {rows.line_num}: {error}") from error
+            yield f"{title}, line {rows.line_num}", partial(_fields_of_row, {name: row.get(name) for name in fields})
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 text") from error
+        raise ValueError(f"{title}: not UTF-8 text") from error
     except csv.Error as error:
-        raise ValueError(f"{name}: not a CSV file: {error}") from error
+        raise ValueError(f"{title}: not a CSV file: {error}") from error
 
 
-def _from_json(text: str, seed: int) -> Request:
-    try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"starts with '{{' but is not valid JSON: {error}") from error
-    unknown = sorted(set(entry) - {"prompt", "seed"})
+def _fields_of_row(row: dict[str, str | None]) -> dict[str, Any]:
+    entry: dict[str, Any] = {name: text for name, text in row.items() if text and text.strip()}
+    if entry.get("seed", "").strip().isdecimal():
+        entry["seed"] = int(entry["seed"])
+    return {"prompt": ""} | entry
+
+
+def _request(entry: Mapping[str, Any], seed: int, folder: Path, fields: Sequence[str]) -> Request:
+    """A request from its fields; relative paths of images begin at ``folder``."""
+    unknown = sorted(set(entry) - set(fields))
     if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r}; the fields are prompt and seed")
+        raise ValueError(f"unknown field {unknown[0]!r}; the fields are {', '.join(fields)}")
     if "prompt" not in entry:
         raise ValueError("the field 'prompt' is missing")
-    return Request(check_prompt(entry["prompt"]), check_seed(entry.get("seed", seed)))
+    images = entry.get("images", [entry["image"]] if "image" in entry else [])
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise ValueError("the field 'image' must be a path, 'images' a list of paths")
+    if "image" in fields and not images:
+        raise ValueError("the field 'image' is missing (or 'images' for several)")
+    paths = tuple(folder / Path(image).expanduser() for image in images)
+    return Request(check_prompt(entry["prompt"]), check_seed(entry.get("seed", seed)), paths)

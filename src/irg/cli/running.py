@@ -15,6 +15,8 @@ from irg.cli.output import Output
 from irg.cli.requests import Request
 from irg.critics import CriticOptions
 from irg.critics.options import SELF
+from irg.image_files import open_image
+from irg.reasoning.settings import SIZE, Settings
 from irg.results.folder import JSON_NAME, REPORT_NAME
 from irg.results.trajectory import Trajectory
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from irg.cli.display import Display
     from irg.reasoning.critique import Critics
     from irg.reasoning.pipeline import IRGPipeline
+    from irg.reasoning.protocols.base import Task
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,19 @@ class DrawingOptions(ModelOptions):
     critic_options: Annotated[CriticOptions, Suppress] = field(default_factory=CriticOptions)
 
 
-def run(command: str, options: DrawingOptions, requests: Sequence[Request], changes: dict[str, Any]) -> int:
+def run(
+    command: str,
+    options: DrawingOptions,
+    requests: Sequence[Request],
+    changes: dict[str, Any],
+    task: "Task" = "generate",
+) -> int:
     """Load the model, run all requests and write each result as soon as it is finished; returns the exit code.
 
     Args:
         command: its name, for messages.
         changes: settings by name, over the model's own.
+        task: what the requests are; all but ``generate`` are about images.
 
     Raises:
         ValueError: an option, the model or a setting is not acceptable.
@@ -65,15 +75,19 @@ def run(command: str, options: DrawingOptions, requests: Sequence[Request], chan
 
     critics = Critics(options.critic_options)
     concurrent = min(options.batch_size or len(requests), len(requests))
-    display = Display([one.prompt for one in requests], concurrent, to_stderr=options.json, quiet=options.quiet)
+    display = Display(titles(requests), concurrent, to_stderr=options.json, quiet=options.quiet, task=task)
     interrupted, failed = False, 0
     try:
         with display:
             if options.seed == "random":
                 display.note(f"Seed: {requests[0].seed}")
             critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
-            pipe = _load(options, changes, critics, display)
-            failed = _draw(command, pipe, requests, options, output, display)
+            check_images(requests, display)
+            pipe = load(options, changes, display, critics)
+            settings = pipe.defaults
+            if task != "generate" and not changes.keys() & {SIZE, "width", "height"}:
+                settings = settings.sized_by_image()
+            failed = _draw(command, task, pipe, settings, requests, options, output, display)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -89,7 +103,25 @@ def run(command: str, options: DrawingOptions, requests: Sequence[Request], chan
     return 130 if interrupted else 2 if failed else 0
 
 
-def _load(options: ModelOptions, changes: dict[str, Any], critics: "Critics", display: "Display") -> "IRGPipeline":
+def titles(requests: Sequence[Request]) -> list[str]:
+    """What the terminal shows of each request."""
+    return [": ".join([*filter(None, [", ".join(map(str, one.images))]), one.prompt]) for one in requests]
+
+
+def check_images(requests: Sequence[Request], display: "Display") -> None:
+    """Read every given image once, before the model is loaded.
+
+    Raises:
+        ValueError: one can't be read; it is named.
+    """
+    for path in dict.fromkeys(path for one in requests for path in one.images):
+        open_image(path, display.note)
+
+
+def load(
+    options: ModelOptions, changes: dict[str, Any], display: "Display", critics: "Critics | None" = None
+) -> "IRGPipeline":
+    """The pipeline, with the settings of the command line as its own."""
     display.note(f"Loading {options.model} ...")
     from irg.reasoning.pipeline import IRGPipeline
 
@@ -107,7 +139,9 @@ def _load(options: ModelOptions, changes: dict[str, Any], critics: "Critics", di
 
 def _draw(
     command: str,
+    task: "Task",
     pipe: "IRGPipeline",
+    settings: Settings,
     requests: Sequence[Request],
     options: DrawingOptions,
     output: Output,
@@ -119,7 +153,9 @@ def _draw(
 
     failed = 0
     prompts, seeds = [one.prompt for one in requests], [one.seed for one in requests]
-    with closing(pipe.stream(prompts, seeds, pipe.defaults, options.batch_size)) as events:
+    images = [one.images for one in requests]
+    about: dict[str, Any] = {} if task == "generate" else {"task": task, "images": images}
+    with closing(pipe.stream(prompts, seeds, settings, options.batch_size, **about)) as events:
         for event in events:
             if isinstance(event, Failed):
                 failed += 1
@@ -132,7 +168,9 @@ def _draw(
                 display.error(f"{command}: {event.trajectory.prompt[:60]!r}: {problem}")
             folder = output.save(event.request, event.trajectory)
             if options.json:
-                print(json.dumps(_summary(event.request, folder, event.trajectory)), flush=True)
+                summary = _summary(event.request, folder, event.trajectory)
+                given = [str(path) for path in images[event.request]]
+                print(json.dumps(summary | ({"given": given} if given else {})), flush=True)
             elif options.quiet:
                 print(folder, flush=True)
             else:

@@ -2,18 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
 from irg.engine.ops import Written
+from irg.image_files import ImageSource, open_image
 from irg.model.network.config import ModelConfig
 from irg.reasoning.critique import Critics
 from irg.reasoning.protocols.base import Job, Protocol, Step, Task
 from irg.reasoning.protocols.selection import ProtocolTexts
-from irg.reasoning.settings import Settings, check_prompt
+from irg.reasoning.settings import Settings, check_negative_prompt, check_prompt
 from irg.reasoning.sizes import ImageSizes
 from irg.results.trajectory import Trajectory, Turn
+
+_NEEDED_IMAGES: dict[Task, str] = {
+    "generate": "no image",
+    "improve": "one image",
+    "edit": "at least one image",
+    "ask": "at least one image",
+}
 
 
 @dataclass(frozen=True)
@@ -38,39 +47,51 @@ class Jobs:
     loaded: Mapping[str, Any] = field(default_factory=dict)
 
     def make(
-        self, prompt: str, settings: Settings, seed: int, task: Task = "generate", images: Sequence[Image] = ()
+        self, prompt: str, settings: Settings, seed: int, task: Task = "generate", images: Sequence[ImageSource] = ()
     ) -> Job:
-        """The job of a request. Official texts that it needs are read now.
+        """The job of a request. Its images and the official texts that it needs are read now.
 
         Raises:
-            ValueError: the prompt or the size is not usable, the protocol has no such request, or a text can't be had.
+            ValueError: the prompt, an image or the size is not usable, the protocol has no such request, or a text
+                can't be had.
         """
         check_prompt(prompt)
-        height, width = self._size(settings, images)
+        check_negative_prompt(settings, task)
+        if bool(images) != (task != "generate") or (task == "improve" and len(images) > 1):
+            raise ValueError(f"{task} needs {_NEEDED_IMAGES[task]}, got {len(images)}")
+        given = [self._given(image) for image in images]
+        height, width = self._size(settings, given)
         self.protocol.check(replace(settings, height=height, width=width), self.usual, task)
         texts = self.texts.read(task, settings.mode)
         system = self.texts.system(task, texts)
         options = self.protocol.job_options(self.config)
         options["critic"] = self.critics.get(settings.critic)
         options["critic_fallback"] = settings.critic_fallback if self.protocol.reflects else "keep"
-        return Job(prompt, system, settings, height, width, task, tuple(images), texts, seed, **options)
+        return Job(prompt, system, settings, height, width, task, tuple(given), texts, seed, **options)
 
-    def _size(self, settings: Settings, images: Sequence[Image]) -> tuple[int, int]:
-        """Height and width to draw: as set, or as the last given image is brought to, or the model's own."""
-        own = (self.usual.height, self.usual.width)
-        height, width = settings.height or own[0], settings.width or own[1]
-        if images and (height, width) == own:
-            rule = self.protocol.job_options(self.config).get("vae_resize") or self.config.vae_resize
-            width, height = rule.size(*images[-1].size)
+    def _given(self, source: ImageSource) -> Image:
+        """A given image as the autoencoder takes it; the ViT's rule is applied to that, as BAGEL does it."""
+        image = open_image(source)
+        rule = self.protocol.job_options(self.config).get("vae_resize") or self.config.vae_resize
+        try:
+            rule.check(*image.size)
+        except ValueError as error:
+            name = f"{source}: " if isinstance(source, str | Path) else "the image's "
+            raise ValueError(f"{name}{error}") from error
+        return rule.resized(image)
+
+    def _size(self, settings: Settings, given: Sequence[Image]) -> tuple[int, int]:
+        """Height and width to draw: as set, or those of the last given image, or the model's own."""
+        width, height = settings.width or self.usual.width, settings.height or self.usual.height
+        if given and settings.width is None:
+            width, height = given[-1].size
         assert height is not None and width is not None
         self.sizes.check(width, height)
         return height, width
 
     def trajectory(self, job: Job, steps: Sequence[Step]) -> Trajectory:
         """What a job's steps became."""
-        turns = []
-        if job.task == "improve":
-            turns.append(Turn(None, job.images[0], given=True))
+        turns = [Turn(None, image, given=True) for image in job.images]
         turns += [_turn(job, index, step) for index, step in enumerate(steps, len(turns))]
         settings = replace(job.settings, height=job.height, width=job.width).to_dict()
         last = steps[-1]

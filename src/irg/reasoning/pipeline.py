@@ -19,6 +19,7 @@ from irg.deprecation import warn
 from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.runner import Runner
+from irg.image_files import ImageSource
 from irg.model.network.config import ModelConfig
 from irg.model.placement.devices import parse_devices
 from irg.model.placement.loading import load_with_plan
@@ -32,12 +33,13 @@ from irg.model.weights.weight_sets import set_name
 from irg.reasoning.critique import Critics
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs
+from irg.reasoning.negative_prompt import with_negative_prompt
 from irg.reasoning.prompts import BAGEL_PROFILE
-from irg.reasoning.protocols.base import Job, Protocol, find
+from irg.reasoning.protocols.base import Job, Protocol, Task, find
 from irg.reasoning.protocols.irg import redraw
 from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
 from irg.reasoning.protocols.selection import ProtocolTexts, select_protocol, usual_settings
-from irg.reasoning.settings import SIZE, Settings, check_seed, with_options
+from irg.reasoning.settings import SIZE, Settings, check_seed, of_later_images, with_options
 from irg.reasoning.sizes import ImageSizes, parse_size
 from irg.results.trajectory import Trajectory
 
@@ -229,8 +231,95 @@ class IRGPipeline:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         chosen = with_options(settings or self.defaults, options, self.sizes)
+        events = self.stream(prompts, self._seeds(seed, len(prompts)), chosen, batch_size)
+        outputs = self._outputs(events, callback_on_step_end)
+        return outputs[0] if isinstance(prompt, str) else outputs
+
+    def improve(
+        self,
+        image: ImageSource,
+        prompt: str,
+        *,
+        seed: int | None = None,
+        settings: Settings | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        **options: Any,
+    ) -> IRGOutput:
+        """Look at an image, reflect, and draw it better, ``rounds`` times at most. It is the trajectory's turn 0.
+
+        Args:
+            image: a path, the bytes of a file, or a Pillow image.
+            prompt: what it should show.
+            options: as in a call; the size is the image's, brought to one that the network takes, if none is set.
+                Drawing settings need no ``improve_`` before them.
+
+        Raises:
+            ValueError: the image, the prompt, the seed or a setting is not usable.
+            GenerationError: the request failed while it ran.
+        """
+        chosen = self._about_images(settings, options)
+        events = self.stream([prompt], self._seeds(seed, 1), chosen, task="improve", images=[[image]])
+        return self._outputs(events, callback_on_step_end)[0]
+
+    def edit(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        instruction: str,
+        *,
+        think: bool = False,
+        seed: int | None = None,
+        settings: Settings | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        **options: Any,
+    ) -> IRGOutput:
+        """Edit an image, or make one of several, as an instruction says. The trajectory's first turns are the images.
+
+        Args:
+            images: paths, bytes of files, or Pillow images; the model sees them together, in order.
+            think: let the model think before it draws.
+            options: see :meth:`improve`; the size is the last image's.
+
+        Raises:
+            ValueError: an image, the instruction, the seed or a setting is not usable.
+            GenerationError: the request failed while it ran.
+        """
+        chosen = self._about_images(settings, options | {"mode": "think" if think else "direct"})
+        events = self.stream([instruction], self._seeds(seed, 1), chosen, task="edit", images=[_several(images)])
+        return self._outputs(events, callback_on_step_end)[0]
+
+    def ask(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        question: str,
+        *,
+        think: bool = False,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        settings: Settings | None = None,
+    ) -> str:
+        """The model's answer to a question about images; see :meth:`edit`.
+
+        Raises:
+            ValueError: an image, the question, the seed or a setting is not usable.
+            GenerationError: the request failed while it ran.
+        """
+        given = {"mode": "think" if think else "direct", "max_think_tokens": max_tokens, "temperature": temperature}
+        options = {name: value for name, value in given.items() if value is not None}
+        chosen = self._about_images(settings, options)
+        events = self.stream([question], self._seeds(seed, 1), chosen, task="ask", images=[_several(images)])
+        return self._outputs(events, None)[0].trajectory.answer or ""
+
+    def _about_images(self, settings: Settings | None, options: Mapping[str, Any]) -> Settings:
+        """The settings of a request about given images."""
+        return with_options(settings or self.defaults.sized_by_image(), of_later_images(options), self.sizes)
+
+    def _outputs(
+        self, stream: Generator[Event, None, None], callback_on_step_end: StepCallback | None
+    ) -> list[IRGOutput]:
+        """Run a stream to its end; the first failure is raised."""
         done: dict[int, Trajectory] = {}
-        with closing(self.stream(prompts, self._seeds(seed, len(prompts)), chosen, batch_size)) as events:
+        with closing(stream) as events:
             for event in events:
                 if isinstance(event, Finished):
                     done[event.request] = event.trajectory
@@ -239,8 +328,7 @@ class IRGPipeline:
                 elif isinstance(event, DenoiseStep) and callback_on_step_end is not None:
                     info = {"request": event.request, "turn": event.turn, "total": event.total}
                     callback_on_step_end(self, event.step, event.time, info | {"latents": event.latents})
-        outputs = [IRGOutput(done[i]) for i in range(len(prompts))]
-        return outputs[0] if isinstance(prompt, str) else outputs
+        return [IRGOutput(done[i]) for i in range(len(done))]
 
     def stream(
         self,
@@ -248,6 +336,9 @@ class IRGPipeline:
         seeds: Sequence[int] | None = None,
         settings: Settings | None = None,
         batch_size: int | None = None,
+        *,
+        task: Task = "generate",
+        images: Sequence[Sequence[ImageSource]] = (),
     ) -> Generator[Event, None, None]:
         """Run prompts and yield what happens as it happens; at most ``batch_size`` (None: 8, or as many as memory has
         room for) run at a time.
@@ -255,19 +346,30 @@ class IRGPipeline:
         Any number of streams may be open at once, in any threads: each has its own requests and events. Closing one
         drops its own requests only.
 
+        Args:
+            task: ``generate``; ``improve``: the prompt says what the given image should show; ``edit``: the prompt is
+                an instruction for the given images; ``ask``: it is a question about them.
+            images: for every task but ``generate``, the given images of each prompt: paths, bytes of files, or Pillow
+                images. Without a size in ``settings`` images are drawn in the size of the last one given.
+
         Raises:
-            ValueError: a prompt, seed, setting or the batch size is not usable; raised before anything runs.
+            ValueError: a prompt, image, seed, setting or the batch size is not usable; raised before anything runs.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        settings = settings or self.defaults
+        settings = settings or (self.defaults if task == "generate" else self.defaults.sized_by_image())
+        given = list(images) or [()] * len(prompts)
+        if len(given) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need images for each of them, got {len(given)}")
         seeds = self._seeds(None if seeds is None else list(seeds), len(prompts))
-        jobs = [self.jobs.make(prompt, settings, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        requests = zip(prompts, seeds, given, strict=True)
+        jobs = [self.jobs.make(prompt, settings, seed, task, own) for prompt, seed, own in requests]
         return self._stream(jobs, self._limit(batch_size))
 
     def _stream(self, jobs: Sequence[Job], limit: int) -> Generator[Event, None, None]:
         with self.engine.session(limit) as session:
             for job in jobs:
-                session.add(self.protocol.program(job), job.seed, turn=int(job.task == "improve"))
+                program = with_negative_prompt(self.protocol.program(job), job.settings.negative_prompt)
+                session.add(program, job.seed, turn=len(job.images))
             for event in session:
                 i = event.request
                 if isinstance(event, RequestDone):
@@ -341,6 +443,10 @@ class IRGPipeline:
         if len(seeds) != count:
             raise ValueError(f"{count} prompts need as many seeds (or one for all), got {len(seeds)}")
         return [check_seed(s) for s in seeds]
+
+
+def _several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
+    return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
 
 
 def _image_sizes(config: ModelConfig, usual: Settings) -> ImageSizes:

@@ -52,6 +52,7 @@ class Settings:
         critic: for ``irg``: who reflects and decides when it is done: ``self`` (the model), ``endpoint:MODEL``,
             ``hf:MODEL`` or a plug-in's name (``docs/critics.md``).
         critic_fallback: what is done when the critic fails: the model reflects itself, or ``keep`` the image and end.
+        negative_prompt: what guidance leads away from: it stands in the unconditional text branch.
         initial: how the first image is drawn.
         improving: how every later image is drawn.
 
@@ -74,6 +75,7 @@ class Settings:
     reflection_context: ReflectionContext = renamed(was="recall", default="all")
     critic: str = SELF
     critic_fallback: Fallback = "self"
+    negative_prompt: str = ""
     initial: DrawSettings = field(default_factory=DrawSettings)
     improving: DrawSettings = IMPROVING
 
@@ -100,9 +102,18 @@ class Settings:
             whole(self, "max_reflect_tokens", 1, 1_000_000)
         whole(self, "top_k", 0, 1_000_000, "0 is off")
         number(self, "top_p", 0.0, 1.0, "1 is off", above=True)
+        if self.negative_prompt != "":
+            try:
+                check_prompt(self.negative_prompt)
+            except ValueError as error:
+                raise ValueError(f"negative_prompt: {error}") from error
         for name in ("initial", "improving"):
             if not isinstance(getattr(self, name), DrawSettings):
                 raise ValueError(f"{name} must be a DrawSettings, got {getattr(self, name)!r}")
+
+    def sized_by_image(self) -> "Settings":
+        """The same without a size: requests about a given image take its own."""
+        return replace(self, height=None, width=None)
 
     def draw(self, turn: int) -> DrawSettings:
         """How the image of turn ``turn`` (0 is the first) is drawn."""
@@ -120,6 +131,9 @@ class Settings:
             ValueError: a field is unknown, mistyped or out of range; nested ones are named ``initial.cfg_interval``.
         """
         return build(cls, data)
+
+
+LOOP_SETTINGS = tuple(name for name in Settings.__dataclass_fields__ if name.startswith(_LATER))
 
 
 def with_options(settings: Settings, options: Mapping[str, Any], sizes: ImageSizes | None = None) -> Settings:
@@ -173,6 +187,19 @@ def _with_pixels(options: Mapping[str, Any], sizes: ImageSizes | None) -> Mappin
     return rest | {"width": pixels[0], "height": pixels[1]}
 
 
+def of_later_images(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options for requests whose first image is given: a drawing setting without a prefix is that of later images.
+
+    Raises:
+        ValueError: it is there with the prefix, too.
+    """
+    renamed_options = {IMPROVE + name if name in DRAW_FIELDS else name: value for name, value in options.items()}
+    if len(renamed_options) < len(options):
+        twice = next(name for name in options if IMPROVE + name in options)
+        raise ValueError(f"{twice} and {IMPROVE}{twice} are the same where the first image is given")
+    return renamed_options
+
+
 def check_options(options: Mapping[str, Any]) -> None:
     """Check settings by name before a model is there: what they are called, their values, and that the mode uses them.
 
@@ -204,6 +231,19 @@ def check_prompt(prompt: str) -> str:
     if size > MAX_PROMPT_BYTES:
         raise ValueError(f"the prompt has {size:,} bytes; at most {MAX_PROMPT_BYTES:,} are taken")
     return prompt
+
+
+def check_negative_prompt(settings: Settings, task: str) -> None:
+    """Check that a negative prompt has an effect.
+
+    Raises:
+        ValueError: no image of the request is drawn with guidance by the text.
+    """
+    drawn = [settings.improving] if task != "generate" else [settings.initial]
+    if task == "generate" and settings.mode == "irg":
+        drawn.append(settings.improving)
+    if settings.negative_prompt and all(one.cfg_text_scale <= 1 for one in drawn):
+        raise ValueError("negative_prompt has no effect without guidance by the text: set cfg_text_scale above 1")
 
 
 def check_seed(seed: int) -> int:

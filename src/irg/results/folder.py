@@ -1,10 +1,12 @@
 """A result's folder: which files it holds, when it may be written, and how its images are written and read.
 
 ``trajectory.json``, ``report.html`` (the same to look at) and the images: ``initial.png`` of turn 0, then
-``improved.png``, ``improved-2.png``, ``improved-3.png`` ... of the turns after it.
+``improved.png``, ``improved-2.png``, ``improved-3.png`` ... of the turns after it. Several given images are
+``given-1.png``, ``given-2.png``, ... in the place of ``initial.png``.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,16 @@ JSON_NAME, REPORT_NAME = "trajectory.json", "report.html"
 _MODES = ("RGB", "RGBA", "L", "LA")
 
 
-def image_name(turn: int) -> str:
-    """The file of a turn's image: initial.png, improved.png, improved-2.png, ..."""
+def image_name(turn: int, given: int = 0) -> str:
+    """The file of a turn's image: initial.png, improved.png, improved-2.png, ...
+
+    Args:
+        given: how many of the first turns' images were given.
+    """
+    if given > 1:
+        if turn < given:
+            return f"given-{turn + 1}.png"
+        turn -= given - 1
     if turn == 0:
         return "initial.png"
     return "improved.png" if turn == 1 else f"improved-{turn}.png"
@@ -94,6 +104,5 @@ def read_image(folder: Path, name: str) -> Image.Image:
 
 
 def _is_ours(name: str) -> bool:
-    middle = name.removeprefix("improved-").removesuffix(".png")
-    numbered = name == f"improved-{middle}.png" and middle.isdigit()
+    numbered = re.fullmatch(r"(improved|given)-[0-9]+\.png", name) is not None
     return numbered or name in (JSON_NAME, REPORT_NAME, image_name(0), image_name(1))

@@ -18,7 +18,7 @@ def png_info(details: dict[str, Any]) -> PngImagePlugin.PngInfo:
 
 
 def parameters_text(details: dict[str, Any]) -> str:
-    """The prompt, then one line of ``Name: value`` pairs."""
+    """The prompt, the negative prompt if there is one, then one line of ``Name: value`` pairs."""
     drawing = details.get("settings", {})
     low, high = drawing.get("cfg_interval", (None, None))
     pairs = {
@@ -37,7 +37,8 @@ def parameters_text(details: dict[str, Any]) -> str:
         "Version": f"irg {details.get('irg_version')}",
     }
     line = ", ".join(f"{name}: {value}" for name, value in pairs.items() if value is not None)
-    return f"{details.get('prompt', '')}\n{line}"
+    negative = details.get("request_settings", {}).get("negative_prompt")
+    return "\n".join([details.get("prompt", ""), *([f"Negative prompt: {negative}"] if negative else []), line])
 
 
 def read_png_settings(path: str | Path) -> dict[str, Any]:

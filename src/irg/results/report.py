@@ -18,12 +18,11 @@ _PIXELATED = 64  # images up to this size are enlarged without smoothing
 
 def render_report(trajectory: Mapping[str, Any], images: Sequence[Image.Image | None]) -> str:
     """The page of one trajectory; ``images`` has one entry for each turn."""
-    turns = [
-        _turn(turn, index, image) for index, (turn, image) in enumerate(zip(trajectory["turns"], images, strict=True))
-    ]
+    titles = _titles(trajectory)
+    turns = [_turn(turn, *title, image) for turn, title, image in zip(trajectory["turns"], titles, images, strict=True)]
     facts = {name: trajectory[name] for name in ("mode", "seed", "model")}
     facts |= {"images": sum(image is not None for image in images), "time": duration(_seconds(trajectory))}
-    drawn = [turn for turn in turns if turn["image"] is not None]
+    drawn = [turn for turn in turns if turn["image"] is not None and not turn["given"]]
     names = dict.fromkeys(name for turn in drawn for name in turn["settings"])
     stages = list(dict.fromkeys(stage for turn in turns for stage in turn["stages"]))
     return render(
@@ -39,6 +38,7 @@ def render_report(trajectory: Mapping[str, Any], images: Sequence[Image.Image | 
         timings=[
             [turn["title"], *(duration(turn["stages"].get(stage)) for stage in stages), f"{turn['tokens']} tokens"]
             for turn in turns
+            if not turn["given"]
         ],
     )
 
@@ -53,12 +53,33 @@ def render_gallery(entries: Sequence[tuple[str, Mapping[str, Any]]], title: str 
     return render("gallery.html", title=title, results=results, report_name=REPORT_NAME)
 
 
-def _turn(turn: Mapping[str, Any], index: int, image: Image.Image | None) -> dict[str, Any]:
+def _titles(trajectory: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What each turn's image and text are called."""
+    given = sum(turn.get("given", False) for turn in trajectory["turns"])
+    titles = []
+    for index in range(len(trajectory["turns"])):
+        round_ = index - max(0, given - 1)
+        if index < given:
+            title = "Given image" if given == 1 else f"Given image {index + 1}"
+        elif trajectory["mode"] in ("edit", "ask"):
+            title = "Edited image" if trajectory["mode"] == "edit" else "Image"
+        elif round_ == 0:
+            title = "First image"
+        else:
+            title = "Improved image" if round_ == 1 else f"Improved image, round {round_}"
+        text = "Thinking" if round_ == 0 else "Reflection"
+        titles.append((title, {"edit": "Thinking", "ask": "Answer"}.get(trajectory["mode"], text)))
+    return titles
+
+
+def _turn(turn: Mapping[str, Any], title: str, text_title: str, image: Image.Image | None) -> dict[str, Any]:
     """What the page shows of a turn."""
     longest = max(image.size) if image else _SHOWN_SIZE
     factor = max(1, math.floor(_SHOWN_SIZE / longest))
     return {
-        "title": "First image" if index == 0 else "Improved image" if index == 1 else f"Improved image, round {index}",
+        "title": title,
+        "text_title": text_title,
+        "given": turn.get("given", False),
         "image": image,
         "factor": factor,
         "pixelated": factor > 1 and longest <= _PIXELATED,

@@ -71,13 +71,20 @@ class Trajectory:
 
     @property
     def thinking(self) -> str | None:
-        """The first turn's text."""
+        """What was written before the first image; None where that was given and improved."""
+        if self.mode == "edit":
+            return self.turns[-1].thinking if self.turns else None
         return self.turns[0].thinking if self.turns else None
 
     @property
     def reflection(self) -> str | None:
-        """The last turn's text, if there was more than one turn."""
-        return self.turns[-1].thinking if len(self.turns) > 1 else None
+        """The last turn's text, if it was written about an image of this trajectory."""
+        return self.turns[-1].thinking if len(self.turns) > 1 and self.mode not in ("edit", "ask") else None
+
+    @property
+    def answer(self) -> str | None:
+        """The answer to a question about images."""
+        return self.turns[-1].thinking if self.mode == "ask" and self.turns else None
 
     @property
     def seconds(self) -> float:
@@ -96,7 +103,8 @@ class Trajectory:
 
     def image_names(self) -> list[str | None]:
         """For each turn, the file its image is saved to."""
-        return [None if turn.image is None else image_name(index) for index, turn in enumerate(self.turns)]
+        given = sum(turn.given for turn in self.turns)
+        return [None if turn.image is None else image_name(index, given) for index, turn in enumerate(self.turns)]
 
     def to_dict(self) -> dict[str, Any]:
         """What ``trajectory.json`` holds: everything but the pixels."""
@@ -173,10 +181,10 @@ class Trajectory:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"the trajectory can't be written as JSON: {error}") from error
         files: dict[str, bytes] = {}
-        for index, turn in enumerate(self.turns):
-            if turn.image is not None:
+        for index, (turn, name) in enumerate(zip(self.turns, self.image_names(), strict=True)):
+            if turn.image is not None and name is not None:
                 try:
-                    files[image_name(index)] = encode_png(turn.image, self._png_details(index))
+                    files[name] = encode_png(turn.image, self._png_details(index))
                 except ValueError as error:
                     raise ValueError(f"turn {index}: {error}") from error
         report = render_report(data, [turn.image for turn in self.turns])

@@ -58,11 +58,13 @@ class ResizeRule:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Resize (bicubic) and normalize an image: float [3, H, W] in [-1, 1]."""
+        return to_tensor(self.resized(image))
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """Any image as RGB, in the size of the rule (bicubic)."""
         image = to_rgb(image)
         size = self.size(*image.size)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        return to_tensor(image)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from irg.image_files import open_image
 from irg.learning.data.schema import COLUMNS, IMAGE_COLUMNS
@@ -111,7 +110,4 @@ def pixels_of(data: bytes, where: str, rule: ResizeRule) -> np.ndarray:
         rule.check(*image.size)
     except ValueError as error:
         raise BadRow(where, f"the image's {error}") from None
-    size = rule.size(*image.size)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    return np.asarray(rule.resized(image))

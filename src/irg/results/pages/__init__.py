@@ -31,7 +31,7 @@ def duration(seconds: float | None) -> str:
 
 def plain(value: Any) -> str:
     """A setting's value as text."""
-    if value is None:
+    if value is None or value == "":
         return "–"
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
