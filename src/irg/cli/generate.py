@@ -8,11 +8,11 @@ from tyro.conf import Positional, arg
 
 from irg.cli.arguments import parse_with_settings
 from irg.cli.requests import Request, collect, drawn_seed
-from irg.cli.running import DrawingOptions, run
+from irg.cli.running import LoopOptions, run
 
 
 @dataclass(frozen=True)
-class GenerateOptions(DrawingOptions):
+class GenerateOptions(LoopOptions):
     """Settings that are left out are the model's own."""
 
     prompts: Positional[Annotated[tuple[str, ...], arg(metavar="PROMPT...")]] = ()

@@ -9,13 +9,13 @@ from tyro.conf import Positional, arg
 
 from irg.cli.arguments import parse_with_settings
 from irg.cli.requests import Request, collect, drawn_seed
-from irg.cli.running import DrawingOptions, run
+from irg.cli.running import LoopOptions, run
 
 EXAMPLE = 'irg improve photo.jpg --prompt "a red apple left of a bus"'
 
 
 @dataclass(frozen=True)
-class ImproveOptions(DrawingOptions):
+class ImproveOptions(LoopOptions):
     """Settings that are left out are the model's own."""
 
     images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE...")]] = ()

@@ -45,6 +45,12 @@ class DrawingOptions(ModelOptions):
     """Print only where the results are."""
     batch_size: int | None = None
     """Requests that run together (default: 8, or as many as memory has room for)."""
+
+
+@dataclass(frozen=True)
+class LoopOptions(DrawingOptions):
+    """Of commands that run the loop, in which a critic may take the model's place."""
+
     critic_options: Annotated[CriticOptions, Suppress] = field(default_factory=CriticOptions)
 
 
@@ -73,7 +79,7 @@ def run(
     from irg.cli.display import Display
     from irg.reasoning.critique import Critics
 
-    critics = Critics(options.critic_options)
+    critics = Critics(options.critic_options if isinstance(options, LoopOptions) else CriticOptions())
     concurrent = min(options.batch_size or len(requests), len(requests))
     display = Display(titles(requests), concurrent, to_stderr=options.json, quiet=options.quiet, task=task)
     interrupted, failed = False, 0

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,10 +19,9 @@ from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.runner import Runner
 from irg.image_files import ImageSource
-from irg.model.network.config import ModelConfig
 from irg.model.placement.devices import parse_devices
 from irg.model.placement.loading import load_with_plan
-from irg.model.placement.memory_plan import Memory, MemoryPlan, RequestShape
+from irg.model.placement.memory_plan import Memory, MemoryPlan
 from irg.model.weights.adapter_files import LoraSource, lora_sources
 from irg.model.weights.config_files import read_config
 from irg.model.weights.folders import model_folder
@@ -33,14 +31,14 @@ from irg.model.weights.weight_sets import set_name
 from irg.reasoning.critique import Critics
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs
+from irg.reasoning.model_settings import checked_settings, image_sizes, usual_request
 from irg.reasoning.negative_prompt import with_negative_prompt
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.protocols.base import Job, Protocol, Task, find
 from irg.reasoning.protocols.irg import redraw
 from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
 from irg.reasoning.protocols.selection import ProtocolTexts, select_protocol, usual_settings
-from irg.reasoning.settings import SIZE, Settings, check_seed, of_later_images, with_options
-from irg.reasoning.sizes import ImageSizes, parse_size
+from irg.reasoning.settings import Settings, check_seed, of_later_images, with_options
 from irg.results.trajectory import Trajectory
 
 _log = logging.getLogger("irg")
@@ -104,7 +102,7 @@ class IRGPipeline:
         self.protocol = protocol or find(DEFAULT_PROTOCOL)
         self.defaults = usual_settings(self.config, profile, self.protocol)
         self.critics = critics or Critics()
-        self.sizes = _image_sizes(self.config, self.defaults)
+        self.sizes = image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
         plan = memory_plan
         loaded = {"weights": weights, "precision": plan.precision if plan else "", "lora": [*lora]} if weights else {}
@@ -162,12 +160,12 @@ class IRGPipeline:
         config = read_config(folder)
         tokenizer.check(config, folder)
         usual = usual_settings(config, profile, selected.protocol)
-        defaults = _checked_settings(config, usual, options or {}, say)
+        defaults = checked_settings(config, usual, options or {}, say)
         protocol_texts = ProtocolTexts(selected.protocol, profile, system_prompt, texts, say, offline)
         protocol_texts.read("generate", defaults.mode)
         if selected.protocol.name != DEFAULT_PROTOCOL:
             say(f"Protocol: {selected.protocol.name}, as {selected.reason}")
-        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, _usual_request(usual), adapters)
+        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, usual_request(usual), adapters)
         say(f"Memory: {plan.reason}")
         engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
         assert loaded.weights_file is not None
@@ -447,29 +445,3 @@ class IRGPipeline:
 
 def _several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
     return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
-
-
-def _image_sizes(config: ModelConfig, usual: Settings) -> ImageSizes:
-    """The sizes that the network draws."""
-    assert usual.height is not None and usual.width is not None
-    return ImageSizes(max(usual.height, usual.width), config.image_stride, config.max_image_size)
-
-
-def _checked_settings(
-    config: ModelConfig, usual: Settings, options: Mapping[str, Any], say: Callable[[str], None]
-) -> Settings:
-    """The model's own settings with ``options``; a ``size`` that is a ratio is told in pixels."""
-    sizes = _image_sizes(config, usual)
-    chosen = with_options(usual, options, sizes)
-    assert chosen.height is not None and chosen.width is not None
-    sizes.check(chosen.width, chosen.height)
-    if isinstance(parse_size(options.get(SIZE, 1)), Fraction):
-        say(f"Size: {options[SIZE]} is {chosen.width}x{chosen.height} for this model")
-    return chosen
-
-
-def _usual_request(usual: Settings) -> RequestShape:
-    """The request that the memory has to suffice for."""
-    assert usual.height is not None and usual.width is not None
-    thinking = min(RequestShape.thinking_tokens, usual.max_think_tokens)
-    return RequestShape(usual.height, usual.width, thinking, usual.rounds)
