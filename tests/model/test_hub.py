@@ -18,7 +18,8 @@ from huggingface_hub import constants
 
 from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
 from irg.model.weights.folders import model_folder
-from irg.model.weights.hub import is_repo_id, needed, snapshot
+from irg.model.weights.hub import needed, snapshot
+from irg.model.weights.hub_names import HubName, is_repo_id, parse_hub_name
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 BAGEL = dict.fromkeys(["README.md", "config.json", "generation_config.json", "llm_config.json", "vit_config.json"], 900)
@@ -32,6 +33,55 @@ def test_repo_ids() -> None:
     assert is_repo_id("ByteDance-Seed/BAGEL-7B-MoT") and is_repo_id("a/b.c_d")
     for name in ("mini", "/a/b", "a/b/c", "../b", "a/..", "~/b", "a/ b", "a\\b", "./b", ""):
         assert not is_repo_id(name), name
+
+
+@pytest.mark.parametrize(
+    ("name", "parsed"),
+    [
+        ("a/b", HubName("a/b")),
+        ("a/b@v1.0", HubName("a/b", "v1.0")),
+        ("a/b@refs/pr/3", HubName("a/b", "refs/pr/3")),
+        ("https://huggingface.co/a/b", HubName("a/b")),
+        ("https://huggingface.co/a/b/", HubName("a/b")),
+        ("http://hf.co/a/b?library=x#y", HubName("a/b")),
+        ("huggingface.co/a/b/tree/main", HubName("a/b", "main")),
+        ("https://huggingface.co/a/b/tree/refs%2Fpr%2F3", HubName("a/b", "refs/pr/3")),
+        ("https://huggingface.co/a/b/tree/main/results/stage_1", HubName("a/b", "main", "results/stage_1")),
+        ("https://huggingface.co/a/b/blob/main/ema.safetensors", HubName("a/b", "main")),
+        ("https://huggingface.co/a/b/resolve/c0ffee/sub/ema.safetensors", HubName("a/b", "c0ffee", "sub")),
+        ("mini", None),
+        ("a/b/c", None),
+        ("/a/b@c", None),
+        ("a@b/c", None),
+    ],
+)
+def test_names_of_hub_models(name: str, parsed: HubName | None) -> None:
+    assert parse_hub_name(name) == parsed
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("https://example.com/a/b", "not an address of the model hub"),
+        ("ftp://huggingface.co/a/b", "not an address of the model hub"),
+        ("https://huggingface.co/datasets/a/b", "not the address of a model"),
+        ("https://huggingface.co/a", "not the address of a model"),
+        ("https://huggingface.co/a/b/tree", "not the address of a model"),
+        ("https://huggingface.co/a/b/settings", "not the address of a model"),
+        ("https://huggingface.co/a/b/tree/main/../../x", "not the address of a model"),
+        ("a/b@", "is no revision"),
+        ("a/b@x y", "is no revision"),
+        ("a/b@../x", "is no revision"),
+    ],
+)
+def test_what_is_no_name_of_a_hub_model(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        model_folder(name)
+
+
+def test_a_mirrors_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror.local:8080")
+    assert parse_hub_name("http://mirror.local:8080/a/b/tree/v2") == HubName("a/b", "v2")
 
 
 def test_only_one_set_of_weights_is_needed() -> None:
@@ -115,22 +165,40 @@ def test_size_is_told_before_the_download(hub: FakeHub) -> None:
     assert set(hub.calls[-1][1]["allow_patterns"]) == set(files)
 
 
+def test_a_revision_and_a_folder_in_the_repository(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UniReason's checkpoints of two stages are in folders of one repository."""
+    whole = hub.folder
+    (whole / "stage_1").mkdir()
+    for path in [path for path in whole.iterdir() if path.is_file()]:
+        path.rename(whole / "stage_1" / path.name)
+    sizes = {f"stage_1/{path.name}": path.stat().st_size for path in (whole / "stage_1").iterdir()}
+    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()]
+    info = SimpleNamespace(sha="c0ffee", siblings=[*siblings, SimpleNamespace(rfilename="ema.safetensors", size=9)])
+    monkeypatch.setattr(hub, "model_info", lambda repo, revision, files_metadata: info)
+    told: list[str] = []
+    folder = model_folder("https://huggingface.co/someone/tiny/tree/v2/stage_1", say=told.append)
+    assert folder == whole / "stage_1" and "(4 files) of someone/tiny@v2/stage_1" in told[0]
+    how = hub.calls[-1][1]
+    assert how["revision"] == "v2" and all(name.startswith("stage_1/") for name in how["allow_patterns"])
+    load_model(folder)
+
+
 def test_what_is_cached_is_not_announced(hub: FakeHub) -> None:
     told: list[str] = []
     hub.cache = {p.name for p in hub.folder.iterdir()} - {"ae.safetensors"}
-    snapshot("someone/tiny", say=told.append)
+    snapshot(HubName("someone/tiny"), say=told.append)
     assert "(1 file)" in told[0]
     hub.cache.add("ae.safetensors")
-    snapshot("someone/tiny", say=told.append)
+    snapshot(HubName("someone/tiny"), say=told.append)
     assert len(told) == 1
 
 
 def test_offline_takes_the_cache_and_never_calls(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"HF_HUB_OFFLINE is set.*hf download someone/tiny"):
-        snapshot("someone/tiny")
+        snapshot(HubName("someone/tiny"))
     hub.cache = {"config.json"}
-    assert snapshot("someone/tiny") == hub.folder
+    assert snapshot(HubName("someone/tiny")) == hub.folder
     assert [name for name, _ in hub.calls] == ["snapshot", "snapshot"]
     assert all(how["local_files_only"] for _, how in hub.calls)
 
@@ -138,9 +206,9 @@ def test_offline_takes_the_cache_and_never_calls(hub: FakeHub, monkeypatch: pyte
 def test_without_a_connection_the_cache_serves(hub: FakeHub) -> None:
     hub.fault = lambda: OSError("no route to host")
     with pytest.raises(ValueError, match="no route to host"):
-        snapshot("someone/tiny")
+        snapshot(HubName("someone/tiny"))
     hub.cache = {"config.json"}
-    assert snapshot("someone/tiny") == hub.folder
+    assert snapshot(HubName("someone/tiny")) == hub.folder
 
 
 def test_a_partly_cached_snapshot_is_used_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +221,7 @@ def test_a_partly_cached_snapshot_is_used_offline(hub: FakeHub, monkeypatch: pyt
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", incomplete)
-    assert snapshot("someone/tiny") == hub.folder
+    assert snapshot(HubName("someone/tiny")) == hub.folder
 
 
 def test_the_hubs_refusal_is_told_in_one_line(hub: FakeHub) -> None:
@@ -165,7 +233,7 @@ def test_the_hubs_refusal_is_told_in_one_line(hub: FakeHub) -> None:
 
     hub.fault = NotFound
     with pytest.raises(ValueError, match="hub model 'someone/none': 404 Client Error") as caught:
-        snapshot("someone/none")
+        snapshot(HubName("someone/none"))
     assert "\n" not in str(caught.value) and [name for name, _ in hub.calls] == ["info"]
 
 
@@ -178,14 +246,14 @@ def test_a_hub_that_is_down_leaves_the_cache(hub: FakeHub) -> None:
             self.response = SimpleNamespace(status_code=503)  # type: ignore[assignment]
 
     hub.fault, hub.cache = Down, {"config.json"}
-    assert snapshot("someone/tiny") == hub.folder
+    assert snapshot(HubName("someone/tiny")) == hub.folder
 
 
 _DOWNLOAD = """
 import sys
 from irg.model.weights.checkpoint import load_model
-from irg.model.weights.hub import snapshot
-folder = snapshot(sys.argv[1], say=print)
+from irg.model.weights.folders import model_folder
+folder = model_folder(sys.argv[1], say=print)
 load_model(folder)
 print(sorted(path.name for path in folder.iterdir()))
 """
@@ -203,6 +271,9 @@ def test_the_library_downloads_and_finds_it_offline(hub: FakeHub, tmp_path: Path
         first = run("someone/tiny", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
         assert first.returncode == 0, first.stderr
         unknown = run("someone/none", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
+        tagged = run("someone/tiny@v2", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
+        seen_revision = [what for what, _ in seen if what.endswith("/api/models/someone/tiny/revision/v2")]
+    assert seen_revision, "the revision was asked for"
     assert f"(4 files) of someone/tiny from {url}" in first.stdout.splitlines()[0]
     files = ["ae.safetensors", "config.json", "tokenizer.json", "weights.safetensors"]
     assert first.stdout.splitlines()[-1] == str(files)
@@ -210,6 +281,9 @@ def test_the_library_downloads_and_finds_it_offline(hub: FakeHub, tmp_path: Path
     assert len(tries) == 2, "the broken one was tried again"
     assert not any(what.endswith("README.md") for what, _ in seen)
     assert f"'someone/none' is not on {url}, or is private" in unknown.stderr.splitlines()[-1]
+    assert tagged.returncode == 0 and tagged.stdout.splitlines() == [str(files)], "the same commit: nothing anew"
+    again = run("someone/tiny@v2")
+    assert again.returncode == 0 and again.stdout.splitlines() == [str(files)], again.stderr
     again = run("someone/tiny")
     assert again.returncode == 0 and again.stdout.splitlines() == [str(files)], again.stderr
 
@@ -230,7 +304,7 @@ def test_an_index_on_the_hub_may_not_point_outside(hub: FakeHub) -> None:
     index = {"weight_map": {"a": "../../.ssh/key.safetensors"}}
     (hub.folder / "ema.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="not a file inside the folder"):
-        snapshot("someone/tiny")
+        snapshot(HubName("someone/tiny"))
     assert [name for name, _ in hub.calls] == ["info"]
 
 
@@ -241,3 +315,23 @@ def test_a_snapshot_of_links_is_read(hub: FakeHub, tmp_path: Path) -> None:
     for path in hub.folder.iterdir():
         (links / path.name).symlink_to(path)
     load_model(links)
+
+
+def test_folders_that_are_something_else(tmp_path: Path) -> None:
+    for name, told in (("", "the model's name is empty"), ("  ", "is empty")):
+        with pytest.raises(ValueError, match=told):
+            model_folder(name)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text("{}")
+    with pytest.raises(ValueError, match="is the folder of a training run: it has no model yet"):
+        model_folder(run)
+    (run / "adapter").mkdir()
+    with pytest.raises(ValueError, match=f"its adapter is {run / 'adapter'}, for --lora"):
+        model_folder(run)
+    (run / "model").mkdir()
+    with pytest.raises(ValueError, match=f"training run: its model is {run / 'model'}"):
+        model_folder(run)
+    (run / "adapter" / "adapter.json").write_text("{}")
+    with pytest.raises(ValueError, match="is an adapter, no model: give it with --lora"):
+        model_folder(run / "adapter")

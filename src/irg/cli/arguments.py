@@ -48,7 +48,7 @@ class ModelOptions:
     """Which model, and where it runs."""
 
     model: str = "mini"
-    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT."""
+    """mini (bundled), a model folder, or a hub id such as ByteDance-Seed/BAGEL-7B-MoT; also owner/name@REVISION."""
     weights: str | None = None
     """Which weights of a folder with several: ema (averaged), model (plain), or NAME for NAME.safetensors. Default:
     weights, ema or model, the first that is there."""

@@ -128,7 +128,8 @@ class IRGPipeline:
         """Load a model.
 
         Args:
-            model: the name of a bundled model, a model folder, or a hub id (``owner/name``).
+            model: the name of a bundled model, a model folder, or a hub model (``owner/name``,
+                ``owner/name@REVISION`` or its address).
             device: default: CUDA if there is one, else the CPU. Several (``"cuda:0,cuda:1"``) share the layers.
             dtype: default: by ``memory``. A dtype with ``memory="auto"`` is taken as it is.
             memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``offload`` (layers wait in host memory), or

@@ -4,30 +4,23 @@ Resuming, progress bars, the cache and ``HF_HUB_OFFLINE`` are ``huggingface_hub`
 files are fetched (one set of weights of several), and the size is reported before the download starts.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
 from irg.model.weights.config_files import how_to_complete
+from irg.model.weights.hub_names import HubName
 from irg.model.weights.manifest import format_size, read_index
 from irg.model.weights.weight_sets import AUTOENCODER, INDEX, SUFFIX, choose_set, weight_sets
 
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 SMALL = ("*.json", "merges.txt")  # configurations, tokenizer, indexes, irg.json
 MAX_SMALL_BYTES = 1 << 26
 
 
-def is_repo_id(name: str) -> bool:
-    """Whether a model's name reads like a hub id: ``owner/name``."""
-    return REPO_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
-
-
 def snapshot(
-    repo: str,
+    name: HubName,
     weights: str | None = None,
     say: Callable[[str], None] = lambda _: None,
-    revision: str | None = None,
     partial: bool = False,
 ) -> Path:
     """The local folder of a hub model; what is not in the cache yet is downloaded.
@@ -38,57 +31,64 @@ def snapshot(
         say: gets one line with what is fetched, from where, how big, before the download starts.
 
     Raises:
-        ValueError: there is no such repository, it may not be read, it is no model of ours, or the hub can't be reached
-            (or may not be: ``HF_HUB_OFFLINE=1``) and the cache does not have it whole.
+        ValueError: there is no such repository or revision, it may not be read, it is no model of ours, or the hub
+            can't be reached (or may not be: ``HF_HUB_OFFLINE=1``) and the cache does not have it whole.
     """
     from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub import errors as hub_errors
 
+    repo = name.repo
     if constants.HF_HUB_OFFLINE:
-        return cached(repo, revision, f"HF_HUB_OFFLINE is set, and the cache does not have {repo}")
+        return cached(name, f"HF_HUB_OFFLINE is set, and the cache does not have {name}")
     try:
-        return _download(repo, weights, say, revision, partial)
-    except HFValidationError as error:
-        raise ValueError(f"{repo!r} is no hub model: {_first_line(error)}") from None
-    except GatedRepoError as error:
+        return _download(name, weights, say, partial)
+    except hub_errors.HFValidationError as error:
+        raise ValueError(f"{str(name)!r} is no hub model: {_first_line(error)}") from None
+    except hub_errors.GatedRepoError as error:
         raise ValueError(
             f"hub model {repo!r} is gated: accept its terms on {constants.ENDPOINT}/{repo}, then hf auth login"
         ) from error
-    except RepositoryNotFoundError as error:
+    except hub_errors.RepositoryNotFoundError as error:
         raise ValueError(
             f"hub model {repo!r} is not on {constants.ENDPOINT}, or is private (then hf auth login)"
         ) from error
-    except HfHubHTTPError as error:
+    except hub_errors.RevisionNotFoundError as error:
+        raise ValueError(f"hub model {repo!r} has no revision {name.revision!r}") from error
+    except hub_errors.HfHubHTTPError as error:
         if _status(error) >= 500:  # the hub is down
-            return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
+            return cached(name, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
         raise ValueError(f"hub model {repo!r}: {_first_line(error)}") from error
     except ValueError:
         raise
     except Exception as error:  # no answer; which of many errors that is depends on the library's HTTP client
-        return cached(repo, revision, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
+        return cached(name, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
 
 
-def _download(repo: str, weights: str | None, say: Callable[[str], None], revision: str | None, partial: bool) -> Path:
+def _download(name: HubName, weights: str | None, say: Callable[[str], None], partial: bool) -> Path:
     import huggingface_hub
     from huggingface_hub import constants
 
-    info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    repo, inside = name.repo, f"{name.folder}/" if name.folder else ""
+    info = huggingface_hub.HfApi().model_info(repo, revision=name.revision, files_metadata=True)
+    every = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    sizes = {file.removeprefix(inside): size for file, size in every.items() if file.startswith(inside)}
 
     def shards(index: str) -> list[str]:
-        return _shards(Path(huggingface_hub.hf_hub_download(repo, index, revision=info.sha)))
+        return _shards(Path(huggingface_hub.hf_hub_download(repo, inside + index, revision=info.sha)))
 
-    files = needed(repo, sizes, shards, weights, partial)
-    missing = [name for name in files if not _is_cached(repo, name, info.sha)]
+    files = needed(str(name), sizes, shards, weights, partial)
+    missing = [file for file in files if not _is_cached(repo, inside + file, info.sha)]
     if missing:
-        size = format_size(sum(sizes[name] for name in missing))
+        size = format_size(sum(sizes[file] for file in missing))
         files_shown = "1 file" if len(missing) == 1 else f"{len(missing)} files"
         say(
-            f"Downloading {size} ({files_shown}) of {repo} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "
+            f"Downloading {size} ({files_shown}) of {name} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: "
             f"once; if interrupted, it goes on where it was"
         )
+    patterns = [inside + file for file in files]
     # by the name of the revision, not by its hash: only then does the cache know offline which snapshot it means
-    return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=files))
+    path = huggingface_hub.snapshot_download(repo, revision=name.revision, allow_patterns=patterns)
+    return Path(path) / name.folder
 
 
 def needed(
@@ -135,7 +135,7 @@ def _is_cached(repo: str, name: str, revision: str | None) -> bool:
     return isinstance(huggingface_hub.try_to_load_from_cache(repo, name, revision=revision), str)
 
 
-def cached(repo: str, revision: str | None = None, otherwise: str = "it is not in the cache") -> Path:
+def cached(name: HubName, otherwise: str = "it is not in the cache") -> Path:
     """The snapshot in the cache. It may lack what loading does not need; if it lacks more, loading names the file.
 
     Raises:
@@ -144,12 +144,14 @@ def cached(repo: str, revision: str | None = None, otherwise: str = "it is not i
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
+        path = Path(huggingface_hub.snapshot_download(name.repo, revision=name.revision, local_files_only=True))
     except Exception as error:
         partial = getattr(error, "snapshot_path", None)
-        if partial is not None and Path(partial).is_dir():
-            return Path(partial)
-        raise ValueError(f"{otherwise}; once online: hf download {repo}") from error
+        if partial is None or not Path(partial).is_dir():
+            revision = f" --revision {name.revision}" if name.revision else ""
+            raise ValueError(f"{otherwise}; once online: hf download {name.repo}{revision}") from error
+        path = Path(partial)
+    return path / name.folder
 
 
 def _status(error: BaseException) -> int:
