@@ -1,9 +1,10 @@
 """Joint attention of new tokens over the cache: one plan serves prefill, decoding and all guidance branches.
 
-A plan covers several *blocks*: each block is some new tokens behind one context. New keys and values go straight into
-the slab, so what a block attends to is a slice of one row: nothing is concatenated. Every block is an attention call of
-its own size, and only text needs a mask. Equally few tokens on neighboring rows (decoding) share a call, with a mask
-for their different lengths.
+A plan covers several *blocks*: each block is some new tokens behind one context, and behind the blocks before it in the
+same forward. New keys and values go straight into the slab, so what a block attends to is a slice of one row: nothing
+is concatenated. Every block is an attention call of its own size. An image block sees all of that slice, so it needs no
+mask; a text is causal, aligned to the slice's end, which flash attention knows. Equally few tokens on neighboring rows
+(decoding) share a call, with a mask for their different lengths.
 
 Legend: T new tokens in stream order; N tokens of a call; R rows of a call; Q tokens a row; L slots attended to;
 H query heads; K key-value heads; E head size.
@@ -25,11 +26,13 @@ MAX_TOKENS_TO_SHARE = 16
 
 @dataclass(frozen=True)
 class Block:
-    """New tokens on top of a context. ``visible`` is bool [n, n] among the new tokens (None = all see all)."""
+    """New tokens on top of a context: causal (a text), or all see all (an image). ``offset`` tokens of the same forward
+    lie between the context and them, and are seen."""
 
     context: Context
     tokens: int
-    visible: np.ndarray | None = None
+    causal: bool = False
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,25 @@ class _Placed:
     slot: int
     tokens_N: np.ndarray
 
+    @property
+    def seen(self) -> int:
+        """Slots from the row's start that all of its tokens see; those from there to ``slot`` are another context's."""
+        return self.block.context.length + self.block.offset
+
+    @property
+    def end(self) -> int:
+        return self.slot + self.block.tokens
+
 
 @dataclass(frozen=True)
 class _Call:
-    """One attention call: its query tokens, row by row, and the rows and slots they attend to."""
+    """One attention call: its query tokens, row by row, and the rows and slots they attend to (all, causally, or as a
+    mask says)."""
 
     tokens_N: Tensor
     rows: slice
     length: int
+    causal: bool
     bias_R1QL: Tensor | None
 
     def to(self, device: torch.device) -> "_Call":
@@ -73,7 +87,7 @@ class CachedAttention:
         token_splits = np.split(stream_of_T, np.cumsum([block.tokens for block in blocks])[:-1])
         for block, tokens_N in zip(blocks, token_splits, strict=True):
             row = block.context.row
-            slot = max(block.context.length, ends.get(row, 0))
+            slot = max(block.context.length + block.offset, ends.get(row, 0))
             ends[row] = slot + block.tokens
             placed.append(_Placed(block, slot, tokens_N))
         cache.ensure_slots(max(ends.values()))
@@ -88,16 +102,23 @@ class CachedAttention:
         self.plain = len(runs) == 1 and bool((order_T == np.arange(len(order_T))).all())
 
     def _call(self, run: list[_Placed]) -> _Call:
-        row, n, length = run[0].block.context.row, run[0].block.tokens, max(p.slot + p.block.tokens for p in run)
+        first, n, length = run[0].block, run[0].block.tokens, max(p.end for p in run)
+        whole = all(p.seen == p.slot and p.end == length for p in run)  # no slot between or behind that is another's
+        causal = any(p.block.causal for p in run) and n > 1
         bias_R1QL = None
-        if any(p.block.visible is not None or p.block.context.length + n < length for p in run):
+        if not whole or (causal and not self._causal_without_mask(first, length)):
             visible_RQL = np.zeros((len(run), n, length), bool)
             for visible_QL, p in zip(visible_RQL, run, strict=True):
-                visible_QL[:, : p.block.context.length] = True
-                visible_QL[:, p.slot : p.slot + n] = True if p.block.visible is None else p.block.visible
+                visible_QL[:, : p.seen] = True
+                visible_QL[:, p.slot : p.end] = np.tri(n, dtype=bool) if p.block.causal else True
             bias_R1QL = to_bias(torch.from_numpy(visible_RQL)[:, None].to(self.cache.device), self.cache.dtype)
         tokens_N = torch.from_numpy(np.concatenate([p.tokens_N for p in run])).to(self.cache.device)
-        return _Call(tokens_N, slice(row, row + len(run)), length, bias_R1QL)
+        rows = slice(first.context.row, first.context.row + len(run))
+        return _Call(tokens_N, rows, length, causal and bias_R1QL is None, bias_R1QL)
+
+    def _causal_without_mask(self, block: Block, length: int) -> bool:
+        """Whether a kernel knows a causal block's mask by itself: behind other tokens only flash attention on CUDA."""
+        return block.tokens == length or self.cache.device.type == "cuda"
 
     def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         slots_T, calls = self._plan_on(self.cache.devices[layer])
@@ -119,7 +140,8 @@ class CachedAttention:
         slabs_RLKE = (self.cache.keys_RLKE[layer], self.cache.values_RLKE[layer])
         k_RKLE, v_RKLE = (slab[call.rows, : call.length].transpose(1, 2) for slab in slabs_RLKE)
         q_RHQE = q_NHE.unflatten(0, (len(k_RKLE), -1)).transpose(1, 2)
-        return dense_attention(q_RHQE, k_RKLE, v_RKLE, call.bias_R1QL).transpose(1, 2).flatten(0, 1)
+        out_RHQE = dense_attention(q_RHQE, k_RKLE, v_RKLE, call.bias_R1QL, call.causal)
+        return out_RHQE.transpose(1, 2).flatten(0, 1)
 
 
 def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:

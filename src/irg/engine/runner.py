@@ -5,6 +5,7 @@ Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N to
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.kv_cache_size import INITIAL_SLOTS, ROWS_PER_REQUEST
 from irg.sequence.images import patchify
-from irg.sequence.layout import cells_of, lay_out, visibility
+from irg.sequence.layout import SplitMode, TokenLayout, cells_of, lay_out
 from irg.sequence.parts import Latents, Part, Patches
 
 
@@ -67,7 +68,7 @@ class Runner:
         batch = token_batch(layouts, order, torch.cat(patches) if patches else None, latents_GD, times_G)
         with self._reserved(contexts, [len(layout) for layout in layouts]):
             pairs = zip(contexts, layouts, strict=True)
-            blocks = [Block(context, len(layout), visibility(layout)) for context, layout in pairs]
+            blocks = [block for context, layout in pairs for block in _blocks(context, layout)]
             attend = CachedAttention(self.cache, blocks, order.stream_of_T)
             hidden_UC, hidden_GC = self.model(batch.to(self.model.device), attend)
             hidden_TC = hidden_UC if hidden_GC is None else torch.cat([hidden_UC, hidden_GC])
@@ -92,13 +93,12 @@ class Runner:
     def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
         """Append equally many text tokens to each context; logits after each of them, float32 [contexts, N, V]."""
         tokens, device = len(texts_BN[0]), self.model.device
-        visible = None if tokens == 1 else np.tri(tokens, dtype=bool)
         positions_BN = torch.tensor([c.position for c in contexts])[:, None] + torch.arange(tokens)
         batch = TokenBatch(
             ids_U=torch.tensor(texts_BN).flatten().to(device), positions_T=positions_BN.flatten().to(device)
         )
         with self._reserved(contexts, [tokens] * len(contexts)):
-            blocks = [Block(context, tokens, visible) for context in contexts]
+            blocks = [Block(context, tokens, causal=True) for context in contexts]
             attend = CachedAttention(self.cache, blocks, np.arange(tokens * len(contexts)))
             hidden_UC, _ = self.model(batch, attend)
             logits_BNV = self.model.logits(hidden_UC).to(torch.float32).unflatten(0, (len(contexts), tokens))
@@ -127,6 +127,16 @@ class Runner:
         """Latents to pixels in about [-1, 1], float [B, 3, H, W]."""
         parameter = next(self.autoencoder.parameters())
         return self.autoencoder.decode(latents_BChw.to(parameter.device, parameter.dtype))
+
+
+def _blocks(context: Context, layout: TokenLayout) -> Iterator[Block]:
+    """What is appended, block by block: each image by itself, texts that follow each other as one."""
+    offset = 0
+    for mode, splits in groupby(zip(layout.split_modes, layout.split_lens, strict=True), key=lambda split: split[0]):
+        lens = [n for _, n in splits]
+        for n in [sum(lens)] if mode == SplitMode.CAUSAL else lens:
+            yield Block(context, n, mode == SplitMode.CAUSAL, offset)
+            offset += n
 
 
 class Branches:

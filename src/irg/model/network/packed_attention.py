@@ -12,19 +12,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from irg.model.network.token_batch import StreamOrder
 from irg.sequence.layout import TokenLayout, visibility
 
 
-def dense_attention(q_RHSE: Tensor, k_RKSE: Tensor, v_RKSE: Tensor, bias_RSS: Tensor | None) -> Tensor:
+def dense_attention(
+    q_RHSE: Tensor, k_RKSE: Tensor, v_RKSE: Tensor, bias_RSS: Tensor | None = None, causal: bool = False
+) -> Tensor:
     """Scaled dot-product attention with grouped key-value heads.
 
     Args:
         bias_RSS: float, broadcastable to [R, H, queries, keys]: 0 where a query may look, -inf elsewhere.
+        causal: the last query sees all keys, each one before it one less; without ``bias_RSS``.
     """
-    grouped = q_RHSE.shape[1] != k_RKSE.shape[1]
-    return F.scaled_dot_product_attention(q_RHSE, k_RKSE, v_RKSE, attn_mask=bias_RSS, enable_gqa=grouped)
+    grouped, queries, keys = q_RHSE.shape[1] != k_RKSE.shape[1], q_RHSE.shape[2], k_RKSE.shape[2]
+    mask = causal_lower_right(queries, keys) if causal else bias_RSS
+    return F.scaled_dot_product_attention(q_RHSE, k_RKSE, v_RKSE, attn_mask=mask, enable_gqa=grouped)
 
 
 def to_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
