@@ -12,6 +12,7 @@ from PIL import Image
 from irg.engine.ops import Draw, Forget, Look, Program, Said, Say, Wait, Write
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
+from irg.reasoning import pipeline
 from irg.reasoning.events import Finished
 from irg.reasoning.negative_prompt import with_negative_prompt
 from irg.reasoning.pipeline import IRGPipeline
@@ -177,6 +178,15 @@ def test_mistakes_are_told_before_anything_runs(
     monkeypatch.setattr(pipe.engine, "session", lambda *_: pytest.fail("something runs"))
     with pytest.raises(ValueError, match=told):
         call(pipe)
+
+
+def test_what_the_protocol_can_not_do_is_told_before_the_weights_are_read(
+    tiny_loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, tiny_loaded.config)
+    monkeypatch.setattr(pipeline, "load_with_plan", lambda *_: pytest.fail("the weights are being read"))
+    with pytest.raises(ValueError, match="protocol 'bagel' does not reflect by itself; its loop needs a critic"):
+        IRGPipeline.from_pretrained(tmp_path, "cpu", protocol="bagel", options={"mode": "irg"}, task="improve")
 
 
 # ----------------------------------------------------------------------------------------------------- negative prompt

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     display = Display(titles(requests), concurrent, to_stderr=options.json, quiet=options.quiet, task="ask")
     with display:
         check_images(requests, display)
-        pipe = load(options, changes | {"mode": "think" if options.think else "direct"}, display)
+        pipe = load(options, changes | {"mode": "think" if options.think else "direct"}, display, "ask")
         return _answer(pipe, requests, options, display)
 
 

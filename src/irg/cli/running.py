@@ -89,7 +89,7 @@ def run(
                 display.note(f"Seed: {requests[0].seed}")
             critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
             check_images(requests, display)
-            pipe = load(options, changes, display, critics)
+            pipe = load(options, changes, display, task, critics)
             settings = pipe.defaults
             if task != "generate" and not changes.keys() & {SIZE, "width", "height"}:
                 settings = settings.sized_by_image()
@@ -125,7 +125,11 @@ def check_images(requests: Sequence[Request], display: "Display") -> None:
 
 
 def load(
-    options: ModelOptions, changes: dict[str, Any], display: "Display", critics: "Critics | None" = None
+    options: ModelOptions,
+    changes: dict[str, Any],
+    display: "Display",
+    task: "Task",
+    critics: "Critics | None" = None,
 ) -> "IRGPipeline":
     """The pipeline, with the settings of the command line as its own."""
     display.note(f"Loading {options.model} ...")
@@ -139,6 +143,7 @@ def load(
         lora=options.lora,
         say=display.note,
         options=changes,
+        task=task,
         critics=critics,
     )
 

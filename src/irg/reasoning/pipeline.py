@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,6 +32,7 @@ from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, Generatio
 from irg.reasoning.jobs import Jobs
 from irg.reasoning.model_settings import checked_settings, image_sizes, usual_request
 from irg.reasoning.negative_prompt import with_negative_prompt
+from irg.reasoning.output import IRGOutput
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.protocols.base import Job, Protocol, Task, find
 from irg.reasoning.protocols.irg import redraw
@@ -43,35 +43,6 @@ from irg.results.trajectory import Trajectory
 
 _log = logging.getLogger("irg")
 StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
-
-
-@dataclass(frozen=True)
-class IRGOutput:
-    """A finished request. ``image`` is the last image; everything on the way to it is in ``trajectory``."""
-
-    trajectory: Trajectory
-
-    @property
-    def image(self) -> Image.Image:
-        image = self.trajectory.image
-        assert image is not None, "every program draws at least once"
-        return image
-
-    @property
-    def initial_image(self) -> Image.Image | None:
-        return self.trajectory.initial_image
-
-    @property
-    def thinking(self) -> str | None:
-        return self.trajectory.thinking
-
-    @property
-    def reflection(self) -> str | None:
-        return self.trajectory.reflection
-
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """PNGs, ``trajectory.json`` and ``report.html`` into a new folder; see :meth:`Trajectory.save`."""
-        return self.trajectory.save(folder, overwrite)
 
 
 class IRGPipeline:
@@ -123,6 +94,7 @@ class IRGPipeline:
         offline: bool = False,
         say: Callable[[str], None] = _log.info,
         options: Mapping[str, Any] | None = None,
+        task: Task = "generate",
         critics: Critics | None = None,
     ) -> "IRGPipeline":
         """Load a model.
@@ -146,6 +118,7 @@ class IRGPipeline:
             say: gets a line about what is downloaded, and one about the memory that was chosen and why.
             options: single settings by name as in a call; changed so, the model's own become ``defaults``. They are
                 checked against the model's configuration before its weights are loaded.
+            task: what the options are for (:meth:`stream`).
             critics: those that the setting ``critic`` may name; default: made when they are needed.
 
         Raises:
@@ -163,7 +136,9 @@ class IRGPipeline:
         usual = usual_settings(config, profile, selected.protocol)
         defaults = checked_settings(config, usual, options or {}, say)
         protocol_texts = ProtocolTexts(selected.protocol, profile, system_prompt, texts, say, offline)
-        protocol_texts.read("generate", defaults.mode)
+        if options is not None:
+            selected.protocol.check(defaults, usual, task)
+        protocol_texts.read(task, defaults.mode)
         if selected.protocol.name != DEFAULT_PROTOCOL:
             say(f"Protocol: {selected.protocol.name}, as {selected.reason}")
         loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, usual_request(usual), adapters)
