@@ -31,7 +31,12 @@ class _Info:
 
 def info(argv: Sequence[str]) -> int:
     """``irg model info``."""
-    options = parse(_Info, argv, "irg model info", "What a model folder holds; reads headers and JSON only.")
+    options = parse(
+        _Info,
+        argv,
+        "irg model info",
+        "What a model folder holds; reads headers and JSON, and looks for numbers that are not finite.",
+    )
     from irg.model.describe import describe, in_lines
 
     sizes = [image_size(word) for word in options.size.split(",")] if options.size else []

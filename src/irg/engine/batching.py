@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from irg.engine.request import Request
 
@@ -61,6 +62,19 @@ def fail_on_error(*requests: Request) -> Iterator[None]:
         clear_frames(error)
         for request in requests:
             request.fail(error)
+
+
+def require_finite(tensor: Tensor, what: str) -> None:
+    """A clear error instead of a black image or a text without sense.
+
+    Raises:
+        ValueError: the tensor has NaN or infinite numbers.
+    """
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(
+            f"{what} has NaN or infinite numbers: so have the model's weights (irg model info looks), or the dtype is "
+            "too narrow for them"
+        )
 
 
 def clear_frames(error: BaseException) -> None:

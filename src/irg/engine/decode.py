@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from irg.engine.batching import Batches, fail_on_error
+from irg.engine.batching import Batches, fail_on_error, require_finite
 from irg.engine.events import TextDelta, TextDone
 from irg.engine.ngram_drafter import NGRAM_SIZES, NgramDrafter, next_draft_length
 from irg.engine.ops import Write, Written
@@ -69,6 +69,8 @@ class TextDecoder:
 
         A finished text's eos was fed in the same forward as the others' tokens.
         """
+        if not all(_decoding(request).ids for request in batch):
+            require_finite(logits_BNV[:, 0], "the first word")
         going = list(range(len(batch)))
         for n in range(len(fed_BN[0])):
             rest = len(fed_BN[0]) - n - 1

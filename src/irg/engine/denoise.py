@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irg.engine.batching import Batches, fail_on_error
+from irg.engine.batching import Batches, fail_on_error, require_finite
 from irg.engine.cache import Context
 from irg.engine.events import DenoiseStep, ImageDone
 from irg.engine.flow import euler_step, sde_step, time_grid
@@ -119,6 +119,8 @@ class Denoiser:
                 with fail_on_error(request):
                     d = _denoising(request)
                     d.x_ND = self._stepped(request, d, v_ND)
+                    if d.step == 0:  # of every step it would cost time on a GPU
+                        require_finite(d.x_ND, "the image")
                     d.step += 1
                     request.emit(DenoiseStep(request.index, request.turn, d.step, d.total, d.times[d.step], d.x_ND))
 
@@ -217,6 +219,7 @@ class Denoiser:
 
     @staticmethod
     def _finish_one(request: Request, latent: Tensor, pixels_3HW: Tensor) -> None:
+        require_finite(pixels_3HW, "the image")
         image = to_image(pixels_3HW, rounded=_denoising(request).op.rounded)
         drawn = Drawn(image, latent, time.perf_counter() - _denoising(request).started)
         request.end_denoising()

@@ -1,4 +1,6 @@
-"""What a model folder is, by headers alone: sizes, parameters by part, files, memory by mode and resolution."""
+"""What a model folder is: sizes, parameters by part, files, memory by mode and resolution. Of the weights only headers
+are read, and some numbers, or all of a small model, to see whether they are finite.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +12,11 @@ from irg.model.placement.memory_plan import MemoryEstimate, MemoryMode, RequestS
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder, check_folder
 from irg.model.weights.config_files import is_bagel_layout
+from irg.model.weights.finite import not_finite
 from irg.model.weights.manifest import TensorEntry, format_size
 from irg.model.weights.shards import DTYPE_NAMES
 from irg.model.weights.tokenizer import MERGES, TOKENIZER, VOCAB, TextTokenizer
+from irg.model.weights.weight_sets import AUTOENCODER
 
 MODES: tuple[MemoryMode, ...] = ("bf16", "int8", "int4", "offload")
 TARGETS: dict[MemoryMode, float] = {"bf16": 40e9, "int8": 24e9, "int4": 16e9}  # bytes, BAGEL-7B's IRG at TARGET_SIZE
@@ -46,6 +50,8 @@ class ModelFacts:
     weight_format: str | None
     tokenizer: str
     files: list[FileFacts]
+    not_finite: list[str]
+    all_numbers_checked: bool
     memory: dict[str, dict[MemoryMode, MemoryEstimate]]
     targets: dict[MemoryMode, bool]
 
@@ -77,6 +83,9 @@ def describe(folder: Path, sizes: list[tuple[int, int]], weights: str | None = N
         f"{width}x{height}": {mode: estimate(checked, mode, RequestShape(height, width)) for mode in modes}
         for width, height in sizes
     }
+    bad, whole = not_finite(
+        checked.entries | {f"{AUTOENCODER}: {k}": e for k, e in checked.autoencoder_entries.items()}
+    )
     parameters, autoencoder = count_parameters(checked)
     total = sum(parameters.values())
     at_target_size = memory.get("{}x{}".format(*TARGET_SIZE), {}) if total > 10e9 else {}
@@ -91,6 +100,8 @@ def describe(folder: Path, sizes: list[tuple[int, int]], weights: str | None = N
         weight_format=checked.weight_format,
         tokenizer=_tokenizer(folder, config),
         files=_files(checked.entries) + _files(checked.autoencoder_entries),
+        not_finite=bad,
+        all_numbers_checked=whole,
         memory=memory,
         targets={mode: needs.total <= TARGETS[mode] for mode, needs in at_target_size.items() if mode in TARGETS},
     )
@@ -172,6 +183,7 @@ def in_lines(facts: ModelFacts) -> str:
         f"  {file.name:34}{format_size(file.bytes):>10}  {file.tensors} tensors, {', '.join(file.dtypes)}"
         for file in facts.files
     ]
+    lines += ["", _numbers(facts)]
     lines += [
         "",
         "memory on a GPU for one IRG request (estimate: weights + cache of three guidance branches + activations or",
@@ -190,6 +202,15 @@ def in_lines(facts: ModelFacts) -> str:
         )
         lines.append(f"targets at 1024x1024, by this estimate: {shown}")
     return "\n".join(lines)
+
+
+def _numbers(facts: ModelFacts) -> str:
+    """Whether the weights can draw anything at all."""
+    if facts.not_finite:
+        more = f" and {len(facts.not_finite) - 3} more" if len(facts.not_finite) > 3 else ""
+        return f"numbers: NOT FINITE (NaN or infinite) in {', '.join(facts.not_finite[:3])}{more}"
+    looked = "" if facts.all_numbers_checked else " where looked: at the beginning and end of each tensor"
+    return f"numbers: finite{looked}"
 
 
 def _count(number: int) -> str:

@@ -33,6 +33,7 @@ from irg.model.weights.config_files import (
     read_json,
     to_sections,
 )
+from irg.model.weights.finite import check_finite
 from irg.model.weights.formats import comfyui, dfloat11, gguf, scaled
 from irg.model.weights.formats.comfyui import configuration
 from irg.model.weights.manifest import PICKLES, TensorEntry
@@ -274,9 +275,7 @@ def _copied(
             tensor = reader.read(entry, wanted)
         else:
             tensor = adapter.merged(module, reader.read(entry, torch.float32)).to(wanted)
-        if wanted == torch.float16 != entry.dtype and not tensor.isfinite().all():
-            raise ValueError(f"{key} has numbers that float16 can't hold: convert to bfloat16 or float32 instead")
-        return tensor
+        return check_finite(key, tensor)
 
     return Planned(key, entry.shape, wanted, make)
 
@@ -290,7 +289,7 @@ def _quantized(module: str, entry: TensorEntry, parts: _Parts, adapter: Adapters
             weight = TensorReader(map_files=False).read(entry)
             if adapter is not None:
                 weight = adapter.merged(module, weight.to(torch.float32))
-            made.update(parts.make(weight))
+            made.update(parts.make(check_finite(f"{module}.weight", weight)))
         return made.pop(part)
 
     for part, (shape, dtype) in parts.shapes.items():
