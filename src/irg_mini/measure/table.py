@@ -100,6 +100,10 @@ def rows(results: Mapping[str, Sequence[Line]]) -> list[Row]:
         if name != "always":
             last = [len(line["right"]) - 1 for line in lines]
             looked = any(line["done"] for line in lines)
+            if name == "irg":  # a longer loop that stops when done holds the shorter ones
+                for rounds in range(1, max(last)):
+                    ends = [min(n, rounds) for n in last]
+                    out.append(_row(f"irg, {_up_to(rounds)}", lines, ends, [n + 1 for n in ends], True))
             out.append(_row(name, lines, last, [n + 1 for n in last], looked))
             if looked and name != "irg":
                 stops = [stop_at(line, n) for line, n in zip(lines, last, strict=True)]
@@ -160,9 +164,7 @@ def table(results: Mapping[str, Sequence[Line]]) -> str:
     first, ours = named.get("first image (think)"), named.get("irg, 1 round, stops when done")
     other = named.get("independent redraw where reflection finds a flaw")
     text.append("")
-    if (looked := named.get("irg")) and looked.first is not None:
-        before = replace(looked, right=looked.first)
-        text.append(_compare("irg minus its first image", difference(looked, before)))
+    text += _gains(results)
     if first and ours:
         text.append(_compare("irg (1 round, stops) minus its first image", difference(ours, first)))
     if ours and other:
@@ -176,6 +178,13 @@ def table(results: Mapping[str, Sequence[Line]]) -> str:
         if all("planned" in line for line in results["always"]):  # runs of before did not say
             text.append(planning(results["always"]))
     return "\n".join(text)
+
+
+def _gains(results: Mapping[str, Sequence[Line]]) -> list[str]:
+    """What a loop that stops when done gains over its own first images, for each number of rounds."""
+    loops = rows({"irg": results["irg"]}) if "irg" in results else []
+    pairs = [(row, replace(row, right=row.first)) for row in loops if row.first is not None]
+    return [_compare(f"{row.name} minus its first image", difference(row, before)) for row, before in pairs]
 
 
 def _line(row: Row, tags: Sequence[str]) -> str:

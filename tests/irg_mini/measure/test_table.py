@@ -117,5 +117,7 @@ def test_a_loop_that_stops_is_compared_with_its_first_images() -> None:
         line("d", [True], [True]),
     ]
     text = table({"irg": loop})
+    assert "irg, 1 round minus its first image: +0.0 points" in text  # the repair of c takes two
     assert "irg minus its first image: +25.0 points" in text
+    assert [row.name for row in rows({"irg": loop})] == ["irg, 1 round", "irg"]
     assert "minus" not in table({"direct": [line("a", [True])]})
