@@ -162,7 +162,7 @@ def test_every_protocols_loop_is_told_by_a_critic(folder: Path, name: str) -> No
     pipe = IRGPipeline.from_pretrained(folder, "cpu", protocol=name, texts={text: text for text in protocol.texts})
     rounds = protocol.max_rounds or 3
     critic = Fake(wrong_until(rounds if rounds > 1 else 2))
-    own = {"max_reflect_tokens": 4, "mode": "irg", "rounds": rounds}
+    own = {"max_reflect_tokens": 4, "rounds": rounds}  # a critic means mode irg, also where the model draws at once
     found = run(pipe, critic, **own)
     images = [turn.image for turn in found.turns if turn.image is not None]
     assert len(images) == (rounds if rounds > 1 else 2) and all(
@@ -196,6 +196,8 @@ def test_what_makes_no_sense_is_told_before_anything_is_drawn(pipe: IRGPipeline,
     bagel = IRGPipeline.from_pretrained(folder, "cpu", protocol="bagel")
     with pytest.raises(ValueError, match="does not reflect by itself; its loop needs a critic"):
         bagel("a cup", mode="irg", size="32")
+    with pytest.raises(ValueError, match="does not reflect by itself"):
+        IRGPipeline.from_pretrained(folder, "cpu", protocol="bagel", options={"mode": "irg", "size": "32"})
     morph = find("thinkmorph")
     solver = IRGPipeline.from_pretrained(folder, "cpu", protocol="thinkmorph", texts={one: one for one in morph.texts})
     solver.critics.add("fake", Fake(wrong_until(1)))

@@ -135,6 +135,8 @@ class IRGPipeline:
         tokenizer.check(config, folder)
         usual = usual_settings(config, profile, selected.protocol)
         defaults = checked_settings(config, usual, options or {}, say)
+        if defaults.mode == "irg":  # a loop that can't be is told before the weights are loaded
+            selected.protocol.check(defaults, usual, "generate")
         protocol_texts = ProtocolTexts(selected.protocol, profile, system_prompt, texts, say, offline)
         if options is not None:
             selected.protocol.check(defaults, usual, task)

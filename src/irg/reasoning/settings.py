@@ -139,6 +139,7 @@ LOOP_SETTINGS = tuple(name for name in Settings.__dataclass_fields__ if name.sta
 def with_options(settings: Settings, options: Mapping[str, Any], sizes: ImageSizes | None = None) -> Settings:
     """``settings`` with single values changed by name: fields of :class:`Settings`, fields of :class:`DrawSettings` for
     the first image, and the same with ``improve_`` before them for later images; ``size`` stands for width and height.
+    A ``critic`` without a ``mode`` means mode ``irg``.
 
     Args:
         sizes: the model's, for a ``size`` that is a ratio.
@@ -164,6 +165,8 @@ def with_options(settings: Settings, options: Mapping[str, Any], sizes: ImageSiz
         else:
             known = [*Settings.__dataclass_fields__, SIZE, *DRAW_FIELDS, *(IMPROVE + field for field in DRAW_FIELDS)]
             raise ValueError(f"unknown setting {name!r}{choose(name, known)}; there are {', '.join(known)}")
+    if own.get("critic", SELF) != SELF:
+        own.setdefault("mode", "irg")
     changed = replace(settings, **own)
     initial = replace(changed.initial, **first)
     try:
