@@ -234,8 +234,9 @@ def test_images_that_are_none(tmp_path):
         LAYOUTS["wise"].find(tmp_path, BenchPrompt("1", "", ""), 0, "m").pixels()
 
 
-def test_fingerprint_sees_a_change_at_either_end(tmp_path):
-    weights = tmp_path / "model.safetensors"
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.gguf"])
+def test_fingerprint_sees_a_change_at_either_end(tmp_path, name):
+    weights = tmp_path / name
     weights.write_bytes(b"a" * (3 << 20))
     before = runs.weights_fingerprint(tmp_path)
     for at in (0, -1):

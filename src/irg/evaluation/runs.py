@@ -221,7 +221,7 @@ def read_trajectory(path: Path) -> dict[str, Any]:
 def weights_fingerprint(folder: Path) -> str:
     """A sha256 over each weight and configuration file's name, size, first and last MiB (a whole 7B takes minutes)."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+    for path in (path for ending in ("safetensors", "gguf", "json") for path in sorted(folder.glob(f"*.{ending}"))):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

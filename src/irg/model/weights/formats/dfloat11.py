@@ -74,10 +74,12 @@ class DFloat11Tensor:
     shape: tuple[int, ...]
 
     def decode(self) -> Tensor:
-        exponents = decoded_exponents(self.group, self.first, self.last).to(torch.int32)
-        others = _read(self.group.parts["sign_mantissa"], self.first, self.last).to(torch.int32)
-        bits = (others & 0x80) << 8 | exponents << 7 | others & 0x7F
-        return bits.to(torch.uint16).view(torch.bfloat16).view(self.shape)
+        bits = decoded_exponents(self.group, self.first, self.last).to(torch.int16)
+        others = _read(self.group.parts["sign_mantissa"], self.first, self.last)
+        bits <<= 7
+        bits |= others & 0x7F
+        bits |= (others & 0x80).to(torch.int16) << 8
+        return bits.view(torch.bfloat16).view(self.shape)
 
 
 def decode_entries(path: Path, entries: Mapping[str, TensorEntry]) -> tuple[str, dict[str, TensorEntry]] | None:
