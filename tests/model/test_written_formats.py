@@ -13,6 +13,8 @@ from weight_formats import LAYERS, projections, weights_of, write_dfloat11
 
 from irg.cli.main import main
 from irg.model.network.config import tiny
+from irg.model.network.lora import LoraConfig
+from irg.model.weights.adapter_files import save_adapter
 from irg.model.weights.checkpoint import check_folder, load_model
 from irg.model.weights.convert import Conversion, WeightFormat, convert
 from irg.model.weights.formats import comfyui
@@ -71,6 +73,31 @@ def test_gguf_is_written_and_read_back(folder: Path, tmp_path: Path) -> None:
         step = wanted.view(len(wanted), -1, 32).abs().amax(-1, keepdim=True) / 127  # of a block of 32
         difference = (after[f"{name}.weight"] - wanted).view(len(wanted), -1, 32).abs()
         assert (difference <= 0.57 * step).all()  # half a step, and the scale is a float16
+
+
+@pytest.mark.parametrize("written", ["fp8", "gguf", "comfyui"])
+def test_plain_fp8_becomes_each_format(folder: Path, tmp_path: Path, written: WeightFormat) -> None:
+    """No other format has float8 without a scale."""
+    if written == "gguf":
+        pytest.importorskip("gguf")
+    tensors = {key: t.to(torch.float8_e4m3fn) if t.ndim == 2 else t for key, t in weights_of(folder).items()}
+    save_file(tensors, folder / "ema.safetensors")
+    convert(folder, tmp_path / "out", Conversion(format=written))
+    made = load_model(tmp_path / "out").model.state_dict()
+    assert torch.equal(made["vae2llm.weight"], tensors["vae2llm.weight"].float())
+    assert torch.allclose(made[f"{QUERY}.weight"], tensors[f"{QUERY}.weight"].float(), rtol=2**-4, atol=2**-9)
+
+
+@pytest.mark.parametrize("written", [None, "fp8"])
+def test_adapters_are_merged_into_decoded_weights(folder: Path, tmp_path: Path, written: WeightFormat | None) -> None:
+    convert(folder, tmp_path / "fp8", Conversion(format="fp8"))
+    outputs, inputs = weights_of(folder)[f"{QUERY}.weight"].shape
+    pair = {f"{QUERY}.lora_A": torch.ones(1, inputs), f"{QUERY}.lora_B": torch.ones(outputs, 1)}
+    save_adapter(tmp_path / "adapter", LoraConfig(1, 1.0, ("q_proj",)), pair)
+    convert(tmp_path / "fp8", tmp_path / "out", Conversion(lora=(tmp_path / "adapter",), format=written))
+    before, after = (load_model(tmp_path / name).model.get_parameter(f"{QUERY}.weight") for name in ("fp8", "out"))
+    rounding = 2**-8 if written is None else 2**-4
+    assert torch.allclose(after, before + 1, rtol=rounding, atol=2**-9)
 
 
 def test_comfyuis_file_describes_itself(folder: Path, tmp_path: Path) -> None:

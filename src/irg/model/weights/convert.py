@@ -197,11 +197,14 @@ def _bagel_name(checked: CheckedFolder) -> str:
 
 
 def _dtype(checked: CheckedFolder, conversion: Conversion) -> torch.dtype | None:
-    """The wanted dtype; a file for ComfyUI-BAGEL has one for all, that of most weights."""
-    if conversion.format != "comfyui" or conversion.dtype is not None:
+    """The wanted dtype. A file for ComfyUI-BAGEL has one for all, that of most weights; where a format has no plain
+    float8, that becomes bfloat16."""
+    if conversion.format is None or conversion.dtype is not None:
         return conversion.dtype
-    (usual, _), *_ = Counter(entry.dtype for entry in checked.entries.values()).most_common()
-    return usual if usual in comfyui.DTYPES else torch.bfloat16
+    (usual, _), *others = Counter(entry.dtype for entry in checked.entries.values()).most_common()
+    if any(dtype in scaled.FP8 for dtype, _ in [(usual, 0), *others]):
+        return torch.bfloat16
+    return usual if conversion.format == "comfyui" and usual in comfyui.DTYPES else None
 
 
 def _write_weights(

@@ -46,7 +46,7 @@ class GgufTensor:
         kind = library.GGMLQuantizationType[self.type]
         blocks = TensorReader(map_files=False).read(self.blocks)
         numbers, start = torch.empty(math.prod(self.shape)), 0
-        for rows in blocks.split(max(1, _PIECE // blocks.shape[1])):
+        for rows in blocks.split(max(1, _PIECE // max(1, blocks.shape[1]))):
             try:
                 decoded = torch.from_numpy(library.quants.dequantize(rows.numpy(), kind)).flatten()
             except NotImplementedError as error:
