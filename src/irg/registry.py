@@ -42,6 +42,19 @@ def names(group: str) -> tuple[str, ...]:
     return tuple(_found(group))
 
 
+def check(group: str, name: str, what: str) -> None:
+    """Check that there is a plug-in of a name; it is not imported.
+
+    Args:
+        what: what the message calls it.
+
+    Raises:
+        ValueError: there is none; the message says which there are.
+    """
+    if name not in (known := names(group)):
+        raise ValueError(f"no {what} {name!r}{choose(name, known)}; there are {', '.join(known)}")
+
+
 def load(group: str, name: str) -> Any:
     """The object behind a name.
 

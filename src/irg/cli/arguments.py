@@ -8,7 +8,8 @@ The grammar, the same in every command that makes images (``generate``, ``bench 
   ``--cfg-interval 0.4,1``. ``--size 128x96`` stands for ``--width 128 --height 96``; it may be a ratio, too.
 * How a critic works (the fields of ``CriticOptions``): ``--critic-url``, ``--critic-budget`` and their like; who it is,
   ``--critic``, is a setting.
-* The model and where it runs: ``--model --weights --lora --memory --device`` (:class:`ModelOptions`).
+* The model and where it runs: ``--model --weights --lora --memory --device --protocol --system-prompt-file
+  --offline`` (:class:`ModelOptions`).
 * In recipes the same names are keys of a dictionary (``options: {cfg_text_scale: 4, mode: think}``), and fields of the
   recipe itself are options, nested ones with dots: ``irg train RECIPE.yaml --optimizer.lr 1e-4``.
 * Old spellings (``--recall``, ``--always``, ``--set name=value``, ``--options name=value``) work for this version, with
@@ -25,13 +26,16 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from irg import registry
 from irg.critics.options import SELF, CriticOptions
 from irg.deprecation import old_names
 from irg.engine.settings import DrawSettings
+from irg.reasoning.protocols.official_texts import read_own_text
 from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options, of_later_images
 from irg.reasoning.sizes import PRESETS, parse_size
 
@@ -40,6 +44,7 @@ CRITIC = "critic_"  # before the name of one of CriticOptions
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
 Lora = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH[:SCALE]")]
 FIRST = "First image: "  # begins the help of drawing settings without a prefix
+_OF_PIPELINE = ("model", "device", "memory", "weights", "lora", "protocol", "offline")
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
 
@@ -58,6 +63,24 @@ class ModelOptions:
     """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
     device: str | None = None
     """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
+    protocol: str | None = None
+    """The way to reason, such as irg, bagel or umm-reflection. Default: the model's own (irg model info says which)."""
+    system_prompt_file: str | None = None
+    """A text that takes the place of the protocol's system prompt."""
+    offline: bool = False
+    """Download nothing: model and texts have to be here already."""
+
+    def for_pipeline(self) -> dict[str, Any]:
+        """Arguments of ``IRGPipeline.from_pretrained``.
+
+        Raises:
+            ValueError: there is no such protocol, or the system prompt can't be read.
+        """
+        if self.protocol is not None:
+            registry.check(registry.PROTOCOLS, self.protocol, "protocol")
+        system = None if self.system_prompt_file is None else read_own_text(Path(self.system_prompt_file))
+        own = {name: getattr(self, name) for name in _OF_PIPELINE}
+        return own | {"system_prompt": system}
 
 
 def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:

@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     given = {"max_think_tokens": options.max_tokens, "temperature": options.temperature}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     check_options(changes)
+    options.for_pipeline()  # a mistake is told before anything is done
     seed = drawn_seed(options.seed)
     asked = []
     if options.words or options.prompts_file is None:

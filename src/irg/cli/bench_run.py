@@ -29,8 +29,6 @@ class RunOptions(ModelOptions):
     """Prompts that are here already: a file, or a folder laid out like the official one."""
     variant: str | None = None
     """Another prompt set of the benchmark, such as rewritten (GenEval, WISE) or full (TIIF)."""
-    offline: bool = False
-    """Fetch nothing."""
     limit: int | None = None
     """So many prompts only, evenly from all categories."""
     num_images: Annotated[int | None, arg(aliases=["-n"])] = renamed(was="samples", default=None)
@@ -55,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
     options, changes = parse_with_settings(RunOptions, argv, "irg bench run", what)
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    loading = options.for_pipeline()
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     prompt_set = promptsets.load(
         options.name, options.prompts, variant=options.variant, offline=options.offline, say=console.print
@@ -63,27 +62,20 @@ def main(argv: Sequence[str]) -> int:
     from irg.evaluation import runs
     from irg.evaluation.generation import draw_missing
     from irg.evaluation.image_folders import slug
-    from irg.model.weights.folders import model_folder
     from irg.reasoning.critique import Critics
     from irg.reasoning.pipeline import IRGPipeline
+    from irg.reasoning.protocols.selection import find_model
 
     critics = Critics(options.critic_options)
     critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
-    folder = model_folder(options.model, options.weights, console.print)
+    folder, loading["weights"] = find_model(
+        options.model, options.weights, options.protocol, console.print, options.offline
+    )
     covered_by, covered = _covered(options, folder, prompt_set)
     chosen = runs.select_prompts(covered, options.limit)
     if len(chosen) < len(prompt_set):
         console.print(f"{len(covered)} of {len(prompt_set)} prompts are covered, {len(chosen)} are drawn.")
-    pipe = IRGPipeline.from_pretrained(
-        options.model,
-        options.device,
-        memory=options.memory,
-        weights=options.weights,
-        lora=options.lora,
-        say=console.print,
-        options=changes,
-        critics=critics,
-    )
+    pipe = IRGPipeline.from_pretrained(**loading, say=console.print, options=changes, critics=critics)
     settings = pipe.defaults
     info = runs.new_run(
         prompt_set,
@@ -96,6 +88,9 @@ def main(argv: Sequence[str]) -> int:
         model_name=slug(str(options.model)),
         weights=pipe.weights,
         lora=pipe.lora,
+        protocol=pipe.protocol.name,
+        protocol_reason=pipe.protocol_reason,
+        system_prompt=loading["system_prompt"] or "",
         precision=pipe.memory_plan.precision if pipe.memory_plan else "",
         mode=settings.mode,
         settings=settings.to_dict(),

@@ -74,6 +74,7 @@ def run(
     """
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    options.for_pipeline()  # a mistake is told before anything is done
     output = Output(options.out, requests, options.overwrite)
 
     from irg.cli.display import Display
@@ -131,20 +132,12 @@ def load(
     task: "Task",
     critics: "Critics | None" = None,
 ) -> "IRGPipeline":
-    """The pipeline, with the settings of the command line as its own."""
+    """The pipeline, with the settings of the command line, which are for a task, as its own."""
     display.note(f"Loading {options.model} ...")
     from irg.reasoning.pipeline import IRGPipeline
 
     return IRGPipeline.from_pretrained(
-        options.model,
-        options.device,
-        memory=options.memory,
-        weights=options.weights,
-        lora=options.lora,
-        say=display.note,
-        options=changes,
-        task=task,
-        critics=critics,
+        **options.for_pipeline(), say=display.note, options=changes, task=task, critics=critics
     )
 
 

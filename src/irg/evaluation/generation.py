@@ -54,14 +54,16 @@ def _trajectories(
     texts, seeds = [one.prompt.text for one in samples], [one.seed(info.seed) for one in samples]
     with closing(pipe.stream(texts, seeds, Settings.from_dict(info.settings), batch_size)) as events:
         for event in events:
-            if isinstance(event, Finished):
-                for problem in failures(event.trajectory):
-                    sample = samples[event.request]
-                    console.print(f"image {sample.number} of prompt {sample.prompt.id}: {problem}")
-                yield samples[event.request], event.trajectory
-            elif isinstance(event, Failed):
-                sample = samples[event.request]
-                console.print(f"image {sample.number} of prompt {sample.prompt.id}: {event.error}")
+            if not isinstance(event, Finished | Failed):
+                continue
+            sample = samples[event.request]
+            problems = [str(event.error)] if isinstance(event, Failed) else failures(event.trajectory)
+            if isinstance(event, Finished) and event.trajectory.image is None:
+                problems.append("the model answered without an image")
+            for problem in problems:
+                console.print(f"image {sample.number} of prompt {sample.prompt.id}: {problem}")
+            if isinstance(event, Finished) and event.trajectory.image is not None:
+                yield sample, event.trajectory
 
 
 def save_sample(folder: Path, info: RunInfo, sample: Sample, trajectory: Trajectory) -> None:
@@ -71,7 +73,7 @@ def save_sample(folder: Path, info: RunInfo, sample: Sample, trajectory: Traject
     for turn in range(1, info.max_turns + 1):
         if turn <= len(trajectory.turns) and trajectory.turns[turn - 1].image is not None:
             image = trajectory.turns[turn - 1].image
-        assert image is not None, "every program draws in its first turn"
+        assert image is not None, "a first turn without an image is the only one"
         layout.write(folder / "turns" / str(turn), sample.prompt, sample.number, info.model_name, image)
     assert image is not None
     layout.write(folder / "images", sample.prompt, sample.number, info.model_name, image)

@@ -54,6 +54,12 @@ class RunInfo:
     """The set of weights that was loaded, such as ``ema``; empty in records of earlier versions."""
     lora: tuple[str, ...] = ()
     """The adapters that were added, ``PATH:SCALE``."""
+    protocol: str = ""
+    """The way to reason; empty in records of earlier versions."""
+    protocol_reason: str = ""
+    """Why it is this one."""
+    system_prompt: str = ""
+    """One's own, in the place of the protocol's."""
     precision: str = ""
     """float32, bf16, int8 or int4."""
     irg_version: str = __version__
@@ -161,6 +167,7 @@ def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
         before = RunInfo.load(folder)
         same = replace(before, irg_version=info.irg_version, prompts_source=info.prompts_source)
         same = replace(same, weights=before.weights or info.weights, precision=before.precision or info.precision)
+        same = replace(same, protocol=before.protocol or info.protocol, protocol_reason=info.protocol_reason)
         grown = set(before.prompt_ids) < set(info.prompt_ids)  # a higher --limit, or none
         if grown:
             same = replace(same, prompt_ids=info.prompt_ids)

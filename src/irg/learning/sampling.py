@@ -90,7 +90,8 @@ def save(outputs: Mapping[str, IRGOutput], folder: Path, step: int, trackers: Tr
             output.save(folder / name, overwrite=True)
         except (OSError, ValueError) as error:
             warnings.warn(f"cannot write {folder / name}: {error}; training goes on", stacklevel=2)
-        trackers.image(step, f"sample/{name}", output.image)
+        if output.image is not None:
+            trackers.image(step, f"sample/{name}", output.image)
 
 
 def failure(error: BaseException, step: int) -> str:

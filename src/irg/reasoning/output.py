@@ -10,15 +10,14 @@ from irg.results.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class IRGOutput:
-    """A finished request. ``image`` is the last image; everything on the way to it is in ``trajectory``."""
+    """A finished request. ``image`` is the last image, None if the model answered without one; everything on the way to
+    it is in ``trajectory``."""
 
     trajectory: Trajectory
 
     @property
-    def image(self) -> Image.Image:
-        image = self.trajectory.image
-        assert image is not None, "every program draws at least once"
-        return image
+    def image(self) -> Image.Image | None:
+        return self.trajectory.image
 
     @property
     def initial_image(self) -> Image.Image | None:

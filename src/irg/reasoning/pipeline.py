@@ -23,7 +23,6 @@ from irg.model.placement.loading import load_with_plan
 from irg.model.placement.memory_plan import Memory, MemoryPlan
 from irg.model.weights.adapter_files import LoraSource, lora_sources
 from irg.model.weights.config_files import read_config
-from irg.model.weights.folders import model_folder
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.model.weights.weight_sets import set_name
@@ -37,7 +36,7 @@ from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.protocols.base import Job, Protocol, Task, find
 from irg.reasoning.protocols.irg import redraw
 from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
-from irg.reasoning.protocols.selection import ProtocolTexts, select_protocol, usual_settings
+from irg.reasoning.protocols.selection import ProtocolTexts, find_model, select_protocol, usual_settings
 from irg.reasoning.settings import Settings, check_seed, of_later_images, with_options
 from irg.results.trajectory import Trajectory
 
@@ -70,7 +69,7 @@ class IRGPipeline:
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
         self.weights, self.lora = weights, tuple(lora)
         self.config = engine.runner.config
-        self.protocol = protocol or find(DEFAULT_PROTOCOL)
+        self.protocol, self.protocol_reason = protocol or find(DEFAULT_PROTOCOL), ""
         self.defaults = usual_settings(self.config, profile, self.protocol)
         self.critics = critics or Critics()
         self.sizes = image_sizes(self.config, self.defaults)
@@ -107,14 +106,15 @@ class IRGPipeline:
             memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``offload`` (layers wait in host memory), or
                 ``auto``, the first that fits (float32 before them on the CPU).
             weights: the name of the weights to take where a folder has several: ``ema`` for ``ema.safetensors``.
-                Default: ``weights``, ``ema``, ``model``, whichever is there first, or the only ones.
+                Default: those that a known model is run with in its protocol, else ``weights``, ``ema``, ``model``,
+                whichever is there first, or the only ones.
             lora: low-rank adapters to add to the weights, in any of the forms of
                 :mod:`irg.model.weights.adapter_forms`: paths, ``"PATH:SCALE"`` or (path, scale). Merged as the weights
                 are loaded, before they are quantized or offloaded.
             protocol: the way to reason (``docs/protocols.md``); default: the model's own.
             system_prompt: takes the place of the protocol's.
             texts: the protocol's texts by name, which are then not read from their official home.
-            offline: never download a text.
+            offline: download neither a model nor a text.
             say: gets a line about what is downloaded, and one about the memory that was chosen and why.
             options: single settings by name as in a call; changed so, the model's own become ``defaults``. They are
                 checked against the model's configuration before its weights are loaded.
@@ -126,7 +126,7 @@ class IRGPipeline:
                 it can't draw what the options ask for, or a text that they need can't be had.
         """
         devices, adapters = parse_devices(device), lora_sources(lora)
-        folder = model_folder(model, weights, say)
+        folder, weights = find_model(model, weights, protocol, say, offline)
         own_profile = read_profile(folder)
         profile = own_profile or BAGEL_PROFILE
         selected = select_protocol(protocol, str(model), folder, own_profile)
@@ -150,7 +150,7 @@ class IRGPipeline:
         weights = set_name(loaded.weights_file.name)
         added = [f"{path}:{scale:g}" for path, scale in adapters]
         pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts, critics, added)
-        pipe.defaults = defaults
+        pipe.defaults, pipe.protocol_reason = defaults, selected.reason
         return pipe
 
     def max_concurrent_requests(self, most: int = 8) -> int:

@@ -18,7 +18,6 @@ from irg.model.network.config import ModelConfig
 from irg.reasoning.critique import NO_CRITIQUE, Critique, ask_critic
 from irg.reasoning.protocols.official_texts import OfficialText
 from irg.reasoning.settings import Fallback, Mode, Settings
-from irg.recipes import choose
 from irg.sequence.images import ResizeRule
 
 Task = Literal["generate", "improve", "edit", "ask"]
@@ -279,8 +278,6 @@ def find(name: str) -> Protocol:
     Raises:
         ValueError: there is none, or its package can't be imported.
     """
-    known = registry.names(registry.PROTOCOLS)
-    if name not in known:
-        raise ValueError(f"no protocol {name!r}{choose(name, known)}; there are {', '.join(known)}")
+    registry.check(registry.PROTOCOLS, name, "protocol")
     protocol: Protocol = registry.load(registry.PROTOCOLS, name)()
     return protocol

@@ -75,6 +75,19 @@ def protocol_of(model_name: str, folder: Path, profile_protocol: str = "") -> tu
     return DEFAULT_PROTOCOL, "nothing says otherwise"
 
 
+def usual_weights(model_name: str, folder: Path, protocol: str | None = None) -> str | None:
+    """The name of the weights that a model is run with in a protocol (None: its own); None where nothing is known.
+
+    Args:
+        folder: where the model is; one that is not there yet, such as a hub id, will do.
+    """
+    known = known_id(model_name, folder)
+    if known is not None and protocol in (None, KNOWN_MODELS[known].protocol):
+        return KNOWN_MODELS[known].weights
+    is_refiner = protocol in (None, "rvr") and (folder / REFINER_WEIGHTS).is_file()
+    return REFINER_WEIGHTS.removesuffix(".safetensors") if is_refiner else None
+
+
 def known_id(model_name: str, folder: Path) -> str | None:
     """The known model's hub id, or None: by the name that was given, the hub's cache, or the name of a local folder."""
     given = _known(_named_id(model_name))

@@ -13,6 +13,7 @@ class RvR(Protocol):
     texts = PINNED_TEXTS["rvr"]
     max_rounds = 1
     settings = {
+        "rounds": 1,
         # 4.0 with an image scale of 1.5 whose branch is the main one: 1 + 1.5 * (4 - 1)
         "cfg_text_scale": 5.5,
         "improve_cfg_text_scale": 4.0,

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from irg.model.network.config import ModelConfig
+from irg.model.weights.folders import is_model_folder, model_folder
 from irg.model.weights.profile import Profile
+from irg.model.weights.weight_sets import AUTOENCODER, USUAL, weight_sets
 from irg.reasoning.protocols.base import Protocol, Task, find, states_no_rules
-from irg.reasoning.protocols.known_models import protocol_of
+from irg.reasoning.protocols.known_models import protocol_of, usual_weights
 from irg.reasoning.protocols.official_texts import read_texts
 from irg.reasoning.settings import IMPROVE, Settings, with_options
 
@@ -34,6 +36,32 @@ def select_protocol(name: str | None, model: str, folder: Path, profile: Profile
         return Selected(find(found), reason)
     except ValueError as error:
         raise ValueError(f"{folder}: {reason}, but {error}") from error
+
+
+def find_model(
+    model: str | Path, weights: str | None, protocol: str | None, say: Callable[[str], None], offline: bool = False
+) -> tuple[Path, str | None]:
+    """A model's folder, downloaded if it has to be, and the name of the weights to take (None: the usual ones).
+
+    Args:
+        weights: those that were asked for; default: those that a known model is run with in the protocol.
+        offline: download nothing.
+
+    Raises:
+        ValueError: there is no such model, or it can't be had.
+    """
+    name = str(model)
+    if weights is not None:
+        return model_folder(model, weights, say, not offline), weights
+    wanted = None if is_model_folder(name) else usual_weights(name, Path(name), protocol)
+    folder = model_folder(model, wanted, say, not offline)
+    usual = usual_weights(name, folder, protocol)
+    sets = weight_sets(path.name for path in folder.iterdir()).keys() - {AUTOENCODER}
+    if usual not in sets or usual == next((name for name in USUAL if name in sets), None):
+        return folder, None
+    others = ", ".join(sorted(sets - {usual}))
+    say(f"Weights: {usual}, as this model is run with them{f'; --weights takes others: {others}' if others else ''}")
+    return folder, usual
 
 
 def usual_settings(config: ModelConfig, profile: Profile, protocol: Protocol) -> Settings:

@@ -28,6 +28,7 @@ class UniReason(Protocol):
     max_rounds = 1
     vit_resize = ResizeRule(980, 378, 14)
     settings = _REFINING | {
+        "rounds": 1,
         "max_think_tokens": 2048,
         "max_reflect_tokens": 8192,
         "improve_cfg_text_scale": 3.0,
