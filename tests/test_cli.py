@@ -81,7 +81,7 @@ class FakePipeline:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     pipeline = FakePipeline()
-    monkeypatch.setattr(running, "load", lambda options, changes, *_: pipeline.loaded(changes))
+    monkeypatch.setattr(running, "load", lambda options, changes, *_, **__: pipeline.loaded(changes))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IRG_DEBUG", raising=False)
     return pipeline

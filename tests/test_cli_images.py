@@ -53,7 +53,7 @@ class FakePipeline:
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     pipeline = FakePipeline()
     for module in (running, ask):
-        monkeypatch.setattr(module, "load", lambda options, changes, *_: pipeline.loaded(changes))
+        monkeypatch.setattr(module, "load", lambda options, changes, *_, **__: pipeline.loaded(changes))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IRG_DEBUG", raising=False)
     for name, color in (("red.png", "red"), ("blue.jpg", "blue")):
@@ -194,7 +194,7 @@ def test_a_mistake_is_one_line_before_the_model_is_loaded(
     Path("field.jsonl").write_text('{"picture": "red.png", "prompt": "a"}')
     Path("plain.txt").write_text("a cat\n")
     for module in (running, ask):
-        monkeypatch.setattr(module, "load", lambda *_: pytest.fail("the model is being loaded"))
+        monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the model is being loaded"))
     before = files_in(".")
     assert cli.main(words) == 2
     error = capsys.readouterr().err

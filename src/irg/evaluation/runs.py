@@ -171,8 +171,9 @@ def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
         grown = set(before.prompt_ids) < set(info.prompt_ids)  # a higher --limit, or none
         if grown:
             same = replace(same, prompt_ids=info.prompt_ids)
-        for name, value in asdict(info).items():
-            if asdict(same)[name] != value:
+        new = asdict(info)
+        for name in ("protocol", *new):  # the protocol first: other settings follow from it
+            if asdict(same)[name] != (value := new[name]):
                 raise ValueError(
                     f"{folder}: can't resume, {name} was {_short(asdict(same)[name])} and is {_short(value)}; "
                     "give another --out"
