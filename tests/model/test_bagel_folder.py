@@ -15,6 +15,7 @@ from irg.model.weights.checkpoint import check_folder
 from irg.model.weights.config_files import read_config
 from irg.model.weights.hub import needed
 from irg.model.weights.initialize import narrower, write_folder
+from irg.model.weights.tokenizer import TextTokenizer
 
 FIRST = '{\n  "name": ["BAGEL-7B-MoT"],\n}'
 LATER = json.dumps(
@@ -131,3 +132,31 @@ def test_the_hub_needs_no_shards_that_are_not_there() -> None:
     sizes = dict.fromkeys([*names, "model.safetensors.index.json", "ema.safetensors", "ae.safetensors"], 9)
     files = needed("owner/bagel", sizes, lambda index: pytest.fail("no index is needed"), "ema")
     assert {"ema.safetensors", "ae.safetensors"} <= set(files)
+
+
+@pytest.mark.parametrize(
+    ("config", "vocabulary"),
+    [(FIRST, ("vocab.json", "merges.txt")), (LATER, ("tokenizer.json",))],
+    ids=["first", "later"],
+)
+def test_the_whole_published_folder(
+    tmp_path: Path, qwen2: Path, config: str | None, vocabulary: tuple[str, ...]
+) -> None:
+    """Every file beside the weights as it is on the hub, Qwen2's vocabulary of 151,643 words; only widths are small."""
+    published(tmp_path, config)
+    thin = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    (tmp_path / "llm_config.json").write_text(json.dumps(LLM | thin | {"intermediate_size": 32}))
+    small = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32}
+    (tmp_path / "vit_config.json").write_text(json.dumps(VIT | small))
+    for name in (*vocabulary, "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((qwen2 / name).read_bytes())
+    network = read_config(tmp_path)
+    holes = tmp_path / "holes"
+    holes.mkdir()
+    write_folder(holes, network, seed=None)
+    for name in ("ema.safetensors", "ae.safetensors"):
+        (holes / name).rename(tmp_path / name)
+    assert check_folder(tmp_path).entries["language_model.model.embed_tokens.weight"].shape == (152_064, 64)
+    tokenizer = TextTokenizer.from_folder(tmp_path)
+    tokenizer.check(network, tmp_path)
+    assert list(vars(network.special).values()) == [151_644, 151_645, 151_652, 151_653]

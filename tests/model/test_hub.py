@@ -92,6 +92,13 @@ def test_only_one_set_of_weights_is_needed() -> None:
     assert set(INDEX["model.safetensors.index.json"]) < set(plain) and "ema.safetensors" not in plain
 
 
+def test_a_fine_tune_that_is_to_be_completed_needs_no_autoencoder() -> None:
+    files = needed("x/y", {"ema.safetensors": 9, "README.md": 5}, INDEX.__getitem__, partial=True)
+    assert files == ["ema.safetensors"]
+    with pytest.raises(ValueError, match=r"no ae.safetensors; .* irg model convert x/y OUT --base BASE"):
+        needed("x/y", {"ema.safetensors": 9}, INDEX.__getitem__)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

