@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from irg.critics import CriticError, WorkerCritic
 from irg.engine.engine import Engine
 from irg.engine.runner import Runner
 from irg.evaluation import generation, runs
@@ -132,6 +133,23 @@ def test_an_image_that_fails_stays_missing_and_the_others_are_drawn(geneval_prom
     assert "image 0 of prompt 00001: request 1" in console.file.getvalue()
     monkeypatch.undo()
     assert generation.draw_missing(tmp_path / "run", info, geneval_prompts.prompts, pipe, 3, console) == 1
+
+
+def test_a_critic_that_fails_is_told_and_the_image_is_drawn_all_the_same(geneval_prompts, pipe, tmp_path):
+    class Broken(WorkerCritic):
+        def judge(self, review):
+            raise CriticError("budget", "the budget is used up")
+
+    pipe.critics.add("broken", Broken("broken"))
+    info = info_of(geneval_prompts, pipe, samples=1)
+    info = replace(info, settings=info.settings | {"critic": "broken", "critic_fallback": "keep"})
+    runs.open_run(tmp_path / "run", info, resume=False)
+    console = Console(file=io.StringIO(), width=200)
+    prompts = geneval_prompts.prompts[:1]
+    assert generation.draw_missing(tmp_path / "run", info, prompts, pipe, 1, console) == 1
+    told = "image 0 of prompt 00000: the critic broken failed (budget: the budget is used up); the image stays as it is"
+    assert told in " ".join(console.file.getvalue().split())
+    pipe.critics.close()
 
 
 def test_a_run_is_not_mixed_with_another(geneval_prompts, pipe, tmp_path):
