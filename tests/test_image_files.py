@@ -76,6 +76,7 @@ def test_images_are_upright(form: str, orientation: int, size: tuple[int, int], 
     assert open_image(upright).size == size
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_data_count_for_nothing() -> None:
     data = encoded(Image.new("RGB", (4, 2)), "PNG", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff\x01")
     assert open_image(data).size == (4, 2)
@@ -158,6 +159,7 @@ NOISE = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 6
         (encoded(Image.new("RGB", (2, 2)), "EPS"), "is a PostScript file"),  # Pillow would start Ghostscript
     ],
 )
+@pytest.mark.filterwarnings("ignore:Image size")
 def test_what_is_refused_in_one_line(data: bytes, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / "given"
     path.write_bytes(data)

@@ -187,6 +187,9 @@ def test_what_the_protocol_can_not_do_is_told_before_the_weights_are_read(
     monkeypatch.setattr(pipeline, "load_with_plan", lambda *_: pytest.fail("the weights are being read"))
     with pytest.raises(ValueError, match="protocol 'bagel' does not reflect by itself; its loop needs a critic"):
         IRGPipeline.from_pretrained(tmp_path, "cpu", protocol="bagel", options={"mode": "irg"}, task="improve")
+    noise(2000, 20).save(tmp_path / "narrow.png")
+    with pytest.raises(ValueError, match=r"narrow\.png: 2000x20 pixels are too narrow"):
+        IRGPipeline.from_pretrained(tmp_path, "cpu", options={}, task="improve", images=[tmp_path / "narrow.png"])
 
 
 # ----------------------------------------------------------------------------------------------------- negative prompt

@@ -63,8 +63,8 @@ def main(argv: Sequence[str]) -> int:
     concurrent = min(options.batch_size or len(requests), len(requests))
     display = Display(titles(requests), concurrent, to_stderr=options.json, quiet=options.quiet, task="ask")
     with display:
-        check_images(requests, display)
-        pipe = load(options, changes | {"mode": "think" if options.think else "direct"}, display, "ask")
+        shown = check_images(requests, display)
+        pipe = load(options, changes | {"mode": "think" if options.think else "direct"}, display, "ask", shown)
         return _answer(pipe, requests, options, display)
 
 

@@ -89,8 +89,8 @@ def run(
             if options.seed == "random":
                 display.note(f"Seed: {requests[0].seed}")
             critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
-            check_images(requests, display)
-            pipe = load(options, changes, display, task, critics)
+            images = check_images(requests, display)
+            pipe = load(options, changes, display, task, images, critics)
             settings = pipe.defaults
             if task != "generate" and not changes.keys() & {SIZE, "width", "height"}:
                 settings = settings.sized_by_image()
@@ -115,14 +115,16 @@ def titles(requests: Sequence[Request]) -> list[str]:
     return [": ".join([*filter(None, [", ".join(map(str, one.images))]), one.prompt]) for one in requests]
 
 
-def check_images(requests: Sequence[Request], display: "Display") -> None:
-    """Read every given image once, before the model is loaded.
+def check_images(requests: Sequence[Request], display: "Display") -> list[Path]:
+    """Read every given image once, before the model is looked for; returns them.
 
     Raises:
         ValueError: one can't be read; it is named.
     """
-    for path in dict.fromkeys(path for one in requests for path in one.images):
+    images = list(dict.fromkeys(path for one in requests for path in one.images))
+    for path in images:
         open_image(path, display.note)
+    return images
 
 
 def load(
@@ -130,6 +132,7 @@ def load(
     changes: dict[str, Any],
     display: "Display",
     task: "Task",
+    images: Sequence[Path],
     critics: "Critics | None" = None,
 ) -> "IRGPipeline":
     """The pipeline, with the settings of the command line, which are for a task, as its own."""
@@ -137,7 +140,7 @@ def load(
     from irg.reasoning.pipeline import IRGPipeline
 
     return IRGPipeline.from_pretrained(
-        **options.for_pipeline(), say=display.note, options=changes, task=task, critics=critics
+        **options.for_pipeline(), say=display.note, options=changes, task=task, images=images, critics=critics
     )
 
 

@@ -25,6 +25,22 @@ _NEEDED_IMAGES: dict[Task, str] = {
 }
 
 
+def given_image(source: ImageSource, protocol: Protocol, config: ModelConfig) -> Image:
+    """A given image as the autoencoder takes it; the ViT's rule is applied to that, as BAGEL does it.
+
+    Raises:
+        ValueError: it can't be read, is too small, or is too narrow to keep its shape.
+    """
+    image = open_image(source)
+    rule = protocol.job_options(config).get("vae_resize") or config.vae_resize
+    try:
+        rule.check(*image.size)
+    except ValueError as error:
+        name = f"{source}: " if isinstance(source, str | Path) else "the image's "
+        raise ValueError(f"{name}{error}") from error
+    return rule.resized(image)
+
+
 @dataclass(frozen=True)
 class Jobs:
     """Makes the jobs of a model in a protocol.
@@ -59,7 +75,7 @@ class Jobs:
         check_negative_prompt(settings, task)
         if bool(images) != (task != "generate") or (task == "improve" and len(images) > 1):
             raise ValueError(f"{task} needs {_NEEDED_IMAGES[task]}, got {len(images)}")
-        given = [self._given(image) for image in images]
+        given = [given_image(image, self.protocol, self.config) for image in images]
         height, width = self._size(settings, given)
         self.protocol.check(replace(settings, height=height, width=width), self.usual, task)
         texts = self.texts.read(task, settings.mode)
@@ -68,17 +84,6 @@ class Jobs:
         options["critic"] = self.critics.get(settings.critic)
         options["critic_fallback"] = settings.critic_fallback if self.protocol.reflects else "keep"
         return Job(prompt, system, settings, height, width, task, tuple(given), texts, seed, **options)
-
-    def _given(self, source: ImageSource) -> Image:
-        """A given image as the autoencoder takes it; the ViT's rule is applied to that, as BAGEL does it."""
-        image = open_image(source)
-        rule = self.protocol.job_options(self.config).get("vae_resize") or self.config.vae_resize
-        try:
-            rule.check(*image.size)
-        except ValueError as error:
-            name = f"{source}: " if isinstance(source, str | Path) else "the image's "
-            raise ValueError(f"{name}{error}") from error
-        return rule.resized(image)
 
     def _size(self, settings: Settings, given: Sequence[Image]) -> tuple[int, int]:
         """Height and width to draw: as set, or those of the last given image, or the model's own."""

@@ -5,7 +5,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, overload
@@ -28,7 +28,7 @@ from irg.model.weights.tokenizer import TextTokenizer
 from irg.model.weights.weight_sets import set_name
 from irg.reasoning.critique import Critics
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
-from irg.reasoning.jobs import Jobs
+from irg.reasoning.jobs import Jobs, given_image
 from irg.reasoning.model_settings import checked_settings, image_sizes, usual_request
 from irg.reasoning.negative_prompt import with_negative_prompt
 from irg.reasoning.output import IRGOutput
@@ -94,6 +94,7 @@ class IRGPipeline:
         say: Callable[[str], None] = _log.info,
         options: Mapping[str, Any] | None = None,
         task: Task = "generate",
+        images: Iterable[ImageSource] = (),
         critics: Critics | None = None,
     ) -> "IRGPipeline":
         """Load a model.
@@ -119,6 +120,7 @@ class IRGPipeline:
             options: single settings by name as in a call; changed so, the model's own become ``defaults``. They are
                 checked against the model's configuration before its weights are loaded.
             task: what the options are for (:meth:`stream`).
+            images: given ones, to be checked, too.
             critics: those that the setting ``critic`` may name; default: made when they are needed.
 
         Raises:
@@ -140,6 +142,8 @@ class IRGPipeline:
         protocol_texts = ProtocolTexts(selected.protocol, profile, system_prompt, texts, say, offline)
         if options is not None:
             selected.protocol.check(defaults, usual, task)
+        for image in images:
+            given_image(image, selected.protocol, config)
         protocol_texts.read(task, defaults.mode)
         if selected.protocol.name != DEFAULT_PROTOCOL:
             say(f"Protocol: {selected.protocol.name}, as {selected.reason}")
