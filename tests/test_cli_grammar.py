@@ -41,6 +41,10 @@ VALUES = {
     "top_p": ("0.9", 0.9),
     "look": ("vit", "vit"),
     "reflection_context": ("prompt", "prompt"),
+    "candidates": ("4", 4),
+    "select": ("self", "self"),
+    "budget_seconds": ("2.5", 2.5),
+    "budget_images": ("6", 6),
     "critic": ("self", "self"),
     "critic_fallback": ("keep", "keep"),
     "negative_prompt": ("blurry", "blurry"),
@@ -57,12 +61,15 @@ VALUES = {
 }
 
 
+FLAGS = ("stop_when_done", "keep_best")
+
+
 @pytest.mark.parametrize("kind", [GenerateOptions, RunOptions])
 def test_every_setting_is_an_option_of_every_command(kind: type) -> None:
     drawing = [one.name for one in fields(DrawSettings)]
-    own = [one.name for one in fields(Settings) if one.name not in ("initial", "improving", "stop_when_done")]
+    own = [one.name for one in fields(Settings) if one.name not in ("initial", "improving", *FLAGS)]
     assert set(VALUES) == {*own, *drawing}
-    words, wanted = ["x", "--stop-when-done"], {"stop_when_done": True}
+    words, wanted = ["x", "--stop-when-done", "--no-keep-best"], {"stop_when_done": True, "keep_best": False}
     for name in (*own, *drawing, *(IMPROVE + name for name in drawing)):
         text, value = VALUES[name.removeprefix(IMPROVE)]
         words += [f"--{name.replace('_', '-')}", text]

@@ -1,6 +1,7 @@
 """What stands after at most k edits: scores, repair, damage and change by budget, against numbers counted by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from bench_images import EVERYTHING, NOTHING, QUIET, flat, grey
@@ -97,6 +98,39 @@ def test_runs_of_other_lengths_share_the_columns(scored):
         "m, think: images a request",
     ]
     assert len(tables([short], with_reported=False)) == 1  # and alone it has no budgets
+
+
+def test_runs_by_what_they_cost(scored):
+    _, result, _ = scored
+    think = replace(result, mode="think", seconds=0.5, turns=result.turns[:1])
+    loop = replace(result, seconds=1.5)
+    by_cost = tables([loop, think], with_reported=False)[-1]
+    assert by_cost.title.startswith("GenEval by cost")
+    cells = {row.name: [cell.text for cell in row.cells[1:]] for row in by_cost.rows}
+    # 3 of 6 images in 0.5 s, 4 of 6 in 1.5 s
+    assert cells == {"m, irg": ["3.00", "1.50", "0.444", "+16.67"], "m, think": ["1.00", "0.50", "1.000", "–"]}
+    assert not any("by cost" in table.title for table in tables([loop], with_reported=False))
+    settings = loop.run["settings"] | {"candidates": 4, "select": "judge:hf:m"}
+    best_of = replace(think, run={"settings": settings})
+    kept = replace(loop, run={"settings": settings | {"keep_best": True, "select": "critic", "critic": "mini"}})
+    assert [row.name for row in tables([best_of, kept], with_reported=False)[-1].rows] == [
+        "m, think, best of 4 by judge:hf:m",
+        "m, irg, best of 4, best of its rounds by mini",
+    ]
+
+
+def test_images_of_all_candidates_count(scored, tmp_path, geneval_json):
+    _, result, judge = scored
+    path = tmp_path / "run/trajectories/00000/0.json"
+    record = json.loads(path.read_text())
+    candidates = [{"seed": 0, "scores": [None] * n, "image": None} for n in (2, 1, 4)]
+    path.write_text(json.dumps(record | {"search": {"candidates": candidates}}))
+    _, again = score(ScoreRequest("geneval", tmp_path / "run", prompts=str(geneval_json)), [judge], QUIET)
+    gained = [
+        6 * (one.images_per_request - other.images_per_request)
+        for one, other in zip(again.turns, result.turns, strict=True)
+    ]
+    assert gained == pytest.approx([3 - 1, 5 - 2, 6 - 2, 7 - 2])
 
 
 def test_results_of_before_are_read(scored):

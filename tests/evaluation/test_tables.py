@@ -98,8 +98,9 @@ def test_tables_never_mix_judges_and_each_number_says_its_own(run, fake_judge):
         score(run, [fake_judge(lambda job: Answer(EVERYTHING), label=label)], QUIET)[1] for label in ("one", "two")
     ]
     made = tables([*results, replace(results[0], model="another")])
-    assert [len(one.rows) for one in made[:4]] == [4, 12, 2, 6]  # by category and by edit budget, for each judge
-    assert [{row.reported for row in one.rows} for one in made] == [{False}] * 4 + [{True}] * 2
+    # by category, by edit budget and, of two runs, by cost
+    assert [len(one.rows) for one in made[:5]] == [4, 12, 2, 2, 6]
+    assert [{row.reported for row in one.rows} for one in made] == [{False}] * 5 + [{True}] * 2
     text = to_markdown(made)
     assert "[a] judge: one; prompts: original" in text and "[a] judge: two; prompts: original" in text
     assert "**GenEval, as reported**" in text and "judge: GenEval's Mask2Former (mmdet)" in text

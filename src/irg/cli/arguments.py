@@ -32,11 +32,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from irg import registry
-from irg.critics.options import SELF, CriticOptions
+from irg.critics.options import CriticOptions
 from irg.deprecation import old_names
 from irg.engine.settings import DrawSettings
 from irg.reasoning.protocols.official_texts import read_own_text
-from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options, of_later_images
+from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options, named_critics, of_later_images
 from irg.reasoning.sizes import PRESETS, parse_size
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ def parse_with_settings(
     check_options(changes)
     values = {one.name: getattr(given, one.name) for one in own}
     if takes_critic:
-        values["critic_options"] = _critic_options(given.critics, changes.get("critic", SELF))
+        values["critic_options"] = _critic_options(given.critics, named_critics(changes))
     return kind(**values), changes
 
 
@@ -248,12 +248,12 @@ def _critic_flags() -> type:
     return make_dataclass("CriticFlags", made, frozen=True)
 
 
-def _critic_options(flags: Any, critic: str) -> CriticOptions:
+def _critic_options(flags: Any, critics: Sequence[str]) -> CriticOptions:
     """Raises ValueError for an option that has no meaning, or a value that is not acceptable."""
     given = {one.name.removeprefix(CRITIC): getattr(flags, one.name) for one in fields(flags)}
     given = {name: value for name, value in given.items() if value is not None}
-    if given and critic == SELF:
-        raise ValueError(f"{_flag(CRITIC + next(iter(given)))} has no meaning without --critic")
+    if given and not critics:
+        raise ValueError(f"{_flag(CRITIC + next(iter(given)))} has no meaning without --critic or --select")
     if "extra" in given:
         try:
             given["extra"] = json.loads(given["extra"])

@@ -11,7 +11,6 @@ from tyro.conf import Positional, Suppress, arg
 from irg import promptsets
 from irg.cli.arguments import ModelOptions, parse_with_settings
 from irg.critics import CriticOptions
-from irg.critics.options import SELF
 from irg.deprecation import renamed
 
 
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     from irg.reasoning.protocols.selection import find_model
 
     critics = Critics(options.critic_options)
-    critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
+    critics.prepare(changes)  # a mistake about one is told before the model is loaded
     folder, loading["weights"] = find_model(
         options.model, options.weights, options.protocol, console.print, options.offline
     )

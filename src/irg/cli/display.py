@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from irg.reasoning.events import DenoiseStep, Event, ImageDone, TextDelta, TextDone
+from irg.reasoning.events import CandidateDone, DenoiseStep, Event, ImageDone, TextDelta, TextDone
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -75,6 +75,10 @@ class Display:
             self._step(event)
         elif isinstance(event, ImageDone):
             self._finish((event.request, event.turn))
+        elif isinstance(event, CandidateDone):
+            images = len(event.trajectory.images)
+            what = f"candidate {event.candidate + 1} is drawn ({'1 image' if images == 1 else f'{images} images'})"
+            self.line(self._label(event.request) + what)
 
     def _begin(self, request: int) -> None:
         if request in self._begun:

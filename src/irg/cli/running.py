@@ -14,7 +14,6 @@ from irg.cli.arguments import ModelOptions
 from irg.cli.output import Output
 from irg.cli.requests import Request
 from irg.critics import CriticOptions
-from irg.critics.options import SELF
 from irg.image_files import open_image
 from irg.reasoning.settings import SIZE, Settings
 from irg.results.folder import JSON_NAME, REPORT_NAME
@@ -88,7 +87,7 @@ def run(
         with display:
             if options.seed == "random":
                 display.note(f"Seed: {requests[0].seed}")
-            critics.get(changes.get("critic", SELF))  # a mistake about it is told before the model is loaded
+            critics.prepare(changes)  # a mistake about one is told before the model is loaded
             images = check_images(requests, display)
             pipe = load(options, changes, display, task, images, critics)
             settings = pipe.defaults
@@ -182,21 +181,26 @@ def _draw(
                 print(folder, flush=True)
             else:
                 files = [name for name in event.trajectory.image_names() if name is not None]
+                search = event.trajectory.search
+                for line in [search.why, *search.notes] if search else ():
+                    display.line(line)
                 display.line(f"Written to {folder}: {', '.join([*files, JSON_NAME, REPORT_NAME])}")
     return failed
 
 
 def _summary(index: int, folder: Path, trajectory: Trajectory) -> dict[str, Any]:
     """One result as ``--json`` prints it."""
-    images = [str(folder / name) for name in trajectory.image_names() if name is not None]
-    return {
+    names = trajectory.image_names()
+    images = [str(folder / name) for name in names if name is not None]
+    best = None if trajectory.best is None else names[trajectory.best]
+    summary = {
         "index": index,
         "prompt": trajectory.prompt,
         "seed": trajectory.seed,
         "mode": trajectory.mode,
         "model": trajectory.model,
         "folder": str(folder),
-        "image": images[-1] if images else None,
+        "image": str(folder / best) if best else images[-1] if images else None,
         "images": images,
         "report": str(folder / REPORT_NAME),
         "trajectory": str(folder / JSON_NAME),
@@ -207,3 +211,4 @@ def _summary(index: int, folder: Path, trajectory: Trajectory) -> dict[str, Any]
         "tokens": trajectory.tokens,
         "seconds": round(trajectory.seconds, 3),
     }
+    return summary | ({} if trajectory.search is None else {"search": trajectory.search.to_dict()})

@@ -69,13 +69,11 @@ def _trajectories(
 def save_sample(folder: Path, info: RunInfo, sample: Sample, trajectory: Trajectory) -> None:
     """Write every turn's image, then the trajectory, which marks the sample as finished."""
     layout = LAYOUTS[info.benchmark]
-    image = None
     for turn in range(1, info.max_turns + 1):
-        if turn <= len(trajectory.turns) and trajectory.turns[turn - 1].image is not None:
-            image = trajectory.turns[turn - 1].image
-        assert image is not None, "a first turn without an image is the only one"
+        image = trajectory.image_after(turn - 1)
+        assert image is not None, "a request without an image is not saved"
         layout.write(folder / "turns" / str(turn), sample.prompt, sample.number, info.model_name, image)
-    assert image is not None
-    layout.write(folder / "images", sample.prompt, sample.number, info.model_name, image)
+    assert trajectory.image is not None
+    layout.write(folder / "images", sample.prompt, sample.number, info.model_name, trajectory.image)
     record = trajectory.to_dict() | {"prompt_id": sample.prompt.id, "sample": sample.number}
     files.write_json(sample.trajectory_file(folder), record)

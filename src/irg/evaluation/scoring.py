@@ -208,15 +208,23 @@ def _cost(folder: Path, images: ImageSet, info: RunInfo) -> _Cost | None:
     """What a run's requests took; None if nothing is drawn."""
     samples = (Sample(prompt, number) for prompt in images.prompts for number in range(info.samples))
     paths = (sample.trajectory_file(folder) for sample in samples)
-    requests: list[list[dict[str, Any]]] = [read_trajectory(path)["turns"] for path in paths if path.is_file()]
-    if not requests:
+    records = [read_trajectory(path) for path in paths if path.is_file()]
+    if not records:
         return None
+    requests: list[list[dict[str, Any]]] = [record["turns"] for record in records]
     longest = max(len(turns) for turns in requests)
     reached = [[turns[k] for turns in requests if k < len(turns)] for k in range(longest)]
-    drawn = [[turn.get("image") is not None for turn in turns] for turns in requests]
+    drawn = [_images_drawn(record) for record in records]
     return _Cost(
         seconds_per_request(folder),
         float(np.mean([sum(turn["tokens"] for turn in turns) for turns in requests])),
         [float(np.mean([sum(turn["seconds"].values()) for turn in turns])) for turns in reached],
-        [float(np.mean([sum(flags[: k + 1]) for flags in drawn])) for k in range(info.max_turns)],
+        [float(np.mean([sum(min(one, k + 1) for one in each) for each in drawn])) for k in range(info.max_turns)],
     )
+
+
+def _images_drawn(record: dict[str, Any]) -> list[int]:
+    """How many images each candidate of a request has drawn."""
+    if "search" in record:
+        return [len(one["scores"]) for one in record["search"]["candidates"]]
+    return [sum(turn.get("image") is not None for turn in record["turns"])]

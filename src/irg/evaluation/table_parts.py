@@ -126,8 +126,16 @@ def _estimate_cell(estimate: Estimate | None, shown: Callable[[float], str], uni
 
 
 def run_name(result: Result) -> str:
-    """How tables name a run."""
-    return f"{result.model}, {result.mode}" if result.mode else result.model
+    """How tables name a run: model, mode, and the search at test time, if there was one."""
+    settings = result.run.get("settings", {})
+    parts = [result.model, result.mode]
+    if settings.get("candidates", 1) > 1:
+        parts.append(f"best of {settings['candidates']}")
+    if settings.get("keep_best"):
+        parts.append("best of its rounds")
+    if len(parts) > 2:
+        parts[-1] += f" by {settings[settings['select']] if settings['select'] == 'critic' else settings['select']}"
+    return ", ".join(part for part in parts if part)
 
 
 def prompts_label(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""Scores and what models' authors report side by side, by category and by edit budget.
+"""Scores and what models' authors report side by side, by category, by edit budget and by cost.
 
 Scores by different judges or prompt sets are in separate tables. What is reported stands beside scores of its own
 judge, else in a table of its own: numbers of another judge, or of a detector that knows another world, can't be set
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from irg.evaluation.benchmarks.geneval_rules import COUNTING_SCORE_ABOVE
 from irg.evaluation.benchmarks.registry import BENCHMARKS
 from irg.evaluation.budget_tables import budget_table, reported_budget_table
+from irg.evaluation.cost_tables import cost_table
 from irg.evaluation.reported import Reported, reported
 from irg.evaluation.results import Result
 from irg.evaluation.table_parts import (
@@ -27,8 +28,9 @@ from irg.evaluation.table_parts import (
 
 
 def tables(results: Sequence[Result], with_reported: bool = True) -> list[Table]:
-    """For each benchmark, judge, prompt set and set of options, in the order of the results, a table by category and,
-    where a run has several turns, one by edit budget; then, ``with_reported``, what another judge scored."""
+    """For each benchmark, judge, prompt set and set of options, in the order of the results: a table by category, one
+    by edit budget where a run has several turns, one by cost where there are several runs; then, ``with_reported``,
+    what another judge scored."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         how = (str(result.judge_identity), str(result.official_skips), str(result.options))
@@ -39,7 +41,7 @@ def tables(results: Sequence[Result], with_reported: bool = True) -> list[Table]
         every = reported(group[0].benchmark) if with_reported else ()
         beside = [one for one in every if one.is_judged_by(group[0].judge)]
         shown |= {group[0].benchmark + one.name + one.source for one in beside}
-        made += [_table(group, beside), budget_table(group, beside)]
+        made += [_table(group, beside), budget_table(group, beside), cost_table(group)]
     if with_reported:
         for name in dict.fromkeys(result.benchmark for result in results):
             rest = [one for one in reported(name) if name + one.name + one.source not in shown]

@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from irg.critics import Critic, CriticError, CriticOptions, Review, Verdict, make_critic
 from irg.critics.options import SELF
 from irg.engine.ops import Operation, Wait
-from irg.reasoning.settings import Fallback
+from irg.reasoning.settings import Fallback, named_critics
 from irg.results.trajectory import Trajectory
 
 
@@ -43,6 +43,15 @@ class Critics:
                 self._critics[name] = make_critic(name, self.options)
             return self._critics[name]
 
+    def prepare(self, options: Mapping[str, Any]) -> None:
+        """Make those that settings name.
+
+        Raises:
+            ValueError: as :meth:`get`.
+        """
+        for name in named_critics(options):
+            self.get(name)
+
     def close(self) -> None:
         """Close all of them; they are made again when they are needed."""
         with self._lock:
@@ -61,6 +70,7 @@ class Critique:
         error: why the critic failed.
         fallback: what is done instead.
         seconds: from question to answer.
+        out_of_budget: nobody was asked, since no turn may begin any more.
     """
 
     critic: str = ""
@@ -68,10 +78,13 @@ class Critique:
     error: CriticError | None = None
     fallback: Fallback | None = None
     seconds: float = 0.0
+    out_of_budget: bool = False
 
     @property
     def stop(self) -> str:
-        """Why the request ends here: ``done``, or ``critic failed``; empty where it goes on."""
+        """Why the request ends here: ``done``, ``budget``, or ``critic failed``; empty where it goes on."""
+        if self.out_of_budget:
+            return "budget"
         if self.verdict is not None and self.verdict.done:
             return "done"
         return "critic failed" if self.fallback == "keep" else ""
@@ -90,6 +103,7 @@ class Critique:
 
 NO_CRITIQUE = Critique()
 """Nobody was asked."""
+OUT_OF_BUDGET = Critique(out_of_budget=True)
 
 
 def ask_critic(critic: Critic | None, review: Review, fallback: Fallback) -> Generator[Operation, Any, Critique]:

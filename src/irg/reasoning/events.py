@@ -19,6 +19,15 @@ class Finished:
     trajectory: Trajectory
 
 
+@dataclass(frozen=True)
+class CandidateDone:
+    """A candidate of a search is drawn and waits for its scores; ``candidate`` is its number, 0 the first."""
+
+    request: int
+    candidate: int
+    trajectory: Trajectory
+
+
 class GenerationError(RuntimeError):
     """A request failed while it ran; ``__cause__`` is the error itself."""
 
@@ -37,6 +46,6 @@ class Failed:
     error: GenerationError
 
 
-Event = TextDelta | TextDone | DenoiseStep | ImageDone | Finished | Failed
+Event = TextDelta | TextDone | DenoiseStep | ImageDone | CandidateDone | Finished | Failed
 
 __getattr__ = module_names(__name__, {"ThinkingDelta": TextDelta, "ThinkingDone": TextDone, "DrawStep": DenoiseStep})

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,7 +28,7 @@ from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.model.weights.weight_sets import set_name
 from irg.reasoning.critique import Critics
-from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError
+from irg.reasoning.events import CandidateDone, DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs, given_image
 from irg.reasoning.model_settings import checked_settings, image_sizes, usual_request
 from irg.reasoning.negative_prompt import with_negative_prompt
@@ -37,6 +38,8 @@ from irg.reasoning.protocols.base import Job, Protocol, Task, find
 from irg.reasoning.protocols.irg import redraw
 from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
 from irg.reasoning.protocols.selection import ProtocolTexts, find_model, select_protocol, usual_settings
+from irg.reasoning.search import Searching
+from irg.reasoning.selectors import selector_of
 from irg.reasoning.settings import Settings, check_seed, of_later_images, with_options
 from irg.results.trajectory import Trajectory
 
@@ -346,18 +349,33 @@ class IRGPipeline:
         return self._stream(jobs, self._limit(batch_size))
 
     def _stream(self, jobs: Sequence[Job], limit: int) -> Generator[Event, None, None]:
+        return self._run([Searching(job, selector_of(job, self.critics, self.engine)) for job in jobs], limit)
+
+    def _run(self, searches: Sequence[Searching], limit: int) -> Generator[Event, None, None]:
+        """Run the candidates of all requests; a request is finished when its candidates have scores."""
+        places = [(i, k) for i, searching in enumerate(searches) for k in range(len(searching.attempts))]
         with self.engine.session(limit) as session:
-            for job in jobs:
+            for i, k in places:
+                job = searches[i].attempts[k].job
                 program = with_negative_prompt(self.protocol.program(job), job.settings.negative_prompt)
-                session.add(program, job.seed, turn=len(job.images))
+                session.add(searches[i].limited(k, program), job.seed, turn=len(job.images))
+            open_ = dict(enumerate(searches))
             for event in session:
-                i = event.request
+                i, k = places[event.request]
+                attempt = searches[i].attempts[k]
                 if isinstance(event, RequestDone):
-                    yield Finished(i, self.jobs.trajectory(jobs[i], event.value))
+                    drawn = None if event.value is None else self.jobs.trajectory(attempt.job, event.value)
+                    searches[i].end(k, drawn)
+                    if drawn is not None and len(searches[i].attempts) > 1:
+                        yield CandidateDone(i, k, drawn)
                 elif isinstance(event, RequestFailed):
-                    yield Failed(i, GenerationError(i, jobs[i].prompt, event.error))
-                else:
-                    yield event
+                    searches[i].fail(k, event.error)
+                elif k == 0:  # the other candidates are drawn unseen
+                    yield replace(event, request=i)
+                for i in [i for i, searching in open_.items() if searching.ready]:
+                    yield _result(i, open_.pop(i))
+        for i, searching in open_.items():
+            yield _result(i, searching)
 
     def redraw(
         self,
@@ -427,3 +445,10 @@ class IRGPipeline:
 
 def _several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
     return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
+
+
+def _result(index: int, searching: Searching) -> Finished | Failed:
+    try:
+        return Finished(index, searching.result())
+    except Exception as error:
+        return Failed(index, GenerationError(index, searching.attempts[0].job.prompt, error))

@@ -23,6 +23,7 @@ MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
 MAX_SIDE = 65536
 SIZE = "size"  # stands for width and height
+CRITIC = "critic"  # in the place of a critic's name: the one that reflects
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
 # settings of mode irg alone begin with these
 _LATER = (IMPROVE, "rounds", "reflect", "max_reflect", "recall", "stop_", "look", "critic")
@@ -53,6 +54,12 @@ class Settings:
             ``hf:MODEL`` or a plug-in's name (``docs/critics.md``).
         critic_fallback: what is done when the critic fails: the model reflects itself, or ``keep`` the image and end.
         negative_prompt: what guidance leads away from: it stands in the unconditional text branch.
+        candidates: images that are drawn independently of one another, each with its rounds; one is kept.
+        select: who scores images: ``self`` (the model), ``critic`` (the one that reflects), ``endpoint:MODEL``,
+            ``hf:MODEL``, ``judge:SPEC`` or a plug-in's name (``docs/search.md``).
+        keep_best: keep the best judged image of all rounds, not the last one.
+        budget_seconds: begin no candidate and no round after so many seconds; what is begun is finished.
+        budget_images: draw at most so many images, all candidates and rounds together.
         initial: how the first image is drawn.
         improving: how every later image is drawn.
 
@@ -76,6 +83,11 @@ class Settings:
     critic: str = SELF
     critic_fallback: Fallback = "self"
     negative_prompt: str = ""
+    candidates: int = 1
+    select: str = "self"
+    keep_best: bool = False
+    budget_seconds: float | None = None
+    budget_images: int | None = None
     initial: DrawSettings = field(default_factory=DrawSettings)
     improving: DrawSettings = IMPROVING
 
@@ -84,8 +96,16 @@ class Settings:
         choice(self, "look", get_args(Look))
         choice(self, "reflection_context", get_args(ReflectionContext))
         whole(self, "rounds", 1, 100, "mode 'think' draws one image only")
-        if not isinstance(self.stop_when_done, bool):
-            raise ValueError(f"stop_when_done must be true or false, got {self.stop_when_done!r}")
+        for flag in ("stop_when_done", "keep_best"):
+            if not isinstance(getattr(self, flag), bool):
+                raise ValueError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
+        whole(self, "candidates", 1, 1000)
+        if not isinstance(self.select, str) or not self.select:
+            raise ValueError(f"select must be self, critic or a critic's name, got {self.select!r}")
+        if self.budget_seconds is not None:
+            number(self, "budget_seconds", 0.0, 1e6, "0 begins nothing after the first image")
+        if self.budget_images is not None:
+            whole(self, "budget_images", 1, 1_000_000)
         for side in ("height", "width"):
             if getattr(self, side) is not None:
                 whole(self, side, 1, MAX_SIDE)
@@ -210,11 +230,23 @@ def check_options(options: Mapping[str, Any]) -> None:
         ValueError: see :func:`with_options`; or a setting has no meaning in the mode that is given with it.
     """
     with_options(Settings(), options, ImageSizes(usual=MAX_SIDE, stride=1, largest=MAX_SIDE))
-    check_critic(options.get("critic", SELF))
     mode = options.get("mode", "irg")
     unused = next((name for name in options if name.startswith(_LATER)), None)
     if mode != "irg" and unused:
         raise ValueError(f"{unused} has no meaning in mode {mode!r}, which draws one image")
+    if "select" in options:
+        if not (options.get("keep_best") or options.get("candidates", 1) > 1):
+            raise ValueError("select has no meaning for one image: give candidates or keep_best with it")
+        if options["select"] == CRITIC and options.get("critic", SELF) == SELF:
+            raise ValueError("select 'critic' needs a critic: give critic with it, or select by the critic's name")
+    for name in named_critics(options):
+        check_critic(name)
+
+
+def named_critics(options: Mapping[str, Any]) -> list[str]:
+    """The critics that settings name, as ``critic`` or for ``select``; nobody, where it is the model itself."""
+    named = dict.fromkeys((options.get("critic", SELF), options.get("select", SELF)))
+    return [name for name in named if name not in (SELF, CRITIC)]
 
 
 def check_prompt(prompt: str) -> str:

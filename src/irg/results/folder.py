@@ -2,7 +2,8 @@
 
 ``trajectory.json``, ``report.html`` (the same to look at) and the images: ``initial.png`` of turn 0, then
 ``improved.png``, ``improved-2.png``, ``improved-3.png`` ... of the turns after it. Several given images are
-``given-1.png``, ``given-2.png``, ... in the place of ``initial.png``.
+``given-1.png``, ``given-2.png``, ... in the place of ``initial.png``; ``candidate-1.png``, ... are the candidates that
+were not chosen.
 """
 
 import io
@@ -104,5 +105,5 @@ def read_image(folder: Path, name: str) -> Image.Image:
 
 
 def _is_ours(name: str) -> bool:
-    numbered = re.fullmatch(r"(improved|given)-[0-9]+\.png", name) is not None
+    numbered = re.fullmatch(r"(improved|given|candidate)-[0-9]+\.png", name) is not None
     return numbered or name in (JSON_NAME, REPORT_NAME, image_name(0), image_name(1))

@@ -16,12 +16,16 @@ _SHOWN_SIZE = 420  # pixels; smaller images are enlarged to about this, by a who
 _PIXELATED = 64  # images up to this size are enlarged without smoothing
 
 
-def render_report(trajectory: Mapping[str, Any], images: Sequence[Image.Image | None]) -> str:
-    """The page of one trajectory; ``images`` has one entry for each turn."""
+def render_report(
+    trajectory: Mapping[str, Any], images: Sequence[Image.Image | None], candidates: Sequence[Image.Image | None] = ()
+) -> str:
+    """The page of one trajectory; ``images`` has one entry for each turn, ``candidates`` one for each candidate of its
+    search."""
     titles = _titles(trajectory)
     turns = [_turn(turn, *title, image) for turn, title, image in zip(trajectory["turns"], titles, images, strict=True)]
     facts = {name: trajectory[name] for name in ("mode", "seed", "model")}
     facts |= {"images": sum(image is not None for image in images), "time": duration(_seconds(trajectory))}
+    search = trajectory.get("search")
     drawn = [turn for turn in turns if turn["image"] is not None and not turn["given"]]
     names = dict.fromkeys(name for turn in drawn for name in turn["settings"])
     stages = list(dict.fromkeys(stage for turn in turns for stage in turn["stages"]))
@@ -31,6 +35,9 @@ def render_report(trajectory: Mapping[str, Any], images: Sequence[Image.Image | 
         trajectory=trajectory,
         facts=facts,
         turns=turns,
+        search=search,
+        best=trajectory.get("best"),
+        candidates=[] if search is None else _candidates(search, images, candidates, trajectory.get("best")),
         drawn_titles=[turn["title"] for turn in drawn],
         drawn_settings=[[name, *(plain(turn["settings"].get(name)) for turn in drawn)] for name in names],
         request_settings=[[name, plain(v)] for name, v in trajectory["settings"].items() if not isinstance(v, dict)],
@@ -90,6 +97,31 @@ def _turn(turn: Mapping[str, Any], title: str, text_title: str, image: Image.Ima
         "tokens": turn["tokens"],
         "critic": turn.get("critic"),
     }
+
+
+def _candidates(
+    search: Mapping[str, Any],
+    images: Sequence[Image.Image | None],
+    others: Sequence[Image.Image | None],
+    best: int | None,
+) -> list[dict[str, Any]]:
+    """What the page shows of each candidate: its image, its seed, the scores of its images."""
+    last = next((image for image in reversed(images) if image is not None), None)
+    kept = last if best is None else images[best]
+    shown = []
+    for index, (one, image) in enumerate(zip(search["candidates"], others, strict=True)):
+        scores = ", ".join("–" if score is None else f"{score:.2f}" for score in one["scores"])
+        chosen = index == search["chosen"]
+        shown.append(
+            {
+                "number": index + 1,
+                "seed": one["seed"],
+                "scores": scores,
+                "chosen": chosen,
+                "image": kept if chosen else image,
+            }
+        )
+    return shown
 
 
 def _seconds(trajectory: Mapping[str, Any]) -> float:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from irg.results.folder import JSON_NAME, REPORT_NAME, encode_png, image_name, read_image, write_folder
 from irg.results.report import render_report
+from irg.results.search import Candidate, Search, best_image, candidate_name
 from irg.version import __version__
 
 SCHEMA_VERSION = 1
@@ -44,8 +45,15 @@ class Turn:
 
 @dataclass
 class Trajectory:
-    """All turns of a request. ``stopped`` says that its last text led to no image, ``stop_reason`` why (``done``: the
-    model saw nothing left to improve). ``loaded`` is what was loaded of the model: weights, precision, adapters."""
+    """All turns of a request.
+
+    Attributes:
+        stopped: the last text led to no image.
+        stop_reason: why (``done``: the model saw nothing left to improve); empty where the rounds were up.
+        loaded: what was loaded of the model: weights, precision, adapters.
+        best: index of the turn whose image was kept, by its score; None: the last image stands.
+        search: what else was tried, where several candidates or rounds were judged.
+    """
 
     prompt: str
     mode: str
@@ -58,11 +66,28 @@ class Trajectory:
     protocol: str = "irg"
     stop_reason: str = ""
     loaded: dict[str, Any] = field(default_factory=dict)
+    best: int | None = None
+    search: Search | None = None
 
     @property
     def image(self) -> Image.Image | None:
-        """The last image."""
-        return next((turn.image for turn in reversed(self.turns) if turn.image is not None), None)
+        """The image that was kept: the last one, or the best."""
+        if self.best is not None:
+            return self.turns[self.best].image
+        return self.images[-1] if self.images else None
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """All images of the turns, in order."""
+        return [turn.image for turn in self.turns if turn.image is not None]
+
+    def image_after(self, edits: int) -> Image.Image | None:
+        """What stands after at most so many edits: the last image until then or, where the best is kept, the best."""
+        images = self.images[: edits + 1]
+        if self.best is None or self.search is None or not images:
+            return images[-1] if images else None
+        scores = self.search.candidates[self.search.chosen].scores[: edits + 1]
+        return images[best_image(scores)]
 
     @property
     def initial_image(self) -> Image.Image | None:
@@ -121,6 +146,7 @@ class Trajectory:
             | ({} if turn.critic is None else {"critic": turn.critic})
             for turn, name in zip(self.turns, self.image_names(), strict=True)
         ]
+        searched = {} if self.search is None else {"best": self.best, "search": self.search.to_dict()}
         return {
             "schema_version": SCHEMA_VERSION,
             "irg_version": self.version,
@@ -134,7 +160,7 @@ class Trajectory:
             "stop_reason": self.stop_reason,
             "settings": self.settings,
             "turns": turns,
-        }
+        } | searched
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write images, ``trajectory.json`` and ``report.html`` to ``folder``, wholly or not at all.
@@ -187,7 +213,12 @@ class Trajectory:
                     files[name] = encode_png(turn.image, self._png_details(index))
                 except ValueError as error:
                     raise ValueError(f"turn {index}: {error}") from error
-        report = render_report(data, [turn.image for turn in self.turns])
+        candidates = [one.image for one in self.search.candidates] if self.search else []
+        for index, image in enumerate(candidates):
+            if image is not None:
+                details = self._png_details(0) | {"turn": None, "thinking": None, "settings": {}}
+                files[candidate_name(index)] = encode_png(image, details)
+        report = render_report(data, [turn.image for turn in self.turns], candidates)
         return files | {REPORT_NAME: report.encode("utf-8"), JSON_NAME: encoded}
 
     def _png_details(self, index: int) -> dict[str, Any]:
@@ -230,7 +261,33 @@ class Trajectory:
             protocol=_get({"protocol": "irg"} | data, "protocol", str, ""),
             stop_reason=_get({"stop_reason": ""} | data, "stop_reason", str, ""),
             loaded=_get({"loaded": {}} | data, "loaded", dict, ""),
+            **_search(data, turns, read),
         )
+
+
+def _search(data: dict[str, Any], turns: list[Turn], read: Callable[[str], Image.Image]) -> dict[str, Any]:
+    """``best`` and ``search``, where they are there."""
+    if "search" not in data:
+        return {}
+    search, best = _get(data, "search", dict, ""), _get(data, "best", (int, type(None)), "")
+    if best is not None and not (0 <= best < len(turns) and turns[best].image is not None):
+        raise ValueError(f"best must be the index of a turn with an image, got {best}")
+    candidates = []
+    for index, entry in enumerate(_get(search, "candidates", list, "search.")):
+        where = f"search.candidates[{index}]."
+        name, scores = _get(entry, "image", (str, type(None)), where), _get(entry, "scores", list, where)
+        if any(type(score) not in (int, float, type(None)) for score in scores):
+            raise ValueError(f"{where}scores must be numbers or null, got {str(scores)[:40]}")
+        image = None if name is None else read(name)
+        candidates.append(Candidate(_get(entry, "seed", int, where), scores, image))
+    chosen = _get(search, "chosen", int, "search.")
+    if not 0 <= chosen < len(candidates):
+        raise ValueError(f"search.chosen must be the index of a candidate, got {chosen}")
+    texts = {name: _get(search, name, str, "search.") for name in ("select", "why")}
+    return {
+        "best": best,
+        "search": Search(texts["select"], candidates, chosen, texts["why"], _get(search, "notes", list, "search.")),
+    }
 
 
 def _get(data: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -66,6 +66,8 @@ VARIANTS: dict[str, Variant] = {
     "no-image-guidance": Variant(_ALWAYS | {"improve_cfg_img_scale": 1.0}),
     "shuffled": Variant(_ALWAYS, reflections="shuffled"),
     "ground-truth": Variant(_ALWAYS, reflections="ground truth"),  # what perfect understanding would bring
+    "best-of-4": Variant({"mode": "think", "candidates": 4, "select": "mini"}),
+    "keep-best": Variant({"mode": "irg", "keep_best": True, "select": "mini"}),
     "rendered": Variant(generator="world"),  # the most that this detector lets anyone reach
 }
 _RENAMED_VARIANTS = {"told": "ground-truth"}
@@ -90,7 +92,8 @@ class Evaluation:
     modes: tuple[str, ...] = ("direct", "think", "irg")
     """Ways of reasoning: direct, think, irg, always, redraw, again (redraw, and looked at), blind, vit-only,
     vae-only, no-text-guidance, no-image-guidance, shuffled (another prompt's reflections; after always), ground-truth
-    (true reflections), rendered (right images by the world itself)."""
+    (true reflections), best-of-4 (images, of which the ground truth picks one), keep-best (of the loop's images, by the
+    ground truth), rendered (right images by the world itself)."""
     rounds: int = 1
     seed: int = 0
     batch_size: int = renamed(was="batch", default=16)
@@ -231,7 +234,16 @@ class _Run:
             "planned": [_plans_right(request, text, images[0].shape[1]) for text in texts],
             "stopped": trajectory.stopped,
             "seconds": round(seconds, 3),
-        }
+        } | _searched(trajectory)
+
+
+def _searched(trajectory: Trajectory) -> dict[str, Any]:
+    """Of a search: which of the images was kept, and how many were drawn in all."""
+    if trajectory.search is None:
+        return {}
+    drawn = [index for index, turn in enumerate(trajectory.turns) if turn.image is not None]
+    kept = len(drawn) - 1 if trajectory.best is None else drawn.index(trajectory.best)
+    return {"kept": kept, "drawn": trajectory.search.images}
 
 
 def _plans_right(request: world.Request, text: str | None, size: int) -> bool | None:

@@ -28,6 +28,8 @@ class Row:
     drawn: tuple[int, ...]
     first: tuple[bool, ...] | None = None
     """Whether the first image was right, where it was looked at."""
+    seconds: tuple[float, ...] = ()
+    """Of each request in its batch; empty where the row follows from another run."""
 
     def score(self) -> dict[str, float]:
         """Share of right images per form, and ``overall``, the plain mean of the forms (GenEval's way)."""
@@ -99,13 +101,16 @@ def rows(results: Mapping[str, Sequence[Line]]) -> list[Row]:
     for name, lines in results.items():
         if name != "always":
             last = [len(line["right"]) - 1 for line in lines]
-            looked = any(line["done"] for line in lines)
+            looked, searched = any(line["done"] for line in lines), any("kept" in line for line in lines)
             if name == "irg":  # a longer loop that stops when done holds the shorter ones
                 for rounds in range(1, max(last)):
                     ends = [min(n, rounds) for n in last]
                     out.append(_row(f"irg, {_up_to(rounds)}", lines, ends, [n + 1 for n in ends], True))
-            out.append(_row(name, lines, last, [n + 1 for n in last], looked))
-            if looked and name != "irg":
+            kept = [line.get("kept", n) for line, n in zip(lines, last, strict=True)]
+            drawn = [line.get("drawn", n + 1) for line, n in zip(lines, last, strict=True)]
+            row = _row(name, lines, kept, drawn, looked)
+            out.append(replace(row, seconds=tuple(line["seconds"] for line in lines if "seconds" in line)))
+            if looked and name != "irg" and not searched:
                 stops = [stop_at(line, n) for line, n in zip(lines, last, strict=True)]
                 out.append(_row(f"{name}, stops when done", lines, stops, [n + 1 for n in stops], True))
     always = results.get("always")
@@ -173,6 +178,8 @@ def table(results: Mapping[str, Sequence[Line]]) -> str:
         )
     if first and (best := named.get(_BEST)):
         text.append(_compare(f"{_BEST}, minus the first image", difference(best, first)))
+    if any("kept" in line for lines in results.values() for line in lines):
+        text += ["", *costs([row for row in made if row.seconds])]
     if "always" in results:
         text.append(reading(results["always"]))
         if all("planned" in line for line in results["always"]):  # runs of before did not say
@@ -185,6 +192,24 @@ def _gains(results: Mapping[str, Sequence[Line]]) -> list[str]:
     loops = rows({"irg": results["irg"]}) if "irg" in results else []
     pairs = [(row, replace(row, right=row.first)) for row in loops if row.first is not None]
     return [_compare(f"{row.name} minus its first image", difference(row, before)) for row, before in pairs]
+
+
+def costs(made: Sequence[Row]) -> list[str]:
+    """Markdown: what each way of reasoning costs and brings, compared with the first one."""
+    lines = ["| | overall | 95 % interval | images | s | points per s | points more | per s more |", "|---" * 8 + "|"]
+    first, least = made[0], float(np.mean(made[0].seconds))
+    for row in made:
+        score, (low, high), seconds = row.score()["overall"], row.interval(), float(np.mean(row.seconds))
+        cells = [f"{100 * score:.1f}", f"{100 * low:.1f}–{100 * high:.1f}", f"{np.mean(row.drawn):.2f}"]
+        cells += [f"{seconds:.2f}", f"{100 * score / seconds:.1f}"]
+        if row is first:
+            cells += ["–", "–"]
+        else:
+            gap, least_gap, most_gap = (100 * value for value in difference(row, first))
+            more = f"{gap / (seconds - least):.1f}" if seconds > least else "–"
+            cells += [f"{gap:+.1f} ({least_gap:+.1f} to {most_gap:+.1f})", more]
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _line(row: Row, tags: Sequence[str]) -> str:

@@ -121,3 +121,19 @@ def test_a_loop_that_stops_is_compared_with_its_first_images() -> None:
     assert "irg minus its first image: +25.0 points" in text
     assert [row.name for row in rows({"irg": loop})] == ["irg, 1 round", "irg"]
     assert "minus" not in table({"direct": [line("a", [True])]})
+
+
+def test_of_a_search_the_image_that_was_kept_counts_and_its_cost_is_told() -> None:
+    one = [{**line("a", [False]), "seconds": 1.0}, {**line("b", [True]), "seconds": 1.0}]
+    best = [
+        {**line("a", [True]), "kept": 0, "drawn": 4, "seconds": 4.0},
+        {**line("b", [True, False], [False]), "kept": 0, "drawn": 2, "seconds": 2.0},
+    ]
+    made = by_name({"think": one, "keep-best": best})
+    assert made["keep-best"].right == (True, True) and made["keep-best"].drawn == (4, 2)
+    assert "keep-best, stops when done" not in made
+    text = table({"think": one, "keep-best": best})
+    assert "| think | 50.0 |" in text and "| 1.00 | 1.00 | 50.0 | – | – |" in text
+    # 50 points more for 3 - 1 seconds more
+    assert "| 3.00 | 3.00 | 33.3 | +50.0 (" in text and text.count("| 25.0 |") == 1
+    assert "points per s" not in table({"think": one})

@@ -4,7 +4,7 @@ A protocol is one class in one file, registered as an entry point of the group `
 ``docs/protocols.md`` shows one of one's own.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from irg.critics import Critic, Review
 from irg.critics.options import SELF
 from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Operation, Program, Said, Say, Write, Written
 from irg.model.network.config import ModelConfig
-from irg.reasoning.critique import NO_CRITIQUE, Critique, ask_critic
+from irg.reasoning.critique import NO_CRITIQUE, OUT_OF_BUDGET, Critique, ask_critic
 from irg.reasoning.protocols.official_texts import OfficialText
 from irg.reasoning.settings import Fallback, Mode, Settings
 from irg.sequence.images import ResizeRule
@@ -40,6 +40,7 @@ class Job:
         rounded: images that are drawn are rounded to 8 bits; default: truncated.
         critic: who reflects in the model's place; None: nobody.
         critic_fallback: what is done when the critic fails.
+        may_begin: whether the budget of a search lets a turn begin.
     """
 
     prompt: str
@@ -57,6 +58,7 @@ class Job:
     rounded: bool = False
     critic: Critic | None = None
     critic_fallback: Fallback = "self"
+    may_begin: Callable[[int], bool] = lambda turn: True
 
     def write(self, turn: int = 0) -> Write:
         """The thinking of turn 0, a reflection of a later turn."""
@@ -84,11 +86,13 @@ class Job:
         return Draw(self.height, self.width, settings, drop_text, drop_image, drop=drop, rounded=self.rounded)
 
     def consult(self, turn: int, image: Image, thinking: str | None = None) -> Generator[Operation, Any, Critique]:
-        """A part of a program: what the critic says of the newest image, before the reflection of a turn.
+        """A part of a program that begins a turn: whether the budget allows it, what the critic says of the image.
 
         Where it has a verdict, its words take the place of what the model would write; where it ``stop``s, the program
         ends with :meth:`Step.of`; else the model reflects as ever.
         """
+        if not self.may_begin(turn):
+            return OUT_OF_BUDGET
         review = Review(self.prompt, image, thinking, turn)
         return (yield from ask_critic(self.critic, review, self.critic_fallback))
 
@@ -119,7 +123,7 @@ class Step:
 
     @classmethod
     def of(cls, critique: Critique, text: str | None = None) -> "Step":
-        """The last step of a request that a critic ends: it is done, or failed and the image stays."""
+        """The last step of a request that a critic or the budget ends; the image stays."""
         return cls(text if critique.verdict is not None else None, None, stop=critique.stop, critique=critique)
 
 

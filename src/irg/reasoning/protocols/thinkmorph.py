@@ -38,6 +38,8 @@ class ThinkMorph(Protocol):
         since: Handles = ()
         steps: list[Step] = []
         for turn in range(job.settings.rounds):
+            if turn and not job.may_begin(turn):
+                return [*steps, Step(None, None, stop="budget")]
             thought: Written = yield job.write()
             if _IMAGE not in thought.text:
                 return [*steps, Step(thought, None, stop="answered")]
