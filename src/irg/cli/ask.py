@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _answer(pipe: Any, requests: Sequence[Request], options: AskOptions, display: Any) -> int:
     """Print each answer as soon as it is there; returns the exit code."""
+    from irg.cli.display import safe
     from irg.reasoning.events import Failed, Finished
 
     failed = 0
@@ -85,7 +86,7 @@ def _answer(pipe: Any, requests: Sequence[Request], options: AskOptions, display
             elif options.json:
                 print(json.dumps(_summary(event.request, requests[event.request], event.trajectory)), flush=True)
             elif options.quiet:
-                print(event.trajectory.answer, flush=True)
+                print(safe(event.trajectory.answer or ""), flush=True)
     return 2 if failed else 0
 
 

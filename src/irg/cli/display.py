@@ -44,32 +44,32 @@ class Display:
 
     def note(self, text: str) -> None:
         """One dim line."""
-        self._console.print(Text(_safe(text), style="dim"), soft_wrap=True)
+        self._console.print(Text(safe(text), style="dim"), soft_wrap=True)
 
     def line(self, text: str) -> None:
         """One plain line, above the bars that are still running."""
         self._end_line()
         if self._progress is not None and self._progress.finished:
             self._stop_progress()
-        self._console.print(Text(_safe(text)), soft_wrap=True)
+        self._console.print(Text(safe(text)), soft_wrap=True)
 
     def error(self, text: str) -> None:
         """One line on standard error, whatever else is shown where."""
         self._end_line()
         self._stop_progress()
-        Console(stderr=True, highlight=False, markup=False).print(Text(_safe(text)), soft_wrap=True)
+        Console(stderr=True, highlight=False, markup=False).print(Text(safe(text)), soft_wrap=True)
 
     def show(self, event: Event) -> None:
         """Show one event (not Finished or Failed, which the caller reports)."""
         self._begin(event.request)
         if isinstance(event, TextDelta) and self._alone:
             self._open(event.request, event.turn)
-            self._console.print(Text(_safe(event.text)), end="", soft_wrap=True)
+            self._console.print(Text(safe(event.text)), end="", soft_wrap=True)
         elif isinstance(event, TextDone):
             if self._writing == (event.request, event.turn):
                 self._end_line()
             else:
-                line = Text.assemble((self._heading(event.request, event.turn), "cyan"), _safe(event.text))
+                line = Text.assemble((self._heading(event.request, event.turn), "cyan"), safe(event.text))
                 self._console.print(line, soft_wrap=True)
         elif isinstance(event, DenoiseStep):
             self._step(event)
@@ -87,7 +87,7 @@ class Display:
         self._end_line()
         prompt = self._prompts[request]
         shown = prompt if len(prompt) <= 300 else f"{prompt[:297]}..."
-        self._console.print(Text(self._label(request) + _safe(shown), style="bold"), soft_wrap=True)
+        self._console.print(Text(self._label(request) + safe(shown), style="bold"), soft_wrap=True)
 
     def _label(self, request: int) -> str:
         return f"[{request + 1}/{len(self._prompts)}] " if len(self._prompts) > 1 else ""
@@ -142,6 +142,6 @@ class Display:
             self._tasks.clear()
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text from a user or a model without anything that could steer the terminal."""
     return _CONTROL.sub("�", text)
