@@ -48,7 +48,12 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
 }
 
 
-def open_image(source: ImageSource, say: Callable[[str], None] | None = None) -> Image.Image:
+def open_image(
+    source: ImageSource,
+    say: Callable[[str], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    still: bool = False,
+) -> Image.Image:
     """An image file (a path or its bytes) or a Pillow image as RGB.
 
     It is upright as its EXIF data say, what is transparent is white, 16 bits are scaled to 8, and of several frames
@@ -56,19 +61,24 @@ def open_image(source: ImageSource, say: Callable[[str], None] | None = None) ->
 
     Args:
         say: gets a line when the file holds more than the image that is returned.
+        max_pixels: refuse larger images, before they are decoded.
+        still: refuse a file of several images.
 
     Raises:
         ValueError: it can't be read, is no image, is damaged, too large, or holds values that have no place between
             black and white; the message begins with the path, if there is one.
     """
     if isinstance(source, Image.Image):
-        return _upright_rgb(source)
+        return _upright_rgb(source, max_pixels)
     name = "" if isinstance(source, bytes) else f"{source}: "
     try:
         with _stream(source) as stream, _opened(stream) as opened:
-            if say is not None and _is_animated(opened):
+            if (say is not None or still) and _is_animated(opened):
+                if still:
+                    raise ValueError("is animated or holds several images; a still image is needed")
+                assert say is not None
                 say(f"{name}holds several images; the first is taken")
-            return _upright_rgb(opened)
+            return _upright_rgb(opened, max_pixels)
     except ValueError as error:
         raise ValueError(f"{name}{error}") from None
 
@@ -143,9 +153,9 @@ def _is_animated(opened: Image.Image) -> bool:
     return False
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    if not 0 < image.width * image.height <= MAX_PIXELS:
-        raise ValueError(f"has {image.width}x{image.height} pixels; from 1 to {MAX_PIXELS:,} are read")
+def _upright_rgb(image: Image.Image, max_pixels: int) -> Image.Image:
+    if not 0 < image.width * image.height <= max_pixels:
+        raise ValueError(f"has {image.width}x{image.height} pixels; from 1 to {max_pixels:,} are read")
     try:
         image.load()
     except Exception as error:

@@ -27,6 +27,7 @@ COMMANDS: Table = {
     "improve": ("improve images of your own: look, reflect, draw better", "irg.cli.improve:main"),
     "edit": ("edit images as an instruction says", "irg.cli.edit:main"),
     "ask": ("ask about images", "irg.cli.ask:main"),
+    "serve": ("answer over HTTP, as OpenAI's API", "irg.cli.serve:main"),
     "model": (
         "look into model folders, convert them, make random ones",
         {

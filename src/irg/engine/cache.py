@@ -65,6 +65,11 @@ class KVCache:
     def slots(self) -> int:
         return self.keys_RLKE[0].shape[1]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the rows in use hold, reserved slots included."""
+        return sum(filled for filled, held in zip(self._filled, self._holders, strict=True) if held)
+
     # ---- contexts
 
     def new(self) -> Context:

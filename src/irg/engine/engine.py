@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from irg.engine.events import EngineEvent, RequestFailed
@@ -23,6 +25,7 @@ from irg.engine.runner import Runner
 from irg.engine.scheduler import Scheduler
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.randomness import generator
+from irg.sequence.images import to_image, unpatchify
 
 
 class Engine:
@@ -90,6 +93,14 @@ class Engine:
                 return self.runner.feed([context], [[self.runner.grammar.special.bos, *ids]])[0]
             finally:
                 self.runner.cache.free(context)
+
+    def decode_latents(self, latents_ND: Tensor, height: int, width: int) -> Image:
+        """The picture of an image's latent tokens [N, D] (:class:`DenoiseStep` has such), made between two turns."""
+        config = self.runner.config
+        grid = (height // config.image_stride, width // config.image_stride)
+        with self._model(), torch.inference_mode():
+            latents = unpatchify(latents_ND, grid, config.latent_patch_size)
+            return to_image(self.runner.decode_latents(latents[None])[0])
 
     # ---- turns
 

@@ -31,15 +31,14 @@ from irg.reasoning.critique import Critics
 from irg.reasoning.events import CandidateDone, DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs, given_image
 from irg.reasoning.model_settings import checked_settings, image_sizes, usual_request
-from irg.reasoning.negative_prompt import with_negative_prompt
 from irg.reasoning.output import IRGOutput
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.protocols.base import Job, Protocol, Task, find
 from irg.reasoning.protocols.irg import redraw
 from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
 from irg.reasoning.protocols.selection import ProtocolTexts, find_model, select_protocol, usual_settings
+from irg.reasoning.requests import Requests
 from irg.reasoning.search import Searching
-from irg.reasoning.selectors import selector_of
 from irg.reasoning.settings import Settings, check_seed, of_later_images, with_options
 from irg.results.trajectory import Trajectory
 
@@ -80,6 +79,7 @@ class IRGPipeline:
         plan = memory_plan
         loaded = {"weights": weights, "precision": plan.precision if plan else "", "lora": [*lora]} if weights else {}
         self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, loaded)
+        self.requests = Requests(self.jobs, engine)
 
     @classmethod
     def from_pretrained(
@@ -349,33 +349,27 @@ class IRGPipeline:
         return self._stream(jobs, self._limit(batch_size))
 
     def _stream(self, jobs: Sequence[Job], limit: int) -> Generator[Event, None, None]:
-        return self._run([Searching(job, selector_of(job, self.critics, self.engine)) for job in jobs], limit)
+        return self._run([self.requests.searching(job) for job in jobs], limit)
 
     def _run(self, searches: Sequence[Searching], limit: int) -> Generator[Event, None, None]:
         """Run the candidates of all requests; a request is finished when its candidates have scores."""
         places = [(i, k) for i, searching in enumerate(searches) for k in range(len(searching.attempts))]
         with self.engine.session(limit) as session:
-            for i, k in places:
-                job = searches[i].attempts[k].job
-                program = with_negative_prompt(self.protocol.program(job), job.settings.negative_prompt)
-                session.add(searches[i].limited(k, program), job.seed, turn=len(job.images))
+            for number, (i, k) in enumerate(places):
+                self.requests.begin(session, searches[i], k, number)
             open_ = dict(enumerate(searches))
             for event in session:
                 i, k = places[event.request]
-                attempt = searches[i].attempts[k]
-                if isinstance(event, RequestDone):
-                    drawn = None if event.value is None else self.jobs.trajectory(attempt.job, event.value)
-                    searches[i].end(k, drawn)
+                if isinstance(event, RequestDone | RequestFailed):
+                    drawn = self.requests.ended(searches[i], k, event)
                     if drawn is not None and len(searches[i].attempts) > 1:
                         yield CandidateDone(i, k, drawn)
-                elif isinstance(event, RequestFailed):
-                    searches[i].fail(k, event.error)
                 elif k == 0:  # the other candidates are drawn unseen
                     yield replace(event, request=i)
                 for i in [i for i, searching in open_.items() if searching.ready]:
-                    yield _result(i, open_.pop(i))
+                    yield self.requests.result(i, open_.pop(i))
         for i, searching in open_.items():
-            yield _result(i, searching)
+            yield self.requests.result(i, searching)
 
     def redraw(
         self,
@@ -445,10 +439,3 @@ class IRGPipeline:
 
 def _several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
     return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
-
-
-def _result(index: int, searching: Searching) -> Finished | Failed:
-    try:
-        return Finished(index, searching.result())
-    except Exception as error:
-        return Failed(index, GenerationError(index, searching.attempts[0].job.prompt, error))

@@ -1,0 +1,120 @@
+"""``irg serve``: the model over HTTP, as OpenAI's API."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from irg.cli.arguments import ModelOptions, parse
+
+KEYS = "IRG_API_KEYS"
+
+
+@dataclass(frozen=True)
+class ServeOptions(ModelOptions):
+    """Serves one model until SIGTERM or Ctrl-C, which let running requests finish."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Others than this machine's own need API keys."""
+    port: int = 8000
+    """0 takes a free one."""
+    api_keys: str | None = None
+    """A file of keys that let requests in, of lines as --new-key prints them. Keys may also stand in IRG_API_KEYS, with
+    commas between them."""
+    new_key: Annotated[str | None, arg(metavar="NAME")] = None
+    """Print a new key and its line for the file of keys, and end."""
+    model_names: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
+    """Other names that requests may call the model, such as gpt-image-1."""
+    any_model_name: bool = False
+    """Answer to whatever model name."""
+    fit_sizes: bool = False
+    """Draw a size that the model can't draw in the nearest shape at its usual size, instead of refusing it."""
+    allow_critics: Annotated[tuple[str, ...], arg(metavar="CRITIC...")] = ()
+    """Critics that requests may name, such as endpoint:MODEL."""
+    image_hosts: Annotated[tuple[str, ...], arg(metavar="HOST...")] = ()
+    """Hosts that images of requests may be fetched from (HTTPS). Without any nothing is fetched."""
+    allow_origins: Annotated[tuple[str, ...], arg(metavar="ORIGIN...")] = ()
+    """Web pages that may call from a browser, such as https://example.org."""
+    allow_hosts: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
+    """Names under which the server may be called, beside its address; * is any."""
+    public_url: str | None = None
+    """What the URLs of images begin with, behind a proxy."""
+    log_prompts: bool = False
+    """Write prompts into the log."""
+    max_running: int = 8
+    """Images that are made at once (or as many as memory has room for)."""
+    max_waiting: int = 64
+    """Images that may wait; beyond that requests are refused with 429."""
+    max_images: int = 10
+    """Images of one request."""
+    max_pixels: int | None = None
+    """Of an image to draw. Default: what the model draws."""
+    max_steps: int = 200
+    """Updates of an image."""
+    max_rounds: int = 8
+    """Times that an image is looked at and drawn again."""
+    max_body_mb: float = 32.0
+    """Megabytes of a request."""
+    timeout_s: float = 600.0
+    """Seconds in which a request must be answered, waiting included."""
+    shutdown_s: float = 600.0
+    """Seconds that running requests get when the server is told to end."""
+    url_ttl_s: float = 3600.0
+    """Seconds that the URL of an image works."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; mistakes are told before the model is loaded.
+
+    Raises:
+        ValueError: an argument or the model is not acceptable, keys are missing, or the extra is not installed.
+        OSError: the address can't be listened on.
+    """
+    options = parse(ServeOptions, argv, "irg serve", "Serve a model over HTTP, as OpenAI's API.")
+    needed = ("fastapi", "uvicorn", "sse_starlette", "python_multipart", "prometheus_client")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"irg serve needs {', '.join(missing)}: pip install 'irg[serve]'")
+    from irg.serving.auth import ApiKeys, new_key
+
+    if options.new_key is not None:
+        key, line = new_key(options.new_key)
+        print(f"The key, shown this once: {key}\nIts line for --api-keys: {line}")
+        return 0
+    keys = ApiKeys()
+    if options.api_keys is not None:
+        keys.add_file(options.api_keys)
+    keys.add_plain(key.strip() for key in os.environ.pop(KEYS, "").split(",") if key.strip())
+    return _serve(options, keys)
+
+
+def _serve(options: ServeOptions, keys: Any) -> int:
+    from irg.serving.options import Limits, ServerOptions
+
+    limits = Limits(**{one.name: getattr(options, one.name) for one in fields(Limits) if hasattr(options, one.name)})
+    own = {one.name for one in fields(ServerOptions)} & {one.name for one in fields(options)}
+    chosen = ServerOptions(
+        **{name: getattr(options, name) for name in own}, critics=options.allow_critics, limits=limits
+    )
+    if not chosen.local and not keys:
+        raise ValueError(f"--host {options.host} lets other machines in: give API keys (--api-keys FILE or {KEYS})")
+
+    from irg.serving import logs
+    from irg.serving.server import Server
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    model = options.for_pipeline()
+
+    def load() -> Any:
+        from irg.reasoning.pipeline import IRGPipeline
+
+        return IRGPipeline.from_pretrained(**model, say=say)
+
+    logs.install()
+    Server(load, chosen, keys, say).run_until_told()
+    return 0
