@@ -21,7 +21,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
+class _ToStderr(logging.StreamHandler):
     """Writes to what is standard error at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
