@@ -168,3 +168,14 @@ def test_another_model_is_not_found(served: Running) -> None:
         served.client().images.generate(model="dall-e-3", prompt=PROMPT)
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
     assert caught.value.request_id
+
+
+def test_a_search_is_the_pipelines(served: Running) -> None:
+    more = {"seed": 7, "candidates": 2, "mode": "direct"}
+    answer: Any = served.client().images.generate(prompt=PROMPT, extra_body=more)
+    wanted = served.model.pipe(PROMPT, seed=7, candidates=2, mode="direct")
+    assert wanted.trajectory.search is not None
+    told = answer.data[0].irg["search"]
+    assert told["chosen"] == wanted.trajectory.search.chosen and len(told["candidates"]) == 2
+    assert np.abs(pixels(answer.data[0].b64_json) - np.asarray(wanted.image, dtype=float)).max() <= 1
+    assert served.metric("irg_kv_cache_tokens") == 0

@@ -55,7 +55,8 @@ class Translator:
         images: Sequence[Image] = (),
         given: dict[str, Any] | None = None,
     ) -> list[Searching]:
-        """The jobs of a request, each with its candidates, with the seeds SEED, SEED + 1, ... Official texts that they need are read now.
+        """The jobs of a request, each with its candidates, with the seeds SEED, SEED + 1, ... Official texts that they
+        need are read now.
 
         Args:
             given: settings by name over the model's own, under the request's.
