@@ -18,9 +18,10 @@ from irg.learning.checkpoints import checkpoints, latest
 from irg.learning.parallel import Ranks
 from irg.learning.plan import make_plan
 from irg.learning.recipe import Dropout, Mixture, Optimizer, Parallel, TrainRecipe
-from irg.learning.setup import PARTS
+from irg.learning.setup import PARTS, freeze, trained
 from irg.learning.trainer import Trainer, deferred_interrupts, only_run, train
-from irg.model.weights.checkpoint import load_model
+from irg.model.network.unified import UnifiedModel
+from irg.model.weights.checkpoint import LoadedModel, load_model
 from irg.reasoning.pipeline import IRGPipeline
 
 Make = Callable[..., TrainRecipe]
@@ -135,14 +136,25 @@ def test_what_is_frozen_stays(recipe: Make, folder: Path, part: str) -> None:
     belongs: dict[str, Callable[[str], bool]] = {
         "vit_model": lambda name: name.startswith("vit_model."),
         "connector": lambda name: name.startswith("connector."),
-        "und": lambda name: "language_model.model.layers." in name and "moe_gen" not in name,
-        "gen": lambda name: "language_model.model.layers." in name and "moe_gen" in name,
+        "und": lambda name: (
+            name == "language_model.model.norm.weight" or (".model.layers." in name and "moe_gen" not in name)
+        ),
+        "gen": lambda name: (
+            "moe_gen" in name or name.startswith(("vae2llm.", "llm2vae.", "time_embedder.", "latent_pos_embed."))
+        ),
         "embed_tokens": lambda name: "embed_tokens" in name,
     }
     assert not any(belongs[part](name) for name in changed)
     for other in PARTS:
         assert other == part or any(belongs[other](name) for name in changed), other
     assert not any("pos_embed.pos_embed" in name for name in changed)
+
+
+def test_every_weight_of_the_decoder_and_the_flow_head_belongs_to_one_part(tiny_loaded: LoadedModel) -> None:
+    """Without both experts, the word embeddings and the reader, the language head alone is left."""
+    model = UnifiedModel(tiny_loaded.config)
+    freeze(model, PARTS)
+    assert list(trained(model)) == ["language_model.lm_head.weight"]
 
 
 def test_unknown_parts_cannot_be_frozen(recipe: Make) -> None:

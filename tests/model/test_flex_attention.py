@@ -9,19 +9,20 @@ from irg.model.network.flex_attention import FlexAttention
 from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.token_batch import StreamOrder
 from irg.sequence.layout import TokenLayout, lay_out, visibility
-from irg.sequence.parts import noised_copies
+from irg.sequence.parts import Text, noised_copies
 from irg.sequence.special import Grammar, SpecialTokens
 
 GRAMMAR = Grammar(SpecialTokens(0, 1, 2, 3), latent_side=8, patch_side=8)
 
 
 def six_modes() -> list[TokenLayout]:
-    """One sample of every mode (and BAGEL's two), targets noised twice."""
+    """One sample of every mode (and BAGEL's two), targets noised twice; and texts that continue one prefix."""
     image = EncodedImage(0, (2, 3), (2, 2))
     one = EncodedTrajectory((9,), (5, 6), (7, 8, 9), image, how_to_think=(4,), how_to_improve=(4, 5))
     two = EncodedTrajectory((9,), (5, 6), (7, 8), image, (6, 6, 6), image, (4,), (4, 5))
     samples = [write(mode, two if mode.startswith("improving") else one) for mode in MODES]
-    return [lay_out(noised_copies(sample, 2), GRAMMAR) for sample in samples]
+    siblings = [Text((5, 6)), Text((7, 8), sibling=True), Text((9,), sibling=True)]
+    return [lay_out(noised_copies(sample, 2), GRAMMAR) for sample in [*samples, siblings]]
 
 
 def heads(tokens: int) -> tuple[Tensor, Tensor, Tensor]:

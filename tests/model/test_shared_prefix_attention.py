@@ -30,6 +30,12 @@ ODD: list[list[Part]] = [
     [Text((8, 9, 9, 9)), Patches((2, 2)), Text((4,), loss=True)],
     [Text((5,)), Target((2, 2)), Text((7, 7)), Target((2, 2))],  # the second target sees more than the first
 ]
+SIBLINGS: list[list[Part]] = [
+    [Text((5, 6)), *(Text((7,) * n, loss=True, sibling=True) for n in (3, 1, 4))],
+    [Text((5, 6, 6)), *(Text((7,) * n, loss=True, sibling=True) for n in (4, 4, 4))],
+    [Latents((2, 2)), Text((5,), sibling=True), Text((6,)), Target((2, 1)), Text((8, 8), sibling=True)],
+    [Text((1, 2), sibling=True)],  # no context at all
+]
 
 
 def run(attend: PackedAttention | SharedPrefixAttention, tokens: int, kv_heads: int) -> list[Tensor]:
@@ -43,7 +49,9 @@ def run(attend: PackedAttention | SharedPrefixAttention, tokens: int, kv_heads: 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("slack", [0.0, 0.8, 1.0])
-@pytest.mark.parametrize("layouts", [modes(1), modes(3), [lay_out(parts, GRAMMAR) for parts in ODD]])
+@pytest.mark.parametrize(
+    "layouts", [modes(1), modes(3), *([lay_out(parts, GRAMMAR) for parts in some] for some in (ODD, SIBLINGS))]
+)
 def test_equals_dense(layouts: list[TokenLayout], slack: float, kv_heads: int) -> None:
     order, tokens = StreamOrder.of(layouts), sum(map(len, layouts))
     shared = run(SharedPrefixAttention(layouts, order, slack=slack), tokens, kv_heads)
@@ -61,8 +69,14 @@ def test_alike_samples_stand_side_by_side() -> None:
     ]
     layouts = [lay_out(parts, GRAMMAR) for parts in samples]
     attend = SharedPrefixAttention(layouts, StreamOrder.of(layouts))
-    assert [(g.rows, g.context, g.images, g.block) for g in attend.groups] == [
+    assert [(g.rows, g.context, g.leaves, g.block) for g in attend.groups] == [
         (2, 20, 2, 6),
         (1, 10, 2, 6),
         (1, 20, 1, 6),
     ]
+
+
+def test_sibling_texts_of_similar_length_share_a_padded_group() -> None:
+    layouts = [lay_out(parts, GRAMMAR) for parts in SIBLINGS[:2]]
+    (group,) = SharedPrefixAttention(layouts, StreamOrder.of(layouts)).groups
+    assert (group.rows, group.context, group.leaves, group.block) == (2, 5, 3, 6)

@@ -217,5 +217,22 @@ def test_noised_copies(sequence: list[Part], copies: int) -> None:
         assert len({int(layout.positions_T[layout.splits_T == b][0]) for b in noisy[group : group + copies]}) == 1
 
 
+def test_siblings_continue_the_same_prefix() -> None:
+    """Each is laid out, and sees, as if it stood alone behind the prefix; nothing sees it."""
+    prefix: list[Part] = [Text((7, 8)), Latents((1, 2))]
+    siblings = [Text((5,) * n, loss=True, sibling=True) for n in (3, 0, 2)]
+    layout = lay_out([*prefix, *siblings, Text((9,))], GRAMMAR)
+    seen, held = visibility(layout), len(lay_out(prefix, GRAMMAR))
+    for block, sibling in enumerate(siblings, 2):
+        alone = lay_out([*prefix, Text(sibling.ids, loss=True)], GRAMMAR)
+        mine = layout.splits_T == block
+        assert layout.positions_T[mine].tolist() == alone.positions_T[held:].tolist()
+        assert layout.labels_T[mine].tolist() == alone.labels_T[held:].tolist()
+        with_prefix = mine | (layout.splits_T < 2)
+        assert np.array_equal(seen[mine][:, with_prefix], visibility(alone)[held:])
+        assert not seen[mine][:, ~with_prefix].any() and not seen[~mine][:, mine].any()
+    assert layout.next_position == lay_out([*prefix, Text((9,))], GRAMMAR).next_position
+
+
 def test_copies_are_numbered() -> None:
     assert [part.noise for part in noised_copies([Target((1, 1))], 3)] == [0, 1, 2]  # type: ignore[union-attr]

@@ -56,8 +56,9 @@ def work_of(layouts: Sequence[TokenLayout]) -> Work:
         for start, n, mode in zip(
             np.cumsum([0, *layout.split_lens[:-1]]), layout.split_lens, layout.split_modes, strict=True
         ):
-            pairs += n * seen + (n * (n + 1) // 2 if mode == SplitMode.CAUSAL else n * n)
-            seen += 0 if mode == SplitMode.NOISE else n
+            causal, hidden = mode in (SplitMode.CAUSAL, SplitMode.SIBLING), mode in (SplitMode.NOISE, SplitMode.SIBLING)
+            pairs += n * seen + (n * (n + 1) // 2 if causal else n * n)
+            seen += 0 if hidden else n
             vit_pairs += int((kinds_T[start : start + n] == TokenKind.PATCH).sum()) ** 2
         gen = int((kinds_T >= TokenKind.LATENT).sum())
         total += Work(

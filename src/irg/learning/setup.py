@@ -18,10 +18,16 @@ from irg.model.weights.quantize import stored_quantization
 
 NF4_BLOCK = 64
 PARTS = ("vit_model", "connector", "und", "gen", "embed_tokens")
+GENERATION = ("vae2llm", "llm2vae", "time_embedder", "latent_pos_embed")
+"""The modules beside the decoder's layers that only images being drawn, or read as latents, go through."""
 
 
 def freeze(model: UnifiedModel, parts: tuple[str, ...]) -> None:
-    """Take parts out of training by name: a module's name, or ``und`` / ``gen`` for an expert's layers.
+    """Take parts out of training by name.
+
+    ``vit_model``, ``connector`` and ``embed_tokens`` are modules. ``und`` is the understanding expert, the decoder's
+    layers and last norm of texts and ViT patches; ``gen`` is the whole generation side: the generation expert with its
+    last norm, and what takes latents in and velocities out.
 
     Raises:
         ValueError: an unknown part.
@@ -30,9 +36,15 @@ def freeze(model: UnifiedModel, parts: tuple[str, ...]) -> None:
         if part not in PARTS:
             raise ValueError(f"frozen: unknown part {part!r}; the parts are {', '.join(PARTS)}")
         for name, parameter in model.named_parameters():
-            expert = ("gen" if "moe_gen" in name else "und") if ".layers." in name and "vit" not in name else ""
-            if part == expert or part in name.split("."):
+            if part == _expert(name) or part in name.split("."):
                 parameter.requires_grad_(False)
+
+
+def _expert(name: str) -> str:
+    """The expert that a parameter belongs to, ``und`` or ``gen``; empty for what is neither's."""
+    if "moe_gen" in name or name.partition(".")[0] in GENERATION:
+        return "gen"
+    return "und" if name.startswith(("language_model.model.layers.", "language_model.model.norm.")) else ""
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -32,6 +32,7 @@ class SplitMode(IntEnum):
     CAUSAL = 0
     FULL = 1
     NOISE = 2  # full inside, invisible to every other block
+    SIBLING = 3  # causal inside, invisible to every other block
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> Token
 
     Rules (``golden/README.md``, "Rules"): a text is bos + ids + eos and advances the position by one per token; the
     tokens of an image block, start and end token included, share one position; a block that is read advances the
-    position by one, a target does not.
+    position by one, a target does not. A sibling text does not either, so that texts which continue the same prefix
+    begin at the same position.
     """
     special = grammar.special
     blocks: list[tuple[np.ndarray, ...]] = []
@@ -96,8 +98,8 @@ def lay_out(parts: Sequence[Part], grammar: Grammar, position: int = 0) -> Token
             if part.loss:
                 labels[:-1] = ids[1:]
             blocks.append((ids, position + np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int64), labels))
-            position += n
-            modes.append(SplitMode.CAUSAL)
+            position += 0 if part.sibling else n
+            modes.append(SplitMode.SIBLING if part.sibling else SplitMode.CAUSAL)
         else:
             n = part.tokens + 2
             side = grammar.patch_side if isinstance(part, Patches) else grammar.latent_side
@@ -130,7 +132,7 @@ def extent(part: Part) -> tuple[int, int]:
         case DroppedImage():
             return 0, 1
         case Text():
-            return len(part.ids) + 2, len(part.ids) + 2
+            return len(part.ids) + 2, 0 if part.sibling else len(part.ids) + 2
         case Target():
             return part.tokens + 2, 0
         case _:
@@ -140,7 +142,8 @@ def extent(part: Part) -> tuple[int, int]:
 def visibility(layout: TokenLayout) -> np.ndarray:
     """Which token may attend to which: bool [T, T], ``[query, key]``, True = may attend.
 
-    A block sees itself (causally if it is text) and every earlier block of its sequence that is not noise.
+    A block sees itself (causally if it is text) and every earlier block of its sequence that is neither noise nor a
+    sibling.
     """
     return visibility_of(layout.split_lens, layout.split_modes)
 
@@ -161,6 +164,7 @@ def may_attend(query: tuple[Any, Any, Any], key: tuple[Any, Any, Any]) -> Any:
     Elementwise on whatever broadcasts and compares: numpy arrays, tensors, or a kernel's scalars.
     """
     (q_split, q_mode, q_order), (k_split, k_mode, k_order) = query, key
-    inside = (q_split == k_split) & ((q_mode != int(SplitMode.CAUSAL)) | (q_order >= k_order))
-    earlier = (q_split > k_split) & (k_mode != int(SplitMode.NOISE))
-    return inside | earlier
+    causal = (q_mode == int(SplitMode.CAUSAL)) | (q_mode == int(SplitMode.SIBLING))
+    hidden = (k_mode == int(SplitMode.NOISE)) | (k_mode == int(SplitMode.SIBLING))
+    inside = (q_split == k_split) & (~causal | (q_order >= k_order))
+    return inside | ((q_split > k_split) & ~hidden)

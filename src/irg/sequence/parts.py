@@ -12,10 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Text:
-    """A text without its ``bos``/``eos`` wrapping. With ``loss`` the model learns to write it."""
+    """A text without its ``bos``/``eos`` wrapping. With ``loss`` the model learns to write it.
+
+    A ``sibling`` is one of several continuations of the same prefix in a training sample: no other block sees it, and
+    the next part stands at its position, as if it were not there.
+    """
 
     ids: tuple[int, ...]
     loss: bool = False
+    sibling: bool = False
 
 
 @dataclass(frozen=True)

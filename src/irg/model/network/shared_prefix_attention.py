@@ -1,11 +1,11 @@
-"""The attend() seam for training packs on a CPU: noised images share the keys of their context, a common prefix.
+"""The attend() seam for training packs on a CPU: blocks that nobody else sees share the keys of their context.
 
-A sample is a context (texts, images read) and, mostly at its end, noised images: several copies of one target that
-do not see each other. A dense mask over all of it is mainly empty. Here every token is scored against the context's
-keys, and a noised image besides against itself alone, by plain matrix products (``bench/pack_attention.py``).
+A sample is a context (texts, images read) and, mostly at its end, such leaves: noised copies of one target, or sibling
+texts that continue the same context. A dense mask over all of it is mainly empty. Here every token is scored against
+the context's keys, and a leaf besides against itself alone, by plain matrix products (``bench/pack_attention.py``).
 
-Legend: T tokens in stream order; R samples side by side; C slots of the context; M noised images of a sample; B
-slots of each; N = M x B; H query heads; K key-value heads; E head size.
+Legend: T tokens in stream order; R samples side by side; C slots of the context; M leaves of a sample; B slots of
+each; N = M x B; H query heads; K key-value heads; E head size.
 """
 
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ from irg.sequence.layout import SplitMode, TokenLayout, visibility
 
 @dataclass(frozen=True)
 class _Group:
-    """Samples of about equal shape. Slots of a row: C of the context, then M x B of the noised images."""
+    """Samples of about equal shape. Slots of a row: C of the context, then M x B of the leaves."""
 
     rows: int
     context: int
-    images: int
+    leaves: int
     block: int
     context_bias_R1CC: Tensor
-    noised_bias_R1NC: Tensor | None
-    own_bias_RM11B: Tensor | None  # None: no block is padded
+    leaf_bias_R1NC: Tensor | None
+    own_bias_R1MBB: Tensor | None  # or [R, 1, M, 1, B] where no leaf is causal; None: no block is padded either
 
     @property
     def slots(self) -> int:
-        return self.rows * (self.context + self.images * self.block)
+        return self.rows * (self.context + self.leaves * self.block)
 
     def to(self, device: torch.device | str) -> "_Group":
         biases: dict[str, Any] = {
@@ -50,22 +50,24 @@ class _Split:
     """A sample's tokens, by their places in reading order."""
 
     context_C: np.ndarray
-    noised: tuple[np.ndarray, ...]
+    leaves: tuple[np.ndarray, ...]
     visible_TT: np.ndarray
+    causal: bool  # a leaf is a text
 
     @staticmethod
     def of(layout: TokenLayout) -> "_Split":
         ends = np.cumsum(layout.split_lens)
         blocks = [np.arange(end - n, end) for end, n in zip(ends, layout.split_lens, strict=True)]
-        noisy = [mode == SplitMode.NOISE for mode in layout.split_modes]
-        context = [block for block, is_noise in zip(blocks, noisy, strict=True) if not is_noise]
-        noised = tuple(block for block, is_noise in zip(blocks, noisy, strict=True) if is_noise)
-        return _Split(np.concatenate(context) if context else np.zeros(0, np.int64), noised, visibility(layout))
+        is_leaf = [mode in (SplitMode.NOISE, SplitMode.SIBLING) for mode in layout.split_modes]
+        context = [block for block, leaf in zip(blocks, is_leaf, strict=True) if not leaf]
+        leaves = tuple(block for block, leaf in zip(blocks, is_leaf, strict=True) if leaf)
+        context_C = np.concatenate(context) if context else np.zeros(0, np.int64)
+        return _Split(context_C, leaves, visibility(layout), SplitMode.SIBLING in layout.split_modes)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(noised images, tokens of the largest, tokens of the context)."""
-        return len(self.noised), max((len(b) for b in self.noised), default=0), len(self.context_C)
+    def shape(self) -> tuple[bool, int, int, int]:
+        """(whether a leaf is a text, leaves, tokens of the largest, tokens of the context)."""
+        return self.causal, len(self.leaves), max((len(b) for b in self.leaves), default=0), len(self.context_C)
 
 
 class SharedPrefixAttention:
@@ -121,14 +123,14 @@ def _attend(group: _Group, *qkv: Tensor) -> Tensor:
     if group.context:
         scores_RHCC = q_RHCE @ k_RHCE.transpose(-1, -2) + group.context_bias_R1CC.to(q_RHCE.dtype)
         out.append(scores_RHCC.softmax(-1) @ v_RHCE)
-    if group.images:
-        blocks = (group.images, group.block)
+    if group.leaves:
+        blocks = (group.leaves, group.block)
         q_RHMBE, k_RHMBE, v_RHMBE = (x.unflatten(2, blocks) for x in (q_RHNE, k_RHNE, v_RHNE))
         own_RHMBB = q_RHMBE @ k_RHMBE.transpose(-1, -2)
-        if group.own_bias_RM11B is not None:
-            own_RHMBB = own_RHMBB + group.own_bias_RM11B.transpose(1, 2).to(own_RHMBB.dtype)
-        assert group.noised_bias_R1NC is not None
-        past_RHNC = q_RHNE @ k_RHCE.transpose(-1, -2) + group.noised_bias_R1NC.to(q_RHNE.dtype)
+        if group.own_bias_R1MBB is not None:
+            own_RHMBB = own_RHMBB + group.own_bias_R1MBB.to(own_RHMBB.dtype)
+        assert group.leaf_bias_R1NC is not None
+        past_RHNC = q_RHNE @ k_RHCE.transpose(-1, -2) + group.leaf_bias_R1NC.to(q_RHNE.dtype)
         weights = torch.cat([past_RHNC, own_RHMBB.flatten(2, 3)], dim=-1).softmax(-1)
         past_RHNC, own_RHNB = weights.split([group.context, group.block], dim=-1)
         seen_RHNE = (own_RHNB.unflatten(2, blocks) @ v_RHMBE).flatten(2, 3)
@@ -138,37 +140,40 @@ def _attend(group: _Group, *qkv: Tensor) -> Tensor:
 
 def _group(splits: Sequence[_Split]) -> tuple[_Group, np.ndarray]:
     """The biases of samples set side by side, and the token (in reading order, -1: padding) in each of their slots."""
-    images, block = splits[0].shape[0], max(split.shape[1] for split in splits)
-    context = max(len(split.context_C) for split in splits)
-    rows, width = len(splits), context + images * block
+    causal, leaves = splits[0].shape[:2]
+    block, context = (max(split.shape[k] for split in splits) for k in (2, 3))
+    rows, width = len(splits), context + leaves * block
     places_RS = np.full((rows, width), -1, np.int64)
     sees_RCC = np.zeros((rows, context, context), bool)
-    sees_RNC = np.zeros((rows, images * block, context), bool)
-    own_RMB = np.zeros((rows, images, block), bool)
+    sees_RNC = np.zeros((rows, leaves * block, context), bool)
+    own_RMBB = np.zeros((rows, leaves, block if causal else 1, block), bool)
     sees_RCC[:, :, :1] = True  # padding must see something, or softmax gives NaN
-    own_RMB[:, :, :1] = True
+    own_RMBB[..., :1] = True
     for row, split in enumerate(splits):
         held = len(split.context_C)
         places_RS[row, :held] = split.context_C
         sees_RCC[row, :held, :held] = split.visible_TT[np.ix_(split.context_C, split.context_C)]
-        for m, tokens in enumerate(split.noised):
+        for m, tokens in enumerate(split.leaves):
             n = len(tokens)
             places_RS[row, context + m * block :][:n] = tokens
-            own_RMB[row, m, :n] = True
+            own_RMBB[row, m, : n if causal else 1, :n] = split.visible_TT[np.ix_(tokens, tokens)] if causal else True
             sees_RNC[row, m * block :][:n, :held] = split.visible_TT[np.ix_(tokens, split.context_C)]
     biases = [to_bias(torch.from_numpy(x), torch.float32) for x in (sees_RCC[:, None], sees_RNC[:, None])]
-    own = None if own_RMB.all() else to_bias(torch.from_numpy(own_RMB[:, :, None, None]), torch.float32)
-    group = _Group(rows, context, images, block, biases[0], biases[1] if images else None, own)
-    return group, places_RS
+    own = None if own_RMBB.all() else to_bias(torch.from_numpy(own_RMBB[:, None]), torch.float32)
+    return _Group(rows, context, leaves, block, biases[0], biases[1] if leaves else None, own), places_RS
 
 
-def _alike(shapes: Sequence[tuple[int, int, int]], slack: float) -> list[list[int]]:
-    """Sample indices in groups of equally many and equally large noised images and contexts of similar length."""
+def _alike(shapes: Sequence[tuple[bool, int, int, int]], slack: float) -> list[list[int]]:
+    """Sample indices in groups of equally many leaves of one kind, images of equal size or texts of similar length, and
+    contexts of similar length."""
     groups: list[list[int]] = []
     for index in sorted(range(len(shapes)), key=lambda i: shapes[i], reverse=True):
+        causal, leaves, block, context = shapes[index]
         if groups:
-            *noised, context = shapes[groups[-1][0]]
-            if list(shapes[index][:2]) == noised and shapes[index][2] >= slack * context:
+            first = shapes[groups[-1][0]]
+            fits = block >= slack * first[2] if causal else block == first[2]
+            near = min(context, first[3]) >= slack * max(context, first[3])
+            if (causal, leaves) == first[:2] and fits and near:
                 groups[-1].append(index)
                 continue
         groups.append([index])
