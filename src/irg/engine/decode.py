@@ -81,9 +81,12 @@ class TextDecoder:
             going = [b for b in going if b not in ended]
             if not going:
                 break
-            chosen = self._choose([batch[b] for b in going], logits_BNV[going, n])
+            logits_BV = logits_BNV[going, n]
+            chosen = self._choose([batch[b] for b in going], logits_BV)
+            given = [_decoding(batch[b]).given for b in going]
             for b, token in zip(going, chosen, strict=True):
                 self._take(batch[b], token)
+            self._note_logprobs([_decoding(batch[b]) for b in going], given, logits_BV)
             right = [b for b in going if fed_BN[b][n + 1 : n + 2] == [_decoding(batch[b]).feed]]
             for b in set(going).difference(right):
                 d = _decoding(batch[b])
@@ -102,6 +105,18 @@ class TextDecoder:
             ]
             logits_BV = torch.stack(rows)
         return sample(logits_BV, [d.op.temperature for d in texts], [request.generator for request in requests])
+
+    @staticmethod
+    def _note_logprobs(texts: Sequence[Decoding], given: Sequence[bool], logits_BV: Tensor) -> None:
+        """Keep the log-probabilities of the tokens just taken, where they were wanted and not given."""
+        rows = [b for b, d in enumerate(texts) if d.op.logprobs and not given[b] and (d.complete or not d.closing)]
+        if not rows:
+            return
+        temperatures_B1 = torch.tensor([[texts[b].op.temperature or 1.0] for b in rows], device=logits_BV.device)
+        tokens_B1 = torch.tensor([[texts[b].feed] for b in rows], device=logits_BV.device)
+        logprobs_BV = (logits_BV[rows] / temperatures_B1).log_softmax(dim=-1)
+        for b, value in zip(rows, logprobs_BV.gather(1, tokens_B1).flatten().tolist(), strict=True):
+            texts[b].logprobs.append(value)
 
     def _take(self, request: Request, token: int) -> None:
         """Go on with a token that was chosen."""
@@ -131,7 +146,7 @@ class TextDecoder:
         text = self.tokenizer.decode(d.ids) if self.tokenizer is not None else ""
         if text.startswith(d.streamed):
             self._stream(request, d, text[len(d.streamed) :])  # an unfinished character
-        written = Written(handles, text, ids, time.perf_counter() - d.started, d.complete)
+        written = Written(handles, text, ids, time.perf_counter() - d.started, d.complete, tuple(d.logprobs))
         request.emit(TextDone(request.index, request.turn, text, len(ids), written.seconds, ids, d.complete))
         request.advance(written)
 

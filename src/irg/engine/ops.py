@@ -43,6 +43,7 @@ class Write:
         prefix: how the text begins; given, not chosen, and part of the result.
         choices: after the prefix the text must go on with one of these; every token that none of them allows has
             probability 0 there.
+        logprobs: report how likely every token was that the model chose.
 
     Raises:
         ValueError: a number is out of range.
@@ -55,6 +56,7 @@ class Write:
     top_p: float = 1.0
     prefix: str | tuple[int, ...] = ()
     choices: tuple[str | tuple[int, ...], ...] = ()
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_tokens:
@@ -129,7 +131,34 @@ class Wait:
     future: "Future[Any]"
 
 
-Operation = Say | Write | Draw | Look | Forget | Wait
+@dataclass(frozen=True)
+class Fork:
+    """Run programs from here on, each in a sequence of its own that begins as this one, and wait for all of them.
+    Result: the list of their values.
+
+    What the sequence holds so far is computed once. The programs run beside one another and beside all other requests;
+    they do not count towards limits of concurrent requests, and their events are not delivered. The error of one is
+    raised here; the others are then closed.
+
+    Attributes:
+        programs: generators that have not begun.
+        seeds: of each program's random numbers.
+
+    Raises:
+        ValueError: there is no program, or not as many seeds.
+    """
+
+    programs: "tuple[Program, ...]"
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.programs or len(self.programs) != len(self.seeds):
+            raise ValueError(
+                f"a fork needs programs and as many seeds, got {len(self.programs)} and {len(self.seeds)} seeds"
+            )
+
+
+Operation = Say | Write | Draw | Look | Forget | Wait | Fork
 
 
 @dataclass(frozen=True)
@@ -141,13 +170,19 @@ class Said:
 
 @dataclass(frozen=True)
 class Written:
-    """A text the model wrote; it is in the sequence already."""
+    """A text the model wrote; it is in the sequence already.
+
+    ``logprobs``, where they were asked for: of every token that the model chose (or that was forced in its place), eos
+    included, the logarithm of its probability in the softmax of all logits at the operation's temperature (at
+    temperature 1 where that is 0), before top-k, top-p and choices.
+    """
 
     handles: Handles
     text: str
     ids: tuple[int, ...]
     seconds: float
     complete: bool  # the model ended it itself
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

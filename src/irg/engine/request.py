@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ from irg.engine.cache import NO_ROW, Context, KVCache
 from irg.engine.events import EngineEvent
 from irg.engine.guidance import scales_at
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
-from irg.engine.ops import Draw, Handles, Operation, Program, Wait, Write
+from irg.engine.ops import Draw, Fork, Handles, Operation, Program, Wait, Write
 from irg.engine.token_sampling import allowed_next
 from irg.randomness import generator
 from irg.sequence.layout import extent
@@ -32,11 +32,17 @@ class Decoding:
     choices: tuple[tuple[int, ...], ...] = ()
     draft_length: int = MAX_DRAFT_TOKENS
     ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     closing: bool = False
     complete: bool = False
     detokenize: Callable[[int], str] | None = None
     streamed: str = ""  # what events have shown of the text
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def given(self) -> bool:
+        """Whether the next token is the prefix's."""
+        return len(self.ids) < len(self.prefix)
 
     @property
     def restricted(self) -> bool:
@@ -50,8 +56,8 @@ class Decoding:
 
     def take(self, token: int, eos: int) -> None:
         """Go on with the model's choice, or with what the operation gives or forces in its place."""
-        chosen = len(self.ids) - len(self.prefix)  # negative: the prefix is not whole yet
-        if chosen < 0:
+        chosen = len(self.ids) - len(self.prefix)
+        if self.given:
             self.feed = self.prefix[len(self.ids)]
             self.ids.append(self.feed)
             return
@@ -103,9 +109,19 @@ class Request:
         result: what the program returned, once ``done``.
         error: why it failed, or None.
         cancelled: set by any thread; the program is not run after that.
+        parent: the request whose Fork this one is part of.
+        forks: those of its own Fork that run.
     """
 
-    def __init__(self, index: int, program: Program, seed: int, cache: KVCache, turn: int = 0) -> None:
+    def __init__(
+        self,
+        index: int,
+        program: Program,
+        seed: int,
+        cache: KVCache,
+        turn: int = 0,
+        parent: "Request | None" = None,
+    ) -> None:
         self.index, self.program = index, program
         self.generator = generator(seed)
         self.cache = cache
@@ -124,15 +140,19 @@ class Request:
         self.result: Any = None
         self.error: Exception | None = None
         self.done = self.cancelled = False
+        self.parent = parent
+        self.forks: list[Request] = []
 
     @property
     def live(self) -> bool:
-        """Whether there is more to do: it has not returned, failed or been cancelled."""
-        return not (self.done or self.cancelled or self.error is not None)
+        """Whether there is more to do: it has not returned, failed or been cancelled, nor has what it is part of."""
+        ended = self.done or self.cancelled or self.error is not None
+        return not ended and (self.parent is None or self.parent.live)
 
     def emit(self, event: EngineEvent) -> None:
-        """Add an event, which the session delivers after the turn."""
-        self.events.append(event)
+        """Add an event, which the session delivers after the turn; those of forks are dropped."""
+        if self.parent is None:
+            self.events.append(event)
 
     def fail(self, error: Exception) -> None:
         """End the request with an error, unless its program has returned."""
@@ -166,6 +186,39 @@ class Request:
     def waiting(self) -> bool:
         """Whether there is nothing to do for it until the future that it waits for is done."""
         return self.live and isinstance(self.op, Wait) and not self.op.future.done()
+
+    def family(self) -> Iterator["Request"]:
+        """The request, its forks, and theirs."""
+        yield self
+        for fork in self.forks:
+            yield from fork.family()
+
+    def fork(self) -> None:
+        """Begin the Fork that the program asks for; main holds all parts."""
+        assert isinstance(self.op, Fork) and self.prefilled == len(self.parts)
+        for program, seed in zip(self.op.programs, self.op.seeds, strict=True):
+            fork = Request(self.index, program, seed, self.cache, self.turn, parent=self)
+            fork.main, fork.parts, fork.prefilled = self.cache.fork(self.main), list(self.parts), self.prefilled
+            fork.branches = {held: self.cache.fork(context) for held, context in self.branches.items()}
+            self.forks.append(fork)
+
+    def join(self) -> None:
+        """Go on once all forks have returned, or one has failed."""
+        for fork in self.forks:
+            fork.join()
+        error = next((fork.error for fork in self.forks if fork.error is not None), None)
+        if self.live and self.forks and (error is not None or all(fork.done for fork in self.forks)):
+            values = [fork.result for fork in self.forks]
+            self._close_forks()
+            if error is not None:
+                self.throw(error)
+            else:
+                self.advance(values)
+
+    def _close_forks(self) -> None:
+        forks, self.forks = self.forks, []
+        for fork in forks:
+            fork.close()
 
     def append(self, parts: list[Part], prefilled: bool = False) -> tuple[int, ...]:
         """Note parts as the next of the sequence; returns their handles. ``prefilled``: main holds them already."""
@@ -234,7 +287,8 @@ class Request:
             self.denoising = None
 
     def close(self) -> None:
-        """End the program and free every row."""
+        """End the program and its forks, and free every row."""
+        self._close_forks()
         if isinstance(self.op, Wait):
             self.op.future.cancel()
         try:

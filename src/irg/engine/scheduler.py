@@ -19,7 +19,7 @@ from irg.engine.decode import TextDecoder
 from irg.engine.denoise import Denoiser
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.ngram_drafter import NgramDrafter
-from irg.engine.ops import Draw, Write
+from irg.engine.ops import Draw, Fork, Write
 from irg.engine.prefill import Prefiller
 from irg.engine.request import Request
 from irg.engine.runner import Runner
@@ -55,10 +55,12 @@ class Scheduler:
         interrupt is raised.
         """
         try:
-            for request in self.running:
+            for request in self._live():
                 if request.op is None:
                     request.advance(None)  # it has just joined
             self._work()
+            for request in self.running:
+                request.join()
         except BaseException as error:
             interrupted = not isinstance(error, Exception)
             reason = RuntimeError(f"the engine was interrupted: {error!r}") if interrupted else error
@@ -70,7 +72,8 @@ class Scheduler:
     @property
     def waiting(self) -> list[Request]:
         """The running requests, if none of them can go on before a future is done; else nothing."""
-        return list(self.running) if all(request.waiting for request in self.running) else []
+        working = [request for one in self.running for request in one.family() if not request.forks]
+        return working if all(request.waiting for request in working) else []
 
     def take_ended(self) -> list[Request]:
         """Take out the requests that returned, failed or were cancelled, with their last event; they are not closed."""
@@ -92,16 +95,19 @@ class Scheduler:
         self.denoiser.reset()
 
     def _live(self) -> list[Request]:
-        return [request for request in self.running if request.live]
+        """The requests that have more to do, with their forks."""
+        return [request for one in self.running for request in one.family() if request.live]
 
     def _work(self) -> None:
         with self.clock("prefill"):
-            self.prefiller.note(self.running)
-            beginning = [r for r in self._live() if isinstance(r.op, Write | Draw)]
-            starting = [r for r in beginning if r.decoding is None and r.denoising is None]
+            self.prefiller.note(self._live())
+            beginning = [r for r in self._live() if isinstance(r.op, Write | Draw | Fork)]
+            starting = [r for r in beginning if r.decoding is None and r.denoising is None and not r.forks]
             self.prefiller.prefill(starting)
             self.denoiser.start([r for r in starting if r.live and isinstance(r.op, Draw)])
         for request in starting:
+            if request.live and isinstance(request.op, Fork):
+                request.fork()
             if request.live and isinstance(request.op, Write):
                 with fail_on_error(request):
                     self.decoder.start(request)
