@@ -54,6 +54,15 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
         raise ValueError(f"{path}: {error}") from error
 
 
+def peek(path: str | Path, name: str) -> Any:
+    """The value of a field at the top of a recipe's file, as YAML has it; None where there is none, or no recipe."""
+    try:
+        data = _parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data.get(name) if isinstance(data, dict) else None
+
+
 def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """Make a ``cls`` from plain data; ``where`` is the path of field names so far, for messages.
 

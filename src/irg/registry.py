@@ -21,6 +21,12 @@ CRITICS = "irg.critics"
 """Critics of ``--critic NAME[:REST]``. The object is ``make(rest, options) -> Critic`` (:mod:`irg.critics`)."""
 PROTOCOLS = "irg.protocols"
 """Protocols of ``--protocol NAME``. The object is a subclass of :class:`irg.reasoning.protocols.base.Protocol`."""
+REWARDS = "irg.rewards"
+"""Rewards of training recipes of the kind ``rl``. The object is a callable ``(prompt, trajectory) -> number or Score``,
+or a frozen dataclass of such (:mod:`irg.learning.rl.rewards`)."""
+PROMPTS = "irg.prompts"
+"""Sources of prompts of such recipes. The object is a frozen dataclass with the field ``kind: Literal["name"]`` that
+subclasses ``PromptSource`` (:mod:`irg.learning.rl.prompts`)."""
 DATA = "irg.data"
 """Parts of data recipes (:mod:`irg.curation.parts`). The object is a frozen dataclass with the field
 ``kind: Literal["name"]`` that subclasses ``Source``, ``Drafts``, ``Reflections``, ``Targets``, ``Thinking`` or

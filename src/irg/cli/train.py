@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 _USAGE = """usage: irg train RECIPE.yaml [--dry-run [--gpus N]] [--force] [--field value ...]
 
-Train a model as the recipe says. Any field of the recipe can be set from the command line; nested fields are named
+Train a model as the recipe says; one of the kind rl learns by reward. Any field of the recipe can be set from the command line; nested fields are named
 with dots:
 
   irg train recipes/mini-stage1.yaml --steps 200 --optimizer.lr 1e-4
@@ -38,10 +38,17 @@ def main(argv: Sequence[str]) -> int:
     if gpus is not None and not flags["--dry-run"]:
         raise ValueError("--gpus goes with --dry-run; a run has the processes that torchrun starts")
     from irg import recipes
+
+    by_reward = recipes.peek(path, "kind") == "rl"
+    return (_by_reward if by_reward else _supervised)(path, overrides, flags["--dry-run"], flags["--force"], gpus)
+
+
+def _supervised(path: str, overrides: Sequence[str], dry_run: bool, force: bool, gpus: int | None) -> int:
+    from irg import recipes
     from irg.learning.recipe import TrainRecipe
 
     recipe = recipes.load(TrainRecipe, path, overrides)
-    if flags["--dry-run"]:
+    if dry_run:
         from irg.learning.plan import make_plan, report
 
         plan = make_plan(recipe, gpus)
@@ -51,7 +58,28 @@ def main(argv: Sequence[str]) -> int:
     from irg.learning.trainer import train
 
     try:
-        train(recipe, force=flags["--force"])
+        train(recipe, force=force)
+    finally:
+        leave()
+    return 0
+
+
+def _by_reward(path: str, overrides: Sequence[str], dry_run: bool, force: bool, gpus: int | None) -> int:
+    from irg import recipes
+    from irg.learning.rl.recipe import RLRecipe
+
+    recipe = recipes.load(RLRecipe, path, overrides)
+    if dry_run:
+        from irg.learning.rl.plan import make_plan, report
+
+        plan = make_plan(recipe, gpus)
+        print(report(plan))
+        return 2 if plan.problems else 0
+    from irg.learning.parallel import leave
+    from irg.learning.rl.trainer import train_by_reward
+
+    try:
+        train_by_reward(recipe, force=force)
     finally:
         leave()
     return 0

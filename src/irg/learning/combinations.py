@@ -65,6 +65,10 @@ RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message
         "to true, or images.latents to mean",
     ),
     (
+        lambda r: r.recipe.kind == "rl" and r.processes > 1,
+        "kind rl runs in one process so far, not in {processes}",
+    ),
+    (
         lambda r: r.recipe.validate_every > 0 and not r.recipe.data,
         "validate_every measures one-turn trajectories: name some in data, or set it to 0",
     ),

@@ -20,6 +20,9 @@ class Draw(IntEnum):
     NOISE_LEVEL = 5  # step, data stream
     NOISE = 6  # step, data stream
     VALIDATION = 7  # pack
+    PROMPTS = 8  # epoch
+    ROLLOUT = 9  # step
+    EVALUATION = 10
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,6 @@ class Mixture:
         for mode, weight in weights.items():
             if weight < 0:
                 raise ValueError(f"mixture.{mode} must not be negative, got {weight}")
-        if not any(weights.values()):
-            raise ValueError("mixture: every weight is 0; give at least one mode a positive weight")
         for mode in self.mandatory:
             if mode not in MODES:
                 raise ValueError(f"mixture.mandatory: unknown mode {mode!r}; the modes are {', '.join(MODES)}")
@@ -213,6 +214,7 @@ class TrainRecipe:
     samples: Samples = field(default_factory=Samples)
     validate_every: int = 0
     validation_rows: int = 24  # one-turn rows kept out of training when validate_every > 0
+    kind: Literal["supervised", "rl"] = "supervised"  # rl: by reward (:class:`irg.learning.rl.recipe.RLRecipe`)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.log_every < 1 or self.save_every < 1 or self.keep < 1:
@@ -234,6 +236,8 @@ class TrainRecipe:
             raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}")
 
     def _check_data(self) -> None:
+        if not any(self.mixture.weights().values()):
+            raise ValueError("mixture: every weight is 0; give at least one mode a positive weight")
         if not self.data and not self.conversations:
             raise ValueError("data: name at least one trajectory parquet file or folder (or conversations)")
         for mode in self.conversations:

@@ -37,6 +37,7 @@ from irg.learning.run_state import RunState
 from irg.learning.setup import adapter_of, build, start_folder, training_config
 from irg.learning.trackers import Trackers
 from irg.learning.validation import Validation
+from irg.model.network.unified import UnifiedModel
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.randomness import generator
@@ -86,10 +87,11 @@ class Trainer:
         self.config, self.model = self.loaded.config, self.loaded.model
         self.tokenizer.check(self.config, self.folder)
         self.profile: Profile = read_profile(self.folder) or BAGEL_PROFILE
-        encoder = TrajectoryEncoder(training_config(self.config, recipe.images), self.tokenizer, self.profile)
-        self.loader = build_loader(recipe, encoder, self.loaded.autoencoder, self.ranks, quiet)
+        reading = training_config(self.config, recipe.images)
+        self.encoder = TrajectoryEncoder(reading, self.tokenizer, self.profile)
+        self.loader = build_loader(recipe, self.encoder, self.loaded.autoencoder, self.ranks, quiet)
         self.validation = Validation(
-            self.loader.held_out(), encoder.config, recipe.tokens_per_pack, self.loader.feed.attention
+            self.loader.held_out(), reading, recipe.tokens_per_pack, self.loader.feed.attention
         )
         self.state = RunState(self.model, recipe)
         # adapters compute in the dtype of the weights under them
@@ -108,6 +110,11 @@ class Trainer:
         """Data streams of the run: packs in a step, over all ranks."""
         return self.ranks.world * self.recipe.parallel.accumulate
 
+    @property
+    def computing(self) -> UnifiedModel:
+        """The model that computes: the one that is trained, or its copy in low precision."""
+        return self.low.model if self.low else self.model
+
     # ---- one step
 
     def score(self, pack: Pack, noise: torch.Generator, shift: float) -> Losses:
@@ -118,8 +125,8 @@ class Trainer:
             noise_GD = torch.randn(pack.clean_GD.shape, generator=noise)
             flow = flow_targets(pack.clean_GD, noise_GD.to(pack.clean_GD.device), pack.normal_G, shift)
             pack.batch.latents_GD, pack.batch.times_G, velocity = flow.noisy_GD, flow.times_G, flow.velocity_GD
-        model = self.low.model if self.low else self.model
-        return losses(model, pack.batch, pack.attend, velocity, pack.loss_rows_L, pack.labels_L, pack.target_rows_M)
+        rows = (pack.loss_rows_L, pack.labels_L, pack.target_rows_M)
+        return losses(self.computing, pack.batch, pack.attend, velocity, *rows)
 
     def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
         """One optimizer step; returns what to log. ``stop`` is called when it is done: if any rank's is true, all
@@ -129,17 +136,8 @@ class Trainer:
         packs = {n: self.loader.pack(state.step, n) for n in self.ranks.streams(recipe.parallel.accumulate)}
         waited = time.perf_counter() - started
         metrics = self.gradients(packs)
-        norm = parallel.clipped(state.weights, recipe.optimizer.clip)()
         factor = rate(state.step, recipe.steps, recipe.optimizer)
-        accepted = state.guard.accepts(norm)
-        if accepted:
-            for optimizer in state.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["base_lr"] * factor
-                optimizer.step()
-            update_average(parallel.local(state.average), parallel.local(state.weights), self._decay())
-        for p in state.weights:
-            p.grad = None
+        norm, accepted = self.update(factor)
         state.step += 1
         budget = recipe.tokens_per_pack * len(packs)
         return metrics.summed(self.ranks, list(packs.values()), recipe.ce_weight, recipe.mse_weight, stop()) | {
@@ -153,9 +151,25 @@ class Trainer:
             ),
         }
 
-    def gradients(self, packs: Mapping[int, Pack]) -> Metrics:
-        """Run packs (by data stream) forward and backward; their gradients are those of the mean over all ranks'
-        tokens.
+    def update(self, factor: float) -> tuple[float, bool]:
+        """Clip the gradients and take an optimizer step, at ``factor`` x the recipe's rates, unless the guard refuses
+        them; they are gone then. Returns their norm before, and whether the step was taken."""
+        recipe, state = self.recipe, self.state
+        norm = parallel.clipped(state.weights, recipe.optimizer.clip)()
+        accepted = state.guard.accepts(norm)
+        if accepted:
+            for optimizer in state.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["base_lr"] * factor
+                optimizer.step()
+            update_average(parallel.local(state.average), parallel.local(state.weights), self._decay())
+        for p in state.weights:
+            p.grad = None
+        return norm, accepted
+
+    def gradients(self, packs: Mapping[int, Pack], weight: float = 1.0) -> Metrics:
+        """Run packs (by data stream) forward and backward; their gradients are those of ``weight`` x the mean over all
+        ranks' tokens.
 
         Raises:
             ValueError: the device ran out of memory; the message says on which pack, and what to lower.
@@ -167,7 +181,7 @@ class Trainer:
             self.low.refresh()
         for stream, pack in packs.items():
             try:
-                self._backward(pack, stream, (texts, targets), metrics)
+                self._backward(pack, stream, (texts, targets), metrics, weight)
             except torch.OutOfMemoryError:
                 raise out_of_memory(pack, self.state.step, stream, self.recipe) from None
             if self.low:
@@ -175,7 +189,9 @@ class Trainer:
             self.state.streams[stream] = pack.state
         return metrics
 
-    def _backward(self, pack: Pack, stream: int, divisors: tuple[float, float], metrics: Metrics) -> None:
+    def _backward(
+        self, pack: Pack, stream: int, divisors: tuple[float, float], metrics: Metrics, weight: float
+    ) -> None:
         recipe = self.recipe
         if self.ranks.device.type != "cpu":
             pack = pack.to(self.ranks.device)
@@ -183,7 +199,8 @@ class Trainer:
         scored = self.score(pack, noise, recipe.timestep_shift)
         loss, _, _ = total(scored, recipe.ce_weight, recipe.mse_weight, divisors=divisors)
         # FSDP averages gradients over ranks; the divisors are already those of all of them.
-        (loss * self.ranks.world if self.ranks.world > 1 else loss).backward()
+        scale = weight * self.ranks.world
+        (loss * scale if scale != 1 else loss).backward()
         metrics.add(pack, scored)
 
     def _decay(self) -> float:
@@ -192,6 +209,11 @@ class Trainer:
         return min(ema, (1 + step) / (10 + step)) if self.recipe.ema_warmup else ema
 
     # ---- beside the steps
+
+    def measured(self) -> dict[str, float]:
+        """What is measured on held-out rows after the step that was just taken, if it is due."""
+        due = self.recipe.validate_every and self.state.step % self.recipe.validate_every == 0
+        return self.validate() if due else {}
 
     def validate(self) -> dict[str, float]:
         """Errors of the held-out rows (:mod:`.validation`), with the weights after the step that was just taken."""
@@ -254,10 +276,9 @@ class Trainer:
                 sums.setdefault(key, []).append(value)
             if state.step % recipe.log_every == 0 or state.step == self.end or stop:
                 line = summary(sums, time.perf_counter() - started, self.ranks.device, self.peak)
-                if recipe.validate_every and state.step % recipe.validate_every == 0:
-                    line |= self.validate()
+                line |= self.measured()
                 trackers.log(state.step, line)
-                progress.update(task, description=f"loss {line['loss']:.3f} ce {line['ce']:.3f} mse {line['mse']:.3f}")
+                progress.update(task, description=self.described(line))
                 started, sums = time.perf_counter(), {}
             progress.update(task, completed=state.step)
             if stop:
@@ -269,21 +290,28 @@ class Trainer:
                 self.sample(trackers)
         return False
 
+    def described(self, line: Mapping[str, float]) -> str:
+        """A line of the log for the progress bar."""
+        return f"loss {line['loss']:.3f} ce {line['ce']:.3f} mse {line['mse']:.3f}"
+
     # ---- checkpoints
+
+    def about(self) -> dict[str, Any]:
+        """The plain data of a checkpoint."""
+        return self.state.about(self.ranks, self.streams, self.loader.fingerprint)
 
     def save(self) -> None:
         """Begin a checkpoint; the oldest ones go when it is whole."""
-        about = self.state.about(self.ranks, self.streams, self.loader.fingerprint)
-        self.writer.save(self.state.step, self.state.tensors(), about)
+        self.writer.save(self.state.step, self.state.tensors(), self.about())
 
-    def resume(self) -> None:
-        """Load the newest checkpoint of ``out``, if there is one.
+    def resume(self) -> Mapping[str, Any] | None:
+        """Load the newest checkpoint of ``out``, if there is one; returns its plain data.
 
         Raises:
             ValueError: it is damaged, or was made with other rows or packs a step (unless forced).
         """
         if (found := latest(self.out)) is None:
-            return
+            return None
         check_streams(found, self.streams, self.ranks.world, self.force, self.quiet)
         about = self.state.load(found, self.ranks)
         same = same_rows(about, self.loader.fingerprint, found, self.force, self.quiet)
@@ -291,10 +319,11 @@ class Trainer:
         self.loader.resume(states)
         mine = self.ranks.streams(self.recipe.parallel.accumulate)
         self.state.streams = {stream: state for stream, state in enumerate(states) if stream in mine}
+        return about
 
 
-def train(recipe: TrainRecipe, quiet: bool = False, force: bool = False) -> Path:
-    """Run a recipe to its end and return the exported model folder.
+def train(recipe: TrainRecipe, quiet: bool = False, force: bool = False, trainer: type[Trainer] = Trainer) -> Path:
+    """Run a recipe to its end with a trainer of its kind and return the exported model folder.
 
     Raises:
         ValueError: the recipe, the data, the checkpoints or the device's memory do not do, or another run is at work in
@@ -304,7 +333,7 @@ def train(recipe: TrainRecipe, quiet: bool = False, force: bool = False) -> Path
     with warnings.catch_warnings(), only_run(Path(recipe.out), ranks):
         warnings.filterwarnings("always", message="cannot ")
         try:
-            return Trainer(recipe, quiet, force, ranks).fit()
+            return trainer(recipe, quiet, force, ranks).fit()
         except torch.OutOfMemoryError:  # packs have a message of their own
             raise ValueError(
                 "out of memory outside a pack (setting up, optimizer): shard over more GPUs, set optimizer.kind to "

@@ -1,0 +1,1 @@
+"""Learning by reward: prompts, rollouts, rewards, advantages, packs, loss (``docs/rl.md``)."""

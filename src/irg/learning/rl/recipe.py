@@ -1,0 +1,145 @@
+"""The recipe of a run by reward: that of any run, and what is learned from which reward."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from irg import registry
+from irg.learning.recipe import Mixture, TrainRecipe
+from irg.learning.rl.prompts import FilePrompts, PromptSource, TrajectoryPrompts
+from irg.learning.rl.rewards import RewardTerm
+
+Prompts = Annotated[FilePrompts | TrajectoryPrompts, registry.Plugins(registry.PROMPTS, PromptSource)]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How many texts are written in a step, and how."""
+
+    prompts: int = 16
+    samples: int = 8  # texts of each prompt
+    temperature: float = 1.0
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.samples < 2 or self.max_tokens < 1:
+            raise ValueError("rollout: prompts and max_tokens must be at least 1, samples at least 2")
+        if not 0 < self.temperature <= 10:
+            raise ValueError(f"rollout.temperature must be above 0 and at most 10, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """See :mod:`.advantages`."""
+
+    kind: Literal["rloo", "grpo"] = "rloo"
+    scale: Literal["none", "group", "step"] = "none"  # divide by nothing, the group's standard deviation, the step's
+    least_std: float = 0.01  # what is divided by is at least this
+    clip: float = 0.0  # bound on the absolute value; 0: none
+    malformed_penalty: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.least_std <= 0 or self.clip < 0 or self.malformed_penalty < 0:
+            raise ValueError("advantage: least_std must be positive, clip and malformed_penalty not negative")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """See :mod:`.loss`."""
+
+    average: Literal["token", "sequence"] = "token"
+    clip_low: float = 0.2  # a ratio counts down to 1 - clip_low and up to 1 + clip_high; both 0: any
+    clip_high: float = 0.2
+    kl: float = 0.0  # weight of the divergence from the model that the run started from; 0: none, and no second model
+    entropy: float = 0.0  # weight of the entropy bonus
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clip_low < 1 or self.clip_high < 0:
+            raise ValueError("loss: clip_low must be in [0, 1), clip_high not negative")
+        if self.kl < 0 or self.entropy < 0:
+            raise ValueError("loss: kl and entropy must not be negative")
+
+    @property
+    def clips(self) -> bool:
+        """Whether ratios are clipped."""
+        return self.clip_low > 0 or self.clip_high > 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Mean rewards of one text for each of some prompts that are always the same."""
+
+    every: int = 0  # steps; 0: never
+    prompts: Prompts | None = None  # default: the run's own source, at a seed that it never trains on
+    count: int = 64
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.count < 1 or not 0 <= self.temperature <= 10:
+            raise ValueError("evaluate: every must not be negative, count at least 1, temperature from 0 to 10")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run is given up: one of these was passed in ``patience`` steps in a row. 0 turns one off."""
+
+    reward_failures: float = 0.2  # share of texts for which a reward failed
+    malformed: float = 0.5  # share of malformed texts
+    kl: float = 0.0  # mean divergence of a token from the reference, in nats
+    entropy: float = 0.0  # mean entropy of a token, in nats: the least
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.reward_failures, self.malformed, self.kl, self.entropy) < 0 or self.patience < 1:
+            raise ValueError("limits must not be negative, patience at least 1")
+
+
+@dataclass(frozen=True)
+class RLRecipe(TrainRecipe):
+    """A run by reward. Without a ``mixture`` nothing is learned by imitation beside it."""
+
+    mixture: Mixture = field(default_factory=Mixture)
+    kind: Literal["rl"] = "rl"
+    policy: Literal["thinking", "reflection"] = "thinking"
+    prompts: Prompts = field(kw_only=True)
+    rewards: tuple[RewardTerm, ...] = field(kw_only=True)
+    rollout: Rollout = field(default_factory=Rollout)
+    advantage: Advantage = field(default_factory=Advantage)
+    loss: Loss = field(default_factory=Loss)
+    minibatches: int = 1  # parts that a step's groups are split into, an optimizer step each
+    epochs: int = 1  # times that they are gone through
+    skip_equal_groups: bool = True  # leave out groups whose advantages are all 0
+    supervised_weight: float = 1.0  # of the loss of the mixture's pack
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    limits: Limits = field(default_factory=Limits)
+    ema: float = 0.0
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rewards:
+            raise ValueError("rewards: name at least one")
+        names = [term.name for term in self.rewards]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"rewards: {twice} is named twice")
+        if self.minibatches < 1 or self.epochs < 1:
+            raise ValueError("minibatches and epochs must be at least 1")
+        if self.minibatches > self.rollout.prompts:
+            raise ValueError(f"minibatches {self.minibatches} is more than rollout.prompts {self.rollout.prompts}")
+        if self.supervised_weight < 0:
+            raise ValueError("supervised_weight must not be negative")
+
+    @property
+    def imitates(self) -> bool:
+        """Whether a supervised pack is learned beside the rollouts."""
+        return any(self.mixture.weights().values())
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of a step."""
+        return self.minibatches * self.epochs
+
+    def _check_data(self) -> None:
+        if self.imitates:
+            super()._check_data()
+        elif self.validate_every:
+            raise ValueError("validate_every measures rows of a mixture: give one, or set evaluate.every instead")

@@ -1,0 +1,279 @@
+"""Training by reward: a step is rollouts, rewards, advantages, packs, and one or several optimizer steps.
+
+All that a supervised run is made of (model, optimizer, guard, checkpoints, log, export) is
+:class:`irg.learning.trainer.Trainer`'s; only the step is another. Nothing random is kept: see ``docs/rl.md``.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irg import files
+from irg.engine.ops import Write
+from irg.learning import parallel, sampling
+from irg.learning.costs import step_flops
+from irg.learning.data.packing import Pack, read_images
+from irg.learning.gradient_guard import out_of_memory
+from irg.learning.optim import rate
+from irg.learning.recipe import Draw
+from irg.learning.rl.advantages import advantages
+from irg.learning.rl.figures import StepFigures, rollout_figures
+from irg.learning.rl.limits import LimitGuard
+from irg.learning.rl.loss import policy_losses, token_scores
+from irg.learning.rl.packs import PolicyPack, learned, policy_packs
+from irg.learning.rl.prompts import Prompt
+from irg.learning.rl.recipe import RLRecipe
+from irg.learning.rl.reference import Reference
+from irg.learning.rl.rewards import Judged, Rewards
+from irg.learning.rl.rollouts import Group, roll_out
+from irg.learning.trackers import Trackers
+from irg.learning.trainer import Trainer, train
+from irg.model.network.unified import UnifiedModel
+from irg.randomness import generator, numpy_generator
+
+TEXTS = "texts.jsonl"
+TEXTS_KEPT = 4
+"""Texts of a logged step that are kept with their rewards."""
+_EVALUATION_SEED = 2**32
+"""Added to the run's seed for the prompts of the evaluation."""
+
+
+class RLTrainer(Trainer):
+    """One run by reward."""
+
+    recipe: RLRecipe
+
+    def __init__(
+        self, recipe: RLRecipe, quiet: bool = False, force: bool = False, ranks: parallel.Ranks | None = None
+    ) -> None:
+        recipe.prompts.check(recipe.policy == "reflection")
+        self.rewards = Rewards(recipe.rewards)
+        super().__init__(recipe, quiet, force, ranks)
+        self.limits = LimitGuard(recipe.limits)
+        dtype = getattr(torch, recipe.parallel.precision)
+        self.reference = Reference(self.computing, self.ranks, dtype) if recipe.loss.kl else None
+        self._failure = ""  # why a reward failed last
+
+    # ---- one step
+
+    def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
+        """One step; returns what to log (see :meth:`Trainer.train_step`)."""
+        recipe, step = self.recipe, self.state.step
+        times = [time.perf_counter()]
+        prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
+        seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(2**63, size=(len(prompts), recipe.rollout.samples))
+        groups = self.roll_out(prompts, seeds.tolist(), recipe.rollout.temperature)
+        times.append(time.perf_counter())
+        judged = self.judge(groups)
+        times.append(time.perf_counter())
+        values = advantages(
+            [[one.total for one in some] for some in judged],
+            [_malformed(group, some) for group, some in zip(groups, judged, strict=True)],
+            recipe.advantage,
+        )
+        samples = learned(groups, values, recipe.skip_equal_groups)
+        size = -(-len(samples) // recipe.minibatches) or 1
+        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+        attention = self.loader.feed.attention
+        batches = [policy_packs(part, recipe, self.encoder.config, attention) for part in parts]
+        record = rollout_figures(groups, judged, values)
+        record |= self.learn(batches)
+        times.append(time.perf_counter())
+        record |= _speed(times, sum(len(text.ids) + 1 for group in groups for text in group.texts), record["tokens"])
+        self.limits.check(record, self._failure)
+        if self.state.step % recipe.log_every == 0:
+            self._keep_texts(groups, judged, values)
+        return record | {"stop": float(stop())}
+
+    def roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float) -> list[Group]:
+        """Texts for prompts with the weights as they are."""
+        if self.low:
+            self.low.refresh()
+        write = Write(self.recipe.rollout.max_tokens, temperature, logprobs=True)
+        model = self._plain()
+        was_training = model.training
+        try:
+            return roll_out(model, self.loaded.autoencoder, self.encoder, prompts, write, seeds)
+        finally:
+            model.train(was_training)
+
+    def _plain(self) -> UnifiedModel:
+        """The model for the engine: sharded weights are gathered."""
+        if self.ranks.mesh is None:
+            return self.computing
+        dtype = getattr(torch, self.recipe.parallel.precision)
+        gathered = sampling.averaged_model(self.model, {}, None, self.ranks, dtype)
+        assert gathered is not None
+        return gathered
+
+    def judge(self, groups: Sequence[Group]) -> list[list[Judged]]:
+        """The rewards of all texts, by group. The first failure of a step is a warning."""
+        name = self.profile.name
+        pairs = [(group.prompt, group.trajectory(text, name)) for group in groups for text in group.texts]
+        found = iter(self.rewards.judge([prompt for prompt, _ in pairs], [trajectory for _, trajectory in pairs]))
+        judged = [[next(found) for _ in group.texts] for group in groups]
+        failures = [one.failure for some in judged for one in some if one.failure]
+        if failures:
+            self._failure = failures[0]
+            warnings.warn(
+                f"cannot score {len(failures)} of {len(pairs)} texts, such as: {failures[0]}", stacklevel=2
+            )
+        return judged
+
+    def learn(self, batches: Sequence[Sequence[PolicyPack]]) -> dict[str, float]:
+        """Optimizer steps on packs of rollouts, and on the step's supervised packs with each of them."""
+        recipe, state = self.recipe, self.state
+        factor = rate(state.step, recipe.steps, recipe.optimizer)
+        supervised = self._supervised()
+        noise = generator(recipe.seed, Draw.NOISE, state.step)
+        figures = StepFigures()
+        for pack in (pack for batch in batches for pack in batch):
+            read_images(pack.pack, self.loaded.autoencoder, self.config, noise)
+        self._score_before(batches)
+        for _ in range(recipe.epochs):
+            for batch in batches or ((),):
+                divisor = sum(pack.divisor(recipe.loss.average) for pack in batch)
+                for number, pack in enumerate(batch):
+                    self._policy_backward(pack, divisor, figures, number)
+                if supervised:
+                    metrics = self.gradients(supervised, recipe.supervised_weight)
+                    figures.supervised = metrics.summed(
+                        self.ranks, list(supervised.values()), recipe.ce_weight, recipe.mse_weight, False
+                    )
+                if batch or supervised:
+                    figures.updates.append(self.update(factor))
+        state.step += 1
+        work = [pack.pack.work for batch in batches for pack in batch] * recipe.epochs
+        work += [pack.work for pack in supervised.values()] * len(figures.updates)
+        flops = [step_flops(self.config, w, recipe.frozen, bool(recipe.lora.rank)) for w in work if w]
+        return figures.record(recipe) | {"lr_factor": factor, "flops": sum(flops)}
+
+    def _supervised(self) -> dict[int, Pack]:
+        if not self.recipe.imitates:
+            return {}
+        streams = self.ranks.streams(self.recipe.parallel.accumulate)
+        return {stream: self.loader.pack(self.state.step, stream) for stream in streams}
+
+    @torch.no_grad()
+    def _score_before(self, batches: Sequence[Sequence[PolicyPack]]) -> None:
+        """Log-probabilities of the reference; and before the first update where there are several. (Where there is one,
+        they are those that the gradient is taken of.)"""
+        for pack in (pack for batch in batches for pack in batch):
+            if self.recipe.updates > 1:
+                pack.old_L = self._scores(self.computing, pack)[0]
+            if self.reference is not None:
+                with self.reference.model() as model:
+                    pack.reference_L = self._scores(model, pack)[0]
+
+    def _scores(self, model: UnifiedModel, pack: PolicyPack) -> tuple[Tensor, Tensor]:
+        on_device = pack.pack if self.ranks.device.type == "cpu" else pack.pack.to(self.ranks.device)
+        if on_device.clean_GD is not None:
+            on_device.batch.latents_GD = on_device.clean_GD
+            on_device.batch.times_G = torch.zeros_like(on_device.normal_G)
+        hidden_UC, _ = model(on_device.batch, on_device.attend)
+        rows = hidden_UC[on_device.loss_rows_L]
+        return token_scores(model, rows, on_device.labels_L, self.recipe.rollout.temperature)
+
+    def _policy_backward(self, pack: PolicyPack, divisor: int, figures: StepFigures, number: int) -> None:
+        recipe = self.recipe
+        try:
+            logprobs_L, entropy_L = self._scores(self.computing, pack)
+            old_L = logprobs_L.detach() if pack.old_L is None else pack.old_L
+            device = logprobs_L.device
+            advantages_L, weights_L = pack.advantages_L.to(device), pack.weights_L.to(device)
+            scored = policy_losses(logprobs_L, entropy_L, old_L, advantages_L, pack.reference_L, recipe.loss)
+            loss = (weights_L * scored.loss_L).sum() / divisor
+            loss.backward()
+        except torch.OutOfMemoryError:
+            raise out_of_memory(pack.pack, self.state.step, number, recipe) from None
+        if self.low:
+            self.low.collect()
+        figures.add(pack, scored, loss.detach(), old_L, entropy_L.detach())
+
+    # ---- beside the steps
+
+    def measured(self) -> dict[str, float]:
+        """What is measured after the step that was just taken, if it is due."""
+        due = self.recipe.evaluate.every and self.state.step % self.recipe.evaluate.every == 0
+        return super().measured() | (self.evaluate() if due else {})
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean rewards of one text for each of the evaluation's prompts; those that failed are left out."""
+        recipe, how = self.recipe, self.recipe.evaluate
+        seed = recipe.seed + _EVALUATION_SEED
+        prompts = (how.prompts or recipe.prompts).draw(seed, 0, how.count)
+        seeds = numpy_generator(recipe.seed, Draw.EVALUATION).integers(2**63, size=(len(prompts), 1))
+        groups = self.roll_out(prompts, seeds.tolist(), how.temperature)
+        judged = [one for some in self.judge(groups) for one in some if one.total is not None]
+        found: dict[str, list[float]] = {"held_out_reward": [one.total for one in judged if one.total is not None]}
+        for one in judged:
+            for name, value in one.figures().items():
+                found.setdefault(name.replace("reward/", "held_out/", 1), []).append(value)
+        return {name: sum(values) / max(1, len(values)) for name, values in found.items()}
+
+    def described(self, line: Mapping[str, float]) -> str:
+        return f"reward {line['reward']:.3f} entropy {line['entropy']:.2f} length {line['length']:.0f}"
+
+    def _loop(self, progress: Any, task: Any, trackers: Trackers, signals: list[int]) -> bool:
+        if self.state.step == 0 and self.recipe.evaluate.every:
+            trackers.log(0, self.evaluate())
+        return super()._loop(progress, task, trackers, signals)
+
+    def _keep_texts(
+        self, groups: Sequence[Group], judged: Sequence[Sequence[Judged]], values: Sequence[Sequence[float | None]]
+    ) -> None:
+        """The best and the worst text of a step's first groups, with their rewards and reasons."""
+        with files.JsonLines(Path(self.recipe.out) / TEXTS) as file:
+            for group, some, own in list(zip(groups, judged, values, strict=True))[: TEXTS_KEPT // 2]:
+                order = sorted(range(len(some)), key=lambda i: some[i].total or 0.0)
+                for i in (order[-1], order[0]):
+                    reasons = {name: score.reasons for name, score in some[i].scores.items() if score.reasons}
+                    line = {"step": self.state.step, "prompt": group.prompt.text, "text": group.texts[i].text}
+                    line |= {"reward": some[i].total, "advantage": own[i], "reasons": reasons, "failure": some[i].failure}
+                    file.append(line)
+
+    # ---- checkpoints
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"limits": self.limits.state()}
+
+    def resume(self) -> Mapping[str, Any] | None:
+        about = super().resume()
+        if about is not None:
+            self.limits.load(about.get("limits", {}))
+        return about
+
+    def fit(self) -> Path:
+        try:
+            return super().fit()
+        finally:
+            self.rewards.close()
+
+
+def _malformed(group: Group, judged: Sequence[Judged]) -> list[bool]:
+    return [not text.complete or one.malformed for text, one in zip(group.texts, judged, strict=True)]
+
+
+def _speed(times: Sequence[float], written: int, trained: float) -> dict[str, float]:
+    rollout, reward, learning = (after - before for before, after in zip(times, times[1:], strict=False))
+    return {
+        "rollout_seconds": rollout,
+        "reward_seconds": reward,
+        "learning_seconds": learning,
+        "rollout_tokens_per_second": written / rollout,
+        "learning_tokens_per_second": trained / learning,
+    }
+
+
+def train_by_reward(recipe: RLRecipe, quiet: bool = False, force: bool = False) -> Path:
+    """Run a recipe to its end and return the exported model folder.
+
+    Raises:
+        ValueError: see :func:`irg.learning.trainer.train`; or a limit of the recipe was passed.
+    """
+    return train(recipe, quiet, force, RLTrainer)
