@@ -62,6 +62,24 @@ def _shared_folder(request: pytest.FixtureRequest, option: str, name: str, proof
     return folder
 
 
+@pytest.fixture
+def own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This checkout's plug-ins, whatever was installed before they were added."""
+    import tomllib
+    from importlib.metadata import EntryPoint
+
+    from irg import registry
+
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = project["project"]["entry-points"]
+
+    def found(group: str) -> dict[str, EntryPoint]:
+        points = sorted(groups.get(group, {}).items())
+        return {name: EntryPoint(name=name, value=value, group=group) for name, value in points}
+
+    monkeypatch.setattr(registry, "_found", found)
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> "TextTokenizer":
     """One token per byte, then the four special ones: :func:`irg.model.network.config.tiny` with 260 words."""

@@ -46,13 +46,13 @@ def fresh(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> Callable[[
 
 def write(*ops: Any, write: Write) -> Program:
     for op in ops:
-        yield op
+        _ = yield op
     return (yield write)
 
 
 def fork(*ops: Any, programs: Sequence[Program], seeds: Sequence[int] = SEEDS) -> Program:
     for op in ops:
-        yield op
+        _ = yield op
     return (yield Fork(tuple(programs), tuple(seeds)))
 
 
@@ -95,10 +95,8 @@ def test_log_probabilities_are_those_of_the_whole_softmax(
 
 
 def test_a_text_that_is_cut_off_has_no_log_probability_of_its_end(fresh: Callable[[], Engine]) -> None:
-    ((cut, plain),) = fresh().run(
-        [(fork(programs=[write(write=Write(3, 1.0, forced=(5,) * 9, logprobs=w)) for w in (True, False)],
-               seeds=(1, 2)), 0)]
-    )  # fmt: skip
+    programs = [write(write=Write(3, 1.0, forced=(5,) * 9, logprobs=wanted)) for wanted in (True, False)]
+    ((cut, plain),) = fresh().run([(fork(programs=programs, seeds=(1, 2)), 0)])
     assert len(cut.logprobs) == len(cut.ids) == 3 and not cut.complete
     assert plain.logprobs == ()
 

@@ -16,6 +16,8 @@ from irg.learning.objective import cross_entropy
 from irg.learning.parallel import join
 from irg.learning.plan import make_plan, report
 from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel, TrainRecipe
+from irg.learning.rl.recipe import RLRecipe
+from irg.learning.rl.rewards import Rewards
 from irg.learning.setup import start_folder
 from irg.learning.trainer import train
 from irg.model.network.config import bagel_7b, tiny
@@ -32,8 +34,12 @@ SHIPPED = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.par
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_recipes_can_be_read(path: Path) -> None:
-    assert recipes.load(TrainRecipe, path).steps > 0
+def test_recipes_can_be_read(path: Path, own_plugins: None) -> None:
+    by_reward = recipes.peek(path, "kind") == "rl"
+    recipe = recipes.load(RLRecipe if by_reward else TrainRecipe, path)
+    assert recipe.steps > 0
+    if isinstance(recipe, RLRecipe):
+        Rewards(recipe.rewards)
 
 
 def test_the_papers_numbers() -> None:

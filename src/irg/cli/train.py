@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 _USAGE = """usage: irg train RECIPE.yaml [--dry-run [--gpus N]] [--force] [--field value ...]
 
-Train a model as the recipe says; one of the kind rl learns by reward. Any field of the recipe can be set from the command line; nested fields are named
-with dots:
+Train a model as the recipe says; one of the kind rl learns by reward. Any field of the recipe can be set from the
+command line; nested fields are named with dots:
 
   irg train recipes/mini-stage1.yaml --steps 200 --optimizer.lr 1e-4
   torchrun --nproc-per-node 8 -m irg train recipes/irg-7b-stage1.yaml

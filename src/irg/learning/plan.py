@@ -4,7 +4,7 @@ Nothing is trained and no weight is read: the model is built without memory, the
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,27 +96,50 @@ class Plan:
 def make_plan(recipe: TrainRecipe, gpus: int | None = None) -> Plan:
     """Look a recipe over. ``gpus``: how many it is meant for; default 1 on a CPU or with adapters, else 8."""
     plan = Plan(recipe, gpus or (1 if recipe.device == "cpu" or recipe.lora.rank else 8))
+    if (opened := open_model(plan)) is None:
+        return plan
+    work = imitation_work(plan, opened)
+    adapters = bool(recipe.lora.rank)
+    plan.flops = plan.streams * step_flops(opened.config, work, recipe.frozen, adapters)
+    shards = 1 if adapters or plan.gpus == 1 else max(1, plan.gpus // recipe.parallel.replicas)
+    plan.memory = memory_bytes(opened.config, work, plan.parameters, plan.trained, shards, recipe)
+    return plan
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a dry run has of the model: how it reads images, and its texts. ``tokenizer`` is None where it can't be
+    used."""
+
+    config: ModelConfig
+    tokenizer: TextTokenizer | None
+    profile: Profile
+
+
+def open_model(plan: Plan) -> Opened | None:
+    """Check the recipe's settings and its model, and count weights; None where there is nothing to go on with."""
+    recipe = plan.recipe
     known = None if is_model_folder(recipe.model) else CONFIGS.get(recipe.model)
     folder = None if known else plan.attempt(lambda: model_folder(recipe.model, download=False))
     config = known() if known else plan.attempt(lambda: read_config(folder)) if folder else None
     _check_settings(plan)
     if config is None:
-        return plan
+        return None
     if folder is None:
         plan.notes.append(f"{recipe.model} is known by its sizes alone: no weights checked, tokens guessed")
     _model(plan, config, folder)
     reading = plan.attempt(lambda: training_config(config, recipe.images))
     if reading is None:
-        return plan
+        return None
     tokenizer = GuessingTokenizer() if folder is None else plan.attempt(lambda: checked_tokenizer(folder, config))
     profile: Profile | None = None if folder is None else plan.attempt(lambda: read_profile(folder))
-    work = _packs(plan, reading, tokenizer, profile or BAGEL_PROFILE) if tokenizer is not None else None
-    work = work or _nominal(plan, reading)
-    adapters = bool(recipe.lora.rank)
-    plan.flops = plan.streams * step_flops(reading, work, recipe.frozen, adapters)
-    shards = 1 if adapters or plan.gpus == 1 else max(1, plan.gpus // recipe.parallel.replicas)
-    plan.memory = memory_bytes(reading, work, plan.parameters, plan.trained, shards, recipe)
-    return plan
+    return Opened(reading, tokenizer, profile or BAGEL_PROFILE)
+
+
+def imitation_work(plan: Plan, opened: Opened) -> Work:
+    """The work of a supervised pack: of some that are made of the rows, or else of nominal ones."""
+    work = _packs(plan, opened.config, opened.tokenizer, opened.profile) if opened.tokenizer is not None else None
+    return work or _nominal(plan, opened.config)
 
 
 def _check_settings(plan: Plan) -> None:
@@ -215,8 +238,8 @@ def _nominal(plan: Plan, config: ModelConfig) -> Work:
     return Work(*(round(value * scale) for value in vars(total).values()))
 
 
-def report(plan: Plan) -> str:
-    """The plan, to be read."""
+def report(plan: Plan, more: Sequence[str] = ()) -> str:
+    """The plan, to be read; ``more`` lines about what is planned besides."""
     import yaml
 
     recipe = plan.recipe
@@ -235,6 +258,7 @@ def report(plan: Plan) -> str:
         lines.append(f"tokens per pack: {plan.tokens_per_pack:,.0f} of {recipe.tokens_per_pack:,} ({fill:.1%} full)")
         lines.append(f"longest sample: {plan.longest:,} tokens")
         lines += [f"samples per step, {mode}: {n * plan.streams:.1f}" for mode, n in plan.samples_per_pack.items()]
+    lines += more
     if plan.memory:
         parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in plan.memory.items() if size > 5e7)
         lines.append(f"memory per GPU, estimated: {total / 1e9:.1f} GB ({parts})")

@@ -140,10 +140,12 @@ class OverlapReward:
 
 @dataclass(frozen=True)
 class SizesReward:
-    """How much rarer a plan's sizes are in the step's plans than in the world's own scenes of the same prompts: the mean
-    over its things of log(share in the world's scenes / share in the plans), at most 2 in absolute value. Its
-    expectation is minus the Kullback-Leibler divergence of the plans' sizes from the world's, so that sizes neither
-    collapse into one nor grow arbitrary."""
+    """How much rarer a plan's sizes are among the step's plans than in the world's own scenes of the same prompts.
+
+    That is the mean over its things of log(share in the world's scenes / share in the plans), at most 2 in absolute
+    value. Its expectation is minus the Kullback-Leibler divergence of the plans' sizes from the world's, so that sizes
+    neither collapse into one nor become arbitrary.
+    """
 
     def __call__(self, prompt: Prompt, trajectory: Trajectory) -> Score:
         return self.scores([prompt], [trajectory])[0]
@@ -152,7 +154,8 @@ class SizesReward:
         """All scores of a step."""
         scenes = [scene_of(trajectory) for trajectory in trajectories]
         planned = _shares([scene for scene in scenes if scene is not None])
-        truth = _shares([scene for prompt in dict.fromkeys(p.text for p in prompts) for scene in _own(prompt, prompts)])
+        by_text = {prompt.text: prompt for prompt in prompts}
+        truth = _shares([scene for prompt in by_text.values() for scene in _own(prompt)])
         found = []
         for scene in scenes:
             rarity = [np.log(truth[thing.size] / planned[thing.size]) for thing in scene.things] if scene else []
@@ -161,10 +164,10 @@ class SizesReward:
         return found
 
 
-def _own(text: str, prompts: Sequence[Prompt]) -> list[world.Scene]:
+def _own(prompt: Prompt) -> list[world.Scene]:
     """Scenes of a prompt by the world, always the same."""
-    request = request_of(next(prompt for prompt in prompts if prompt.text == text))
-    rng, scenes = np.random.default_rng(list(text.encode())), []
+    request, scenes = request_of(prompt), list[world.Scene]()
+    rng = np.random.default_rng(list(prompt.text.encode()))
     for _ in range(4):
         try:
             scenes.append(world.sample_scene(request, rng))
@@ -175,7 +178,7 @@ def _own(text: str, prompts: Sequence[Prompt]) -> list[world.Scene]:
 
 def _shares(scenes: Sequence[world.Scene]) -> dict[str, float]:
     """The share of each size among all things, one added to every count."""
-    counts = {size: 1.0 for size in world.SIZES}
+    counts = dict.fromkeys(world.SIZES, 1.0)
     for scene in scenes:
         for thing in scene.things:
             counts[thing.size] += 1

@@ -75,7 +75,9 @@ class StepFigures:
         policy, imitation = sum(self.losses) / updates, self.supervised
         means = {name: value / max(1, self.chosen) for name, value in self.sums.items()}
         record = {"entropy": float("nan"), "rollout_gap": float("nan"), "clipped": 0.0} | means
-        record |= {name: value for name, value in imitation.items() if name not in ("loss", "tokens", "stop", "rejected")}
+        record |= {
+            name: value for name, value in imitation.items() if name not in ("loss", "tokens", "stop", "rejected")
+        }
         return record | {
             "policy_loss": policy,
             "loss": policy + recipe.supervised_weight * imitation.get("loss", 0.0),

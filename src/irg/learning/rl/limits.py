@@ -6,7 +6,7 @@ from typing import Any
 
 from irg.learning.rl.recipe import Limits
 
-_ADVICE = {
+_MEANING = {
     "reward_failed": "of all texts have a reward that failed",
     "malformed": "of all texts are malformed",
     "kl": "nats a token from the model that the run started from",
@@ -41,8 +41,8 @@ class LimitGuard:
                 field_name = "reward_failures" if name == "reward_failed" else name
                 reason = f" (the last: {why})" if name == "reward_failed" and why else ""
                 raise ValueError(
-                    f"{record[name]:.3g} {_ADVICE[name]}{reason}, and limits.{field_name} is {bounds[name]:g}: passed in "
-                    f"{self.passed[name]} steps in a row; the checkpoints before are untouched"
+                    f"{record[name]:.3g} {_MEANING[name]}{reason}, and limits.{field_name} is {bounds[name]:g}: passed "
+                    f"in {self.passed[name]} steps in a row; the checkpoints before are untouched"
                 )
 
     def state(self) -> dict[str, Any]:

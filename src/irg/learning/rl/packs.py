@@ -82,13 +82,14 @@ def policy_packs(
     """Pack samples in order, as many in one pack as ``tokens_per_pack`` allows (at least one)."""
     layouts = [lay_out(sample.parts, config.grammar) for sample in samples]
     found = []
-    for members in _filled([len(layout) for layout in layouts], recipe.tokens_per_pack):
+    for members in filled([len(layout) for layout in layouts], recipe.tokens_per_pack):
         some = [samples[i] for i in members]
         found.append(_policy_pack(some, [layouts[i] for i in members], recipe.loss.average, config, attention))
     return found
 
 
-def _filled(lengths: Sequence[int], room: int) -> Iterator[list[int]]:
+def filled(lengths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Samples of these lengths in order, by their numbers, as many in each list as there is room for (at least one)."""
     members: list[int] = []
     for index, length in enumerate(lengths):
         if members and sum(lengths[i] for i in members) + length > room:
@@ -116,9 +117,10 @@ def _policy_pack(
             advantages.append(np.full(tokens, advantage))
             weights.append(np.array([weight] * chosen + [0.0] * (tokens - chosen)))
             rollout.append(np.array([*text.logprobs, *[0.0] * (tokens - chosen)]))
-    columns = [torch.from_numpy(np.concatenate(c)).to(torch.float32) for c in (advantages, weights, rollout)]
-    assert len(columns[0]) == len(pack.labels_L)
-    return PolicyPack(pack, *columns, texts=sum(len(sample.texts) for sample in samples))
+    columns = (torch.from_numpy(np.concatenate(c)).to(torch.float32) for c in (advantages, weights, rollout))
+    advantages_L, weights_L, rollout_L = columns
+    assert len(advantages_L) == len(pack.labels_L)
+    return PolicyPack(pack, advantages_L, weights_L, rollout_L, sum(len(sample.texts) for sample in samples))
 
 
 def _no_target() -> float:

@@ -13,6 +13,7 @@ from irg.learning.rl.prompts import Prompt
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.unified import UnifiedModel
 from irg.results.trajectory import Trajectory, Turn
+from irg.sequence.layout import lay_out
 from irg.sequence.parts import Latents, Part, Text
 
 
@@ -64,13 +65,20 @@ def roll_out(
         BadRow: an image cannot be decoded.
     """
     prefixes = [prefix_of(prompt, encoder) for prompt in prompts]
-    engine = Engine(Runner(model, autoencoder, rows=sum(map(len, seeds))), encoder.tokenizer, speculative=False)
+    longest = [len(lay_out(prefix, encoder.config.grammar)) for prefix in prefixes]
+    slots = slots_of(longest, write.max_tokens)
+    engine = Engine(Runner(model, autoencoder, sum(map(len, seeds)), slots), encoder.tokenizer, speculative=False)
     programs = [
         (_continued(_operations(prefix, encoder), write, tuple(own)), 0)
         for prefix, own in zip(prefixes, seeds, strict=True)
     ]
     texts: list[list[Written]] = engine.run(programs)
     return [Group(*group) for group in zip(prompts, prefixes, texts, strict=True)]
+
+
+def slots_of(prefixes: Sequence[int], max_tokens: int) -> int:
+    """Slots of a row of the cache that the longest prefix and text fit into."""
+    return max(prefixes) + max_tokens + 2
 
 
 def _operations(prefix: Sequence[Part], encoder: TrajectoryEncoder) -> list[Operation]:
@@ -90,7 +98,7 @@ def _operations(prefix: Sequence[Part], encoder: TrajectoryEncoder) -> list[Oper
 
 def _continued(operations: Sequence[Operation], write: Write, seeds: tuple[int, ...]) -> Program:
     for operation in operations:
-        yield operation
+        _: object = yield operation
     return (yield Fork(tuple(_written(write) for _ in seeds), seeds))
 
 

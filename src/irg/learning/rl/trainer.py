@@ -66,7 +66,9 @@ class RLTrainer(Trainer):
         recipe, step = self.recipe, self.state.step
         times = [time.perf_counter()]
         prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
-        seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(2**63, size=(len(prompts), recipe.rollout.samples))
+        seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(
+            2**63, size=(len(prompts), recipe.rollout.samples)
+        )
         groups = self.roll_out(prompts, seeds.tolist(), recipe.rollout.temperature)
         times.append(time.perf_counter())
         judged = self.judge(groups)
@@ -120,9 +122,7 @@ class RLTrainer(Trainer):
         failures = [one.failure for some in judged for one in some if one.failure]
         if failures:
             self._failure = failures[0]
-            warnings.warn(
-                f"cannot score {len(failures)} of {len(pairs)} texts, such as: {failures[0]}", stacklevel=2
-            )
+            warnings.warn(f"cannot score {len(failures)} of {len(pairs)} texts, such as: {failures[0]}", stacklevel=2)
         return judged
 
     def learn(self, batches: Sequence[Sequence[PolicyPack]]) -> dict[str, float]:
@@ -234,7 +234,12 @@ class RLTrainer(Trainer):
                 for i in (order[-1], order[0]):
                     reasons = {name: score.reasons for name, score in some[i].scores.items() if score.reasons}
                     line = {"step": self.state.step, "prompt": group.prompt.text, "text": group.texts[i].text}
-                    line |= {"reward": some[i].total, "advantage": own[i], "reasons": reasons, "failure": some[i].failure}
+                    line |= {
+                        "reward": some[i].total,
+                        "advantage": own[i],
+                        "reasons": reasons,
+                        "failure": some[i].failure,
+                    }
                     file.append(line)
 
     # ---- checkpoints
