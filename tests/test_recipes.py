@@ -140,7 +140,7 @@ def test_tags_that_would_run_code_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml")), ids=lambda p: p.name)
-def test_every_recipe_in_the_repository_is_valid(path):
+def test_every_recipe_in_the_repository_is_valid(path, own_plugins):
     if path.parent.name == "data":
         from irg.curation.plan import row_stages
         from irg.curation.recipe import DataRecipe
@@ -148,8 +148,22 @@ def test_every_recipe_in_the_repository_is_valid(path):
         assert row_stages(recipes.load(DataRecipe, path))
         return
     from irg.learning.recipe import TrainRecipe
+    from irg.learning.rl.recipe import RLRecipe
 
-    assert recipes.load(TrainRecipe, path).steps > 0
+    kind = RLRecipe if recipes.peek(path, "kind") == "rl" else TrainRecipe
+    assert recipes.load(kind, path).steps > 0
+
+
+def test_peek_says_a_field_of_a_file_or_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("kind: rl\nsteps: 3\n")
+    assert (recipes.peek(file, "kind"), recipes.peek(file, "none"), recipes.peek(tmp_path, "kind")) == (
+        "rl",
+        None,
+        None,
+    )
+    file.write_text("- a list\n")
+    assert recipes.peek(file, "kind") is None
 
 
 @dataclass(frozen=True)
