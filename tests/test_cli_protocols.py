@@ -1,6 +1,8 @@
 """Protocols on the command line: mistakes are one line before anything is loaded; a run records which one it was."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,16 @@ import pytest
 
 from irg.cli import main as cli
 from irg.cli.arguments import ModelOptions
+from irg.files import write_json
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
+from irg.model.weights.profile import read_profile
 from irg.reasoning import pipeline
 from irg.reasoning.pipeline import IRGPipeline
+from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.protocols.known_models import usual_weights
+from irg.reasoning.protocols.official_texts import is_cached
+from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
 from irg.reasoning.protocols.selection import find_model
 
 COMMANDS = (
@@ -132,3 +139,49 @@ def test_a_run_records_its_protocol(
     assert (record["protocol"], record["protocol_reason"]) == ("unicot", "it was asked for")
     assert cli.main([*command, "--resume"]) == 2
     assert 'can\'t resume, protocol was "unicot" and is "irg"' in capsys.readouterr().err
+
+
+def test_info_tells_protocol_and_texts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["model", "info", "model"]) == 0
+    assert capsys.readouterr().out.endswith("\nprotocol: irg, as nothing says otherwise\n")
+    known = folder.rename("RvR-7B-MoT")
+    texts = known.parent / "cache" / "texts"
+    assert cli.main(["model", "info", str(known), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["protocol"]
+    assert (told["name"], told["reason"]) == ("rvr", "JiayiGuo821/RvR-7B-MoT was trained for it")
+    assert told["texts"]["system"]["length"] == 187 and told["texts"]["system"]["cached"] is False
+    texts.mkdir(parents=True)
+    (texts / f"{PINNED_TEXTS['rvr']['system'].sha256}.txt").write_text("damaged")
+    assert cli.main(["model", "info", str(known)]) == 0
+    place = "https://raw.githubusercontent.com/LeapLabTHU/RvR/79d803e0ea5c1d39195cd209dba2e4313bfd9234/"
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "protocol: rvr, as JiayiGuo821/RvR-7B-MoT was trained for it",
+        f"  texts read from {place}inferencer.py when they are needed: system",
+        f"  texts read from {place}app.py when they are needed: prompt_sentence",
+    ]
+    write_json(known / "irg.json", {"name": "m", "protocol": "gone"})
+    assert cli.main(["model", "info", str(known)]) == 0
+    assert "protocol: UNUSABLE: " in (out := capsys.readouterr().out) and "no protocol 'gone'" in out
+
+
+def test_a_cached_text_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = replace(PINNED_TEXTS["rvr"]["system"], sha256=hashlib.sha256(b"words").hexdigest())
+    assert not is_cached(text, folder)
+    (folder / "texts").mkdir()
+    (folder / "texts" / f"{text.sha256}.txt").write_bytes(b"words")
+    assert is_cached(text, folder)
+
+
+def test_a_converted_folder_keeps_the_protocol(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = folder.rename("RvR-7B-MoT")
+    (known / "ema.safetensors").rename(known / "rvr.safetensors")
+    assert cli.main(["model", "convert", str(known), "ours", "--layout", "irg"]) == 0
+    profile = read_profile(Path("ours"))
+    assert profile is not None and profile.protocol == "rvr" and profile.system_prompt == BAGEL_PROFILE.system_prompt
+    assert cli.main(["model", "convert", "ours", "again"]) == 0
+    assert read_profile(Path("again")) == profile
+    assert cli.main(["model", "info", "again"]) == 0
+    assert "protocol: rvr, as irg.json in the model's folder names it\n" in capsys.readouterr().out
+    known.rename("of-nobody")
+    assert cli.main(["model", "convert", "of-nobody", "plain"]) == 0
+    assert read_profile(Path("plain")) is None

@@ -291,7 +291,7 @@ def test_the_result_draws(finished: Path) -> None:
     output = pipe("p0", seed=1, mode="irg", height=32, width=48, max_think_tokens=5, num_timesteps=3)
     assert output.image.size == (48, 32)
     assert len(output.trajectory.turns) == 2
-    assert pipe.profile.how_to_improve == "better?"
+    assert pipe.profile.how_to_improve == "better?" and pipe.profile.protocol == "irg"
 
 
 def test_the_result_can_be_trained_on(recipe: Make, finished: Path, tmp_path: Path) -> None:

@@ -38,10 +38,16 @@ def info(argv: Sequence[str]) -> int:
         "What a model folder holds; reads headers and JSON, and looks for numbers that are not finite.",
     )
     from irg.model.describe import describe, in_lines
+    from irg.reasoning.protocols.description import describe_protocol, protocol_lines
+    from irg.reasoning.protocols.selection import find_model
 
     sizes = [image_size(word) for word in options.size.split(",")] if options.size else []
-    facts = describe(_folder(options.path), sizes, options.weights)
-    print(json.dumps(facts.to_dict(), indent=1) if options.json else in_lines(facts))
+    folder, weights = find_model(options.path, options.weights, None, _say, offline=True)
+    facts, protocol = describe(folder, sizes, weights), describe_protocol(options.path, folder)
+    if options.json:
+        print(json.dumps(facts.to_dict() | {"protocol": protocol.to_dict()}, indent=1))
+    else:
+        print("\n".join([in_lines(facts), "", *protocol_lines(protocol)]))
     return 0
 
 
@@ -80,11 +86,15 @@ def convert(argv: Sequence[str]) -> int:
     options = parse(_Convert, argv, "irg model convert", what)
     shard_bytes = _bytes(options.shard_size)
     from irg.model.weights.folders import is_weights_file, model_folder
+    from irg.reasoning.prompts import BAGEL_PROFILE
+    from irg.reasoning.protocols.description import profile_of_converted
+    from irg.reasoning.protocols.selection import find_model
 
     partial = options.base is not None
-    source = Path(options.source).expanduser()
+    source, weights, profile = Path(options.source).expanduser(), options.weights, None
     if not is_weights_file(source):
-        source = model_folder(options.source, options.weights, _say, partial=partial)
+        source, weights = find_model(options.source, weights, None, _say, partial=partial)
+        profile = profile_of_converted(options.source, source, BAGEL_PROFILE)
     base = None if options.base is None else model_folder(options.base, say=_say)
     import torch
 
@@ -97,9 +107,10 @@ def convert(argv: Sequence[str]) -> int:
         options.quantize,
         options.lora,
         shard_bytes,
-        options.weights,
+        weights,
         base,
         options.format,
+        profile,
     )
     with _progress("Writing") as (started, wrote):
         write(source, Path(options.out), conversion, options.overwrite, started, wrote, _say)
@@ -154,13 +165,6 @@ def init(argv: Sequence[str]) -> int:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _folder(name: str) -> Path:
-    """A model's folder by path, bundled name, or hub id that is in the cache: nothing is downloaded here."""
-    from irg.model.weights.folders import model_folder
-
-    return model_folder(name, download=False)
 
 
 def _bytes(text: str | None) -> int | None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from irg.model.weights.adapter_files import merge_adapter, save_adapter
 from irg.model.weights.checkpoint import LoadedModel, load_model, save_model
 from irg.model.weights.config_files import is_bagel_layout
 from irg.model.weights.profile import Profile
+from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
 
 WEIGHTS = "ema.safetensors"
 
@@ -89,7 +91,7 @@ def export(
             save_adapter(out / "adapter", adapter, averages)
         if folder.name == "model":
             weights = averages | others if adapter is None else merged(start, adapter, averages)
-            write_model(folder, start, loaded, weights, profile, dtype)
+            write_model(folder, start, loaded, weights, replace(profile, protocol=DEFAULT_PROTOCOL), dtype)
     ranks.barrier()
     return folder
 

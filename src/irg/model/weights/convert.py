@@ -37,6 +37,7 @@ from irg.model.weights.finite import check_finite
 from irg.model.weights.formats import comfyui, dfloat11, gguf, scaled
 from irg.model.weights.formats.comfyui import configuration
 from irg.model.weights.manifest import PICKLES, TensorEntry
+from irg.model.weights.profile import Profile
 from irg.model.weights.shards import Planned, write_weights
 from irg.model.weights.tensor_reader import TensorReader
 from irg.model.weights.weight_sets import AUTOENCODER, BAGELS, WEIGHTS, set_name
@@ -63,6 +64,7 @@ class Conversion:
     weights: str | None = None
     base: Path | None = None
     format: WeightFormat | None = None
+    profile: Profile | None = None
 
 
 def convert(
@@ -157,6 +159,8 @@ def _convert(
         for path in sorted(source.iterdir()):
             if _is_kept(path):
                 shutil.copyfile(path, folder / path.name)
+        if conversion.profile is not None:
+            conversion.profile.save(folder)
 
 
 @contextmanager

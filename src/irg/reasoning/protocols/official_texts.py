@@ -62,7 +62,7 @@ def read_texts(
         ValueError: a text is not in the cache and downloading is off; or its file can't be downloaded or does not have
             it. The message names the file and what to do.
     """
-    folder = (cache_dir or default_cache()) / "texts"
+    folder = _texts_folder(cache_dir)
     found: dict[str, str] = {}
     files: dict[str, list[OfficialText]] = {}
     for text in {text.sha256: text for text in texts}.values():
@@ -74,6 +74,11 @@ def read_texts(
     for missing in files.values():
         found |= _fetch(missing, folder, say, offline)
     return [found[text.sha256] for text in texts]
+
+
+def is_cached(text: OfficialText, cache_dir: Path | None = None) -> bool:
+    """Whether the cache has a text."""
+    return _cached(_texts_folder(cache_dir), text) is not None
 
 
 def read_own_text(path: Path) -> str:
@@ -96,6 +101,10 @@ def read_own_text(path: Path) -> str:
     if not text.strip():
         raise ValueError(f"system prompt {path}: has no text")
     return text
+
+
+def _texts_folder(cache_dir: Path | None) -> Path:
+    return (cache_dir or default_cache()) / "texts"
 
 
 def _cached(folder: Path, text: OfficialText) -> str | None:

@@ -39,22 +39,28 @@ def select_protocol(name: str | None, model: str, folder: Path, profile: Profile
 
 
 def find_model(
-    model: str | Path, weights: str | None, protocol: str | None, say: Callable[[str], None], offline: bool = False
+    model: str | Path,
+    weights: str | None,
+    protocol: str | None,
+    say: Callable[[str], None],
+    offline: bool = False,
+    partial: bool = False,
 ) -> tuple[Path, str | None]:
     """A model's folder, downloaded if it has to be, and the name of the weights to take (None: the usual ones).
 
     Args:
         weights: those that were asked for; default: those that a known model is run with in the protocol.
         offline: download nothing.
+        partial: a hub model without an autoencoder will do.
 
     Raises:
         ValueError: there is no such model, or it can't be had.
     """
     name = str(model)
     if weights is not None:
-        return model_folder(model, weights, say, not offline), weights
+        return model_folder(model, weights, say, not offline, partial), weights
     wanted = None if is_model_folder(name) else usual_weights(name, Path(name), protocol)
-    folder = model_folder(model, wanted, say, not offline)
+    folder = model_folder(model, wanted, say, not offline, partial)
     usual = usual_weights(name, folder, protocol)
     sets = weight_sets(path.name for path in folder.iterdir()).keys() - {AUTOENCODER}
     if usual not in sets or usual == next((name for name in USUAL if name in sets), None):
