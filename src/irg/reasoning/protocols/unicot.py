@@ -9,6 +9,7 @@ from PIL.Image import Image
 from irg.engine.ops import Drawn, Forget, Handles, Operation, Program, Said, Say, Written
 from irg.reasoning.protocols.base import Job, Protocol, Step
 from irg.reasoning.protocols.pinned_texts import PINNED_TEXTS
+from irg.sequence.images import ResizeRule
 
 _TRIES = 3  # of an evaluation and suggestion before "all is good" is believed
 STOP_PHRASES = ("stop_phrase_1", "stop_phrase_2", "stop_phrase_3", "stop_phrase_4")
@@ -20,6 +21,7 @@ class UniCoT(Protocol):
 
     name = "unicot"
     texts = PINNED_TEXTS["unicot"]
+    vit_resize = ResizeRule(980, 378, 14)
     settings = {
         "rounds": 21,
         "max_think_tokens": 2048,

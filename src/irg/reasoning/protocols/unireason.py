@@ -61,7 +61,10 @@ class UniReason(Protocol):
         if critique.stop:
             return [*steps, Step.of(critique)]
         yield Forget()
-        refined = yield from self._refine(job, cropped(image), thought, critique.verdict)
+        shown = cropped(image)
+        if shown.size != image.size:
+            job = job.sized_by(shown)
+        refined = yield from self._refine(job, shown, thought, critique.verdict)
         return [*steps, replace(refined, critique=critique)]
 
     def _refine(self, job: Job, image: Image, thought: str, verdict: Verdict | None) -> Generator[Operation, Any, Step]:
