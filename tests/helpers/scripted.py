@@ -24,7 +24,7 @@ class Drawing:
 
 @dataclass
 class Scripted:
-    """Stands for a protocol in a pipeline.
+    """Its program stands for a protocol's.
 
     Attributes:
         texts: by prompt, what is written, one after the other; the prefix of a text included.

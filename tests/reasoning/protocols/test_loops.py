@@ -69,13 +69,13 @@ class Runs:
         tokenizer = pipe.engine.tokenizer
         assert tokenizer is not None
         scripted = Scripted(find(protocol), tokenizer, texts, replaced or {})
-        own, pipe.protocol = pipe.protocol, scripted  # type: ignore[assignment]
+        pipe.protocol.program = scripted.program  # type: ignore[method-assign]
         try:
             settings = with_options(pipe.defaults, SMALL | options, pipe.sizes)
             prompts, images = list(texts), [given] * len(texts) if given else ()
             events = list(pipe.stream(prompts, range(len(prompts)), settings, task=task, images=images))
         finally:
-            pipe.protocol = own
+            del pipe.protocol.program
         found = {prompts[e.request]: e.trajectory for e in events if isinstance(e, Finished)}
         assert found.keys() == texts.keys(), events[-1]
         return scripted, found
