@@ -1,7 +1,9 @@
 """A server in this process, on a free port, and what tests need around it."""
 
 import asyncio
+import base64
 import contextlib
+import io
 import json
 import threading
 import time
@@ -12,11 +14,14 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import numpy as np
 from openai import OpenAI
+from PIL import Image
 
 from irg.critics import Review, Verdict
 from irg.reasoning.pipeline import IRGPipeline
 from irg.serving.auth import ApiKeys
+from irg.serving.image_data import encode
 from irg.serving.options import ServerOptions
 from irg.serving.server import Server
 from irg.serving.service import Model
@@ -105,6 +110,18 @@ class Running:
             if found.startswith(f"{line} "):
                 return float(found.rpartition(" ")[2])
         return 0.0
+
+
+def pixels(b64: str | None) -> np.ndarray:
+    """The pixels of an image in base64."""
+    assert b64 is not None
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB"))
+
+
+def picture(size: tuple[int, int] = (64, 32), seed: int = 0) -> bytes:
+    """A PNG file of colored squares."""
+    levels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+    return encode(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST))
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -1,7 +1,6 @@
 """Images by OpenAI's own client, against a running server."""
 
 import asyncio
-import base64
 import io
 from typing import Any
 
@@ -11,14 +10,9 @@ import pytest
 from openai import AsyncOpenAI
 from PIL import Image
 
-from serving import Running
+from serving import Running, pixels
 
 PROMPT = "a red apple"
-
-
-def pixels(b64: str | None) -> np.ndarray:
-    assert b64 is not None
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(b64))))
 
 
 def test_an_image_is_the_pipelines(served: Running) -> None:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from irg.serving import errors, images_api, models_api
+from irg.serving import chat_api, errors, images_api, models_api, responses_api
 from irg.serving.auth import ApiKeys
 from irg.serving.guard import Guard
 from irg.serving.options import ServerOptions
@@ -35,7 +35,7 @@ def make_app(
 
     app = FastAPI(title="irg", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
     app.state.service = service
-    for module in (images_api, models_api):
+    for module in (images_api, chat_api, responses_api, models_api):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(Guard, service=service)

@@ -1,5 +1,6 @@
 """``/v1/images/generations`` and ``/v1/images/edits``: as OpenAI's, streamed as the loop goes on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +15,16 @@ from starlette.responses import JSONResponse, Response
 from irg.engine.events import ImageDone, TextDelta, TextDone
 from irg.reasoning.events import Finished
 from irg.reasoning.protocols.base import Job, Task
-from irg.reasoning.search import Searching
 from irg.results.trajectory import Trajectory
 from irg.serving.answers import ImageAnswer, ImagesAnswer, irg_answer, now, revised_prompt, size_of, usage
-from irg.serving.async_engine import Preview, Submission
-from irg.serving.costs import updates
+from irg.serving.async_engine import Preview
 from irg.serving.documentation import ERRORS, STREAM, form_of
 from irg.serving.errors import ApiError, invalid
 from irg.serving.image_data import MEDIA_TYPES, OutputFormat, base64_of, decode, encode
-from irg.serving.previews import preview_steps
 from irg.serving.schemas import EditRequest, ImageRequest, from_form, unnested
-from irg.serving.service import Model, Service, collect, service_of
+from irg.serving.service import collect, service_of
 from irg.serving.sse import Events, stream
+from irg.serving.starting import Started, start
 
 router = APIRouter(tags=["images"])
 FILES = "/v1/images/files"
@@ -82,11 +81,8 @@ async def file(name: str, request: Request) -> Response:
 class _Delivery:
     """How one request's images are handed over."""
 
-    request: Request
-    service: Service
-    model: Model
+    started: Started
     fields: ImageRequest
-    jobs: list[Job]
     event_type: str
 
     @property
@@ -100,71 +96,64 @@ class _Delivery:
     async def image_answer(self, job: Job, trajectory: Trajectory) -> ImageAnswer:
         assert trajectory.image is not None
         content = await self.encoded(trajectory.image)
-        place = {"b64_json": base64_of(content)}
-        if self.fields.response_format == "url":
-            place = {"url": self.url(content)}
+        place = {"url": self.url(content)} if self.fields.response_format == "url" else {"b64_json": base64_of(content)}
         return ImageAnswer(**place, revised_prompt=revised_prompt(trajectory), irg=irg_answer(job, trajectory))
 
     def url(self, content: bytes) -> str:
-        name = self.service.store.add(content, MEDIA_TYPES[self.format])
-        base = self.service.options.public_url or str(self.request.base_url)
+        service = self.started.service
+        name = service.store.add(content, MEDIA_TYPES[self.format])
+        base = service.options.public_url or str(self.started.request.base_url)
         return f"{base.rstrip('/')}{FILES}/{name}"
 
-    async def whole(self, submission: Submission) -> Response:
+    async def whole(self) -> Response:
         """Everything in one answer."""
-        trajectories = await collect(self.request, submission)
-        data = [await self.image_answer(job, one) for job, one in zip(self.jobs, trajectories, strict=True)]
+        jobs = self.started.jobs
+        trajectories = await collect(self.started.request, self.started.submission)
         answer = ImagesAnswer(
             created=now(),
-            data=data,
+            data=[await self.image_answer(job, one) for job, one in zip(jobs, trajectories, strict=True)],
             output_format=self.format,
             quality=self.fields.quality or "auto",
-            size=size_of(self.jobs[0]),
-            usage=usage(self.model.pipe, self.jobs, trajectories),
+            size=size_of(jobs[0]),
+            usage=usage(self.started.model.pipe, jobs, trajectories),
         )
         return JSONResponse(answer.model_dump(exclude_none=True))
 
-    async def events(self, submission: Submission) -> Events:
+    async def events(self) -> Events:
         """Images of all rounds as they are finished, previews, texts; then what is completed."""
-        partials = [0] * len(self.jobs)
-        last_turn = [len(updates(job)) - 1 for job in self.jobs]
-        async for event in submission.events():
+        partials = [0] * len(self.started.jobs)
+        most = math.inf if self.fields.partial_images is None else self.fields.partial_images
+        async for event in self.started.submission.events():
             number = event.request
-            job = self.jobs[number]
             if isinstance(event, Finished):
-                yield await self.completed(number, job, event.trajectory)
+                yield await self.completed(number, event.trajectory)
             elif isinstance(event, TextDelta | TextDone):
                 yield self.text(number, event)
-            else:
-                final = isinstance(event, ImageDone) and event.turn - len(job.images) >= last_turn[number]
-                if not final and partials[number] < self.most_partials():
-                    yield await self.partial(number, job, event, partials[number])
-                    partials[number] += 1
+            elif partials[number] < most and self.started.is_partial(event):
+                yield await self.partial(number, event, partials[number])
+                partials[number] += 1
 
-    def most_partials(self) -> int:
-        asked = self.fields.partial_images
-        return 1000 if asked is None else asked
-
-    async def partial(self, number: int, job: Job, event: ImageDone | Preview, index: int) -> dict[str, Any]:
+    async def partial(self, number: int, event: ImageDone | Preview, index: int) -> dict[str, Any]:
         kind = "preview" if isinstance(event, Preview) else "round"
         own = {"partial_image_index": index, "turn": event.turn, "kind": kind}
-        return self.event("partial_image", number, job, await self.encoded(event.image)) | own
+        return self.event("partial_image", number, await self.encoded(event.image)) | own
 
-    async def completed(self, number: int, job: Job, trajectory: Trajectory) -> dict[str, Any]:
+    async def completed(self, number: int, trajectory: Trajectory) -> dict[str, Any]:
         assert trajectory.image is not None
+        job = self.started.jobs[number]
         own = {
-            "usage": usage(self.model.pipe, [job], [trajectory]).model_dump(),
+            "usage": usage(self.started.model.pipe, [job], [trajectory]).model_dump(),
             "revised_prompt": revised_prompt(trajectory),
             "irg": irg_answer(job, trajectory).model_dump(exclude_none=True),
         }
-        return self.event("completed", number, job, await self.encoded(trajectory.image)) | own
+        return self.event("completed", number, await self.encoded(trajectory.image)) | own
 
-    def event(self, kind: str, number: int, job: Job, content: bytes) -> dict[str, Any]:
+    def event(self, kind: str, number: int, content: bytes) -> dict[str, Any]:
         return {
             "type": f"{self.event_type}.{kind}",
             "b64_json": base64_of(content),
             "created_at": now(),
-            "size": size_of(job),
+            "size": size_of(self.started.jobs[number]),
             "quality": self.fields.quality or "auto",
             "background": "opaque",
             "output_format": self.format,
@@ -172,7 +161,7 @@ class _Delivery:
         }
 
     def text(self, number: int, event: TextDelta | TextDone) -> dict[str, Any]:
-        reflects = event.turn and self.jobs[number].task in ("generate", "improve")
+        reflects = event.turn and self.started.jobs[number].task in ("generate", "improve")
         kind = "reflection" if reflects else "thinking"
         ending = ("delta", "delta") if isinstance(event, TextDelta) else ("done", "text")
         own = {ending[1]: event.text, "turn": event.turn, "image_index": number}
@@ -180,31 +169,22 @@ class _Delivery:
 
 
 async def _answer(request: Request, fields: ImageRequest, task: Task, images: Sequence[Image]) -> Response:
-    service = service_of(request)
-    model = service.loaded()
-    model.translator.check_model(fields.model)
     if fields.stream and fields.response_format == "url":
         raise invalid("a stream has its images inside: response_format must be b64_json", "response_format")
-
-    def make() -> list[Searching]:
-        return model.translator.jobs(
-            fields,
-            fields.prompt,
-            count=fields.n or 1,
-            size=fields.size,
-            quality=fields.quality,
-            task=task,
-            images=images,
-        )
-
-    searches = await run_sync(make)
-    jobs = [searching.attempts[0].job for searching in searches]
-    request.state.log |= {"images": len(jobs), "size": size_of(jobs[0]), "prompt": fields.prompt}
-    delivery = _Delivery(request, service, model, fields, jobs, "image_edit" if images else "image_generation")
-    timeout_s = service.options.limits.timeout_s
-    if not fields.stream:
-        return await delivery.whole(model.engine.submit(searches, timeout_s))
-    drawn = updates(jobs[0])
-    extra = max(0, (fields.partial_images or 0) - (len(drawn) - 1))
-    submission = model.engine.submit(searches, timeout_s, preview_steps(drawn, extra), bool(fields.stream_thinking))
-    return stream(delivery.events(submission), service.options)
+    started = await start(
+        request,
+        fields,
+        fields.model,
+        fields.prompt,
+        count=fields.n or 1,
+        size=fields.size,
+        quality=fields.quality,
+        task=task,
+        images=images,
+        partial_images=(fields.partial_images or 0) if fields.stream else 0,
+        texts=bool(fields.stream and fields.stream_thinking),
+    )
+    delivery = _Delivery(started, fields, "image_edit" if images else "image_generation")
+    if fields.stream:
+        return stream(delivery.events(), started.service.options)
+    return await delivery.whole()
