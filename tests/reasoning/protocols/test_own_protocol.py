@@ -1,0 +1,89 @@
+"""The package that docs/protocols.md shows works: taken out of the page, installed, and used."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from irg import registry
+from irg.reasoning.protocols.base import find
+from irg.reasoning.settings import Settings, with_options
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = re.compile(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SMALL = ("--model", "mini", "--device", "cpu", "--num-timesteps", "2", "--improve-num-timesteps", "2", "--size", "64")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which pip has installed the page's package."""
+    if find_spec("pip") is None or find_spec("setuptools") is None:
+        pytest.skip("needs pip and setuptools")
+    package, target = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
+    files = dict(FILES.findall((ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")))
+    assert set(files) == {"pyproject.toml", "irg_sentence_protocol.py"}
+    for name, text in files.items():
+        (package / name).write_text(text, encoding="utf-8")
+    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(target), str(package)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    paths = [str(target), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def irg(environment: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "irg", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+
+
+def test_a_protocol_of_ones_own_draws(installed: dict[str, str], tmp_path: Path) -> None:
+    words = ("a red cup", *SMALL, "--protocol", "sentence", "--max-reflect-tokens", "5", "--out", "drawn")
+    done = irg(installed, tmp_path, "generate", *words)
+    assert done.returncode == 0, done.stderr
+    trajectory = json.loads((tmp_path / "drawn" / "trajectory.json").read_text())
+    assert trajectory["protocol"] == "sentence" and trajectory["settings"]["rounds"] == 2
+    first, *later = trajectory["turns"]
+    assert first["thinking"] is None and [turn["tokens"] <= 5 for turn in later] == [True, True]
+    assert [turn["details"]["length"] for turn in later] == [len(turn["thinking"]) for turn in later]
+    assert (tmp_path / "drawn" / "improved-2.png").is_file()
+
+
+def test_it_improves_an_image_and_has_its_own_modes(installed: dict[str, str], tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    words = ("--model", "mini", "--device", "cpu", "--num-timesteps", "2", "--rounds", "1", "--max-reflect-tokens", "5")
+    done = irg(
+        installed, tmp_path, "improve", "red.png", "--prompt", "a cup", *words, "--protocol", "sentence", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["images"]) == 2
+    done = irg(installed, tmp_path, "generate", "a cup", *SMALL[:4], "--protocol", "sentence", "--mode", "think")
+    assert done.returncode == 2 and "protocol 'sentence' has no mode 'think'; it has direct, irg" in done.stderr
+
+
+def test_its_name_is_suggested(installed: dict[str, str], tmp_path: Path) -> None:
+    done = irg(installed, tmp_path, "generate", "a cup", "--protocol", "sentense")
+    assert done.returncode == 2 and "no protocol 'sentense' (did you mean 'sentence'?)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_page_tells_the_settings() -> None:
+    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    table = page.partition("| protocol | rounds |")[2].partition("\n\n")[0]
+    rows = {cells[1]: cells for line in table.splitlines()[2:] if (cells := re.split(r" *\| *", line.replace("`", "")))}
+    assert sorted([*rows, "sentence"]) == sorted({*registry.names(registry.PROTOCOLS), "sentence"})
+    for name, (_, _, rounds, tokens, _, later, *_) in rows.items():
+        own = with_options(Settings(), find(name).settings)
+        assert int(rounds) == own.rounds, name
+        wanted = [str(n) for n in (own.max_think_tokens, own.max_reflect_tokens) if n is not None]
+        assert tokens == ("" if name == "rvr" else ", ".join(wanted)), name
+        s = own.improving if name != "thinkmorph" else own.initial
+        low, high = s.cfg_interval
+        told = f"{s.cfg_text_scale}, {s.cfg_img_scale}; ({low:g}, {high:g}]; {s.cfg_renorm_type}"
+        assert later.startswith("the same" if name == "thinkmorph" else told), name
