@@ -10,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 from PIL import Image
 
+from irg.serving.answers import ImagesAnswer
 from serving import Running, pixels
 
 PROMPT = "a red apple"
@@ -105,6 +106,7 @@ def test_quality_and_names_of_other_servers_become_settings(served: Running) -> 
     def settings(**fields: Any) -> dict[str, Any]:
         reply = served.call("/v1/images/generations", {"prompt": PROMPT} | fields)
         assert reply.status == 200, reply.body
+        ImagesAnswer.model_validate(reply.json)  # what is left out may be left out
         found: dict[str, Any] = reply.json["data"][0]["irg"]["settings"]
         return found
 

@@ -58,6 +58,23 @@ def test_silence_is_filled_with_comments(tiny_pipe: IRGPipeline, options: Server
         connection.close()
 
 
+def test_a_client_that_does_not_read_is_dropped(tiny_pipe: IRGPipeline, options: ServerOptions) -> None:
+    """Its receive buffer is tiny and the images are many: the server can't send, and gives up."""
+    limits = replace(options.limits, send_timeout_s=0.3, max_running=8, max_images=8)
+    with serving(tiny_pipe, replace(options, limits=limits)) as running:
+        host, _, port = running.url.removeprefix("http://").partition(":")
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect((host, int(port)))
+        noise = {"prompt": "x", "size": "128x128", "mode": "irg", "rounds": 8, "n": 8, "stream": True}
+        content = json.dumps(noise | {"num_timesteps": 2, "improve_num_timesteps": 2, "stop_when_done": False}).encode()
+        head = f"POST {GENERATE} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        until(lambda: running.metric('irg_stops_total{reason="cancelled"}') > 0)
+        until(lambda: running.metric("irg_kv_cache_tokens") == running.metric("irg_running") == 0)
+        connection.close()
+
+
 def test_errors_after_the_headers_come_as_an_event(served: Running) -> None:
     import openai
 

@@ -25,9 +25,7 @@ def small(tiny_pipe: IRGPipeline, options: ServerOptions) -> Iterator[Running]:
         yield running
 
 
-CALM = settings(
-    max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+CALM = settings(max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

@@ -30,7 +30,7 @@ class Usage(BaseModel):
 class TurnAnswer(BaseModel):
     """One turn: what was written, and whether an image followed."""
 
-    thinking: str | None
+    thinking: str | None = None
     tokens: int
     seconds: dict[str, float]
     image: bool
