@@ -329,6 +329,8 @@ def test_rollouts_are_those_of_separate_requests(recipe: Make) -> None:
     prompts, seeds = [Prompt("a dog"), Prompt("two")], [[1, 2], [3, 4]]
     args = (trainer.model, trainer.loaded.autoencoder, trainer.encoder)
     together = roll_out(*args, prompts, write, seeds)
+    in_turn = roll_out(*args, prompts, write, seeds, at_once=1)
+    assert [[t.ids for t in g.texts] for g in in_turn] == [[t.ids for t in g.texts] for g in together]
     for group, own in zip(together, seeds, strict=True):
         for text, seed in zip(group.texts, own, strict=True):
             ((alone,),) = [one.texts for one in roll_out(*args, [group.prompt], write, [[seed]])]

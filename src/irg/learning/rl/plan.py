@@ -89,7 +89,8 @@ def _rollouts(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
     plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, 1, recipe)
     itemsize = 2 if recipe.parallel.precision == "bfloat16" else 4
     slots = slots_of(own, recipe.rollout.max_tokens)
-    plan.memory["key-value cache"] = float(plan.texts * slots * bytes_per_slot(config.decoder, itemsize))
+    rows = (recipe.rollout.at_once or recipe.rollout.prompts) * recipe.rollout.samples
+    plan.memory["key-value cache"] = float(rows * slots * bytes_per_slot(config.decoder, itemsize))
     if recipe.loss.kl and not adapters:
         plan.memory["reference"] = float(itemsize * plan.trained)
 
@@ -105,7 +106,9 @@ def report(plan: RLPlan) -> str:
             f"texts per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}), prefixes of {plan.prefix:,.0f} "
             f"tokens, texts of {plan.written:,} (nominal; at most {how.max_tokens:,})",
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
-            f"rollouts are {share:.0%} of the operations below, and a larger part of the time",
+            f"rollouts are {share:.0%} of the operations below",
         ]
+        if recipe.device != "cpu":
+            plan.notes.append("decoding is bound by memory, not by operations: rollouts take several times their share")
     lines.append("rewards: " + ", ".join(f"{term.weight:g} x {term.name}" for term in recipe.rewards))
     return imitation.report(plan, lines)

@@ -19,10 +19,13 @@ class Rollout:
     samples: int = 8  # texts of each prompt
     temperature: float = 1.0
     max_tokens: int = 512
+    at_once: int = 0  # prompts whose texts are written together, each text with keys and values of its own; 0: all
 
     def __post_init__(self) -> None:
-        if self.prompts < 1 or self.samples < 2 or self.max_tokens < 1:
-            raise ValueError("rollout: prompts and max_tokens must be at least 1, samples at least 2")
+        if self.prompts < 1 or self.samples < 2 or self.max_tokens < 1 or self.at_once < 0:
+            raise ValueError(
+                "rollout: prompts and max_tokens must be at least 1, samples at least 2, at_once not negative"
+            )
         if not 0 < self.temperature <= 10:
             raise ValueError(f"rollout.temperature must be above 0 and at most 10, got {self.temperature}")
 

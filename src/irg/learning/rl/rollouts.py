@@ -55,8 +55,9 @@ def roll_out(
     prompts: Sequence[Prompt],
     write: Write,
     seeds: Sequence[Sequence[int]],
+    at_once: int = 0,
 ) -> list[Group]:
-    """Let the model write texts for prompts, ``seeds`` saying how many for each.
+    """Let the model write texts for prompts, ``seeds`` saying how many for each, ``at_once`` prompts together (0: all).
 
     The engine and its cache are new every time: what was done before must not change the rounding. It drafts nothing:
     with so many texts at once, verifying drafts costs more than it saves.
@@ -65,14 +66,17 @@ def roll_out(
         BadRow: an image cannot be decoded.
     """
     prefixes = [prefix_of(prompt, encoder) for prompt in prompts]
-    longest = [len(lay_out(prefix, encoder.config.grammar)) for prefix in prefixes]
-    slots = slots_of(longest, write.max_tokens)
-    engine = Engine(Runner(model, autoencoder, sum(map(len, seeds)), slots), encoder.tokenizer, speculative=False)
-    programs = [
-        (_continued(_operations(prefix, encoder), write, tuple(own)), 0)
-        for prefix, own in zip(prefixes, seeds, strict=True)
-    ]
-    texts: list[list[Written]] = engine.run(programs)
+    size = at_once or len(prompts)
+    texts: list[list[Written]] = []
+    for start in range(0, len(prompts), size):
+        some, own = prefixes[start : start + size], seeds[start : start + size]
+        longest = [len(lay_out(prefix, encoder.config.grammar)) for prefix in some]
+        runner = Runner(model, autoencoder, sum(map(len, own)), slots_of(longest, write.max_tokens))
+        programs = [
+            (_continued(_operations(prefix, encoder), write, tuple(seeds_)), 0)
+            for prefix, seeds_ in zip(some, own, strict=True)
+        ]
+        texts += Engine(runner, encoder.tokenizer, speculative=False).run(programs)
     return [Group(*group) for group in zip(prompts, prefixes, texts, strict=True)]
 
 

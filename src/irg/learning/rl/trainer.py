@@ -31,6 +31,7 @@ from irg.learning.rl.recipe import RLRecipe
 from irg.learning.rl.reference import Reference
 from irg.learning.rl.rewards import Judged, Rewards
 from irg.learning.rl.rollouts import Group, roll_out
+from irg.learning.setup import adapter_of
 from irg.learning.trackers import Trackers
 from irg.learning.trainer import Trainer, train
 from irg.model.network.unified import UnifiedModel
@@ -100,7 +101,8 @@ class RLTrainer(Trainer):
         model = self._plain()
         was_training = model.training
         try:
-            return roll_out(model, self.loaded.autoencoder, self.encoder, prompts, write, seeds)
+            at_once = self.recipe.rollout.at_once
+            return roll_out(model, self.loaded.autoencoder, self.encoder, prompts, write, seeds, at_once)
         finally:
             model.train(was_training)
 
@@ -109,7 +111,7 @@ class RLTrainer(Trainer):
         if self.ranks.mesh is None:
             return self.computing
         dtype = getattr(torch, self.recipe.parallel.precision)
-        gathered = sampling.averaged_model(self.model, {}, None, self.ranks, dtype)
+        gathered = sampling.averaged_model(self.model, {}, adapter_of(self.recipe), self.ranks, dtype)
         assert gathered is not None
         return gathered
 
