@@ -92,7 +92,7 @@ def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
     held = {t.data_ptr(): t.nbytes for t in (*case.model.parameters(), *case.model.buffers())}
     started = time.perf_counter()
     engine = Engine(Runner(case.model, case.autoencoder), case.tokenizer)
-    engine.scheduler.decoder = decoder = _Watching(engine.runner, case.tokenizer, engine.scheduler.drafter)
+    engine.scheduler.decoder = decoder = _Watching(engine.runner, engine.scheduler.prefiller, engine.scheduler.drafter)
     session = engine.session()
     for i, job in enumerate(case.jobs):
         session.add(replayed(IRG().program(job), given[i] if given else None), seed=i)

@@ -10,6 +10,7 @@ Legend: U understanding tokens; G generation tokens; C hidden size; P patches.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.unified import UnifiedModel
 from irg.model.weights.quantize import QuantizedLinear
 from irg.sequence.layout import extent
-from irg.sequence.parts import Latents, Part, Patches
+from irg.sequence.parts import Latents, Part, Patches, Text
 
 STAGES = ("prefill", "decode", "denoise", "vae")
 
@@ -140,8 +141,12 @@ class CountingRunner(Runner):
         blocks, latents, patches = [], 0, list[int]()
         for context, parts in items:
             if parts:
-                n = sum(extent(part)[0] for part in parts)
-                blocks.append((n, context.length + n))
+                end = context.length
+                for text, group in groupby(parts, key=lambda part: isinstance(part, Text)):
+                    sizes = [extent(part)[0] for part in group]
+                    for n in [sum(sizes)] if text else sizes:  # texts that follow each other are one block
+                        end += n
+                        blocks.append((n, end))
                 latents += sum(part.tokens for part in parts if isinstance(part, Latents))
                 patches += [part.tokens for part in parts if isinstance(part, Patches)]
         if blocks:

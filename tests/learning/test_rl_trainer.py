@@ -272,7 +272,8 @@ def low(prompt, trajectory):
         os.kill(os.getpid(), 9)
     text = trajectory.turns[-1].thinking or ""
     return sum(ord(letter) < 64 for letter in text) / max(1, len(text))
-registry.load = lambda group, name: low
+usual = registry.load
+registry.load = lambda group, name: low if group == registry.REWARDS else usual(group, name)
 train_by_reward(recipes.load(RLRecipe, sys.argv[1]), quiet=True)
 """
 

@@ -28,8 +28,9 @@ def dense_attention(
         causal: the last query sees all keys, each one before it one less; without ``bias_RSS``.
     """
     grouped, queries, keys = q_RHSE.shape[1] != k_RKSE.shape[1], q_RHSE.shape[2], k_RKSE.shape[2]
-    mask = causal_lower_right(queries, keys) if causal else bias_RSS
-    return F.scaled_dot_product_attention(q_RHSE, k_RKSE, v_RKSE, attn_mask=mask, enable_gqa=grouped)
+    square = causal and queries == keys
+    mask = causal_lower_right(queries, keys) if causal and not square else bias_RSS
+    return F.scaled_dot_product_attention(q_RHSE, k_RKSE, v_RKSE, attn_mask=mask, is_causal=square, enable_gqa=grouped)
 
 
 def to_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
