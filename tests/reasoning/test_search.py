@@ -124,12 +124,12 @@ def test_keep_best_never_ends_worse_than_the_best_judged_image(case: int) -> Non
         assert result.best is None or not known or kept[shown] == max(known)
 
 
-def test_a_tie_keeps_what_would_stand_without_a_search() -> None:
+def test_an_image_has_to_be_better_to_take_an_earlier_ones_place() -> None:
     searching = Searching(job(Settings(candidates=3, keep_best=True)), Selector("s", lambda review: now(0.5)))
     for k in (2, 1, 0):
         searching.end(k, trajectory("a cat", searching.attempts[k].job.seed, 3))
     result = searching.result()
-    assert result.search.chosen == 0 and result.best == 2
+    assert result.search.chosen == 0 and result.best == 0
 
 
 def test_seeds_of_candidates_are_the_requests_own_and_others() -> None:

@@ -64,11 +64,10 @@ class Search:
 
 
 def best_image(scores: Sequence[float | None]) -> int:
-    """Index of the best of at least one image: the highest score, of equal ones the last; the last if none has one."""
-    known = [score for score in scores if score is not None]
-    if not known:
-        return len(scores) - 1
-    return max(index for index, score in enumerate(scores) if score == max(known))
+    """Index of the best of at least one image: the highest score, of equal ones the first, since a later image has to
+    be better to take its place; the last if none has a score."""
+    known = [(score, -index) for index, score in enumerate(scores) if score is not None]
+    return -max(known)[1] if known else len(scores) - 1
 
 
 def candidate_name(index: int) -> str:
