@@ -34,6 +34,7 @@ class Display:
         self._progress: Progress | None = None
         self._tasks: dict[tuple[int, int], TaskID] = {}
         self._writing: tuple[int, int] | None = None
+        self._held: list[str] = []  # lines that wait until the text that is being written ends
 
     def __enter__(self) -> "Display":
         return self
@@ -78,7 +79,9 @@ class Display:
         elif isinstance(event, CandidateDone):
             images = len(event.trajectory.images)
             what = f"candidate {event.candidate + 1} is drawn ({'1 image' if images == 1 else f'{images} images'})"
-            self.line(self._label(event.request) + what)
+            self._held.append(self._label(event.request) + what)
+            if self._writing is None:
+                self._print_held()
 
     def _begin(self, request: int) -> None:
         if request in self._begun:
@@ -108,6 +111,12 @@ class Display:
         if self._writing is not None:
             self._console.print()
             self._writing = None
+            self._print_held()
+
+    def _print_held(self) -> None:
+        held, self._held = self._held, []
+        for text in held:
+            self.line(text)
 
     def _step(self, event: DenoiseStep) -> None:
         key = (event.request, event.turn)

@@ -1,0 +1,34 @@
+"""What the terminal shows."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from irg.cli.display import Display
+from irg.reasoning.events import CandidateDone, TextDelta, TextDone
+
+
+def test_a_candidate_that_is_done_does_not_cut_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its line waits until the text that is being written ends."""
+    drawn: Any = SimpleNamespace(images=[None])
+    with Display(["a cat"], concurrent=1) as display:
+        display.show(TextDelta(0, 0, "one "))
+        display.show(CandidateDone(0, 1, drawn))
+        display.show(TextDelta(0, 0, "text"))
+        display.show(TextDone(0, 0, "one text", 2, 0.1))
+        display.show(CandidateDone(0, 2, drawn))
+    assert capsys.readouterr().out.splitlines() == [
+        "a cat",
+        "Thinking: one text",
+        "candidate 2 is drawn (1 image)",
+        "candidate 3 is drawn (1 image)",
+    ]
+
+
+def test_a_line_that_waited_is_printed_when_the_display_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    drawn: Any = SimpleNamespace(images=[None])
+    with Display(["a cat"], concurrent=1) as display:
+        display.show(TextDelta(0, 0, "one "))
+        display.show(CandidateDone(0, 1, drawn))
+    assert capsys.readouterr().out.splitlines()[-1] == "candidate 2 is drawn (1 image)"
