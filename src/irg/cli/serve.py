@@ -36,7 +36,8 @@ class ServeOptions(ModelOptions):
     allow_critics: Annotated[tuple[str, ...], arg(metavar="CRITIC...")] = ()
     """Critics that requests may name, such as endpoint:MODEL."""
     image_hosts: Annotated[tuple[str, ...], arg(metavar="HOST...")] = ()
-    """Hosts that images of requests may be fetched from (HTTPS). Without any nothing is fetched."""
+    """Hosts that images of requests may be fetched from: example.org (HTTPS), or http://HOST:PORT. One that leads to a
+    private address is refused unless the address is named, too. Without any nothing is fetched."""
     allow_origins: Annotated[tuple[str, ...], arg(metavar="ORIGIN...")] = ()
     """Web pages that may call from a browser, such as https://example.org."""
     allow_hosts: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()

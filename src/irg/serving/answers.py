@@ -115,6 +115,11 @@ def texts_of(trajectory: Trajectory) -> str:
     return "\n".join(turn.thinking for turn in trajectory.turns if turn.thinking)
 
 
+def answer_of(trajectory: Trajectory) -> str | None:
+    """What the model said instead of drawing; None if it drew."""
+    return None if trajectory.image is not None else (trajectory.turns[-1].thinking or "")
+
+
 def revised_prompt(trajectory: Trajectory) -> str | None:
     """The prompt and, in the lines after it, what the model wrote; None where it wrote nothing."""
     texts = texts_of(trajectory)

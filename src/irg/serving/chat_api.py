@@ -7,15 +7,16 @@ from typing import Annotated, Any, Literal
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter
+from PIL.Image import Image
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from irg.engine.events import TextDelta
+from irg.engine.events import ImageDone, TextDelta
 from irg.reasoning.events import Finished
 from irg.reasoning.protocols.base import Task
 from irg.results.trajectory import Trajectory
-from irg.serving.answers import IrgAnswer, irg_answer, now, texts_of, usage
+from irg.serving.answers import IrgAnswer, answer_of, irg_answer, now, texts_of, usage
 from irg.serving.conversation import ImagePart, ImageURL, Message, asked, images_of
 from irg.serving.documentation import ERRORS, STREAM
 from irg.serving.errors import invalid
@@ -154,19 +155,19 @@ class _Delivery:
     def head(self) -> dict[str, Any]:
         return {"id": self.id, "created": self.created, "model": self.fields.model or self.started.model.pipe.name}
 
-    async def image_parts(self, trajectory: Trajectory) -> list[ImagePart]:
-        if self.started.jobs[0].task == "ask" or trajectory.image is None:
-            return []
+    async def image_part(self, image: Image, index: int = 0) -> ImagePart:
         kind = self.fields.output_format or "png"
-        content = await run_sync(encode, trajectory.image, kind)
-        return [ImagePart(type="image_url", image_url=ImageURL(url=data_url(content, kind)), index=0)]
+        content = await run_sync(encode, image, kind)
+        return ImagePart(type="image_url", image_url=ImageURL(url=data_url(content, kind)), index=index)
 
     async def message(self, number: int, trajectory: Trajectory) -> AnswerMessage:
         job = self.started.jobs[number]
         told = irg_answer(job, trajectory)
         if job.task == "ask":
             return AnswerMessage(content=trajectory.answer or "", irg=told)
-        images = await self.image_parts(trajectory)
+        if trajectory.image is None:
+            return AnswerMessage(content=answer_of(trajectory), irg=told)
+        images = [await self.image_part(trajectory.image)]
         content, beside = (images, None) if self.inside else ("", images)
         return AnswerMessage(content=content, images=beside, reasoning_content=texts_of(trajectory) or None, irg=told)
 
@@ -189,12 +190,17 @@ class _Delivery:
 
     async def events(self) -> Events:
         trajectories: list[Trajectory] = []
-        for number in range(len(self.started.jobs)):
+        rounds = [0] * len(self.started.jobs)  # images sent
+        for number in range(len(rounds)):
             yield self.chunk(number, {"role": "assistant", "content": ""})
         async for event in self.started.submission.events():
             if isinstance(event, TextDelta):
                 name = "content" if self.started.jobs[0].task == "ask" else "reasoning_content"
                 yield self.chunk(event.request, {name: event.text})
+            elif isinstance(event, ImageDone) and not self.inside and self.started.is_partial(event):
+                part = await self.image_part(event.image, rounds[event.request])
+                rounds[event.request] += 1
+                yield self.chunk(event.request, {"images": [part.model_dump(exclude_none=True)]})
             elif isinstance(event, Finished):
                 trajectories.append(event.trajectory)
                 yield self.chunk(event.request, await self.last(event), "stop")
@@ -202,12 +208,22 @@ class _Delivery:
             yield self.chunk(None, {}) | {"usage": self.usage(trajectories).model_dump()}
 
     async def last(self, event: Finished) -> dict[str, Any]:
-        """The delta with the images."""
-        delta: dict[str, Any] = {"irg": irg_answer(self.started.jobs[event.request], event.trajectory).model_dump()}
-        if images := [part.model_dump(exclude_none=True) for part in await self.image_parts(event.trajectory)]:
-            delta["content" if self.inside else "images"] = images
+        """The delta with the image that stands, or what was said instead of drawing one."""
+        job, trajectory = self.started.jobs[event.request], event.trajectory
+        delta: dict[str, Any] = {"irg": irg_answer(job, trajectory).model_dump()}
+        if job.task != "ask" and trajectory.image is None:
+            delta["content"] = answer_of(trajectory)
+        elif job.task != "ask" and trajectory.image is not None:
+            part = await self.image_part(trajectory.image, 0 if self.inside else _number(trajectory))
+            delta["content" if self.inside else "images"] = [part.model_dump(exclude_none=True)]
         return delta
 
     def chunk(self, number: int | None, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choices = [] if number is None else [{"index": number, "delta": delta, "finish_reason": reason}]
         return self.head | {"object": "chat.completion.chunk", "choices": choices}
+
+
+def _number(trajectory: Trajectory) -> int:
+    """Which of the images that were drawn stands. An image that was sent before has this index already."""
+    drawn = [turn.image for turn in trajectory.turns if turn.image is not None and not turn.given]
+    return next((number for number, image in enumerate(drawn) if image is trajectory.image), 0)

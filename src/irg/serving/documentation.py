@@ -26,6 +26,7 @@ _REASONS = {
     405: "The address takes another method",
     408: "The body took too long",
     413: "The body is too large",
+    422: "The model answered in words and drew no image",
     429: "Too many requests wait; `retry-after` says when to come again",
     500: "The request failed while it ran",
     503: "The model is being loaded, or the server is ending",

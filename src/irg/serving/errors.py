@@ -69,6 +69,12 @@ def failed(error: BaseException) -> ApiError:
     return ApiError(500, "the request failed while it ran", code="generation_failed", headers=NO_RETRY)
 
 
+def no_image(text: str | None) -> ApiError:
+    """A request for an image that the model, as some protocols let it, answered in words instead."""
+    message = "the model answered in words and drew no image"
+    return ApiError(422, f"{message}: {text}" if text else message, code="no_image", headers=NO_RETRY)
+
+
 def timed_out(seconds: float, begun: bool) -> ApiError:
     """A request that took too long."""
     where = "while it ran" if begun else "before it began"

@@ -16,10 +16,10 @@ from irg.engine.events import ImageDone, TextDelta, TextDone
 from irg.reasoning.events import Finished
 from irg.reasoning.protocols.base import Job, Task
 from irg.results.trajectory import Trajectory
-from irg.serving.answers import ImageAnswer, ImagesAnswer, irg_answer, now, revised_prompt, size_of, usage
+from irg.serving.answers import ImageAnswer, ImagesAnswer, answer_of, irg_answer, now, revised_prompt, size_of, usage
 from irg.serving.async_engine import Preview
 from irg.serving.documentation import ERRORS, STREAM, form_of
-from irg.serving.errors import ApiError, invalid
+from irg.serving.errors import ApiError, invalid, no_image
 from irg.serving.image_data import MEDIA_TYPES, OutputFormat, base64_of, decode, encode
 from irg.serving.schemas import EditRequest, ImageRequest, from_form, unnested
 from irg.serving.service import collect, service_of
@@ -94,9 +94,11 @@ class _Delivery:
         return await run_sync(encode, image, self.format, 100 if compression is None else compression)
 
     async def image_answer(self, job: Job, trajectory: Trajectory) -> ImageAnswer:
-        assert trajectory.image is not None
-        content = await self.encoded(trajectory.image)
-        place = {"url": self.url(content)} if self.fields.response_format == "url" else {"b64_json": base64_of(content)}
+        place = {}
+        if trajectory.image is not None:
+            content = await self.encoded(trajectory.image)
+            in_url = self.fields.response_format == "url"
+            place = {"url": self.url(content)} if in_url else {"b64_json": base64_of(content)}
         return ImageAnswer(**place, revised_prompt=revised_prompt(trajectory), irg=irg_answer(job, trajectory))
 
     def url(self, content: bytes) -> str:
@@ -106,9 +108,15 @@ class _Delivery:
         return f"{base.rstrip('/')}{FILES}/{name}"
 
     async def whole(self) -> Response:
-        """Everything in one answer."""
+        """Everything in one answer.
+
+        Raises:
+            ApiError: there is no image in it: the model answered in words.
+        """
         jobs = self.started.jobs
         trajectories = await collect(self.started.request, self.started.submission)
+        if all(one.image is None for one in trajectories):
+            raise no_image(answer_of(trajectories[0]))
         answer = ImagesAnswer(
             created=now(),
             data=[await self.image_answer(job, one) for job, one in zip(jobs, trajectories, strict=True)],
@@ -120,33 +128,43 @@ class _Delivery:
         return JSONResponse(answer.model_dump(exclude_none=True))
 
     async def events(self) -> Events:
-        """Images of all rounds as they are finished, previews, texts; then what is completed."""
+        """Images of all rounds as they are finished, previews, texts; then what is completed.
+
+        Raises:
+            ApiError: after everything else: the model answered in words instead of drawing an image.
+        """
+        unanswered: str | None = None
         partials = [0] * len(self.started.jobs)
         most = math.inf if self.fields.partial_images is None else self.fields.partial_images
         async for event in self.started.submission.events():
             number = event.request
             if isinstance(event, Finished):
-                yield await self.completed(number, event.trajectory)
+                image = event.trajectory.image
+                if image is None:
+                    unanswered = answer_of(event.trajectory)
+                else:
+                    yield await self.completed(number, event.trajectory, image)
             elif isinstance(event, TextDelta | TextDone):
                 yield self.text(number, event)
             elif partials[number] < most and self.started.is_partial(event):
                 yield await self.partial(number, event, partials[number])
                 partials[number] += 1
+        if unanswered is not None:
+            raise no_image(unanswered)
 
     async def partial(self, number: int, event: ImageDone | Preview, index: int) -> dict[str, Any]:
         kind = "preview" if isinstance(event, Preview) else "round"
         own = {"partial_image_index": index, "turn": event.turn, "kind": kind}
         return self.event("partial_image", number, await self.encoded(event.image)) | own
 
-    async def completed(self, number: int, trajectory: Trajectory) -> dict[str, Any]:
-        assert trajectory.image is not None
+    async def completed(self, number: int, trajectory: Trajectory, image: Image) -> dict[str, Any]:
         job = self.started.jobs[number]
         own = {
             "usage": usage(self.started.model.pipe, [job], [trajectory]).model_dump(),
             "revised_prompt": revised_prompt(trajectory),
             "irg": irg_answer(job, trajectory).model_dump(exclude_none=True),
         }
-        return self.event("completed", number, await self.encoded(trajectory.image)) | own
+        return self.event("completed", number, await self.encoded(image)) | own
 
     def event(self, kind: str, number: int, content: bytes) -> dict[str, Any]:
         return {

@@ -4,6 +4,8 @@ import ipaddress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from irg.serving.fetching import origin_of
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -76,7 +78,8 @@ class ServerOptions:
         any_model_name: answer to whatever name.
         fit_sizes: draw a size that the model can't draw at the model's usual size in the nearest shape.
         critics: critics that requests may name.
-        image_hosts: hosts that images may be fetched from; without any, images come inside requests only.
+        image_hosts: hosts that images may be fetched from (:mod:`irg.serving.fetching`); without any, images come
+            inside requests only.
         allow_origins: web pages (``https://example.org``) that may call from a browser.
         allow_hosts: names under which the server may be called, beside its address; ``*``: any.
         public_url: what image URLs begin with; default: as the request called the server.
@@ -103,6 +106,8 @@ class ServerOptions:
             raise ValueError(f"port must be from 0 to 65535, got {self.port}")
         if not self.keepalive_s > 0:
             raise ValueError(f"keepalive_s must be above 0, got {self.keepalive_s}")
+        for host in self.image_hosts:
+            origin_of(host)
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError(f"public_url must begin with http:// or https://, got {self.public_url!r}")
 

@@ -16,7 +16,7 @@ from irg.engine.events import ImageDone, TextDelta
 from irg.reasoning.events import Finished
 from irg.reasoning.protocols.base import Task
 from irg.results.trajectory import Trajectory
-from irg.serving.answers import irg_answer, now, revised_prompt, texts_of, usage
+from irg.serving.answers import answer_of, irg_answer, now, revised_prompt, texts_of, usage
 from irg.serving.async_engine import Preview
 from irg.serving.conversation import Message, asked, images_of
 from irg.serving.documentation import ERRORS, STREAM
@@ -164,10 +164,11 @@ class _Delivery:
         return base64_of(await run_sync(encode, image, tool.output_format or "png", compression))
 
     async def output(self, trajectory: Trajectory) -> list[dict[str, Any]]:
-        """Reasoning, if there is some, and the item asked for."""
+        """Reasoning, if there is some, and the item asked for; a message before it where the model did not draw."""
         if self.tool is None:
-            return [self.message("completed", trajectory.answer or "")]
-        assert trajectory.image is not None
+            return [self.message(self.item, trajectory.answer or "")]
+        if trajectory.image is None:
+            return [self.message(_new("msg"), answer_of(trajectory)), self.call("failed")]
         call = self.call("completed") | {
             "result": await self.encoded(trajectory.image),
             "revised_prompt": revised_prompt(trajectory),
@@ -180,9 +181,10 @@ class _Delivery:
     def call(self, status: str) -> dict[str, Any]:
         return {"type": "image_generation_call", "id": self.item, "status": status, "result": None}
 
-    def message(self, status: str, text: str | None = None) -> dict[str, Any]:
-        content = [] if text is None else [self.part(text)]
-        return {"type": "message", "id": self.item, "role": "assistant", "status": status, "content": content}
+    def message(self, name: str, text: str | None = None) -> dict[str, Any]:
+        """A message; one without a text is still to be written."""
+        content, status = ([], "in_progress") if text is None else ([self.part(text)], "completed")
+        return {"type": "message", "id": name, "role": "assistant", "status": status, "content": content}
 
     @staticmethod
     def part(text: str) -> dict[str, Any]:
@@ -232,7 +234,7 @@ class _Delivery:
 
     async def _parts(self) -> AsyncGenerator[dict[str, Any], None]:
         place = {"item_id": self.item, "output_index": 0}
-        begun = self.message("in_progress") if self.tool is None else self.call("in_progress")
+        begun = self.message(self.item) if self.tool is None else self.call("in_progress")
         yield self.event("output_item.added", output_index=0, item=begun)
         if self.tool is None:
             yield self.event("content_part.added", **place, content_index=0, part=self.part(""))
@@ -253,14 +255,14 @@ class _Delivery:
                 partials += 1
 
     async def _ending(self, trajectory: Trajectory, place: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The item that was begun first; reasoning comes after it."""
+        """The item that was begun first; reasoning, or a message, comes after it."""
         output = await self.output(trajectory)
         item = output.pop()
         if self.tool is None:
             text = item["content"][0]["text"]
             yield self.event("output_text.done", **place, content_index=0, text=text, logprobs=[])
             yield self.event("content_part.done", **place, content_index=0, part=item["content"][0])
-        else:
+        elif trajectory.image is not None:
             yield self.event("image_generation_call.completed", **place)
         yield self.event("output_item.done", output_index=0, item=item)
         for index, other in enumerate(output, start=1):
