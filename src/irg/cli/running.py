@@ -1,6 +1,7 @@
 """Requests run, shown and written: what the commands that draw have in common (``generate``, ``improve``, ``edit``)."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -44,6 +45,9 @@ class DrawingOptions(ModelOptions):
     """Print only where the results are."""
     batch_size: int | None = None
     """Requests that run together (default: 8, or as many as memory has room for)."""
+    parallel: Literal["tensor", "guidance"] | None = None
+    """What several processes, started by torchrun with a GPU each, share out: the layers (tensor), or the branches of
+    guidance (each then holds the whole model)."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,16 @@ def run(
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
     options.for_pipeline()  # a mistake is told before anything is done
-    output = Output(options.out, requests, options.overwrite)
+    _check_parallel(options)
+    first = options.parallel is None or os.environ.get("RANK", "0") == "0"  # the process that shows and writes
+    output = Output(options.out, requests, options.overwrite) if first else None
 
     from irg.cli.display import Display
     from irg.reasoning.critique import Critics
 
     critics = Critics(options.critic_options if isinstance(options, LoopOptions) else CriticOptions())
     concurrent = min(options.batch_size or len(requests), len(requests))
-    display = Display(titles(requests), concurrent, to_stderr=options.json, quiet=options.quiet, task=task)
+    display = Display(titles(requests), concurrent, to_stderr=options.json, quiet=options.quiet or not first, task=task)
     interrupted, failed = False, 0
     try:
         with display:
@@ -89,7 +95,7 @@ def run(
                 display.note(f"Seed: {requests[0].seed}")
             critics.prepare(changes)  # a mistake about one is told before the model is loaded
             images = check_images(requests, display)
-            pipe = load(options, changes, display, task, images, critics)
+            pipe = load(options, changes, display, task, images, critics, options.parallel)
             settings = pipe.defaults
             if task != "generate" and not changes.keys() & {SIZE, "width", "height"}:
                 settings = settings.sized_by_image()
@@ -98,6 +104,12 @@ def run(
         interrupted = True
     finally:
         critics.close()
+        if options.parallel is not None:
+            from irg.model.placement.processes import leave
+
+            leave()
+    if output is None:
+        return 130 if interrupted else 2 if failed else 0
     index = output.write_index()
     if index and not (options.json or options.quiet):
         print(f"All of them: {index}")
@@ -107,6 +119,21 @@ def run(
     elif failed:
         print(f"{command}: error: {failed} of {len(requests)} requests failed", file=sys.stderr)
     return 130 if interrupted else 2 if failed else 0
+
+
+def _check_parallel(options: DrawingOptions) -> None:
+    """Raises:
+    ValueError: several processes can't run this together.
+    """
+    if options.parallel is None:
+        return
+    if int(os.environ.get("WORLD_SIZE", "0")) < 2:
+        raise ValueError(
+            f"--parallel {options.parallel} needs several processes: torchrun --nproc-per-node 2 -m irg generate ... "
+            f"--parallel {options.parallel}"
+        )
+    if options.seed == "random":
+        raise ValueError("--seed random can't be combined with --parallel: each process would draw its own; give one")
 
 
 def titles(requests: Sequence[Request]) -> list[str]:
@@ -133,13 +160,20 @@ def load(
     task: "Task",
     images: Sequence[Path],
     critics: "Critics | None" = None,
+    parallel: Literal["tensor", "guidance"] | None = None,
 ) -> "IRGPipeline":
     """The pipeline, with the settings of the command line, which are for a task, as its own."""
     display.note(f"Loading {options.model} ...")
     from irg.reasoning.pipeline import IRGPipeline
 
     return IRGPipeline.from_pretrained(
-        **options.for_pipeline(), say=display.note, options=changes, task=task, images=images, critics=critics
+        **options.for_pipeline(),
+        say=display.note,
+        options=changes,
+        task=task,
+        images=images,
+        critics=critics,
+        parallel=parallel,
     )
 
 
@@ -150,10 +184,11 @@ def _draw(
     settings: Settings,
     requests: Sequence[Request],
     options: DrawingOptions,
-    output: Output,
+    output: Output | None,
     display: "Display",
 ) -> int:
-    """Run all requests; each result is written as soon as it is finished. Returns how many failed."""
+    """Run all requests; each result is written as soon as it is finished, if there is an output. Returns how many
+    failed."""
     from irg.reasoning.critique import failures
     from irg.reasoning.events import Failed, Finished
 
@@ -165,10 +200,14 @@ def _draw(
         for event in events:
             if isinstance(event, Failed):
                 failed += 1
+                if output is None:
+                    continue
                 display.error(f"{command}: {event.error}")
                 continue
             if not isinstance(event, Finished):
                 display.show(event)
+                continue
+            if output is None:
                 continue
             for problem in failures(event.trajectory):
                 display.error(f"{command}: {event.trajectory.prompt[:60]!r}: {problem}")

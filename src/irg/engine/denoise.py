@@ -19,7 +19,7 @@ from irg.engine.guidance import guide
 from irg.engine.ops import Draw, Drawn, Handles
 from irg.engine.prefill import Prefiller
 from irg.engine.request import Denoising, Request
-from irg.engine.runner import Branches, Runner
+from irg.engine.runner import PredictsVelocity, Runner
 from irg.engine.settings import DrawSettings
 from irg.sequence.images import to_image, unpatchify
 
@@ -29,7 +29,7 @@ class _Plan:
     """The velocity prediction of a batch of images: the same from step to step, until a branch comes or goes."""
 
     key: Any
-    branches: Branches
+    branches: PredictsVelocity
     sizes: list[int]  # tokens of every image and branch
     guided: list["_Guided"] = field(default_factory=list)
 

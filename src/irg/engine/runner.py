@@ -5,7 +5,9 @@ Legend: T new tokens; U, G understanding / generation stream; V vocabulary; N to
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,9 +19,16 @@ from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.kv_cache_size import INITIAL_SLOTS, ROWS_PER_REQUEST
+from irg.model.placement.processes import Processes
 from irg.sequence.images import patchify
 from irg.sequence.layout import SplitMode, TokenLayout, cells_of, lay_out
 from irg.sequence.parts import Latents, Part, Patches
+
+
+class PredictsVelocity(Protocol):
+    """Images on contexts whose velocities are predicted step after step."""
+
+    def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor: ...
 
 
 class Runner:
@@ -32,18 +41,21 @@ class Runner:
         rows: int = ROWS_PER_REQUEST,
         slots: int = INITIAL_SLOTS,
         compute_dtype: torch.dtype | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Args:
         rows, slots: of the cache at first.
         compute_dtype: of the forward's keys and values, which the cache stores, where it is not the dtype that the
             weights are stored in (FSDP's mixed precision).
+        processes: that run the model together.
         """
         self.model = model.eval()
         self.autoencoder = autoencoder.eval()
-        self.config = model.config
+        self.config, self.processes = model.config, processes
         self.grammar = model.config.grammar
         devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]
-        self.cache = KVCache(self.config.decoder, rows, slots, compute_dtype or model.dtype, devices)
+        decoder = replace(self.config.decoder, num_key_value_heads=model.language_model.model.kv_heads)
+        self.cache = KVCache(decoder, rows, slots, compute_dtype or model.dtype, devices)
 
     # ---- prefill
 
@@ -109,7 +121,7 @@ class Runner:
     # ---- denoising
 
     @torch.inference_mode()
-    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> "Branches":
+    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> PredictsVelocity:
         """Plan velocity predictions: each block is an image of (rows, columns) tokens on top of a context."""
         return Branches(self, blocks)
 

@@ -17,11 +17,12 @@ from PIL import Image
 from irg.deprecation import warn
 from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
-from irg.engine.runner import Runner
+from irg.engine.guidance_parallel import runner_of
 from irg.image_files import ImageSource
 from irg.model.placement.devices import parse_devices
 from irg.model.placement.loading import load_with_plan
 from irg.model.placement.memory_plan import Memory, MemoryPlan
+from irg.model.placement.processes import Parallel, join
 from irg.model.weights.adapter_files import LoraSource, lora_sources
 from irg.model.weights.config_files import read_config
 from irg.model.weights.profile import Profile, read_profile
@@ -99,6 +100,7 @@ class IRGPipeline:
         task: Task = "generate",
         images: Iterable[ImageSource] = (),
         critics: Critics | None = None,
+        parallel: Parallel | None = None,
     ) -> "IRGPipeline":
         """Load a model.
 
@@ -125,12 +127,14 @@ class IRGPipeline:
             task: what the options are for (:meth:`stream`).
             images: given ones, to be checked, too.
             critics: those that the setting ``critic`` may name; default: made when they are needed.
+            parallel: what the processes that ``torchrun`` started share out (:mod:`irg.model.placement.processes`).
 
         Raises:
             ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
                 it can't draw what the options ask for, or a text that they need can't be had.
         """
-        devices, adapters = parse_devices(device), lora_sources(lora)
+        processes = None if parallel is None else join(parallel, device)
+        devices, adapters = parse_devices(None if processes else device), lora_sources(lora)
         folder, weights = find_model(model, weights, protocol, say, offline)
         own_profile = read_profile(folder)
         profile = own_profile or BAGEL_PROFILE
@@ -150,9 +154,11 @@ class IRGPipeline:
         protocol_texts.read(task, defaults.mode)
         if selected.protocol.name != DEFAULT_PROTOCOL:
             say(f"Protocol: {selected.protocol.name}, as {selected.reason}")
-        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, usual_request(usual), adapters)
+        shape = usual_request(usual)
+        loaded, plan = load_with_plan(folder, memory, devices, dtype, weights, shape, adapters, processes)
         say(f"Memory: {plan.reason}")
-        engine = Engine(Runner(loaded.model, loaded.autoencoder), tokenizer, profile.draft_texts)
+        runner = runner_of(loaded.model, loaded.autoencoder, processes)
+        engine = Engine(runner, tokenizer, profile.draft_texts)
         assert loaded.weights_file is not None
         weights = set_name(loaded.weights_file.name)
         added = [f"{path}:{scale:g}" for path, scale in adapters]
@@ -344,6 +350,8 @@ class IRGPipeline:
         if len(given) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need images for each of them, got {len(given)}")
         seeds = self._seeds(None if seeds is None else list(seeds), len(prompts))
+        if self.engine.runner.processes is not None:
+            settings.check_same_everywhere()
         requests = zip(prompts, seeds, given, strict=True)
         jobs = [self.jobs.make(prompt, settings, seed, task, own) for prompt, seed, own in requests]
         return self._stream(jobs, self._limit(batch_size))
@@ -430,7 +438,8 @@ class IRGPipeline:
 
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int]:
         if seed is None:
-            return [secrets.randbelow(2**32) for _ in range(count)]
+            drawn, processes = [secrets.randbelow(2**32) for _ in range(count)], self.engine.runner.processes
+            return drawn if processes is None else processes.agreed(drawn)
         seeds = [seed] * count if isinstance(seed, int) else list(seed)
         if len(seeds) != count:
             raise ValueError(f"{count} prompts need as many seeds (or one for all), got {len(seeds)}")

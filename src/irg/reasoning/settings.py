@@ -131,6 +131,15 @@ class Settings:
             if not isinstance(getattr(self, name), DrawSettings):
                 raise ValueError(f"{name} must be a DrawSettings, got {getattr(self, name)!r}")
 
+    def check_same_everywhere(self) -> None:
+        """Raises:
+        ValueError: a setting would let processes that run a model together go different ways.
+        """
+        if named := [name for name in (self.critic, self.select) if name not in (SELF, CRITIC)]:
+            raise ValueError(f"with parallel the model reflects itself: {named[0]} may answer each process differently")
+        if self.budget_seconds is not None:
+            raise ValueError("with parallel each process has its own clock: give budget_images, not budget_seconds")
+
     def sized_by_image(self) -> "Settings":
         """The same without a size: requests about a given image take its own."""
         return replace(self, height=None, width=None)

@@ -159,6 +159,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rope = Rope(config.head_dim, config.rope_theta)
+        self.kv_heads = config.num_key_value_heads  # of this process: fewer where heads are split among several
 
     def forward(
         self, x_UC: Tensor, x_GC: Tensor | None, positions_T: Tensor, attend: Attend

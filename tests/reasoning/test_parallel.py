@@ -1,0 +1,110 @@
+"""One model run by two processes: the results of one, and each has its share of the work."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from irg.model.network.config import DecoderConfig
+from irg.model.placement.processes import join
+from irg.model.placement.tensor_parallel import check_heads
+from irg.reasoning.pipeline import IRGPipeline
+from irg.reasoning.settings import Settings
+
+from .parallel_worker import OPTIONS, PROMPTS, drawn
+
+
+def run_two(*command: str, folder: Path) -> list[subprocess.CompletedProcess[str]]:
+    """The command in two processes, as torchrun starts them; {rank} in it is their number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *(word.format(rank=rank) for word in command)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": ":".join(sys.path)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        done = []
+        for process in started:
+            out, error = process.communicate(timeout=300)
+            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, error))
+        return done
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, list]:
+    """What one process draws."""
+    pipe = IRGPipeline.from_pretrained("mini", device="cpu", dtype=torch.float32)
+    return drawn(pipe(PROMPTS, seed=[5, 6], **OPTIONS))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes got, by the way they share the work."""
+    folder = tmp_path_factory.mktemp("parallel")
+    worker = str(Path(__file__).with_name("parallel_worker.py"))
+    for one in run_two(worker, str(folder / "{rank}.pt"), folder=folder):
+        assert one.returncode == 0, one.stderr
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["tensor", "guidance"])
+def test_two_processes_draw_what_one_draws(kind: str, alone: dict[str, list], together: list[dict[str, Any]]) -> None:
+    both = [got[kind] for got in together]
+    for got in both:
+        assert got["texts"] == alone["texts"]
+        assert len(got["images"]) == len(alone["images"]) == 4
+        for mine, expected in zip(got["images"], alone["images"], strict=True):
+            assert (mine.int() - expected.int()).abs().max() <= 1
+    assert both[0]["drawn_seeds"] == both[1]["drawn_seeds"]
+    for mine, other in zip(both[0]["images"], both[1]["images"], strict=True):
+        assert torch.equal(mine, other)
+    decoder = IRGPipeline.from_pretrained("mini", device="cpu").config.decoder
+    if kind == "tensor":
+        assert [got["rows"] for got in both] == [decoder.intermediate_size // 2] * 2
+        assert [got["cache_heads"] for got in both] == [decoder.num_key_value_heads // 2] * 2
+    else:  # two images of 64 tokens; the first ones have two branches, the second ones one
+        assert [got["cache_heads"] for got in both] == [decoder.num_key_value_heads] * 2
+        assert set(both[0]["tokens"]) == set(both[1]["tokens"]) == {128, 64}
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    command = ["-m", "irg", "generate", "a red apple", "--mode", "think", "--num-timesteps", "3", "--seed", "1"]
+    done = run_two(*command, "--parallel", "guidance", "--device", "cpu", folder=tmp_path)
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert "Written to" in done[0].stdout
+    assert done[1].stdout == ""
+    assert len(list((tmp_path / "irg-out").iterdir())) == 1
+
+
+def test_mistakes_are_told_before_the_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="parallel must be one of tensor, guidance, got 'pipeline'"):
+        join("pipeline")  # type: ignore[arg-type]
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="needs several processes: torchrun"):
+        join("tensor")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="give cpu or cuda, not 'cuda:0,cuda:1'"):
+        join("tensor", "cuda:0,cuda:1")
+    with pytest.raises(ValueError, match="3 processes can't share the model's num_attention_heads, 4"):
+        check_heads(DecoderConfig(8, 32, 64, 1, 4, 2), 3)
+    with pytest.raises(ValueError, match="give budget_images, not budget_seconds"):
+        Settings(budget_seconds=3.0).check_same_everywhere()
+    with pytest.raises(ValueError, match="endpoint:x may answer each process differently"):
+        Settings(critic="endpoint:x").check_same_everywhere()
