@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from irg.learning.objective import FlowTargets, Losses, flow_targets, losses, shift_time, total
+from irg.learning.objective import FlowTargets, Losses, detail_weights, flow_targets, losses, shift_time, total
 from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.token_batch import StreamOrder, token_batch
 from irg.model.weights.checkpoint import LoadedModel
@@ -36,6 +36,17 @@ def test_weighted_mean() -> None:
     scored = Losses(torch.tensor([1.0, 2.0, 6.0]), torch.zeros(0, 2))
     _, ce, mse = total(scored, ce_weights_L=torch.tensor([1.0, 1.0, 2.0]))
     assert (ce.item(), mse.item()) == (3.75, 0.0)
+
+
+def test_detail_weights() -> None:
+    """Two images of two tokens, 2 x 2 latents of one channel: root variance 0 and 2 in one, 1 and 1 in the other."""
+    clean = torch.tensor([[5.0, 5, 5, 5], [-2, 2, -2, 2], [0, 2, 0, 2], [9, 7, 7, 9]])
+    images = torch.tensor([3, 3, 8, 8])
+    assert detail_weights(clean, images, 2, 3.0).tolist() == pytest.approx([0.25, 1.75, 1.0, 1.0])  # 1 and 7, by 4
+    assert detail_weights(clean, images, 2, 0.0).tolist() == [1.0] * 4
+    assert detail_weights(torch.zeros(2, 4), torch.tensor([0, 0]), 2, 3.0).tolist() == [1.0, 1.0]
+    scored = Losses(torch.zeros(0), torch.tensor([[2.0], [4.0]]))
+    assert total(scored, mse_weights_M=torch.tensor([0.25, 1.75]))[2].item() == (0.5 + 7.0) / 2
 
 
 def test_nothing_to_score_is_no_loss() -> None:

@@ -58,6 +58,16 @@ def finished(recipe: Make, tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------------------------------------------------- learn
 
 
+def test_detail_weight_changes_what_is_learned_not_what_is_logged(recipe: Make, tmp_path: Path) -> None:
+    plain, weighed = tmp_path / "plain", tmp_path / "weighed"
+    train(recipe(out=str(plain), steps=1, log_every=1), quiet=True)
+    train(recipe(out=str(weighed), steps=1, log_every=1, detail_weight=4.0), quiet=True)
+    assert log(plain)[0]["mse"] == log(weighed)[0]["mse"]
+    assert not identical(plain / "model", weighed / "model")
+    with pytest.raises(ValueError, match="detail_weight must not be negative, got -1"):
+        recipe(out=str(plain), detail_weight=-1.0)
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_it_learns_its_rows_by_heart(recipe: Make, tmp_path: Path, kind: str) -> None:
     optimizer = Optimizer(kind=kind, lr=5e-3, muon_lr=2e-2)  # type: ignore[arg-type]

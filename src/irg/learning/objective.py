@@ -87,12 +87,35 @@ def cross_entropy(model: UnifiedModel, hidden_LC: Tensor, labels_L: Tensor, limi
     return torch.cat([checkpoint(score, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
 
 
+def detail_weights(clean_MD: Tensor, image_of_target_M: Tensor, patch: int, strength: float) -> Tensor:
+    """Weights of latent tokens in the flow loss that favor detail: [M], with mean 1 in every image.
+
+    A token covers ``patch`` x ``patch`` latents. How much these differ from each other (the root of their variance,
+    meaned over channels) is its detail d; its weight is 1 + strength * d / mean(d), scaled to mean 1. In a flat
+    background, most of an image's cells, d is near 0, so that things and edges count more.
+
+    Args:
+        clean_MD: clean latents of all target tokens; D is patch, patch, channels in this order.
+        image_of_target_M: the image that each belongs to.
+    """
+    spread_MD = clean_MD.to(torch.float32).unflatten(-1, (patch * patch, -1)).var(dim=1, correction=0)
+    detail_M = spread_MD.mean(dim=-1).sqrt()
+    _, images_M = image_of_target_M.unique(return_inverse=True)
+    count_I = torch.bincount(images_M)
+    mean_I = torch.zeros(len(count_I), device=detail_M.device).index_add_(0, images_M, detail_M) / count_I
+    relative_M = detail_M / mean_I.clamp(min=1e-6)[images_M]
+    weights_M = 1 + strength * relative_M
+    scale_I = torch.zeros(len(count_I), device=detail_M.device).index_add_(0, images_M, weights_M) / count_I
+    return weights_M / scale_I[images_M]
+
+
 def total(
     scored: Losses,
     ce_weight: float = 1.0,
     mse_weight: float = 1.0,
     ce_weights_L: Tensor | None = None,
     divisors: tuple[float, float] | None = None,
+    mse_weights_M: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, mean CE, mean MSE), each a mean over tokens.
 
@@ -100,11 +123,13 @@ def total(
     losses add up to a mean over all of them; default: the pack's own.
 
     With ``ce_weights_L`` (1 / sqrt(n + 1) for a text of n tokens: BAGEL's re-weighting, off in IRG) CE is the weighted
-    mean.
+    mean. ``mse_weights_M`` weigh the target tokens (:func:`detail_weights`).
     """
     if ce_weights_L is None:
         ce = scored.ce_L.sum() / max(1, divisors[0] if divisors else len(scored.ce_L))
     else:
         ce = (scored.ce_L * ce_weights_L).sum() / ce_weights_L.sum()
-    mse = scored.mse_MD.mean(dim=-1).sum() / max(1, divisors[1] if divisors else len(scored.mse_MD))
+    mse_M = scored.mse_MD.mean(dim=-1)
+    mse_M = mse_M if mse_weights_M is None else mse_M * mse_weights_M
+    mse = mse_M.sum() / max(1, divisors[1] if divisors else len(scored.mse_MD))
     return ce_weight * ce + mse_weight * mse, ce, mse

@@ -195,6 +195,7 @@ class TrainRecipe:
     timestep_shift: float = 4.0
     ce_weight: float = 1.0
     mse_weight: float = 1.0
+    detail_weight: float = 0.0  # how much more detailed cells count in the flow loss; 0 = all alike
     ema: float = 0.995
     ema_warmup: bool = True  # the average begins as min(ema, (1 + step) / (10 + step)); false: ema from the first step
     frozen: tuple[str, ...] = ()  # parts by name: vit_model, connector, und, gen, embed_tokens
@@ -232,6 +233,8 @@ class TrainRecipe:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
         if self.timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be positive, got {self.timestep_shift}")
+        if self.detail_weight < 0:
+            raise ValueError(f"detail_weight must not be negative, got {self.detail_weight}")
         if self.noise_copies < 1:
             raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}")
 

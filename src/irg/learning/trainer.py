@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from irg import files
 from irg.learning import combinations, parallel, sampling
@@ -29,7 +30,7 @@ from irg.learning.export import export
 from irg.learning.gradient_guard import out_of_memory
 from irg.learning.low_precision import LowPrecisionCopy
 from irg.learning.metrics import Metrics, summary
-from irg.learning.objective import Losses, flow_targets, losses, total
+from irg.learning.objective import Losses, detail_weights, flow_targets, losses, total
 from irg.learning.optim import rate, update_average
 from irg.learning.recipe import Draw, TrainRecipe
 from irg.learning.resume_check import check_recipe, check_streams, same_rows
@@ -115,6 +116,15 @@ class Trainer:
         """The model that computes: the one that is trained, or its copy in low precision."""
         return self.low.model if self.low else self.model
 
+    def _target_weights(self, pack: Pack) -> Tensor | None:
+        """Weights of a pack's target tokens in the flow loss, if they are not all alike."""
+        if not self.recipe.detail_weight or pack.clean_GD is None or pack.image_of_target_M is None:
+            return None
+        clean_MD = pack.clean_GD[pack.target_rows_M]
+        return detail_weights(
+            clean_MD, pack.image_of_target_M, self.config.latent_patch_size, self.recipe.detail_weight
+        )
+
     # ---- one step
 
     def score(self, pack: Pack, noise: torch.Generator, shift: float) -> Losses:
@@ -197,7 +207,9 @@ class Trainer:
             pack = pack.to(self.ranks.device)
         noise = generator(recipe.seed, Draw.NOISE, self.state.step, stream)
         scored = self.score(pack, noise, recipe.timestep_shift)
-        loss, _, _ = total(scored, recipe.ce_weight, recipe.mse_weight, divisors=divisors)
+        loss, _, _ = total(
+            scored, recipe.ce_weight, recipe.mse_weight, divisors=divisors, mse_weights_M=self._target_weights(pack)
+        )
         # FSDP averages gradients over ranks; the divisors are already those of all of them.
         scale = weight * self.ranks.world
         (loss * scale if scale != 1 else loss).backward()

@@ -58,6 +58,7 @@ class Pack:
     modes: dict[str, int] = field(default_factory=dict)
     mode_of_loss_L: Tensor | None = None  # indices into MODES, like the next
     mode_of_target_M: Tensor | None = None
+    image_of_target_M: Tensor | None = None  # numbers of the images that the targets belong to, rising
     tokens: int = 0
     longest: int = 0
     work: Work | None = None
@@ -131,6 +132,7 @@ def assemble(
         for part in parts
         if isinstance(part, Latents | Target)
     ]
+    image_G = np.repeat(np.arange(len(levels)), [k for k, _ in levels])
     normal_G = torch.tensor(np.repeat([n for _, n in levels], [k for k, _ in levels]), dtype=torch.float32)
     unread = latents if isinstance(latents, UnreadImages) else None
     clean_GD = None if isinstance(latents, UnreadImages) or not latents else torch.cat(list(latents)).to(torch.float32)
@@ -153,6 +155,7 @@ def assemble(
         modes={mode: list(modes).count(mode) for mode in dict.fromkeys(modes)},
         mode_of_loss_L=torch.from_numpy(mode_T[order.und_T][rows_L]),
         mode_of_target_M=torch.from_numpy(mode_T[order.gen_T][rows_M]),
+        image_of_target_M=torch.from_numpy(image_G[rows_M]),
         tokens=len(labels_T),
         longest=max(lens),
         work=work_of(layouts),
