@@ -55,6 +55,8 @@ VALUES = {
     "cfg_interval": ("0.4,1", (0.4, 1.0)),
     "cfg_renorm_type": ("channel", "channel"),
     "cfg_renorm_min": ("0.5", 0.5),
+    "solver": ("dpm", "dpm"),
+    "network_interval": ("2", 2),
     "sde_noise_level": ("0.8", 0.8),
     "sde_window_start": ("1", 1),
     "sde_window_size": ("3", 3),

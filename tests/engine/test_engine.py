@@ -205,7 +205,8 @@ JOBS: list[tuple[str, Job]] = [
     ("irg", Job("red", "sys", Settings(mode="irg", rounds=2, temperature=0.0, max_think_tokens=4, initial=SHORT,
         improving=replace(IMPROVING, num_timesteps=3)), 32, 48)),
     ("direct", Job("a blue cube", "sys", Settings(mode="direct", initial=replace(SHORT, cfg_text_scale=1.0)), 32, 32)),
-    ("think", Job("two", "", Settings(mode="think", temperature=1.0, max_think_tokens=7, initial=SHORT), 48, 32)),
+    ("think", Job("two", "", Settings(mode="think", temperature=1.0, max_think_tokens=7, initial=replace(
+        SHORT, num_timesteps=9, solver="unipc", network_interval=2)), 48, 32)),
     ("irg", Job("green dog", "sys", Settings(mode="irg", temperature=0.8, max_think_tokens=5, improving=DrawSettings(
         num_timesteps=4, cfg_img_scale=1.5, cfg_interval=(0.3, 0.9), cfg_renorm_type="channel", cfg_renorm_min=0.2),
         initial=replace(SHORT, num_timesteps=3)), 32, 48)),

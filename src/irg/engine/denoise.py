@@ -5,7 +5,7 @@ Legend: G latent tokens of all images; N of one; D values per token.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from irg.engine.prefill import Prefiller
 from irg.engine.request import Denoising, Request
 from irg.engine.runner import PredictsVelocity, Runner
 from irg.engine.settings import DrawSettings
+from irg.engine.solvers import HISTORY, Evaluation, solver_step
+from irg.engine.step_cache import extrapolated
 from irg.sequence.images import to_image, unpatchify
 
 
@@ -114,28 +116,55 @@ class Denoiser:
         """One step of every image."""
         plans, self._plans = self._plans, []
         known = {plan.key: plan for plan in plans}
-        for batch, velocities in self.steps.run(requests, lambda rs: self._velocities(rs, known)):
+        running = [request for request in requests if _denoising(request).runs_network]
+        for batch, velocities in self.steps.run(running, lambda rs: self._velocities(rs, known)):
             for request, v_ND in zip(batch, velocities, strict=True):
                 with fail_on_error(request):
-                    d = _denoising(request)
-                    d.x_ND = self._stepped(request, d, v_ND)
-                    if d.step == 0:  # of every step it would cost time on a GPU
-                        require_finite(d.x_ND, "the image")
-                    d.step += 1
-                    request.emit(DenoiseStep(request.index, request.turn, d.step, d.total, d.times[d.step], d.x_ND))
+                    self._note(_denoising(request), v_ND)
+                    self._step_one(request, v_ND)
+        if len(running) < len(requests):
+            self._plans = self._plans or plans
+            for request in requests:
+                if request.live and request not in running:
+                    with fail_on_error(request):
+                        d = _denoising(request)
+                        self._step_one(request, extrapolated(d.times[d.step], d.known))
+
+    @staticmethod
+    def _note(d: Denoising, v_ND: Tensor) -> None:
+        """Keep what the network said for the steps that extrapolate it."""
+        if d.op.settings.network_interval > 1:
+            before = [] if d.guidance_changes else d.known[-1:]
+            d.known = [*before, (d.times[d.step], v_ND)]
+
+    def _step_one(self, request: Request, v_ND: Tensor) -> None:
+        d = _denoising(request)
+        d.x_ND = self._stepped(request, d, v_ND)
+        if d.step == 0:  # of every step it would cost time on a GPU
+            require_finite(d.x_ND, "the image")
+        d.step += 1
+        request.emit(DenoiseStep(request.index, request.turn, d.step, d.total, d.times[d.step], d.x_ND))
 
     @staticmethod
     def _stepped(request: Request, d: Denoising, v_ND: Tensor) -> Tensor:
         """The image after its coming step."""
         now, after, s = d.times[d.step], d.times[d.step + 1], d.op.settings
-        if not s.is_stochastic(d.step):
+        if s.is_stochastic(d.step):
+            d.history.clear()
+            given = d.op.sde_noise
+            if given is None:
+                noise_ND = torch.randn(d.x_ND.shape, generator=request.generator)
+            else:
+                noise_ND = given[d.step - s.sde_window_start]
+            return sde_step(d.x_ND, v_ND, now, after, s.sde_noise_level, noise_ND.to(d.x_ND.device), d.times[1])
+        if s.solver == "euler":
             return euler_step(d.x_ND, v_ND, now, after)
-        given = d.op.sde_noise
-        if given is None:
-            noise_ND = torch.randn(d.x_ND.shape, generator=request.generator)
-        else:
-            noise_ND = given[d.step - s.sde_window_start]
-        return sde_step(d.x_ND, v_ND, now, after, s.sde_noise_level, noise_ND.to(d.x_ND.device), d.times[1])
+        if d.guidance_changes:
+            d.history.clear()
+        evaluation = Evaluation(now, d.x_ND, v_ND, d.x_ND - now * v_ND)
+        x_after_ND, x_ND = solver_step(s.solver, evaluation, after, d.history)
+        d.history = [*d.history, replace(evaluation, x_ND=x_ND)][-HISTORY:]
+        return x_after_ND
 
     def _velocities(self, requests: Sequence[Request], known: dict[Any, _Plan]) -> list[Tensor]:
         """Guided velocity of every image: one forward for all images and branches."""

@@ -13,6 +13,8 @@ from irg.engine.events import EngineEvent
 from irg.engine.guidance import scales_at
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
 from irg.engine.ops import Draw, Fork, Handles, Operation, Program, Wait, Write
+from irg.engine.solvers import Evaluation
+from irg.engine.step_cache import runs_network
 from irg.engine.token_sampling import allowed_next
 from irg.randomness import generator
 from irg.sequence.layout import extent
@@ -82,6 +84,8 @@ class Denoising:
     text_uncond: Context | None = None
     image_uncond: Context | None = None
     step: int = 0
+    history: list[Evaluation] = field(default_factory=list)  # of the same guidance, the last few
+    known: list[tuple[float, Tensor]] = field(default_factory=list)  # times and velocities of the network's last runs
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -92,11 +96,28 @@ class Denoising:
     def finished(self) -> bool:
         return self.step == self.total
 
+    def guides(self, step: int) -> bool:
+        """Whether guidance acts in a step."""
+        s = self.op.settings
+        return scales_at(self.times[step], s.cfg_text_scale, s.cfg_img_scale, s.cfg_interval)[0] > 1
+
+    @property
+    def guidance_changes(self) -> bool:
+        """Whether the coming step is the first with guidance, or the first without: its velocities are of another
+        kind than those before."""
+        return self.step > 0 and self.guides(self.step) != self.guides(self.step - 1)
+
+    @property
+    def runs_network(self) -> bool:
+        """Whether the coming step needs the network: else its velocity is extrapolated."""
+        s = self.op.settings
+        due = runs_network(self.step, self.total, s.network_interval)
+        return due or not self.known or self.guidance_changes or s.is_stochastic(self.step)
+
     @property
     def contexts(self) -> list[Context]:
         """Contexts whose velocities the coming step needs, main first: only main where guidance does not act."""
-        s = self.op.settings
-        if scales_at(self.times[self.step], s.cfg_text_scale, s.cfg_img_scale, s.cfg_interval)[0] <= 1:
+        if not self.guides(self.step):
             return [self.main]
         return [c for c in (self.main, self.text_uncond, self.image_uncond) if c is not None]
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from irg.recipes import build, choose
 
 RenormType = Literal["global", "channel", "text_channel"]
+Solver = Literal["euler", "adams", "dpm", "unipc"]
 MAX_TIMESTEPS = 10_000
 
 
@@ -22,6 +23,10 @@ class DrawSettings:
         cfg_renorm_type: over what the guided velocity is brought back to the unguided one's norm: the whole image
             (``global``), each token (``channel``), or each token before image guidance (``text_channel``).
         cfg_renorm_min: the least factor of that; 1 turns it off.
+        solver: of the steps: ``euler`` (the paper's), or a multistep one that needs fewer of them
+            (:mod:`irg.engine.solvers`): ``adams`` (Adams-Bashforth), ``dpm`` (DPM-Solver++ 2M) or ``unipc``.
+        network_interval: the network runs in every so many-th step; between, velocities are extrapolated
+            (:mod:`irg.engine.step_cache`). 1: in all.
         sde_noise_level: of the stochastic sampler (:func:`irg.engine.flow.sde_step`); 0: Euler's method alone.
         sde_window_start: the first stochastic step, from 0.
         sde_window_size: consecutive stochastic steps; all others are Euler's.
@@ -37,6 +42,8 @@ class DrawSettings:
     cfg_interval: tuple[float, float] = (0.4, 1.0)
     cfg_renorm_type: RenormType = "global"
     cfg_renorm_min: float = 0.0
+    solver: Solver = "euler"
+    network_interval: int = 1
     sde_noise_level: float = 0.0
     sde_window_start: int = 0
     sde_window_size: int = 2
@@ -49,6 +56,8 @@ class DrawSettings:
         number(self, "cfg_renorm_min", 0.0, 1.0, "from 0 to 1")
         object.__setattr__(self, "cfg_interval", _interval(self.cfg_interval))
         choice(self, "cfg_renorm_type", get_args(RenormType))
+        choice(self, "solver", get_args(Solver))
+        whole(self, "network_interval", 1, MAX_TIMESTEPS, "1 runs the network in every step")
         number(self, "sde_noise_level", 0.0, 10.0, "0 is off; 0.7 and 0.8 are usual in training by reward")
         whole(self, "sde_window_start", 0, MAX_TIMESTEPS)
         whole(self, "sde_window_size", 0, MAX_TIMESTEPS)
