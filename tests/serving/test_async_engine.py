@@ -10,6 +10,7 @@ from irg.reasoning.events import Finished
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.protocols.base import Job
 from irg.reasoning.settings import with_options
+from irg.serving import async_engine
 from irg.serving.async_engine import AsyncEngine, Submission
 from irg.serving.errors import ApiError
 from irg.serving.metrics import Metrics
@@ -79,6 +80,25 @@ def test_the_queue_is_bounded_and_takes_all_or_none(bench: Bench) -> None:
         assert sorted(await results(running)) == [1, 2] and await results(last) == [7]
 
     run(work)
+
+
+def test_what_arrives_together_stays_in_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle engine does not begin while a request that came with the first is still being made into jobs."""
+    monkeypatch.setattr(async_engine, "JOIN_MOST_S", 60.0)
+    denoiser, sizes = bench.pipe.engine.scheduler.denoiser, []
+    step = denoiser.step
+    monkeypatch.setattr(denoiser, "step", lambda requests: (sizes.append(len(requests)), step(requests)))
+
+    async def work() -> None:
+        with bench.engine.arriving():
+            first = bench.submit(bench.quick(1))
+            await asyncio.sleep(0.05)  # many turns of the engine
+            second = bench.submit(bench.quick(2))
+        for submission in (first, second):
+            assert [event async for event in submission.events()]
+
+    run(work)
+    assert sizes == [2] * 3  # four time points
 
 
 def test_short_jobs_go_first_but_no_job_is_overtaken_for_ever(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from PIL.Image import Image
@@ -31,6 +31,11 @@ from irg.serving.previews import Previewer
 _log = logging.getLogger("irg.serve")
 OVERTAKING = 2.0
 """A job may be overtaken by those that arrive within so many times its own estimated seconds."""
+JOIN_S = 0.002
+"""An idle engine begins when no request has arrived for so long: what is begun together stays in step, so that its
+steps and its decoding are one forward to the end."""
+JOIN_MOST_S = 0.02
+"""It waits no longer than this, whatever arrives."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ class AsyncEngine:
         self._waiting: list[tuple[float, int, _Attempt]] = []  # a heap by the time at which an attempt is due
         self._running: dict[int, _Attempt] = {}
         self._numbers = itertools.count()
+        self._arriving = 0  # requests that are being made into jobs
+        self._arrived = 0.0  # when the last one was seen
         self._session: Session = pipe.engine.session()
         self._seconds_per_work = 1e-4  # measured as attempts finish
         self._draining = self._closed = False
@@ -150,6 +157,19 @@ class AsyncEngine:
         self._thread.start()
 
     # ---- for the event loop
+
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Around what makes a request's jobs and submits them: an idle engine waits a moment for them."""
+        with self._changed:
+            self._arriving += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._arriving -= 1
+                self._arrived = time.monotonic()
+                self._changed.notify_all()
 
     def submit(
         self,
@@ -276,7 +296,19 @@ class AsyncEngine:
         with self._changed:
             while not self._running and not self._closed:
                 self._changed.wait()
+            self._let_join()
             return not self._closed
+
+    def _let_join(self) -> None:
+        """Wait a moment for requests that arrive together with the first; the caller holds the lock."""
+        now = time.monotonic()
+        end, self._arrived = now + JOIN_MOST_S, now
+        while len(self._running) < self.max_running and not self._closed:
+            until = end if self._arriving else min(end, self._arrived + JOIN_S)
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
 
     def _handle(self, event: EngineEvent) -> None:
         """Pass an engine's event on to its owner."""

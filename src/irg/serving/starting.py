@@ -72,11 +72,12 @@ async def start(
         own: dict[str, Any] = {"count": count, "size": size, "quality": quality, "task": task, "images": images}
         return model.translator.jobs(fields, prompt, **own, given=given)
 
-    searches = await run_sync(make)
-    jobs = [searching.attempts[0].job for searching in searches]
-    request.state.log |= {"task": task, "images": len(jobs), "size": f"{jobs[0].width}x{jobs[0].height}"}
-    request.state.log["prompt"] = prompt
-    drawn = updates(jobs[0])
-    previews = preview_steps(drawn, max(0, partial_images - (len(drawn) - 1)))
-    submission = model.engine.submit(searches, service.options.limits.timeout_s, previews, texts)
+    with model.engine.arriving():
+        searches = await run_sync(make)
+        jobs = [searching.attempts[0].job for searching in searches]
+        request.state.log |= {"task": task, "images": len(jobs), "size": f"{jobs[0].width}x{jobs[0].height}"}
+        request.state.log["prompt"] = prompt
+        drawn = updates(jobs[0])
+        previews = preview_steps(drawn, max(0, partial_images - (len(drawn) - 1)))
+        submission = model.engine.submit(searches, service.options.limits.timeout_s, previews, texts)
     return Started(request, service, model, jobs, submission)
