@@ -48,6 +48,8 @@ VALUES = {
     "critic": ("self", "self"),
     "critic_fallback": ("keep", "keep"),
     "negative_prompt": ("blurry", "blurry"),
+    "revise": ("thinking", "thinking"),
+    "thinking_tries": ("4", 4),
     "num_timesteps": ("5", 5),
     "timestep_shift": ("2", 2.0),
     "cfg_text_scale": ("3", 3.0),

@@ -5,7 +5,7 @@ verdict = critic.review(Review("a red cup", image)).result()
 critic.close()
 """
 
-from irg.critics.base import Critic, CriticError, Review, Verdict, WorkerCritic
+from irg.critics.base import Critic, CriticError, Review, TextCritic, Verdict, WorkerCritic
 from irg.critics.options import CriticOptions, make_critic
 
-__all__ = ["Critic", "CriticError", "CriticOptions", "Review", "Verdict", "WorkerCritic", "make_critic"]
+__all__ = ["Critic", "CriticError", "CriticOptions", "Review", "TextCritic", "Verdict", "WorkerCritic", "make_critic"]

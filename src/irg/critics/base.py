@@ -18,12 +18,14 @@ class Review:
         image: the newest image.
         thinking: what the model wrote before the first image; None where it wrote nothing.
         turn: the number of the reflection, from 1.
+        reflection: what the model wrote about the image; only a :class:`TextCritic` gets it.
     """
 
     prompt: str
     image: Image.Image
     thinking: str | None = None
     turn: int = 1
+    reflection: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,3 +123,12 @@ class WorkerCritic:
             raise
         except Exception as error:
             raise CriticError("outage", f"{self.name}: {type(error).__name__}: {error}") from error
+
+
+class TextCritic(WorkerCritic):
+    """A critic that reads: the model looks at its image and reflects as ever, and the critic checks what it wrote
+    (``review.reflection``). It may also check the model's thinking, before anything is drawn from it."""
+
+    def accepts(self, prompt: str, thinking: str) -> bool:
+        """Whether an image may be drawn from a thinking; called in the engine's thread, so it has to be quick."""
+        return True

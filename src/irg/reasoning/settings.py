@@ -17,6 +17,7 @@ from irg.recipes import build, choose
 Mode = Literal["direct", "think", "irg"]
 Look = Literal["both", "vit", "vae", "none"]
 ReflectionContext = Literal["all", "prompt"]
+Revise = Literal["reflection", "thinking"]
 Fallback = Literal["self", "keep"]
 """What is done when a critic fails: the model reflects itself, or the image stays and the request ends."""
 MAX_PROMPT_BYTES = 100_000
@@ -26,7 +27,7 @@ SIZE = "size"  # stands for width and height
 CRITIC = "critic"  # in the place of a critic's name: the one that reflects
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
 # settings of mode irg alone begin with these
-_LATER = (IMPROVE, "rounds", "reflect", "max_reflect", "recall", "stop_", "look", "critic")
+_LATER = (IMPROVE, "rounds", "reflect", "max_reflect", "recall", "stop_", "look", "critic", "revise", "thinking_tries")
 DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -52,6 +53,10 @@ class Settings:
             paper, or the ``prompt`` alone, so that it has to look (for models trained with ``dropout.thinking``).
         critic: for ``irg``: who reflects and decides when it is done: ``self`` (the model), ``endpoint:MODEL``,
             ``hf:MODEL`` or a plug-in's name (``docs/critics.md``).
+        revise: for ``irg``: what a flawed image is drawn again from: the ``reflection``, as in the paper, or a new
+            ``thinking`` on the prompt alone.
+        thinking_tries: for ``irg``: the most thinkings that are written for an image until the critic accepts one, if
+            it reads texts; the tries after the first are sampled at a temperature of at least 1.
         critic_fallback: what is done when the critic fails: the model reflects itself, or ``keep`` the image and end.
         negative_prompt: what guidance leads away from: it stands in the unconditional text branch.
         candidates: images that are drawn independently of one another, each with its rounds; one is kept.
@@ -82,6 +87,8 @@ class Settings:
     reflection_context: ReflectionContext = renamed(was="recall", default="all")
     critic: str = SELF
     critic_fallback: Fallback = "self"
+    revise: Revise = "reflection"
+    thinking_tries: int = 1
     negative_prompt: str = ""
     candidates: int = 1
     select: str = "self"
@@ -115,6 +122,8 @@ class Settings:
         if self.reflect_temperature is not None:
             number(self, "reflect_temperature", 0.0, 100.0, "0 is greedy")
         choice(self, "critic_fallback", get_args(Fallback))
+        choice(self, "revise", get_args(Revise))
+        whole(self, "thinking_tries", 1, 1000)
         if not isinstance(self.critic, str) or not self.critic:
             raise ValueError(f"critic must be {SELF} or the name of a critic, got {self.critic!r}")
         whole(self, "max_think_tokens", 1, 1_000_000)

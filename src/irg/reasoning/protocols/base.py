@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from PIL.Image import Image
 
 from irg import registry
-from irg.critics import Critic, Review
+from irg.critics import Critic, Review, TextCritic
 from irg.critics.options import SELF
 from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Operation, Program, Said, Say, Write, Written
 from irg.model.network.config import ModelConfig
@@ -69,6 +69,18 @@ class Job:
             tokens = tokens if s.max_reflect_tokens is None else s.max_reflect_tokens
         return Write(tokens, temperature, top_k=s.top_k, top_p=s.top_p)
 
+    def think(self, prompt: Handles) -> Generator[Operation, Any, tuple[Written, int]]:
+        """A part of a program that writes the thinking after ``prompt``, until a critic that reads accepts it or the
+        tries are up. Returns the last one, and how many there were."""
+        first = self.write()
+        written: Written = yield first
+        for number in range(1, self.settings.thinking_tries):
+            if not isinstance(self.critic, TextCritic) or self.critic.accepts(self.prompt, written.text):
+                return written, number
+            yield Forget(prompt)
+            written = yield replace(first, temperature=max(1.0, first.temperature))
+        return written, self.settings.thinking_tries
+
     def look(self, image: Image, vae: bool = True, vit: bool = True) -> Look:
         """Show an image to the model."""
         return Look(image, vae, vit, None, self.vae_resize, self.vit_resize, self.posterior)
@@ -85,7 +97,9 @@ class Job:
         settings = self.settings.draw(turn)
         return Draw(self.height, self.width, settings, drop_text, drop_image, drop=drop, rounded=self.rounded)
 
-    def consult(self, turn: int, image: Image, thinking: str | None = None) -> Generator[Operation, Any, Critique]:
+    def consult(
+        self, turn: int, image: Image, thinking: str | None = None, reflection: str | None = None
+    ) -> Generator[Operation, Any, Critique]:
         """A part of a program that begins a turn: whether the budget allows it, what the critic says of the image.
 
         Where it has a verdict, its words take the place of what the model would write; where it ``stop``s, the program
@@ -93,7 +107,7 @@ class Job:
         """
         if not self.may_begin(turn):
             return OUT_OF_BUDGET
-        review = Review(self.prompt, image, thinking, turn)
+        review = Review(self.prompt, image, thinking, turn, reflection)
         return (yield from ask_critic(self.critic, review, self.critic_fallback))
 
 
@@ -151,7 +165,7 @@ class Protocol:
     tasks: ClassVar[tuple[Task, ...]] = ("generate", "improve", "edit", "ask")
     modes: ClassVar[tuple[Mode, ...]] = ("direct", "think", "irg")
     reflects: ClassVar[bool] = True
-    unused: ClassVar[tuple[str, ...]] = ("look", "reflection_context", "stop_when_done")
+    unused: ClassVar[tuple[str, ...]] = ("look", "reflection_context", "stop_when_done", "revise", "thinking_tries")
     max_rounds: ClassVar[int | None] = None
     vae_resize: ClassVar[ResizeRule] = ResizeRule(1024, 512, 16)
     vit_resize: ClassVar[ResizeRule] = ResizeRule(980, 224, 14)

@@ -6,10 +6,15 @@ every image looked at. With ``reflection_context: prompt`` there is nothing but 
 reflection.
 """
 
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
 from PIL.Image import Image
 
-from irg.critics import Verdict
-from irg.engine.ops import Drawn, Forget, Handles, Look, Program, Said, Say, Written
+from irg.critics import TextCritic, Verdict
+from irg.engine.ops import Drawn, Forget, Handles, Look, Operation, Program, Said, Say, Written
+from irg.reasoning.critique import NO_CRITIQUE, OUT_OF_BUDGET, Critique
 from irg.reasoning.protocols.base import Job, Protocol, Step
 from irg.results.reflection import Reflection, is_done
 
@@ -29,32 +34,84 @@ class IRG(Protocol):
         if job.task == "improve":
             (image,) = job.images
         else:
-            thinking: Written = yield job.write()
-            drawn: Drawn = yield job.draw(0, prompt.handles + thinking.handles)
-            steps, image = [Step(thinking, drawn)], drawn.image
+            step, image = yield from self._think_and_draw(job, prompt.handles)
+            steps = [step]
         looked: Handles = ()
         for turn in range(1, job.settings.rounds + 1):
-            critique = yield from job.consult(turn, image, steps[0].text if steps else None)
-            if critique.stop:
-                return [*steps, Step.of(critique, in_template(job.prompt, critique.verdict))]
-            if job.settings.reflection_context == "prompt":
+            planned = steps[-1 if job.settings.revise == "thinking" else 0].text if steps else None
+            judged = yield from self._judge(job, turn, image, planned, prompt.handles, looked)
+            if isinstance(judged, Step):
+                return [*steps, judged]
+            looked = judged.looked
+            if job.settings.revise == "thinking":
                 yield Forget(prompt.handles)
                 looked = ()
-            shown: Said = yield _look(job, image)
-            looked += shown.handles
-            reflection: Written | str | None = in_template(job.prompt, critique.verdict)
-            if isinstance(reflection, str):
-                said: Said = yield Say(reflection)
-                handles = said.handles
+                step, image = yield from self._think_and_draw(job, prompt.handles, judged)
             else:
-                written: Written = yield job.write(turn)
-                if job.settings.stop_when_done and is_done(written.text):
-                    return [*steps, Step(written, None, stop="done", critique=critique)]
-                reflection, handles = written, written.handles
-            drawn = yield job.draw(turn, handles, looked)
-            steps.append(Step(reflection, drawn, critique=critique))
-            image = drawn.image
+                drawn: Drawn = yield job.draw(turn, judged.handles, looked)
+                step, image = Step(judged.reflection, drawn, critique=judged.critique), drawn.image
+            steps.append(step)
         return steps
+
+    def _think_and_draw(
+        self, job: Job, prompt: Handles, judged: "_Judged | None" = None
+    ) -> Generator[Operation, Any, tuple[Step, Image]]:
+        """A thinking on the prompt, and its image. ``judged``: the image before it, if there was one."""
+        thinking, tries = yield from job.think(prompt)
+        drawn: Drawn = yield job.draw(0, prompt + thinking.handles)
+        details: dict[str, Any] = {"tries": tries} if job.settings.thinking_tries > 1 else {}
+        if judged is None:
+            return Step(thinking, drawn, details), drawn.image
+        details["reflection"] = judged.text
+        return Step(thinking, drawn, details, critique=judged.critique), drawn.image
+
+    def _judge(
+        self, job: Job, turn: int, image: Image, thinking: str | None, prompt: Handles, looked: Handles
+    ) -> Generator[Operation, Any, "Step | _Judged"]:
+        """Look at the newest image and reflect, in the model's own words or a critic's. A step ends the request."""
+        reads = isinstance(job.critic, TextCritic)
+        if reads:  # it is asked once the model has written
+            critique = NO_CRITIQUE if job.may_begin(turn) else OUT_OF_BUDGET
+        else:
+            critique = yield from job.consult(turn, image, thinking)
+        if critique.stop:
+            return Step.of(critique, in_template(job.prompt, critique.verdict))
+        if job.settings.reflection_context == "prompt":
+            yield Forget(prompt)
+            looked = ()
+        shown: Said = yield _look(job, image)
+        looked += shown.handles
+        given = in_template(job.prompt, critique.verdict)
+        if given is None:
+            written: Written = yield job.write(turn)
+            if reads:
+                critique = yield from job.consult(turn, image, thinking, written.text)
+                if critique.stop:
+                    return Step(written, None, stop=critique.stop, critique=critique)
+                given = in_template(job.prompt, critique.verdict)
+            if given is None:
+                if job.settings.stop_when_done and is_done(written.text):
+                    return Step(written, None, stop="done", critique=critique)
+                return _Judged(critique, written, written.handles, looked)
+            if job.settings.revise == "thinking":
+                return _Judged(critique, written, written.handles, looked)
+            yield Forget(shown.handles)
+        said: Said = yield Say(given)
+        return _Judged(critique, given, said.handles, looked)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What was said of an image that is to be drawn again: by whom, the text, its part, and the images looked at."""
+
+    critique: Critique
+    reflection: Written | str
+    handles: Handles
+    looked: Handles
+
+    @property
+    def text(self) -> str:
+        return self.reflection.text if isinstance(self.reflection, Written) else self.reflection
 
 
 def in_template(prompt: str, verdict: Verdict | None) -> str | None:
