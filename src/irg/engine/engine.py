@@ -219,9 +219,13 @@ class Session:
         self._events: deque[tuple[Request, EngineEvent]] = deque()
         self._closed = False
 
-    def add(self, program: Program, seed: int, index: int | None = None, turn: int = 0) -> Request:
-        """A request, which joins at the next turn. ``index`` is the number in its events, by default 0, 1, ...;
-        ``turn`` that of its first image.
+    def add(self, program: Program, seed: int | torch.Generator, index: int | None = None, turn: int = 0) -> Request:
+        """A request, which joins at the next turn.
+
+        Args:
+            seed: of its random numbers, or a CPU generator that it alone uses until it ends.
+            index: the number in its events, by default 0, 1, ...
+            turn: that of its first image.
 
         Raises:
             RuntimeError: the session is closed.

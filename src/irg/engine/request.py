@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from irg.engine.cache import NO_ROW, Context, KVCache
@@ -138,13 +139,13 @@ class Request:
         self,
         index: int,
         program: Program,
-        seed: int,
+        seed: int | torch.Generator,
         cache: KVCache,
         turn: int = 0,
         parent: "Request | None" = None,
     ) -> None:
         self.index, self.program = index, program
-        self.generator = generator(seed)
+        self.generator = seed if isinstance(seed, torch.Generator) else generator(seed)
         self.cache = cache
         self.main = cache.new()
         self.parts: list[Part] = []
