@@ -6,7 +6,10 @@ from typing import Any
 from comfy_api.latest import ComfyAPI
 from PIL.Image import Image
 
-_api = ComfyAPI()
+
+def _execution() -> Any:
+    """ComfyUI's ``api.execution``, which some versions give to the synchronous form of the API alone."""
+    return getattr(ComfyAPI(), "execution", None) or ComfyAPI.Execution()
 
 
 def device() -> str:
@@ -41,4 +44,4 @@ class Progress:
         """``step`` updates of the image number ``turn`` (0 the first) are done; ``preview`` is shown on the node."""
         value = min(sum(self.per_turn[:turn]) + step, self.total)
         options: dict[str, Any] = {} if preview is None else {"preview_image": preview}
-        await _api.execution.set_progress(value, self.total, **options)
+        await _execution().set_progress(value, self.total, **options)

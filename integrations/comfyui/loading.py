@@ -70,7 +70,9 @@ class LoadModel(io.ComfyNode):
             ],
             outputs=[
                 Model.Output("loaded", display_name="model"),
-                io.Vae.Output("vae", tooltip="The model's autoencoder, for VAE Decode and VAE Encode."),
+                io.Vae.Output(
+                    "vae", display_name="vae", tooltip="The model's autoencoder, for VAE Decode and VAE Encode."
+                ),
             ],
         )
 

@@ -69,11 +69,13 @@ class Generate(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output("last_image", display_name="image", tooltip="The last image."),
-                io.Image.Output("first_image"),
-                io.Image.Output("images", tooltip="All images that were drawn, as a batch."),
-                io.Latent.Output("latent", tooltip="Of the last image; a server gives none."),
-                io.String.Output("thinking"),
-                io.String.Output("reflection", tooltip="All reflections, with empty lines between them."),
+                io.Image.Output("first_image", display_name="first_image"),
+                io.Image.Output("images", display_name="images", tooltip="All images that were drawn, as a batch."),
+                io.Latent.Output("latent", display_name="latent", tooltip="Of the last image; a server gives none."),
+                io.String.Output("thinking", display_name="thinking"),
+                io.String.Output(
+                    "reflection", display_name="reflection", tooltip="All reflections, with empty lines between them."
+                ),
             ],
         )
 

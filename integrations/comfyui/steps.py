@@ -39,7 +39,10 @@ class Think(io.ComfyNode):
                 inputs.negative_prompt(),
                 inputs.own_text("thinking"),
             ],
-            outputs=[inputs.Context.Output("new_context", display_name="context"), io.String.Output("thinking")],
+            outputs=[
+                inputs.Context.Output("new_context", display_name="context"),
+                io.String.Output("thinking", display_name="thinking"),
+            ],
         )
 
     @classmethod
@@ -152,8 +155,10 @@ class Reflect(io.ComfyNode):
             ],
             outputs=[
                 inputs.Context.Output("new_context", display_name="context"),
-                io.String.Output("reflection"),
-                io.Boolean.Output("done", tooltip="Nothing is left to improve; IRG Redraw then keeps the image."),
+                io.String.Output("reflection", display_name="reflection"),
+                io.Boolean.Output(
+                    "done", display_name="done", tooltip="Nothing is left to improve; IRG Redraw then keeps the image."
+                ),
             ],
         )
 
@@ -214,8 +219,8 @@ def _drawing(node_id: str, name: str, description: str, more: list[io.Input]) ->
         ],
         outputs=[
             inputs.Context.Output("new_context", display_name="context"),
-            io.Image.Output("image"),
-            io.Latent.Output("latent"),
+            io.Image.Output("image", display_name="image"),
+            io.Latent.Output("latent", display_name="latent"),
         ],
     )
 

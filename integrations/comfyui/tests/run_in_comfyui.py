@@ -17,6 +17,7 @@ import io
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from typing import Any
 
 PACK = Path(__file__).resolve().parents[1]
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+PREVIEW_WITH_METADATA = 4
 START_SECONDS, RUN_SECONDS = 180, 420
 Workflow = dict[str, Any]
 
@@ -60,7 +62,7 @@ class Run:
     cached: list[str] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     progress: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    previews: list[bytes] = field(default_factory=list)
+    previews: list[tuple[str, Any]] = field(default_factory=list)  # (node, image)
     error: dict[str, Any] | None = None
     interrupted: bool = False
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class Client:
         """Run a prompt to its end, listening on the websocket."""
         run = Run()
         async with self.session.ws_connect(f"{self.url}/ws?clientId={self.id}", max_msg_size=0) as socket_:
+            await socket_.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
             body = {"prompt": prompt, "client_id": self.id}
             async with self.session.post(f"{self.url}/prompt", json=body) as answer:
                 queued = await answer.json()
@@ -94,15 +97,18 @@ class Client:
             async with asyncio.timeout(RUN_SECONDS):
                 async for message in socket_:
                     if isinstance(message.data, bytes):
-                        run.previews.append(message.data)
+                        run.previews.append(preview(message.data))
                         continue
                     told = json.loads(message.data)
                     kind, data = told["type"], told["data"]
                     if kind == "execution_cached":
                         run.cached = data["nodes"]
-                    elif kind == "progress":
-                        run.progress.setdefault(data["node"], []).append((data["value"], data["max"]))
-                        if stop_at_progress:
+                    elif kind == "progress_state":
+                        for node, state in data["nodes"].items():
+                            told_before = run.progress.setdefault(node, [])
+                            if told_before[-1:] != [(state["value"], state["max"])]:
+                                told_before.append((state["value"], state["max"]))
+                        if stop_at_progress and any(0 < one["value"] < one["max"] for one in data["nodes"].values()):
                             async with self.session.post(f"{self.url}/interrupt") as answer:
                                 answer.raise_for_status()
                     elif kind == "executing" and data["node"] is None:
@@ -132,6 +138,16 @@ class Client:
                 answer.raise_for_status()
                 found.append(Image.open(io.BytesIO(await answer.read())).convert("RGB"))
         return found
+
+
+def preview(message: bytes) -> tuple[str, Any]:
+    """The node and the image of a binary message: its kind, the length of its JSON, the JSON, the file."""
+    from PIL import Image
+
+    kind, length = struct.unpack(">II", message[:8])
+    assert kind == PREVIEW_WITH_METADATA, kind
+    data = json.loads(message[8 : 8 + length])
+    return data["node_id"], Image.open(io.BytesIO(message[8 + length :])).convert("RGB")
 
 
 def free_port() -> int:
@@ -227,8 +243,8 @@ def check_loaded(log: str) -> None:
 
 
 def check_progress(run: Run, node: str) -> None:
-    """Progress of a node rises to its end."""
-    told = run.progress.get(node, [])
+    """Progress of a node rises to its end, in more than one step."""
+    told = [one for one in run.progress.get(node, []) if one != (0, 1)]
     assert len(told) > 1 and told == sorted(told) and told[-1][0] == told[-1][1], f"progress of {node}: {told}"
 
 
@@ -257,6 +273,9 @@ async def check_examples(client: Client, nodes: Mapping[str, Any], out: Path) ->
         texts = [run.outputs[node]["text"][0] for node, one in prompt.items() if one["class_type"] == "PreviewAny"]
         assert texts and all(texts), f"{path.name}: {texts}"
         assert run.previews, f"{path.name}: no preview came"
+        assert difference(run.previews[0][1].resize(first.size), first) < 5, (
+            f"{path.name}: the preview is not the first image"
+        )
         for kind in {"IRGGenerate", "IRGDraw", "IRGRedraw"} & {one["class_type"] for one in prompt.values()}:
             check_progress(run, by_kind(prompt, kind))
         for number, image in enumerate((first, second)):
