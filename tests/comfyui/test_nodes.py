@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 import torch
@@ -219,6 +220,7 @@ def test_example_workflows(nodes: SimpleNamespace) -> None:
         with Image.open(path.with_suffix(".jpg")) as thumbnail:
             assert thumbnail.format == "JPEG" and path.with_suffix(".jpg").stat().st_size < 60_000
         workflow = json.loads(path.read_text(encoding="utf-8"))
+        UUID(workflow["id"])  # the page warns of any other
         for node in workflow["nodes"]:
             if (schema := schemas.get(node["type"])) is None:
                 continue

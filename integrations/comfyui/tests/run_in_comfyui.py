@@ -123,9 +123,16 @@ class Client:
                         break
                     elif kind == "execution_success":
                         break
-        history = await self.get(f"/history/{queued['prompt_id']}")
-        run.outputs = history[queued["prompt_id"]]["outputs"]
+        run.outputs = await self.outputs(queued["prompt_id"])
         return run
+
+    async def outputs(self, prompt_id: str) -> dict[str, Any]:
+        """What a run's nodes left; it is in the history soon after the last message."""
+        async with asyncio.timeout(30):
+            while prompt_id not in (history := await self.get(f"/history/{prompt_id}")):
+                await asyncio.sleep(0.1)
+        outputs: dict[str, Any] = history[prompt_id]["outputs"]
+        return outputs
 
     async def images(self, run: Run, node: str) -> list[Any]:
         """The images that a node left."""
