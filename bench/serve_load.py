@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,9 @@ def check(kind: str, content: bytes, seed: int) -> str:
 class Server:
     """``irg serve`` in a process of its own."""
 
-    def __init__(self, model: str, clients: int) -> None:
-        line = [sys.executable, "-m", "irg", "serve", "--model", model, "--port", "0", "--device", "cpu"]
-        line += ["--max-waiting", str(2 * clients)]
+    def __init__(self, model: str, clients: int, words: Sequence[str] = (), port: int = 0) -> None:
+        line = [sys.executable, "-m", "irg", "serve", "--model", model, "--port", str(port), "--device", "cpu"]
+        line += ["--max-waiting", str(2 * clients), *words]
         self.process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.port = 0
