@@ -91,11 +91,15 @@ def given(**options: Any) -> dict[str, Any]:
     return chosen
 
 
-def check_text(prompt: str | None = None, size: str | None = None, critic: str | None = None) -> bool | str:
-    """True, or what is wrong with texts that the schema can't check (None: linked, not known yet).
+def check_values(
+    prompt: str | None = None, mode: str | None = None, size: str | None = None, critic: str | None = None
+) -> bool | str:
+    """True, or what is wrong with values that ComfyUI does not check by the schema (None: linked, not known yet).
 
-    Without irg in ComfyUI's Python (with a server only) everything passes here; the server then tells.
+    Without irg in ComfyUI's Python (with a server only) the server tells it.
     """
+    if mode is not None and mode not in MODES:
+        return f"mode must be one of {', '.join(MODES)}, got {mode!r}"
     try:
         from irg.reasoning.settings import check_options, check_prompt
     except ImportError:
@@ -103,7 +107,7 @@ def check_text(prompt: str | None = None, size: str | None = None, critic: str |
     try:
         if prompt is not None:
             check_prompt(prompt)
-        check_options(given(size=size, critic=critic))
+        check_options(given(mode=mode, size=size, critic=None if critic == "self" else critic))
     except ValueError as error:
         return str(error)
     return True

@@ -77,13 +77,15 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None = None) -> bool | str:
+    def validate_inputs(cls, model: str | None = None, memory: str | None = None) -> bool | str:
         """Whether there is such a model; one that would be downloaded is looked for when the node runs."""
         try:
             from irg.model.weights.folders import model_folder
             from irg.model.weights.hub_names import parse_hub_name
         except ImportError:
             return _not_installed()
+        if memory is not None and memory not in MEMORY:
+            return f"memory must be one of {', '.join(MEMORY)}, got {memory!r}"
         if model is None:
             return True
         try:

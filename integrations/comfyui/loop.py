@@ -81,9 +81,9 @@ class Generate(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, prompt: str | None = None, size: str | None = None, critic: str | None = None
+        cls, prompt: str | None = None, mode: str | None = None, size: str | None = None, critic: str | None = None
     ) -> bool | str:
-        return inputs.check_text(prompt, size, critic)
+        return inputs.check_values(prompt, mode, size, critic)
 
     @classmethod
     async def execute(

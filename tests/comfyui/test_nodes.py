@@ -172,6 +172,9 @@ def test_mistakes_are_told(nodes: SimpleNamespace, model: Any) -> None:
     check = nodes.Generate.validate_inputs
     assert check() is True and check(prompt="a cat", size="16:9", critic="self") is True
     assert "size must be WIDTHxHEIGHT" in check(size="12 by 12")
+    assert check(mode="direct", critic="self") is True
+    assert "mode must be one of" in check(mode="dream")
+    assert "memory must be one of" in nodes.LoadModel.validate_inputs(model="mini", memory="int3")
     assert "the prompt is empty" in nodes.Think.validate_inputs(prompt=" ")
     assert "nobody" in nodes.StartFromImage.validate_inputs(critic="nobody")
     with pytest.raises(ValueError, match="height must be a multiple of"):

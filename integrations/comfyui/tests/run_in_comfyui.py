@@ -321,9 +321,9 @@ async def check_mistakes(client: Client, loop: dict[str, Any], steps: dict[str, 
         (generate, "prompt", " ", "the prompt is empty"),
         (generate, "critic", "nobody", "nobody"),
         (generate, "rounds", 0, "smaller than min"),
-        (generate, "mode", "dream", "not in list"),
+        (generate, "mode", "dream", "mode must be one of"),
         (load, "model", "no such model", "unknown model"),
-        (load, "memory", "int3", "not in list"),
+        (load, "memory", "int3", "memory must be one of"),
     ]
     for node, name, value, message in cases:
         prompt = json.loads(json.dumps(loop))
