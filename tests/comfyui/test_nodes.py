@@ -259,5 +259,5 @@ def test_in_comfyui() -> None:
     folder, _, python = os.environ["IRG_TEST_COMFYUI"].partition(":")
     script = PACK / "tests" / "run_in_comfyui.py"
     command = [python, str(script), folder, python, "--serve-python", sys.executable]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=3600)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -31,7 +31,7 @@ from typing import Any
 PACK = Path(__file__).resolve().parents[1]
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 PREVIEW_WITH_METADATA = 4
-START_SECONDS, RUN_SECONDS = 180, 420
+START_SECONDS, RUN_SECONDS = 600, 600
 Workflow = dict[str, Any]
 
 
