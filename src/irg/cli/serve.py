@@ -66,6 +66,14 @@ class ServeOptions(ModelOptions):
     """Seconds that running requests get when the server is told to end."""
     url_ttl_s: float = 3600.0
     """Seconds that the URL of an image works."""
+    ray: bool = False
+    """Serve by Ray Serve: several replicas of the model, on the cluster that RAY_ADDRESS names or on this machine."""
+    replicas: int = 1
+    """With --ray: replicas at least."""
+    max_replicas: int | None = None
+    """With --ray: replicas at most, by the number of requests. Default: as many as at least."""
+    gpus_per_replica: float | None = None
+    """With --ray. Default: 1 if the cluster has any, else 0."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
     needed = ("fastapi", "uvicorn", "sse_starlette", "python_multipart", "prometheus_client")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ValueError(f"irg serve needs {', '.join(missing)}: pip install 'irg[serve]'")
+    if options.ray and importlib.util.find_spec("ray") is None:
+        raise ValueError("irg serve --ray needs ray[serve]: pip install 'irg[serve,scale]'")
     from irg.serving.auth import ApiKeys, new_key
 
     if options.new_key is not None:
@@ -103,19 +113,39 @@ def _serve(options: ServeOptions, keys: Any) -> int:
     if not chosen.local and not keys:
         raise ValueError(f"--host {options.host} lets other machines in: give API keys (--api-keys FILE or {KEYS})")
 
+    if options.ray:
+        return _serve_by_ray(options, chosen, keys)
+    for name in ("replicas", "max_replicas", "gpus_per_replica"):
+        if getattr(options, name) != getattr(ServeOptions(), name):
+            raise ValueError(f"--{name.replace('_', '-')} is for --ray")
+
     from irg.serving import logs
     from irg.serving.server import Server
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
 
     model = options.for_pipeline()
 
     def load() -> Any:
         from irg.reasoning.pipeline import IRGPipeline
 
-        return IRGPipeline.from_pretrained(**model, say=say)
+        return IRGPipeline.from_pretrained(**model, say=_say)
 
     logs.install()
-    Server(load, chosen, keys, say).run_until_told()
+    Server(load, chosen, keys, _say).run_until_told()
     return 0
+
+
+def _serve_by_ray(options: ServeOptions, chosen: Any, keys: Any) -> int:
+    from irg.serving.cluster.run import ClusterOptions, run_until_told
+
+    if chosen.port == 0:
+        raise ValueError("--port 0 can't be had with --ray: give the port")
+    cluster = ClusterOptions(options.replicas, options.max_replicas, options.gpus_per_replica)
+    try:
+        run_until_told(options.for_pipeline(), chosen, keys, cluster, _say)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

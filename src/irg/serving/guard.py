@@ -52,7 +52,7 @@ class _Exchange:
         self.status = 0
         self.key: str | None = None  # the name of the API key
         self.log: dict[str, Any] = {}
-        scope.setdefault("state", {})["log"] = self.log
+        scope.setdefault("state", {}).update(log=self.log, id=self.id)
         self.origin = self.headers.get("origin")
 
     async def run(self) -> None:

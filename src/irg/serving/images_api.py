@@ -189,6 +189,8 @@ class _Delivery:
 async def _answer(request: Request, fields: ImageRequest, task: Task, images: Sequence[Image]) -> Response:
     if fields.stream and fields.response_format == "url":
         raise invalid("a stream has its images inside: response_format must be b64_json", "response_format")
+    if fields.response_format == "url" and not service_of(request).options.store_urls:
+        raise invalid("this server keeps no images: response_format must be b64_json", "response_format")
     started = await start(
         request,
         fields,

@@ -83,6 +83,7 @@ class ServerOptions:
         allow_origins: web pages (``https://example.org``) that may call from a browser.
         allow_hosts: names under which the server may be called, beside its address; ``*``: any.
         public_url: what image URLs begin with; default: as the request called the server.
+        store_urls: images may be asked for by URL; not where another process may get the URL's request.
         log_prompts: write prompts into the log.
         keepalive_s: seconds of silence after which a stream sends a comment.
     """
@@ -97,6 +98,7 @@ class ServerOptions:
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     public_url: str | None = None
+    store_urls: bool = True
     log_prompts: bool = False
     keepalive_s: float = 15.0
     limits: Limits = field(default_factory=Limits)

@@ -54,9 +54,15 @@ class Service:
 
     def start(self, done: Callable[[], None]) -> None:
         """Begin to load the model; ``done`` is called in the loading thread when it is there, or can't be."""
-        threading.Thread(target=self._start, args=(done,), name="irg-load", daemon=True).start()
 
-    def _start(self, done: Callable[[], None]) -> None:
+        def work() -> None:
+            self.load_now()
+            done()
+
+        threading.Thread(target=work, name="irg-load", daemon=True).start()
+
+    def load_now(self) -> None:
+        """Load the model in this thread; ``problem`` is set if it can't be."""
         try:
             pipe = self.load()
             limits = self.options.limits
@@ -64,7 +70,6 @@ class Service:
             self.model = Model(pipe, engine, Translator(pipe, self.options))
         except BaseException as error:
             self.problem = error
-        done()
 
     @property
     def ready(self) -> bool:
