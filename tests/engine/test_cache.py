@@ -200,6 +200,38 @@ def test_contexts_are_lists(data: st.DataObject) -> None:
 # ------------------------------------------------------------------------------------------------------------- growth
 
 
+def test_what_is_expected_is_allocated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, made, slab = KVCache(CONFIG), list[tuple[int, int]](), KVCache._slab
+
+    def counted(self: KVCache, rows: int, slots: int, device: torch.device) -> Any:
+        made.append((rows, slots))
+        return slab(self, rows, slots, device)
+
+    monkeypatch.setattr(KVCache, "_slab", counted)
+    cache.expect(3, 20)
+    contexts = [cache.new() for _ in range(3)]
+    for mark in range(20):
+        append(cache, contexts[mark % 3], [mark] * (1 + 5 * (mark < 3)))
+    assert made == [(3, 20)] * 2 * CONFIG.num_hidden_layers
+    append(cache, contexts[0], list(range(20)))  # more than was told
+    assert (cache.rows, cache.slots) == (3, 40)
+
+
+def test_what_is_expected_need_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, slab = KVCache(CONFIG), KVCache._slab
+
+    def small(self: KVCache, rows: int, slots: int, device: torch.device) -> Any:
+        if slots > 100:
+            raise torch.OutOfMemoryError("made up")
+        return slab(self, rows, slots, device)
+
+    monkeypatch.setattr(KVCache, "_slab", small)
+    cache.expect(3, 1000)
+    context = cache.new()
+    append(cache, context, [1, 2])
+    assert (cache.rows, cache.slots, held(cache, context)) == (1, 2, [1, 2])
+
+
 def test_rows_grow_by_what_is_needed_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = cache_of(rows=1, slots=4)
     first = cache.new()

@@ -120,6 +120,7 @@ def test_the_cache_is_as_large_as_planned(tmp_path: Path, tiny_loaded: LoadedMod
     shape = RequestShape(128, 128, thinking_tokens=250, requests=requests)
     runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
     cache, zeros = runner.cache, torch.zeros
+    cache.expect(3 * requests, shape.cache_slots(config))
     main = [cache.new() for _ in range(requests)]
     runner.extend([(context, [Text((1,) * 118)]) for context in main])
     runner.extend([(context, [Text((1,) * 78)]) for context in main])
@@ -136,6 +137,7 @@ def test_the_cache_is_as_large_as_planned(tmp_path: Path, tiny_loaded: LoadedMod
     runner.branches([(context, Target((8, 8)).grid) for context in (*main, *unconditional)])
     save_model(tmp_path, config, tiny_loaded.model, tiny_loaded.autoencoder)
     allocated = sum(slab.nbytes for slab in (*cache.keys_RLKE, *cache.values_RLKE))
+    assert max(context.length for context in main) + 66 == shape.cache_slots(config)
     assert allocated == estimate(check_folder(tmp_path), "float32", shape).cache
 
 

@@ -35,14 +35,15 @@ NO_ROW = -1
 class KVCache:
     """The slabs, and how many contexts share which row.
 
-    It grows by as many rows as are needed, and in slots as :func:`grown` says; free rows are used again.
+    Nothing is allocated before the first tokens come; then at once what :meth:`expect` told. Beyond that it grows by as
+    many rows as are needed, and in slots as :func:`grown` says; free rows are used again.
     """
 
     def __init__(
         self,
         config: DecoderConfig,
-        rows: int = 4,
-        slots: int = 512,
+        rows: int = 0,
+        slots: int = 0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | Sequence[torch.device] = "cpu",
     ) -> None:
@@ -56,6 +57,7 @@ class KVCache:
         self.values_RLKE = [self._slab(rows, slots, device) for device in self.devices]
         self._filled = [0] * rows  # slots that hold a context's tokens or are reserved for them
         self._holders = [0] * rows  # contexts on the row
+        self._expected = (0, 0)  # rows and slots that are allocated as soon as more than there are is needed
 
     @property
     def rows(self) -> int:
@@ -91,6 +93,10 @@ class KVCache:
             self._holders[context.row] -= 1
             assert self._holders[context.row] >= 0, "a context was freed twice"
 
+    def expect(self, rows: int, slots: int) -> None:
+        """Tell how many rows of how many slots the requests in flight will need."""
+        self._expected = (rows, slots)
+
     def reserve(self, wanted: Sequence[tuple[Context, int]]) -> None:
         """Make every context the last on a row and claim its next slots; a claim ends with commit or release.
 
@@ -103,7 +109,7 @@ class KVCache:
         moving = self._moving(wanted)
         rows = max(self.rows, self.rows - self._holders.count(0) + len(moving))
         slots = max((context.length + tokens for context, tokens in wanted), default=0)
-        self._resize(rows, self.slots if slots <= self.slots else grown(self.slots, slots))
+        self._grow(rows, slots)
         for context, tokens in wanted:
             if context in moving:
                 self._move(context)
@@ -162,16 +168,33 @@ class KVCache:
     def ensure_slots(self, slots: int) -> None:
         """Grow rows to at least ``slots`` slots."""
         if slots > self.slots:
-            self._resize(self.rows, grown(self.slots, slots))
+            self._grow(self.rows, slots)
 
     def _slab(self, rows: int, slots: int, device: torch.device) -> Tensor:
         """Zeros [R, L, K, E], in memory by head, row, slot: attention reads a head's slots one after the other."""
         shape = (self.heads, rows, slots, self.head_dim)
-        if device.type == "cpu":  # numpy's zeros take no memory, and no time, before they are written
+        if device.type == "cpu" and math.prod(
+            shape
+        ):  # numpy's zeros take no memory, and no time, before they are written
             slab = torch.from_numpy(np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)).view(self.dtype)
         else:
             slab = torch.zeros(math.prod(shape), dtype=self.dtype, device=device)
         return slab.view(shape).permute(1, 2, 0, 3)
+
+    def _grow(self, rows: int, slots: int) -> None:
+        """Grow to at least so many rows and slots, and to what is expected if there is memory for that."""
+        if rows <= self.rows and slots <= self.slots:
+            return
+        wide, long = (max(self._expected[0], rows, self.rows), max(self._expected[1], slots, self.slots))
+        if slots > max(self.slots, self._expected[1]):
+            long = grown(self.slots, slots)
+        least = (max(rows, self.rows), max(slots, self.slots))
+        try:
+            self._resize(wide, long)
+        except (torch.OutOfMemoryError, MemoryError):
+            if (wide, long) == least:
+                raise
+            self._resize(*least)
 
     def _resize(self, rows: int, slots: int) -> None:
         """Grow every slab, one after the other; when one can't be allocated, all keep their size."""
@@ -193,6 +216,6 @@ class KVCache:
 
     def _resized(self, slab: Tensor, rows: int, slots: int) -> Tensor:
         new = self._slab(rows, slots, slab.device)
-        rows, slots = min(rows, slab.shape[0]), min(slots, slab.shape[1])
+        rows, slots = min(rows, slab.shape[0]), min(slots, slab.shape[1], max(self._filled, default=0))
         new[:rows, :slots] = slab[:rows, :slots]
         return new

@@ -219,19 +219,29 @@ class Session:
         self._events: deque[tuple[Request, EngineEvent]] = deque()
         self._closed = False
 
-    def add(self, program: Program, seed: int | torch.Generator, index: int | None = None, turn: int = 0) -> Request:
+    def add(
+        self,
+        program: Program,
+        seed: int | torch.Generator,
+        index: int | None = None,
+        turn: int = 0,
+        expected_slots: int = 0,
+    ) -> Request:
         """A request, which joins at the next turn.
 
         Args:
             seed: of its random numbers, or a CPU generator that it alone uses until it ends.
             index: the number in its events, by default 0, 1, ...
             turn: that of its first image.
+            expected_slots: what its longest row of the cache will probably need, which is then allocated once
+                (:func:`irg.model.placement.kv_cache_size.request_slots`).
 
         Raises:
             RuntimeError: the session is closed.
             ValueError: the seed is out of range.
         """
-        request = Request(self._added if index is None else index, program, seed, self._engine.runner.cache, turn)
+        number, cache = self._added if index is None else index, self._engine.runner.cache
+        request = Request(number, program, seed, cache, turn, expected_slots=expected_slots)
         with self._changed:
             if self._closed:
                 raise RuntimeError("this session is closed")

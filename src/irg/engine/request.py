@@ -133,6 +133,7 @@ class Request:
         cancelled: set by any thread; the program is not run after that.
         parent: the request whose Fork this one is part of.
         forks: those of its own Fork that run.
+        expected_slots: of the cache, that its longest row will probably need; 0: unknown.
     """
 
     def __init__(
@@ -143,8 +144,9 @@ class Request:
         cache: KVCache,
         turn: int = 0,
         parent: "Request | None" = None,
+        expected_slots: int = 0,
     ) -> None:
-        self.index, self.program = index, program
+        self.index, self.program, self.expected_slots = index, program, expected_slots
         self.generator = seed if isinstance(seed, torch.Generator) else generator(seed)
         self.cache = cache
         self.main = cache.new()
@@ -292,10 +294,12 @@ class Request:
         return tuple(i for i in range(len(self.parts)) if i not in dropped)
 
     def keep_branch(self, dropped: Handles, context: Context | None) -> None:
-        """Keep a branch that was prefilled on a row of its own, for later images of this request."""
-        if context is None or context.row in (NO_ROW, self.main.row):
-            return
+        """Keep a branch that was prefilled on a row of its own, for later images of this request. One that holds what
+        main begins with is not kept: main serves as well."""
         kept = self.without(dropped)
+        of_main = kept == tuple(range(len(kept))) and len(kept) <= self.prefilled
+        if context is None or of_main or context.row in (NO_ROW, self.main.row):
+            return
         if (old := self.branches.pop(kept, None)) is not None:
             self.cache.free(old)
         self.branches[kept] = self.cache.fork(context)

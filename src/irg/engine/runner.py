@@ -18,7 +18,6 @@ from irg.engine.cache import Context, KVCache
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
-from irg.model.placement.kv_cache_size import INITIAL_SLOTS, ROWS_PER_REQUEST
 from irg.model.placement.processes import Processes
 from irg.sequence.images import patchify
 from irg.sequence.layout import SplitMode, TokenLayout, cells_of, lay_out
@@ -38,13 +37,13 @@ class Runner:
         self,
         model: UnifiedModel,
         autoencoder: Autoencoder,
-        rows: int = ROWS_PER_REQUEST,
-        slots: int = INITIAL_SLOTS,
+        rows: int = 0,
+        slots: int = 0,
         compute_dtype: torch.dtype | None = None,
         processes: Processes | None = None,
     ) -> None:
         """Args:
-        rows, slots: of the cache at first.
+        rows, slots: of the cache at first, where its requests do not tell their lengths.
         compute_dtype: of the forward's keys and values, which the cache stores, where it is not the dtype that the
             weights are stored in (FSDP's mixed precision).
         processes: that run the model together.

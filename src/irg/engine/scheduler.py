@@ -23,6 +23,7 @@ from irg.engine.ops import Draw, Fork, Write
 from irg.engine.prefill import Prefiller
 from irg.engine.request import Request
 from irg.engine.runner import Runner
+from irg.model.placement.kv_cache_size import ROWS_PER_REQUEST
 from irg.model.weights.tokenizer import TextTokenizer
 
 MAX_DECODE_TURNS_BEFORE_DENOISE = 64
@@ -46,6 +47,8 @@ class Scheduler:
         if not self.running:
             self._reset()
         self.running.append(request)
+        rows, slots = ROWS_PER_REQUEST * len(self.running), max(one.expected_slots for one in self.running)
+        self.prefiller.runner.cache.expect(rows, slots)
 
     @torch.inference_mode()
     def turn(self) -> None:

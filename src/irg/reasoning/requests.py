@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from irg.engine.engine import Engine, Session
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.request import Request
+from irg.model.placement.kv_cache_size import EXPECTED_TEXT_TOKENS, request_slots
 from irg.reasoning.events import Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs
 from irg.reasoning.negative_prompt import with_negative_prompt
@@ -36,7 +37,18 @@ class Requests:
         """Let a candidate run in a session; ``index`` is the number in its events."""
         job = searching.attempts[candidate].job
         program = with_negative_prompt(self.jobs.protocol.program(job), job.settings.negative_prompt)
-        return session.add(searching.limited(candidate, program), job.seed, index, turn=len(job.images))
+        program = searching.limited(candidate, program)
+        return session.add(program, job.seed, index, turn=len(job.images), expected_slots=self.expected_slots(job))
+
+    def expected_slots(self, job: Job) -> int:
+        """What a job's longest row of the cache will probably need."""
+        settings, tokenizer = job.settings, self.engine.tokenizer
+        said = (job.system, job.prompt, settings.negative_prompt)
+        count = sum(len(tokenizer.encode(text)) + 2 for text in said if text) if tokenizer is not None else 0
+        rounds = settings.rounds if settings.mode == "irg" else 0
+        text = min(EXPECTED_TEXT_TOKENS, max(settings.max_think_tokens, settings.max_reflect_tokens or 0))
+        texts, looks = rounds + (settings.mode != "direct"), rounds + len(job.images)
+        return request_slots(self.jobs.config, count, text, texts, looks, job.height, job.width)
 
     def ended(self, searching: Searching, candidate: int, event: RequestDone | RequestFailed) -> Trajectory | None:
         """Note how a candidate ended, and have its images scored; returns what it drew, None if nothing."""

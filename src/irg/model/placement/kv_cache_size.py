@@ -1,12 +1,15 @@
-"""How large the key-value cache becomes: the engine allocates by these rules, and the memory plan counts by them."""
+"""How large the key-value cache becomes: the engine allocates by these rules, and the memory plan counts by them.
 
-from collections.abc import Iterable
+A request tells its length beforehand, as :func:`request_slots` counts it, so its rows are allocated once. What nobody
+told, or a longer text, makes rows grow as :func:`grown` says.
+"""
 
-from irg.model.network.config import DecoderConfig
+from irg.model.network.config import DecoderConfig, ModelConfig
 
 ROWS_PER_REQUEST = 3  # the main context, and those of the unconditional text and image branches
-INITIAL_SLOTS = 512
+INITIAL_SLOTS = 512  # where no length is known
 GROWTH = 2048
+EXPECTED_TEXT_TOKENS = 300  # of a thinking text: what it may have at most is often far more than models write
 
 
 def grown(slots: int, needed: int) -> int:
@@ -14,17 +17,23 @@ def grown(slots: int, needed: int) -> int:
 
     Short rows grow in few steps; long ones, which are gigabytes, do not reserve as much again.
     """
-    return max(needed, min(2 * slots, slots + GROWTH))
+    return max(needed, min(2 * slots, slots + GROWTH) if slots else INITIAL_SLOTS)
 
 
-def slots_after(steps: Iterable[int]) -> int:
-    """Slots of a row once it has taken ``steps`` tokens, one step after the other."""
-    length, slots = 0, INITIAL_SLOTS
-    for step in steps:
-        length += step
-        if length > slots:
-            slots = grown(slots, length)
-    return slots
+def request_slots(config: ModelConfig, said: int, text: int, texts: int, looks: int, height: int, width: int) -> int:
+    """Slots of the longest row of a request: everything it says, writes and looks at, and the image it draws last.
+
+    Args:
+        said: tokens of what is said, those around each text included.
+        text, texts: tokens of a text that the model writes, and how many it writes.
+        looks: images that it looks at, each through the autoencoder and the ViT.
+        height, width: of all images, in pixels.
+    """
+    drawn = (height // config.image_stride) * (width // config.image_stride) + 2
+    patch = config.vit.patch_size
+    seen_width, seen_height = config.vit_resize.size(width, height)
+    read = drawn + (seen_width // patch) * (seen_height // patch) + 2
+    return said + texts * (text + 2) + looks * read + drawn
 
 
 def bytes_per_slot(decoder: DecoderConfig, itemsize: int) -> int:

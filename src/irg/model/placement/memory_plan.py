@@ -15,7 +15,7 @@ import torch
 from irg.model.network.autoencoder import FluxConfig
 from irg.model.network.config import ModelConfig
 from irg.model.placement.devices import free_memory
-from irg.model.placement.kv_cache_size import ROWS_PER_REQUEST, bytes_per_slot, slots_after
+from irg.model.placement.kv_cache_size import EXPECTED_TEXT_TOKENS, ROWS_PER_REQUEST, bytes_per_slot, request_slots
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder
 from irg.model.weights.manifest import format_size
@@ -34,7 +34,7 @@ class RequestShape:
 
     height: int = 1024
     width: int = 1024
-    thinking_tokens: int = 300
+    thinking_tokens: int = EXPECTED_TEXT_TOKENS
     rounds: int = 1
     requests: int = 1
 
@@ -43,15 +43,8 @@ class RequestShape:
 
     def cache_slots(self, config: ModelConfig) -> int:
         """Slots of a row of the key-value cache at the end of a request."""
-        patch = config.vit.patch_size
-        width, height = config.vit_resize.size(self.width, self.height)
-        thinking = [1] * (self.thinking_tokens + 2)
-        target = self.latent_tokens(config) + 2
-        image_read = target + (width // patch) * (height // patch) + 2
-        steps = [SYSTEM_TOKENS, PROMPT_TOKENS, *thinking]
-        for _ in range(self.rounds):
-            steps += [image_read, *thinking]
-        return slots_after([*steps, target])
+        said, texts = SYSTEM_TOKENS + PROMPT_TOKENS, self.rounds + 1
+        return request_slots(config, said, self.thinking_tokens, texts, self.rounds, self.height, self.width)
 
 
 @dataclass(frozen=True)

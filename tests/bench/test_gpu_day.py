@@ -1,0 +1,49 @@
+"""The kit for a GPU's first day, run whole on tiny models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+STEPS = sorted(path.stem for path in (BENCH / "gpu_day").glob("*.sh"))
+
+
+def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(BENCH / "gpu_day.sh"), "--out", str(out), *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_runs_dry(tmp_path: Path, step: str) -> None:
+    done = run(tmp_path, "--dry", step)
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / f"{step}.json").read_text())["exit_code"] == 0
+    assert json.loads((tmp_path / f"{step}.result.json").read_text())
+
+
+def test_a_failing_step_stops_no_other_and_is_repeated(tmp_path: Path) -> None:
+    """Without a device there is advice; the step after it runs all the same, and is not run again."""
+    kit = tmp_path / "bench"
+    (kit / "gpu_day").mkdir(parents=True)
+    (kit / "gpu_day.sh").write_text((BENCH / "gpu_day.sh").read_text())
+    (kit / "gpu_day" / "1_bad.sh").write_text("exit 3\n")
+    (kit / "gpu_day" / "2_good.sh").write_text('echo "{}" > "$RESULT"; echo ran\n')
+    out = tmp_path / "out"
+    for ran in (2, 1):
+        done = subprocess.run(
+            ["bash", str(kit / "gpu_day.sh"), "--out", str(out)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and done.stdout.count("failed with 3") == 1
+        assert done.stdout.count("ran\n") == ran - 1
+    codes = [json.loads((out / f"{name}.json").read_text())["exit_code"] for name in ("1_bad", "2_good")]
+    assert codes == [3, 0]
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    assert "there are: 1_smoke" in run(tmp_path, "5_none").stderr
+    assert "unknown option --wet" in run(tmp_path, "--wet").stderr
