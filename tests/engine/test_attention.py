@@ -55,6 +55,28 @@ def test_an_image_behind_a_text_needs_no_mask() -> None:
     assert calls[0].bias_R1QL.shape == (1, 1, 5, 12)
 
 
+def test_images_are_attended_from_without_gathering() -> None:
+    """Two images in one forward: the tokens around them, then themselves, each a slice of the stream."""
+    cache = KVCache(DECODER, rows=2, slots=64)
+    contexts = [cache.new() for _ in range(2)]
+    cache.reserve([(context, 7) for context in contexts])
+    for context in contexts:
+        cache.commit(context, 7, 7)
+    stream = np.array([0, *range(4, 24), 1, 2, *range(24, 44), 3])
+    attend = CachedAttention(cache, [Block(context, 22) for context in contexts], stream)
+    (_, calls) = attend._plans[cache.device]
+    assert [call.tokens for call in calls] == [slice(0, 2), slice(2, 4), slice(4, 24), slice(24, 44)]
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(44, heads, 8, generator=generator) for heads in (4, 2, 2))
+    out = attend(0, q, k, v)
+    for row, own in enumerate(np.split(stream, 2)):
+        tokens = torch.from_numpy(own)
+        keys, values = (slab[0][row, :29].transpose(0, 1) for slab in (cache.keys_RLKE, cache.values_RLKE))
+        assert torch.equal(keys[:, 7:], k[tokens].transpose(0, 1))
+        wanted = dense_attention(q[tokens].transpose(0, 1)[None], keys[None], values[None])[0].transpose(0, 1)
+        assert torch.allclose(out[tokens], wanted, atol=1e-6)
+
+
 def test_a_first_text_needs_no_mask() -> None:
     (call,) = planned([(0, 30, True, 0)])
     assert call.causal and call.bias_R1QL is None

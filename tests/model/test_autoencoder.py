@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
 
+from irg.engine.runner import Runner
 from irg.model.network.autoencoder import (
     Autoencoder,
     CompactAutoencoder,
@@ -11,7 +14,9 @@ from irg.model.network.autoencoder import (
     FluxAutoencoder,
     FluxConfig,
     build_autoencoder,
+    images_at_once,
 )
+from irg.model.weights.checkpoint import LoadedModel
 
 TINY_FLUX = FluxConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=4)
 TINY_COMPACT = CompactConfig(
@@ -82,3 +87,33 @@ def test_compact_latents_are_standardized() -> None:
 
 def test_compact_size() -> None:
     assert sum(p.numel() for p in CompactAutoencoder(CompactConfig()).parameters()) == 1_911_944
+
+
+@torch.no_grad()
+def test_attention_takes_a_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own choice for what the autoencoder hands over; without contiguous channels it would be ``MATH``."""
+    chosen, attention = [], F.scaled_dot_product_attention
+
+    def watched(*qkv: torch.Tensor) -> torch.Tensor:
+        chosen.append(torch._fused_sdp_choice(*qkv))
+        return attention(*qkv)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    autoencoder = FluxAutoencoder(TINY_FLUX).eval()
+    autoencoder.decode(autoencoder.encode(torch.randn(2, 3, 64, 64)))
+    assert chosen == [SDPBackend.FLASH_ATTENTION.value] * 2
+
+
+def test_large_images_are_decoded_in_turns(tiny_loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [images_at_once(side, side) for side in (128, 512, 1024, 2048)] == [128, 8, 2, 1]
+    runner, batches = Runner(tiny_loaded.model, tiny_loaded.autoencoder), list[int]()
+    latents = torch.randn(5, tiny_loaded.autoencoder.z_channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    together, decode = runner.decode_latents(latents), tiny_loaded.autoencoder.decode
+
+    def counted(z: torch.Tensor) -> torch.Tensor:
+        batches.append(len(z))
+        return decode(z)
+
+    monkeypatch.setattr(tiny_loaded.autoencoder, "decode", counted)
+    monkeypatch.setattr("irg.model.network.autoencoder.PIXELS_AT_ONCE", 2 * 32 * 32)
+    assert torch.allclose(runner.decode_latents(latents), together, atol=1e-5) and batches == [2, 2, 1]

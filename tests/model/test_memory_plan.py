@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from irg.engine.runner import Runner
 from irg.model.describe import describe, in_lines
+from irg.model.network.autoencoder import build_autoencoder
 from irg.model.network.config import bagel_7b
 from irg.model.placement import loading
 from irg.model.placement.devices import free_memory, layer_devices, parse_devices
@@ -180,6 +181,19 @@ def test_activations_are_bounded_by_the_estimate() -> None:
         branches.velocity(noise, torch.tensor([0.5]))
     need = estimate(check_folder(BUNDLED / "mini"), "bf16", RequestShape(128, 128)).activations
     assert 0.5 * need < live.peak < 1.15 * need
+
+
+@pytest.mark.parametrize("requests", [1, 8])
+def test_decoding_an_image_takes_what_is_planned(checked: CheckedFolder, requests: int) -> None:
+    """FLUX's autoencoder at 1024 x 1024 on the meta device, every tensor counted; at most two images at a time."""
+    config = checked.config.autoencoder
+    with torch.device("meta"), torch.inference_mode():
+        autoencoder = build_autoencoder(config).to(torch.bfloat16)
+        latents = torch.empty(min(requests, 2), config.z_channels, 128, 128, dtype=torch.bfloat16)
+        with _Live([*autoencoder.parameters(), latents]) as live:
+            autoencoder.decode(latents)
+    planned = estimate(checked, "bf16", RequestShape(requests=requests)).autoencoder
+    assert live.peak == pytest.approx(planned, rel=0.1)
 
 
 # ----------------------------------------------------------------------------------------------------------- the choice

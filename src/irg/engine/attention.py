@@ -23,6 +23,9 @@ from irg.model.network.packed_attention import dense_attention, to_bias
 MAX_TOKENS_TO_SHARE = 16
 """Tokens of a row up to which neighboring rows share a call: padding costs less than a call for each row."""
 
+MAX_STRETCHES = 2
+"""Of the stream that the queries of an image may lie in, to be attended from one after the other without gathering."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -56,9 +59,9 @@ class _Placed:
 @dataclass(frozen=True)
 class _Call:
     """One attention call: its query tokens, row by row, and the rows and slots they attend to (all, causally, or as a
-    mask says)."""
+    mask says). Tokens that are neighbors in the stream are a slice, which needs no gathering."""
 
-    tokens_N: Tensor
+    tokens: Tensor | slice
     rows: slice
     length: int
     causal: bool
@@ -66,7 +69,8 @@ class _Call:
 
     def to(self, device: torch.device) -> "_Call":
         bias_R1QL = None if self.bias_R1QL is None else self.bias_R1QL.to(device)
-        return replace(self, tokens_N=self.tokens_N.to(device), bias_R1QL=bias_R1QL)
+        tokens = self.tokens if isinstance(self.tokens, slice) else self.tokens.to(device)
+        return replace(self, tokens=tokens, bias_R1QL=bias_R1QL)
 
 
 class CachedAttention:
@@ -95,11 +99,26 @@ class CachedAttention:
         for p in placed:
             slots_T[p.tokens_N] = p.block.context.row * cache.slots + p.slot + np.arange(p.block.tokens)
         runs = _runs(placed)
-        plan = (torch.from_numpy(slots_T).to(cache.device), [self._call(run) for run in runs])
-        self._plans = {cache.device: plan}  # slots and calls, for each device that has layers
-        # a single call that takes all tokens in stream order needs no indexing
-        order_T = np.concatenate([p.tokens_N for run in runs for p in run])
-        self.plain = len(runs) == 1 and bool((order_T == np.arange(len(order_T))).all())
+        calls = [call for run in runs for call in self._calls(run)]
+        if all(isinstance(call.tokens, slice) for call in calls):
+            calls.sort(key=_first_token)
+        self._plans = {cache.device: (torch.from_numpy(slots_T).to(cache.device), calls)}  # by device of the layer
+
+    def _calls(self, run: list[_Placed]) -> list[_Call]:
+        """A run's call, or one for each stretch of the stream that its queries lie in: those of an image are two
+        stretches (the tokens around it, and itself), and need no order, as all see the same."""
+        call = self._call(run)
+        tokens_N = np.concatenate([p.tokens_N for p in run])
+        if len(run) == 1 and not run[0].block.causal:
+            stretches = _stretches(np.sort(tokens_N))
+            if len(stretches) <= MAX_STRETCHES:
+                bias = call.bias_R1QL
+                return [
+                    replace(call, tokens=s, bias_R1QL=None if bias is None else bias[:, :, : s.stop - s.start])
+                    for s in stretches
+                ]
+        ordered = _stretches(tokens_N)
+        return [replace(call, tokens=ordered[0])] if len(ordered) == 1 else [call]
 
     def _call(self, run: list[_Placed]) -> _Call:
         first, n, length = run[0].block, run[0].block.tokens, max(p.end for p in run)
@@ -123,11 +142,12 @@ class CachedAttention:
     def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         slots_T, calls = self._plan_on(self.cache.devices[layer])
         self.cache.write(layer, slots_T, k_TKE, v_TKE)
-        if self.plain:
-            return self._attend(calls[0], layer, q_THE)
+        if all(isinstance(call.tokens, slice) for call in calls):  # in the order of the stream
+            outs = [self._attend(call, layer, q_THE[call.tokens]) for call in calls]
+            return outs[0] if len(outs) == 1 else torch.cat(outs)
         out_THE = torch.empty_like(q_THE)
         for call in calls:
-            out_THE[call.tokens_N] = self._attend(call, layer, q_THE[call.tokens_N])
+            out_THE[call.tokens] = self._attend(call, layer, q_THE[call.tokens])
         return out_THE
 
     def _plan_on(self, device: torch.device) -> tuple[Tensor, list[_Call]]:
@@ -142,6 +162,17 @@ class CachedAttention:
         q_RHQE = q_NHE.unflatten(0, (len(k_RKLE), -1)).transpose(1, 2)
         out_RHQE = dense_attention(q_RHQE, k_RKLE, v_RKLE, call.bias_R1QL, call.causal)
         return out_RHQE.transpose(1, 2).flatten(0, 1)
+
+
+def _first_token(call: _Call) -> int:
+    assert isinstance(call.tokens, slice)
+    return int(call.tokens.start)
+
+
+def _stretches(tokens_N: np.ndarray) -> list[slice]:
+    """Tokens in the given order as slices of the stream."""
+    breaks = np.flatnonzero(np.diff(tokens_N) != 1) + 1
+    return [slice(int(piece[0]), int(piece[-1]) + 1) for piece in np.split(tokens_N, breaks)]
 
 
 def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:

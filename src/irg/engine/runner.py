@@ -15,7 +15,7 @@ from torch import Tensor
 
 from irg.engine.attention import Block, CachedAttention
 from irg.engine.cache import Context, KVCache
-from irg.model.network.autoencoder import Autoencoder
+from irg.model.network.autoencoder import Autoencoder, images_at_once
 from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.processes import Processes
@@ -135,9 +135,12 @@ class Runner:
 
     @torch.inference_mode()
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
-        """Latents to pixels in about [-1, 1], float [B, 3, H, W]."""
-        parameter = next(self.autoencoder.parameters())
-        return self.autoencoder.decode(latents_BChw.to(parameter.device, parameter.dtype))
+        """Latents to pixels in about [-1, 1], float [B, 3, H, W]; as many images together as memory is planned for."""
+        parameter, down = next(self.autoencoder.parameters()), self.autoencoder.downsample
+        latents_BChw = latents_BChw.to(parameter.device, parameter.dtype)
+        together = images_at_once(latents_BChw.shape[2] * down, latents_BChw.shape[3] * down)
+        pieces = [self.autoencoder.decode(piece) for piece in latents_BChw.split(together)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _blocks(context: Context, layout: TokenLayout) -> Iterator[Block]:

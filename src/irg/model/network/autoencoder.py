@@ -74,6 +74,14 @@ class CompactConfig:
 
 # --------------------------------------------------------------------------------------------------- shared interface
 
+PIXELS_AT_ONCE = 2 * 1024 * 1024
+"""Of the images that are decoded together: activations grow with them, and large images gain nothing by company."""
+
+
+def images_at_once(height: int, width: int) -> int:
+    """How many images of a size are decoded together."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
+
 
 class Autoencoder(nn.Module):
     """What both autoencoders offer; subclasses give ``moments``, ``standardize``, ``restore`` and ``_decode``."""
@@ -166,7 +174,9 @@ class _AttnBlock(nn.Module):
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         y_BChw = self.norm(x_BChw)
-        q_B1NC, k_B1NC, v_B1NC = (f(y_BChw).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.q, self.k, self.v))
+        # contiguous channels: the fused kernels need them, and the others write the whole N x N score matrix
+        projected = (f(y_BChw).flatten(2).transpose(1, 2).contiguous() for f in (self.q, self.k, self.v))
+        q_B1NC, k_B1NC, v_B1NC = (x.unsqueeze(1) for x in projected)
         mixed_B1NC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC)
         return x_BChw + self.proj_out(mixed_B1NC.squeeze(1).transpose(1, 2).reshape(x_BChw.shape))
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
-from irg.model.network.autoencoder import FluxConfig
+from irg.model.network.autoencoder import FluxConfig, images_at_once
 from irg.model.network.config import ModelConfig
 from irg.model.placement.devices import free_memory
 from irg.model.placement.kv_cache_size import EXPECTED_TEXT_TOKENS, ROWS_PER_REQUEST, bytes_per_slot, request_slots
@@ -126,8 +126,8 @@ def estimate(
     * Activations: a denoising step of all three branches, N tokens. At its peak, in an MLP, a layer holds three
       tensors of the intermediate size (gate, up, product) and five of the hidden size; with int8 and int4 also one
       dequantized weight, with int4 half as much again while it is unpacked.
-    * Autoencoder: four tensors of its widest full-resolution stage while it decodes; convolution workspaces are not
-      known.
+    * Autoencoder: three tensors (four of a compact one) of its widest full-resolution stage while it decodes, of the
+      images that it decodes together; convolution workspaces are not known.
     * Offload: device buffers for two layers, and the layers that stay on the device.
     """
     config = checked.config
@@ -150,7 +150,8 @@ def estimate(
         weights=on_device,
         cache=rows * shape.cache_slots(config) * bytes_per_slot(decoder, item),
         activations=activations,
-        autoencoder=shape.requests * _autoencoder_bytes(config, shape, item),
+        autoencoder=min(shape.requests, images_at_once(shape.height, shape.width))
+        * _autoencoder_bytes(config, shape, item),
         reserve=CUDA_RESERVE if device.startswith("cuda") else 0,
         host=host,
     )
@@ -159,7 +160,7 @@ def estimate(
 def _autoencoder_bytes(config: ModelConfig, shape: RequestShape, item: int) -> int:
     ae, pixels = config.autoencoder, shape.height * shape.width
     if isinstance(ae, FluxConfig):
-        return 4 * ae.ch * ae.ch_mult[min(1, len(ae.ch_mult) - 1)] * pixels * item
+        return 3 * ae.ch * ae.ch_mult[min(1, len(ae.ch_mult) - 1)] * pixels * item
     half, quarter, eighth = ae.decoder_widths
     return 4 * max(half * pixels // 4, 4 * quarter * pixels // 64, eighth * pixels // 64) * item
 
