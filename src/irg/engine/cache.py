@@ -173,9 +173,7 @@ class KVCache:
     def _slab(self, rows: int, slots: int, device: torch.device) -> Tensor:
         """Zeros [R, L, K, E], in memory by head, row, slot: attention reads a head's slots one after the other."""
         shape = (self.heads, rows, slots, self.head_dim)
-        if device.type == "cpu" and math.prod(
-            shape
-        ):  # numpy's zeros take no memory, and no time, before they are written
+        if device.type == "cpu" and rows * slots:  # numpy's zeros take no memory, and no time, before they are written
             slab = torch.from_numpy(np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)).view(self.dtype)
         else:
             slab = torch.zeros(math.prod(shape), dtype=self.dtype, device=device)
