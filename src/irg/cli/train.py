@@ -1,8 +1,10 @@
-"""``irg train RECIPE.yaml [--dry-run] [--field value ...]``."""
+"""``irg train RECIPE.yaml [--dry-run] [--field value ...]`` and ``irg train report RUN``."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 _USAGE = """usage: irg train RECIPE.yaml [--dry-run [--gpus N]] [--force] [--field value ...]
+       irg train report RUN [--out FILE.html]
 
 Train a model as the recipe says; one of the kind rl learns by reward. Any field of the recipe can be set from the
 command line; nested fields are named with dots:
@@ -17,7 +19,10 @@ last checkpoint stands.
               and operations per step, and every mistake that can be found. Exit code 2 if there is one. --model may be
               bagel_7b, mini or tiny: the sizes alone, where the weights are not on this machine
   --gpus N    with --dry-run: how many GPUs the run is meant for
-  --force     go on in a folder whose run was made with another recipe, or with another number of packs a step"""
+  --force     go on in a folder whose run was made with another recipe, or with another number of packs a step
+
+irg train report RUN writes one page about a run's folder, also while it trains: curves of every logged figure, samples
+over steps, texts of rollouts, the recipe (default: RUN/report.html). It needs no other file and no network."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if argv else 2
+    if argv[0] == "report":
+        return _report(argv[1:])
     path, *overrides = argv
     if path.startswith("-"):
         raise ValueError(f"the recipe's file comes first, got {path!r} (see irg train --help)")
@@ -41,6 +48,20 @@ def main(argv: Sequence[str]) -> int:
 
     by_reward = recipes.peek(path, "kind") == "rl"
     return (_by_reward if by_reward else _supervised)(path, overrides, flags["--dry-run"], flags["--force"], gpus)
+
+
+def _report(argv: Sequence[str]) -> int:
+    words = list(argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if words else 2
+    run, *rest = words
+    if rest and (rest[0] != "--out" or len(rest) != 2):
+        raise ValueError(f"irg train report takes a run's folder and --out FILE.html, not {' '.join(rest)!r}")
+    from irg.learning.run_report import write_report
+
+    print(f"Written to {write_report(Path(run), Path(rest[1]) if rest else None)}")
+    return 0
 
 
 def _supervised(path: str, overrides: Sequence[str], dry_run: bool, force: bool, gpus: int | None) -> int:
