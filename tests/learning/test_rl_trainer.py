@@ -25,7 +25,8 @@ from irg.learning.rl.prompts import FilePrompts, Prompt, TrajectoryPrompts
 from irg.learning.rl.recipe import Advantage, Evaluate, Limits, Loss, RLRecipe, Rollout
 from irg.learning.rl.rewards import RewardTerm
 from irg.learning.rl.rollouts import Group, roll_out
-from irg.learning.rl.trainer import RLTrainer, train_by_reward
+from irg.learning.rl.run import train_by_reward
+from irg.learning.rl.trainer import RLTrainer
 from irg.model.network.packed_attention import PackedAttention
 from irg.results.trajectory import Trajectory
 
@@ -263,7 +264,7 @@ KILLED = """
 import os, sys
 from irg import recipes, registry
 from irg.learning.rl.recipe import RLRecipe
-from irg.learning.rl.trainer import train_by_reward
+from irg.learning.rl.run import train_by_reward
 calls = 0
 def low(prompt, trajectory):
     global calls

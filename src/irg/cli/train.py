@@ -97,7 +97,7 @@ def _by_reward(path: str, overrides: Sequence[str], dry_run: bool, force: bool, 
         print(report(plan))
         return 2 if plan.problems else 0
     from irg.learning.parallel import leave
-    from irg.learning.rl.trainer import train_by_reward
+    from irg.learning.rl.run import train_by_reward
 
     try:
         train_by_reward(recipe, force=force)

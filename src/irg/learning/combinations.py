@@ -26,6 +26,10 @@ class Run:
         return self.recipe.lora.rank > 0
 
 
+def _draws(recipe: TrainRecipe) -> bool:
+    return getattr(recipe, "policy", None) == "drawing"
+
+
 RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message with the fields of Run)
     (
         lambda r: r.recipe.optimizer.kind == "muon" and r.sharded,
@@ -67,6 +71,11 @@ RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message
     (
         lambda r: r.recipe.kind == "rl" and r.processes > 1,
         "kind rl runs in one process so far, not in {processes}",
+    ),
+    (
+        lambda r: _draws(r.recipe) and r.recipe.parallel.precision == "bfloat16" and not r.adapters,
+        "policy drawing holds its old policy in float32: set parallel.precision to float32, or train adapters "
+        "(lora.rank)",
     ),
     (
         lambda r: r.recipe.validate_every > 0 and not r.recipe.data,

@@ -23,6 +23,7 @@ class Draw(IntEnum):
     PROMPTS = 8  # epoch
     ROLLOUT = 9  # step
     EVALUATION = 10
+    DRAWING = 11  # step, 0 for noise levels or 1 for noise, of images that rollouts drew
 
 
 @dataclass(frozen=True)

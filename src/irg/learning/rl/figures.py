@@ -20,6 +20,18 @@ def rollout_figures(
     """Of a step's rollouts: rewards by name, their spread, lengths, what is malformed, failed, unfinished."""
     texts = [text for group in groups for text in group.texts]
     flat = [one for some in judged for one in some]
+    return reward_figures(judged, advantages) | {
+        "malformed": _mean([not t.complete or one.malformed for t, one in zip(texts, flat, strict=True)]),
+        "unfinished": _mean([not text.complete for text in texts]),
+        "length": _mean([len(text.ids) for text in texts]),
+    }
+
+
+def reward_figures(
+    judged: Sequence[Sequence[Judged]], advantages: Sequence[Sequence[float | None]]
+) -> dict[str, float]:
+    """Of a step's rewards: by name, their spread, what failed, what they found malformed."""
+    flat = [one for some in judged for one in some]
     totals = [[one.total for one in some if one.total is not None] for some in judged]
     known = [total for some in totals for total in some]
     by_name: dict[str, list[float]] = {}
@@ -31,10 +43,8 @@ def rollout_figures(
         "reward": _mean(known),
         "reward_std": _mean([float(np.std(some)) for some in totals if some]),
         "equal_groups": _mean([float(not any(values)) for values in advantages]),
-        "malformed": _mean([not t.complete or one.malformed for t, one in zip(texts, flat, strict=True)]),
+        "malformed": _mean([one.malformed for one in flat]),
         "reward_failed": _mean([one.total is None for one in flat]),
-        "unfinished": _mean([not text.complete for text in texts]),
-        "length": _mean([len(text.ids) for text in texts]),
     }
 
 

@@ -10,12 +10,14 @@ from irg.learning import plan as imitation
 from irg.learning.costs import Work, forward_flops, memory_bytes, step_flops, work_of
 from irg.learning.data.samples import TrajectoryEncoder
 from irg.learning.plan import NOMINAL, Opened, Plan
+from irg.learning.rl.drawings import drawing_prefix
 from irg.learning.rl.packs import Learned, filled
 from irg.learning.rl.recipe import RLRecipe
 from irg.learning.rl.rewards import Rewards
 from irg.learning.rl.rollouts import Group, prefix_of, slots_of
 from irg.model.placement.kv_cache_size import bytes_per_slot
 from irg.sequence.layout import lay_out
+from irg.sequence.parts import Part, Target
 
 
 @dataclass
@@ -39,7 +41,7 @@ def make_plan(recipe: RLRecipe, gpus: int | None = None) -> RLPlan:
         return plan
     imitated = imitation.imitation_work(plan, opened) if recipe.imitates else Work()
     if ready and opened.tokenizer is not None:
-        _rollouts(plan, recipe, opened, imitated)
+        (_drawings if recipe.policy == "drawing" else _rollouts)(plan, recipe, opened, imitated)
     return plan
 
 
@@ -95,12 +97,51 @@ def _rollouts(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
         plan.memory["reference"] = float(itemsize * plan.trained)
 
 
+def _drawings(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) -> None:
+    """Work and memory of a step that learns from images."""
+    assert opened.tokenizer is not None
+    config, adapters, how = opened.config, bool(recipe.lora.rank), recipe.drawing
+    stride = config.image_stride
+    try:
+        how.check(stride)
+    except ValueError as error:
+        plan.problems.append(str(error))
+        return
+    encoder = TrajectoryEncoder(config, opened.tokenizer, opened.profile)
+    prompts = plan.attempt(lambda: recipe.prompts.draw(recipe.seed, 0, recipe.rollout.prompts))
+    if prompts is None:
+        return
+    grid, samples = (how.height // stride, how.width // stride), recipe.rollout.samples
+    prefixes = [drawing_prefix(prompt, encoder) for prompt in prompts]
+    targets: list[Part] = [Target(grid, noise=i) for i in range(samples * recipe.noise_copies)]
+    layouts = [lay_out([*prefix, *targets], config.grammar) for prefix in prefixes]
+    lengths = [len(layout) for layout in layouts]
+    packs = [work_of([layouts[i] for i in members]) for members in filled(lengths, recipe.tokens_per_pack)]
+    one = sum((work_of([lay_out([*prefix, Target(grid)], config.grammar)]) for prefix in prefixes), Work())
+    own = [len(lay_out(prefix, config.grammar)) for prefix in prefixes]
+    plan.texts, plan.packs, plan.prefix = recipe.rollout.prompts * samples, len(packs), sum(own) / len(own)
+    whole = sum(packs, Work())
+    plan.rollout_flops = samples * (how.num_timesteps - 1) * sum(forward_flops(config, one).values())
+    plan.flops = recipe.epochs * step_flops(config, whole, recipe.frozen, adapters) + plan.rollout_flops
+    plan.flops += sum(forward_flops(config, whole).values())
+    plan.flops += recipe.updates * plan.streams * step_flops(config, imitated, recipe.frozen, adapters)
+    largest = max([*packs, imitated], key=lambda work: work.und + work.gen)
+    plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, 1, recipe)
+
+
 def report(plan: RLPlan) -> str:
     """The plan, to be read."""
     recipe = plan.recipe
     assert isinstance(recipe, RLRecipe)
     lines, how = [], recipe.rollout
-    if plan.texts:
+    if plan.texts and recipe.policy == "drawing":
+        lines = [
+            f"images per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}) of {recipe.drawing.height} x "
+            f"{recipe.drawing.width} pixels, {recipe.drawing.num_timesteps - 1} steps of the sampler without guidance",
+            f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
+            f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below",
+        ]
+    elif plan.texts:
         share = plan.rollout_flops / plan.flops
         lines = [
             f"texts per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}), prefixes of {plan.prefix:,.0f} "

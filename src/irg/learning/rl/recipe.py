@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from irg import registry
+from irg.engine.settings import DrawSettings, Solver
 from irg.learning.recipe import Mixture, TrainRecipe
 from irg.learning.rl.prompts import FilePrompts, PromptSource, TrajectoryPrompts
 from irg.learning.rl.rewards import RewardTerm
@@ -28,6 +29,35 @@ class Rollout:
             )
         if not 0 < self.temperature <= 10:
             raise ValueError(f"rollout.temperature must be above 0 and at most 10, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How images are drawn in rollouts (without guidance), and how they are learned from; see :mod:`.nft`."""
+
+    height: int = 1024
+    width: int = 1024
+    num_timesteps: int = 25  # points of the time grid
+    timestep_shift: float = 3.0
+    solver: Solver = "euler"
+    beta: float = 1.0  # distance of the implicit policies from the old one
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"drawing: height and width must be at least 1, got {self.height} x {self.width}")
+        if self.beta <= 0:
+            raise ValueError(f"drawing.beta must be positive, got {self.beta}")
+        DrawSettings(self.num_timesteps, self.timestep_shift, solver=self.solver)  # says what is out of range
+
+    def check(self, stride: int) -> None:
+        """Look the size over. ``stride``: pixels of a latent token.
+
+        Raises:
+            ValueError: it is not made of whole tokens.
+        """
+        if self.height % stride or self.width % stride:
+            size = f"{self.height} x {self.width}"
+            raise ValueError(f"drawing: height and width must be multiples of {stride}, got {size}")
 
 
 @dataclass(frozen=True)
@@ -102,10 +132,11 @@ class RLRecipe(TrainRecipe):
 
     mixture: Mixture = field(default_factory=Mixture)
     kind: Literal["rl"] = "rl"
-    policy: Literal["thinking", "reflection"] = "thinking"
+    policy: Literal["thinking", "reflection", "drawing"] = "thinking"
     prompts: Prompts = field(kw_only=True)
     rewards: tuple[RewardTerm, ...] = field(kw_only=True)
     rollout: Rollout = field(default_factory=Rollout)
+    drawing: Drawing = field(default_factory=Drawing)
     advantage: Advantage = field(default_factory=Advantage)
     loss: Loss = field(default_factory=Loss)
     minibatches: int = 1  # parts that a step's groups are split into, an optimizer step each
@@ -130,6 +161,24 @@ class RLRecipe(TrainRecipe):
             raise ValueError(f"minibatches {self.minibatches} is more than rollout.prompts {self.rollout.prompts}")
         if self.supervised_weight < 0:
             raise ValueError("supervised_weight must not be negative")
+
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        """Refuse settings that the policy has no use for: who sets one expects it to count."""
+        if self.policy != "drawing":
+            if self.drawing != Drawing():
+                raise ValueError(f"drawing is for policy drawing, not {self.policy}")
+            return
+        if self.loss != Loss():
+            raise ValueError("loss is of texts: policy drawing learns by drawing.beta alone")
+        usual = Rollout()
+        if (self.rollout.temperature, self.rollout.max_tokens) != (usual.temperature, usual.max_tokens):
+            raise ValueError("rollout.temperature and rollout.max_tokens are of texts: policy drawing writes none")
+        if self.limits.kl or self.limits.entropy:
+            raise ValueError("limits.kl and limits.entropy are of texts: policy drawing logs neither")
+        if "gen" in self.frozen:
+            raise ValueError("frozen: policy drawing trains gen; freeze und to keep the texts")
 
     @property
     def imitates(self) -> bool:

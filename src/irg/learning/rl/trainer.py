@@ -33,9 +33,10 @@ from irg.learning.rl.rewards import Judged, Rewards
 from irg.learning.rl.rollouts import Group, roll_out
 from irg.learning.setup import adapter_of
 from irg.learning.trackers import Trackers
-from irg.learning.trainer import Trainer, train
+from irg.learning.trainer import Trainer
 from irg.model.network.unified import UnifiedModel
 from irg.randomness import generator, numpy_generator
+from irg.results.trajectory import Trajectory
 
 TEXTS = "texts.jsonl"
 TEXTS_KEPT = 4
@@ -116,24 +117,34 @@ class RLTrainer(Trainer):
         return gathered
 
     def judge(self, groups: Sequence[Group]) -> list[list[Judged]]:
-        """The rewards of all texts, by group. The first failure of a step is a warning."""
+        """The rewards of all texts, by group."""
         name = self.profile.name
         pairs = [(group.prompt, group.trajectory(text, name)) for group in groups for text in group.texts]
-        found = iter(self.rewards.judge([prompt for prompt, _ in pairs], [trajectory for _, trajectory in pairs]))
-        judged = [[next(found) for _ in group.texts] for group in groups]
-        failures = [one.failure for some in judged for one in some if one.failure]
+        found = iter(self.judge_pairs(pairs))
+        return [[next(found) for _ in group.texts] for group in groups]
+
+    def judge_pairs(self, pairs: Sequence[tuple[Prompt, Trajectory]]) -> list[Judged]:
+        """The rewards of trajectories, each with its prompt. The first failure is a warning."""
+        judged = self.rewards.judge([prompt for prompt, _ in pairs], [trajectory for _, trajectory in pairs])
+        failures = [one.failure for one in judged if one.failure]
         if failures:
-            self._failure = failures[0]
-            warnings.warn(f"cannot score {len(failures)} of {len(pairs)} texts, such as: {failures[0]}", stacklevel=2)
+            self._failure, what = failures[0], "images" if self.recipe.policy == "drawing" else "texts"
+            warnings.warn(f"cannot score {len(failures)} of {len(pairs)} {what}, such as: {failures[0]}", stacklevel=2)
         return judged
 
-    def learn(self, batches: Sequence[Sequence[PolicyPack]]) -> dict[str, float]:
+    def judged_rollouts(
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float
+    ) -> list[list[Judged]]:
+        """The rewards of what the policy makes of prompts."""
+        return self.judge(self.roll_out(prompts, seeds, temperature))
+
+    def learn(self, batches: Sequence[Sequence[Any]]) -> dict[str, float]:
         """Optimizer steps on packs of rollouts, and on the step's supervised packs with each of them."""
         recipe, state = self.recipe, self.state
         factor = rate(state.step, recipe.steps, recipe.optimizer)
         supervised = self._supervised()
         noise = generator(recipe.seed, Draw.NOISE, state.step)
-        figures = StepFigures()
+        figures = self.new_figures()
         for pack in (pack for batch in batches for pack in batch):
             read_images(pack.pack, self.loaded.autoencoder, self.config, noise)
         self._score_before(batches)
@@ -154,6 +165,10 @@ class RLTrainer(Trainer):
         work += [pack.work for pack in supervised.values()] * len(figures.updates)
         flops = [step_flops(self.config, w, recipe.frozen, bool(recipe.lora.rank)) for w in work if w]
         return figures.record(recipe) | {"lr_factor": factor, "flops": sum(flops)}
+
+    def new_figures(self) -> StepFigures:
+        """Of a step that begins."""
+        return StepFigures()
 
     def _supervised(self) -> dict[int, Pack]:
         if not self.recipe.imitates:
@@ -205,13 +220,13 @@ class RLTrainer(Trainer):
         return super().measured() | (self.evaluate() if due else {})
 
     def evaluate(self) -> dict[str, float]:
-        """Mean rewards of one text for each of the evaluation's prompts; those that failed are left out."""
+        """Mean rewards of one text or image for each of the evaluation's prompts; those that failed are left out."""
         recipe, how = self.recipe, self.recipe.evaluate
         seed = recipe.seed + _EVALUATION_SEED
         prompts = (how.prompts or recipe.prompts).draw(seed, 0, how.count)
         seeds = numpy_generator(recipe.seed, Draw.EVALUATION).integers(2**63, size=(len(prompts), 1))
-        groups = self.roll_out(prompts, seeds.tolist(), how.temperature)
-        judged = [one for some in self.judge(groups) for one in some if one.total is not None]
+        found_by_prompt = self.judged_rollouts(prompts, seeds.tolist(), how.temperature)
+        judged = [one for some in found_by_prompt for one in some if one.total is not None]
         found: dict[str, list[float]] = {"held_out_reward": [one.total for one in judged if one.total is not None]}
         for one in judged:
             for name, value in one.figures().items():
@@ -219,7 +234,8 @@ class RLTrainer(Trainer):
         return {name: sum(values) / max(1, len(values)) for name, values in found.items()}
 
     def described(self, line: Mapping[str, float]) -> str:
-        return f"reward {line['reward']:.3f} entropy {line['entropy']:.2f} length {line['length']:.0f}"
+        shown = f"reward {line['reward']:.3f}"
+        return shown + "".join(f" {name} {line[name]:.2f}" for name in ("entropy", "length") if name in line)
 
     def _loop(self, progress: Any, task: Any, trackers: Trackers, signals: list[int]) -> bool:
         if self.state.step == 0 and self.recipe.evaluate.every:
@@ -275,12 +291,3 @@ def _speed(times: Sequence[float], written: int, trained: float) -> dict[str, fl
         "rollout_tokens_per_second": written / rollout,
         "learning_tokens_per_second": trained / learning,
     }
-
-
-def train_by_reward(recipe: RLRecipe, quiet: bool = False, force: bool = False) -> Path:
-    """Run a recipe to its end and return the exported model folder.
-
-    Raises:
-        ValueError: see :func:`irg.learning.trainer.train`; or a limit of the recipe was passed.
-    """
-    return train(recipe, quiet, force, RLTrainer)

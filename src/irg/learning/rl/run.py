@@ -1,0 +1,17 @@
+"""A run by reward from its recipe: the trainer of its policy."""
+
+from pathlib import Path
+
+from irg.learning.rl.drawing_trainer import DrawingTrainer
+from irg.learning.rl.recipe import RLRecipe
+from irg.learning.rl.trainer import RLTrainer
+from irg.learning.trainer import train
+
+
+def train_by_reward(recipe: RLRecipe, quiet: bool = False, force: bool = False) -> Path:
+    """Run a recipe to its end and return the exported model folder.
+
+    Raises:
+        ValueError: see :func:`irg.learning.trainer.train`; or a limit of the recipe was passed.
+    """
+    return train(recipe, quiet, force, DrawingTrainer if recipe.policy == "drawing" else RLTrainer)
