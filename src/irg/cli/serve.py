@@ -44,6 +44,8 @@ class ServeOptions(ModelOptions):
     """Names under which the server may be called, beside its address; * is any."""
     public_url: str | None = None
     """What the URLs of images begin with, behind a proxy."""
+    no_page: bool = False
+    """Leave out the web page, which is served if gradio is installed (extra ui) and no API keys are set."""
     log_prompts: bool = False
     """Write prompts into the log."""
     max_running: int = 8
@@ -108,7 +110,10 @@ def _serve(options: ServeOptions, keys: Any) -> int:
     limits = Limits(**{one.name: getattr(options, one.name) for one in fields(Limits) if hasattr(options, one.name)})
     own = {one.name for one in fields(ServerOptions)} & {one.name for one in fields(options)}
     chosen = ServerOptions(
-        **{name: getattr(options, name) for name in own}, critics=options.allow_critics, limits=limits
+        **{name: getattr(options, name) for name in own},
+        critics=options.allow_critics,
+        page=not options.no_page,
+        limits=limits,
     )
     if not chosen.local and not keys:
         raise ValueError(f"--host {options.host} lets other machines in: give API keys (--api-keys FILE or {KEYS})")

@@ -38,5 +38,9 @@ def make_app(
     for module in (images_api, chat_api, responses_api, models_api):
         app.include_router(module.router)
     errors.install(app)
+    if service.page:
+        from irg.serving.ui.page import mount
+
+        app = mount(app, service)
     app.add_middleware(Guard, service=service)
     return app

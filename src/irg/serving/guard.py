@@ -19,6 +19,8 @@ from irg.serving.service import Service
 
 OPEN = ("/health", "/healthz", "/ready", "/readyz", "/v1/images/files/")
 """Addresses that need no key: whether the server is well, and images under names that nobody can guess."""
+PAGE = "/ui"
+"""Where the web page is; its many small requests are logged only when they fail."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _READ_ON = 4
 """A body that is too large is read on, and dropped, up to so many times the limit: else a client that is still sending
@@ -172,12 +174,13 @@ class _Exchange:
         await error.response()(self.scope, self._receive, self.send)
 
     def _note(self, seconds: float) -> None:
-        route = getattr(self.scope.get("route"), "path", "other")
+        of_page = self.scope["path"].startswith(f"{PAGE}/")
+        route = PAGE if of_page else getattr(self.scope.get("route"), "path", "other")
         self.service.metrics.requests.labels(route, str(self.status)).inc()
         self.service.metrics.request_seconds.labels(route).observe(seconds)
         if not self.service.options.log_prompts:
             self.log.pop("prompt", None)
-        if route in OPEN and self.status == 200:
+        if (route in OPEN or route == PAGE) and self.status < 400:
             return
         own = {"id": self.id, "method": self.scope["method"], "route": route, "status": self.status}
         logs.event("request", **own, seconds=round(seconds, 3), key=self.key, **self.log)

@@ -85,6 +85,7 @@ class ServerOptions:
         public_url: what image URLs begin with; default: as the request called the server.
         store_urls: images may be asked for by URL; not where another process may get the URL's request.
         log_prompts: write prompts into the log.
+        page: serve the web page, if it is installed (extra ``ui``) and no API key is needed.
         keepalive_s: seconds of silence after which a stream sends a comment.
     """
 
@@ -100,6 +101,7 @@ class ServerOptions:
     public_url: str | None = None
     store_urls: bool = True
     log_prompts: bool = False
+    page: bool = True
     keepalive_s: float = 15.0
     limits: Limits = field(default_factory=Limits)
 

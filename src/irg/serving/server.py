@@ -100,5 +100,15 @@ class Server(uvicorn.Server):
             self.should_exit = True  # run_until_told raises it
         else:
             assert service.model is not None
-            self._say(f"Ready: {service.model.pipe.name}")
+            self._say(f"Ready: {service.model.pipe.name}{self._page()}")
             logs.event("ready", model=service.model.pipe.name)
+
+    def _page(self) -> str:
+        """Where the web page is, or how to get it."""
+        if self.service.page:
+            return "; the page is at / of this address"
+        if not self.options.page:
+            return ""
+        if self.service.keys:
+            return "; no page, since API keys are set"
+        return "; a page in the browser needs pip install 'irg[ui]'"

@@ -1,6 +1,7 @@
 """What the routes share: the model once it is there, options, keys, metrics, stored images."""
 
 import asyncio
+import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,6 +71,11 @@ class Service:
             self.model = Model(pipe, engine, Translator(pipe, self.options))
         except BaseException as error:
             self.problem = error
+
+    @property
+    def page(self) -> bool:
+        """Whether there is a web page: installed, wanted, and no key is needed, which a browser would not send."""
+        return self.options.page and not self.keys and importlib.util.find_spec("gradio") is not None
 
     @property
     def ready(self) -> bool:

@@ -1,0 +1,258 @@
+"""The page: a form, what the loop shows as it goes on, results to compare and to take away."""
+
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.responses import RedirectResponse
+
+from irg.results.trajectory import Trajectory
+from irg.serving.guard import PAGE
+from irg.serving.service import Service
+from irg.serving.ui.results import changes_of, command, zipped
+from irg.serving.ui.running import Form, Progress, run, sentence
+
+TASKS = {"Draw": "generate", "Improve": "improve", "Edit": "edit", "Ask": "ask"}
+MODES = {"Think, draw, look, draw better": "irg", "Think, draw": "think", "Draw at once": "direct"}
+EFFORTS = {"Draft": "low", "Balanced": "medium", "Best": "high"}
+SIZES = ("auto", "1:1", "4:3", "3:4", "16:9", "9:16")
+HISTORY = 24
+"""Images that a session's history keeps."""
+FONTS = ("system-ui", "sans-serif")  # nothing is fetched from elsewhere
+KEYS = """
+<script>
+document.addEventListener("keydown", (event) => {
+  const click = (id) => document.querySelector(`#${id}`)?.click();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); click("generate"); }
+  if (event.key === "Escape") click("stop");
+}, true);
+</script>
+"""
+CSS = """
+.gradio-container { max-width: 1280px !important; margin: auto; }
+#status { min-height: 1.6em; }
+footer { display: none !important; }
+#first img, #last img { width: 100%; height: 100%; object-fit: contain; }
+@media (max-width: 760px) {
+  .stacked { flex-direction: column !important; }
+  .stacked > * { width: 100% !important; min-width: 0 !important; }
+}
+"""
+
+
+class Page:
+    """The components of the page and what their events do."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._folder = tempfile.TemporaryDirectory(prefix="irg-page-")
+        self._most = service.options.limits
+        # components are made in the page's order
+        self.blocks = gr.Blocks(title="irg", analytics_enabled=False, delete_cache=(3600, 3600))
+        with self.blocks:
+            gr.Markdown("## irg: think, draw, look again, draw better")
+            with gr.Row(elem_classes="stacked"):
+                with gr.Column(scale=2, min_width=320):
+                    self._form()
+                with gr.Column(scale=3, min_width=320):
+                    self._shown()
+            self.history_state: gr.State = gr.State([])
+            self._wire()
+
+    def _form(self) -> None:
+        self.task = gr.Radio(list(TASKS), value="Draw", label="What to do", elem_id="task")
+        self.image = gr.Image(
+            type="filepath", label="Your image", visible=False, elem_id="given", sources=["upload", "clipboard"]
+        )
+        self.prompt = gr.Textbox(
+            label="Prompt",
+            lines=3,
+            autofocus=True,
+            elem_id="prompt",
+            placeholder="a photo of three red apples left of a bus",
+        )
+        with gr.Row():
+            self.go = gr.Button("Generate", variant="primary", elem_id="generate")
+            self.stop = gr.Button("Stop", elem_id="stop")
+        gr.Markdown("<small>Ctrl+Enter generates, Escape stops.</small>")
+        self.mode = gr.Radio(list(MODES), value=next(iter(MODES)), label="Mode", elem_id="mode")
+        self.rounds = gr.Slider(1, self._most.max_rounds, 1, step=1, label="Rounds: times to look again")
+        self.effort = gr.Radio(list(EFFORTS), value="Balanced", label="Effort: steps of each image")
+        with gr.Row():
+            self.size = gr.Dropdown(list(SIZES), value="auto", label="Size", allow_custom_value=True)
+            self.count = gr.Slider(1, self._most.max_images, 1, step=1, label="Images")
+        with gr.Row():
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
+            self.random = gr.Checkbox(True, label="New seed each time", elem_id="random")
+
+    def _shown(self) -> None:
+        self.status = gr.Markdown("", elem_id="status")
+        self.thinking = gr.Textbox(label="Thinking", lines=2, max_lines=8, interactive=False, elem_id="thinking")
+        with gr.Row():
+            self.first = _image("First image", "first")
+            self.last = _image("Improved image", "last")
+        self.reflection = gr.Textbox(label="Reflection", lines=2, max_lines=8, interactive=False, elem_id="reflection")
+        self.answer = gr.Textbox(label="Answer", visible=False, interactive=False, elem_id="answer")
+        self.changes = gr.Markdown("")
+        self.slider = gr.ImageSlider(label="Compare", interactive=False, visible=False, elem_id="slider")
+        self.gallery = gr.Gallery(
+            label="All images", columns=4, height=260, object_fit="contain", visible=False, elem_id="gallery"
+        )
+        with gr.Row():
+            self.download = gr.DownloadButton("Download everything (zip)", visible=False, elem_id="download")
+        self.copy = gr.Textbox(
+            label="The same from the command line", interactive=False, visible=False, elem_id="copy", buttons=["copy"]
+        )
+        self.history = gr.Gallery(
+            label="This session", columns=6, height=220, object_fit="contain", visible=False, elem_id="history"
+        )
+
+    def _wire(self) -> None:
+        self.task.change(self._of_task, self.task, [self.image, self.mode, self.size], api_visibility="private")
+        inputs = [self.task, self.image, self.prompt, self.mode, self.rounds, self.effort, self.size, self.count]
+        outputs = [self.status, self.thinking, self.first, self.reflection, self.last, self.answer, self.changes]
+        results = [self.slider, self.gallery, self.download, self.copy, self.history]
+        began = self.go.click(
+            self._run,
+            [*inputs, self.seed, self.random, self.history_state],
+            [*outputs, *results, self.seed, self.history_state],
+            show_progress="hidden",
+            concurrency_limit=None,  # the engine's queue is the limit
+            trigger_mode="once",
+            api_visibility="private",
+        )
+        self.stop.click(lambda: "Stopped.", None, self.status, cancels=[began], queue=False, api_visibility="private")
+
+    @staticmethod
+    def _of_task(task: str) -> list[Any]:
+        """What of the form a task has use for."""
+        return [gr.update(visible=task != "Draw"), gr.update(visible=task == "Draw"), gr.update(visible=task != "Ask")]
+
+    async def _run(
+        self,
+        task: str,
+        image: str | None,
+        prompt: str,
+        mode: str,
+        rounds: float,
+        effort: str,
+        size: str,
+        count: float,
+        seed: float | None,
+        random: bool,
+        history: list[Any],
+    ) -> AsyncIterator[list[Any]]:
+        """Carry a request out, and show it."""
+        chosen = secrets.randbelow(2**32) if random or seed is None else int(seed)
+        settings: dict[str, Any] = {"seed": chosen}
+        if task == "Draw":
+            settings["mode"] = MODES[mode]
+        if task == "Improve" or settings.get("mode") == "irg":
+            settings["rounds"] = int(rounds)
+        given = Path(image).read_bytes() if image is not None and task != "Draw" else None
+        form = Form(prompt, TASKS[task], given, int(count), size, EFFORTS[effort], settings)  # type: ignore[arg-type]
+        progress = Progress()
+        try:
+            async for progress in run(self.service, form):
+                yield self._so_far(progress, task, chosen, history)
+            yield self._done(progress, form, history, chosen)
+        except Exception as error:
+            shown = self._so_far(progress, task, chosen, history)
+            yield [f"⚠️ {sentence(error)}", *shown[1:]]
+
+    def _so_far(self, progress: Progress, task: str, seed: int, history: list[Any]) -> list[Any]:
+        texts, rounds = progress.texts, [progress.rounds[turn] for turn in sorted(progress.rounds)]
+        later = [text for turn, text in sorted(texts.items()) if turn > 0]
+        answers = task == "Ask"
+        said = texts.get(0, "") or (later[-1] if later and answers else "")
+        return [
+            progress.status,
+            "" if answers else texts.get(0, ""),
+            rounds[0] if rounds else None,
+            "" if answers or not later else later[-1],
+            rounds[-1] if len(rounds) > 1 else None,
+            gr.update(value=said, visible=answers),
+            "",
+            *[gr.update(visible=False)] * 4,
+            gr.update(),
+            seed,
+            history,
+        ]
+
+    def _done(self, progress: Progress, form: Form, history: list[Any], seed: int) -> list[Any]:
+        """What is shown once everything is finished."""
+        assert self.service.model is not None
+        found = [progress.finished[number] for number in sorted(progress.finished)]
+        first, turns = found[0], [turn.image for turn in found[0].turns if turn.image is not None]
+        images = [(image, _caption(one, number)) for one in found for number, image in enumerate(one.images)]
+        finals = [(one.image, f"seed {one.seed}: {one.prompt}"[:80]) for one in found if one.image is not None]
+        history = [*reversed(finals), *history][:HISTORY]
+        named = {name: value for name, value in form.settings.items() if name != "seed"}
+        if form.size != "auto":
+            named["size"] = form.size
+        line = command(form.prompt, self.service.model.pipe.name, seed, named)
+        shown = self._so_far(progress, "Ask" if form.task == "ask" else "Draw", seed, history)
+        shown[0] = _ended(first, len(found))
+        shown[5] = gr.update(value=_answer(first), visible=form.task == "ask")
+        shown[6] = changes_of(first)
+        pair = (turns[0], turns[-1]) if len(turns) > 1 else None
+        shown[7] = gr.update(value=pair, visible=pair is not None)
+        shown[8] = gr.update(value=images, visible=len(images) > 1)
+        shown[9] = gr.update(value=str(zipped(found, Path(self._folder.name))), visible=True)
+        shown[10] = gr.update(value=line, visible=form.task == "generate" and form.quality == "medium")
+        shown[11] = gr.update(value=history, visible=bool(history))
+        return shown
+
+
+def _image(label: str, name: str) -> gr.Image:
+    buttons: list[Any] = ["download", "fullscreen"]
+    return gr.Image(label=label, interactive=False, format="png", elem_id=name, height=300, buttons=buttons)
+
+
+def _gallery(label: str, name: str, columns: int) -> gr.Gallery:
+    return gr.Gallery(
+        label=label, columns=columns, height=240, object_fit="contain", visible=False, elem_id=name, interactive=False
+    )
+
+
+def _caption(trajectory: Trajectory, number: int) -> str:
+    return f"seed {trajectory.seed}, image {number + 1}"
+
+
+def _answer(trajectory: Trajectory) -> str:
+    return trajectory.answer or ""
+
+
+def _ended(trajectory: Trajectory, count: int) -> str:
+    """How it went, in a sentence."""
+    drawn = len(trajectory.images)
+    if not drawn:
+        return "Answered."
+    if count > 1:
+        return f"{count} results, seeds {trajectory.seed} to {trajectory.seed + count - 1}."
+    looked = "looked at its image and found nothing to improve" if trajectory.stop_reason == "done" else ""
+    return f"Done in {trajectory.seconds:.1f} s{': the model ' + looked if looked else ''}. Seed {trajectory.seed}."
+
+
+def mount(app: FastAPI, service: Service) -> FastAPI:
+    """Put the page at :data:`irg.serving.guard.PAGE` of an app, and let ``/`` lead there."""
+    app.add_route("/", lambda request: RedirectResponse(f"{PAGE}/"), include_in_schema=False)
+    limits = service.options.limits
+    return gr.mount_gradio_app(
+        app,
+        Page(service).blocks,
+        PAGE,
+        theme=gr.themes.Default(font=list(FONTS), font_mono=["monospace"]),
+        css=CSS,
+        head=KEYS,
+        footer_links=[],
+        max_file_size=int(limits.max_body_mb * 1e6),
+        ssr_mode=False,
+        enable_monitoring=False,
+        show_error=False,
+        allowed_paths=[],
+    )

@@ -1,0 +1,236 @@
+"""The web page: what its form becomes, what it shows; and in a real browser, where one is there."""
+
+import asyncio
+import io
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from irg.engine.events import ImageDone, TextDelta, TextDone
+from irg.reasoning.pipeline import IRGPipeline
+from irg.results.trajectory import Trajectory
+from irg.serving.auth import ApiKeys
+from irg.serving.errors import ApiError
+from irg.serving.options import ServerOptions
+from irg.serving.service import Service
+from irg.serving.ui.results import changes_of, command, zipped
+from irg.serving.ui.running import Form, Progress, run, sentence
+from serving import serving
+
+SMALL = {"seed": 3, "num_timesteps": 3, "improve_num_timesteps": 3, "mode": "irg", "stop_when_done": False}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """irg-mini, without HTTP."""
+    made = Service(lambda: IRGPipeline.from_pretrained("mini", device="cpu"), ServerOptions(), ApiKeys())
+    made.load_now()
+    yield made
+    made.loaded().engine.close()
+
+
+def carried_out(service: Service, form: Form) -> tuple[Progress, list[str]]:
+    """A form carried out, and the statuses on the way."""
+
+    async def all_() -> tuple[Progress, list[str]]:
+        seen, progress = [], Progress()
+        async for progress in run(service, form):
+            seen.append(progress.status)
+        return progress, list(dict.fromkeys(seen))
+
+    return asyncio.run(all_())
+
+
+@pytest.fixture(scope="module")
+def drawn(service: Service) -> tuple[Progress, list[str]]:
+    return carried_out(service, Form("a red apple", settings=SMALL, count=2))
+
+
+def test_what_happens_is_shown_in_order(drawn: tuple[Progress, list[str]], service: Service) -> None:
+    progress, statuses = drawn
+    assert statuses[0] == "Waiting ..."
+    order = ["Thinking ...", "Drawing ...", "Image 1 is drawn.", "Looking at the image, reflecting ..."]
+    assert [one for one in statuses if one in order] == order
+    found = progress.finished[0]
+    assert [progress.texts[turn] for turn in (0, 1)] == [found.thinking, found.reflection]
+    assert [progress.rounds[turn] for turn in (0, 1)] == found.images
+    assert [progress.finished[number].seed for number in (0, 1)] == [3, 4]
+    (same,) = service.loaded().pipe(["a red apple"], **SMALL)
+    assert same.trajectory.thinking == found.thinking
+
+
+def test_texts_grow_and_others_are_not_shown() -> None:
+    progress, image = Progress(), Image.new("RGB", (8, 8))
+    for event in (TextDelta(0, 0, "a "), TextDelta(1, 0, "of another"), TextDelta(0, 0, "b")):
+        progress.take(event)
+    assert progress.texts == {0: "a b"}
+    progress.take(TextDone(0, 0, "a b.", 3, 0.1))
+    progress.take(ImageDone(1, 0, image, 0.1, None))
+    assert (progress.texts, progress.rounds, progress.status) == ({0: "a b."}, {}, "Drawing ...")
+
+
+def png(size: tuple[int, int]) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_an_image_of_ones_own(service: Service) -> None:
+    progress, _ = carried_out(
+        service, Form("a red apple", "improve", png((128, 128)), settings={"seed": 1, "rounds": 1})
+    )
+    assert len(progress.finished[0].images) >= 1
+    asked, _ = carried_out(service, Form("what is it?", "ask", png((128, 128)), settings={"seed": 1}))
+    assert asked.finished[0].answer
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (Form("  "), "Write what to draw first."),
+        (Form("x", "edit"), "Choose an image of yours first."),
+        (Form("x", "edit", b"no image"), "The image "),
+        (Form("x", size="17x"), "Size must be WIDTHxHEIGHT"),
+        (Form("x", settings={"rounds": 99}), "Rounds 99 is beyond this server's limit of 8."),
+        (Form("x", settings={"colour": 1}), "Unknown field 'colour'"),
+        (Form("x" * 40_000), "The prompt has more than 32000 bytes."),
+    ],
+)
+def test_mistakes_are_sentences(service: Service, form: Form, message: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        carried_out(service, form)
+    assert message in sentence(caught.value)
+    assert service.loaded().engine.sizes == (0, 0)
+
+
+def test_a_fault_inside_is_not_told() -> None:
+    assert sentence(RuntimeError("/secret/path")) == "Something went wrong; the server's log says what."
+
+
+def test_leaving_drops_the_request(service: Service) -> None:
+    async def leave() -> None:
+        steps = run(service, Form("a red apple", settings=SMALL | {"num_timesteps": 200}))
+        async for progress in steps:
+            if progress.texts:
+                break
+        await steps.aclose()
+
+    asyncio.run(leave())
+    assert service.loaded().engine.sizes == (0, 0)
+
+
+def test_the_zip_holds_each_results_folder(drawn: tuple[Progress, list[str]], tmp_path: Path) -> None:
+    found = [drawn[0].finished[number] for number in (0, 1)]
+    with zipfile.ZipFile(zipped(found, tmp_path)) as archive:
+        names = archive.namelist()
+        assert {name.split("/")[0] for name in names} == {"1-seed-3", "2-seed-4"}
+        assert {"1-seed-3/trajectory.json", "1-seed-3/report.html"} <= set(names)
+        archive.extractall(tmp_path / "out")
+    assert Trajectory.load(tmp_path / "out" / "1-seed-3").thinking == found[0].thinking
+    assert [one.suffix for one in tmp_path.iterdir() if one.name != "out"] == [".zip"]
+
+
+def test_words_about_a_result(drawn: tuple[Progress, list[str]]) -> None:
+    line = command("it's red", "mini", 3, {"mode": "irg", "num_timesteps": 3})
+    assert line == """irg generate 'it'"'"'s red' --model mini --seed 3 --mode irg --num-timesteps 3"""
+    found = drawn[0].finished[0]
+    turns = [
+        found.turns[0],
+        replace(found.turns[1], thinking="Analysis: dim. Improvements: light. Steps: a. Final prompt: b"),
+    ]
+    assert changes_of(replace(found, turns=turns)) == "**Looked:** dim.\n\n**Changed:** light."
+    assert changes_of(replace(found, turns=turns[:1])) == ""
+
+
+def test_no_page_without_gradio_or_with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(keys: ApiKeys, **options: Any) -> bool:
+        return Service(lambda: None, ServerOptions(**options), keys).page  # type: ignore[arg-type, return-value]
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert page(ApiKeys())
+    assert not page(ApiKeys(), page=False)
+    assert not page(ApiKeys({"a": "0" * 64}))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not page(ApiKeys())
+
+
+# ----------------------------------------------------------------------------------------------------------- a browser
+
+
+@pytest.fixture(scope="module")
+def address(service: Service) -> Iterator[str]:
+    """A server with the page."""
+    pytest.importorskip("gradio", reason="needs the extra ui")
+    with serving(service.loaded().pipe, ServerOptions(port=0)) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator[Any]:
+    """The page in a real Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("needs Chromium")
+    with playwright.sync_playwright() as browsers:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        browser = browsers.chromium.launch(executable_path=found, args=flags)
+        made = browser.new_page(viewport={"width": 1280, "height": 1000})
+        made.set_default_timeout(120_000)
+        made.goto(address)
+        made.wait_for_selector("#prompt textarea")
+        yield made
+        browser.close()
+
+
+def test_in_a_browser(page: Any, tmp_path: Path) -> None:
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url.split("/")[2]))
+    page.fill("#prompt textarea", "a photo of a red apple")
+    page.uncheck("#random input")
+    page.fill("#seed input", "3")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#first img")
+    assert page.input_value("#thinking textarea").startswith("Scene:")
+    page.wait_for_selector("#download", state="visible")
+    assert "Seed 3" in page.inner_text("#status")
+    assert "Analysis:" in page.input_value("#reflection textarea")
+    assert "--seed 3" in page.input_value("#copy textarea, #copy input")
+    with page.expect_download() as download:
+        page.click("#download")
+    saved = tmp_path / "result.zip"
+    download.value.save_as(saved)
+    assert any(name.endswith("trajectory.json") for name in zipfile.ZipFile(saved).namelist())
+    # a narrow window: nothing sticks out
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    # one's own image: two images to compare
+    (tmp_path / "own.png").write_bytes(png((128, 128)))
+    page.click("#task label:has-text('Improve')")
+    page.set_input_files("#given input[type=file]", str(tmp_path / "own.png"))
+    page.wait_for_selector("#given img")
+    page.fill("#prompt textarea", "a photo of a red apple")
+    page.click("#generate")
+    page.wait_for_selector("#slider img")
+    page.wait_for_selector("#history img")
+    # mistakes are sentences
+    page.fill("#prompt textarea", " ")
+    page.click("#generate")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Write what to draw first.')")
+    # stop, and begin anew after a reload
+    page.click("#task label:has-text('Draw')")
+    page.fill("#prompt textarea", "a photo of two dogs")
+    page.click("#generate")
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Stopped.')")
+    page.reload()
+    page.wait_for_selector("#prompt textarea")
+    assert page.input_value("#prompt textarea") == ""
+    assert asked == {page.url.split("/")[2]}  # nothing is fetched from elsewhere
