@@ -18,7 +18,6 @@ The grammar, the same in every command that makes images (``generate``, ``bench 
 
 import contextlib
 import io
-import json
 import re
 import sys
 import types
@@ -34,6 +33,7 @@ import tyro
 from irg import registry
 from irg.critics.options import CriticOptions
 from irg.deprecation import old_names
+from irg.endpoints import json_object
 from irg.engine.settings import DrawSettings
 from irg.reasoning.protocols.official_texts import read_own_text
 from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options, named_critics, of_later_images
@@ -255,12 +255,7 @@ def _critic_options(flags: Any, critics: Sequence[str]) -> CriticOptions:
     if given and not critics:
         raise ValueError(f"{_flag(CRITIC + next(iter(given)))} has no meaning without --critic or --select")
     if "extra" in given:
-        try:
-            given["extra"] = json.loads(given["extra"])
-        except ValueError as error:
-            raise ValueError(f"--critic-extra is not valid JSON: {error}") from error
-        if not isinstance(given["extra"], dict):
-            raise ValueError("--critic-extra must be a JSON object, such as '{\"top_p\": 0.9}'")
+        given["extra"] = json_object("--critic-extra", given["extra"])
     return CriticOptions(**given)
 
 

@@ -1,17 +1,28 @@
 """``irg bench score NAME --images DIR --judge J`` and ``irg bench table RUN...``."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from irg import files, promptsets
 from irg.cli.arguments import parse
 from irg.deprecation import renamed
+from irg.endpoints import json_object
 from irg.evaluation.judges import JudgeOptions
+
+_JSON = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda words: json_object("--extra", words[0]),
+    is_instance=lambda value: isinstance(value, Mapping),
+    str_from_instance=lambda value: [json.dumps(dict(value))],
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,9 @@ class ScoreOptions(JudgeOptions):
     """For folders that are no run: how many images there are of a prompt (default: the protocol's)."""
     offline: bool = False
     """Fetch nothing."""
+    extra: Annotated[Mapping[str, Any], _JSON] = field(default_factory=dict)
+    """For endpoints: further fields of a request's body; null leaves out one that is sent otherwise, such as
+    '{"temperature": null, "max_tokens": null, "max_completion_tokens": 4096}'."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,7 +112,10 @@ def main(argv: Sequence[str]) -> int:
     own = [table for table in tables([result]) if not all(row.reported for row in table.rows)]
     print(to_markdown(own), end="")
     console.print(f"Written to {folder} (result.json, judgements.jsonl, report/index.html)")
-    return 0
+    unjudged = sum(turn.unjudged for turn in result.turns)
+    if unjudged:
+        console.print(f"{unjudged} images have no grade: the numbers above are not whole; run the same command again")
+    return 1 if unjudged else 0
 
 
 def _text(path: str | None) -> str | None:

@@ -143,9 +143,18 @@ def _show_cost(console: Any, recipe: "DataRecipe", spent: float, states: Sequenc
         return
     cap = "no budget is set" if recipe.budget is None else f"the budget is {recipe.budget:g}"
     text = f"cost so far {spent:.2f}; what is left will cost about {to_pay:.2f}; {cap}"
-    if recipe.budget is not None and spent + to_pay > recipe.budget:
-        text += ": the build will stop there"
-    console.print(text, soft_wrap=True)
+    console.print(_beyond_budget(recipe, spent, states) or text, soft_wrap=True)
+
+
+def _beyond_budget(recipe: "DataRecipe", spent: float, states: Sequence[Any]) -> str:
+    """A line where the estimate exceeds the budget; else empty."""
+    to_pay = sum(state.to_pay or 0.0 for state in states)
+    if recipe.budget is None or spent + to_pay <= recipe.budget:
+        return ""
+    return (
+        f"cost so far {spent:.2f}; what is left will cost about {to_pay:.2f}; the budget is {recipe.budget:g}: the "
+        "build will stop there"
+    )
 
 
 def status(argv: Sequence[str]) -> int:
@@ -190,6 +199,8 @@ def _show(folder: "BuildFolder", estimate: bool = False) -> None:
             console.print(f"{state.name}: {count:,} rejected: {reason}")
     finished = sum(len(folder.accepted(block)) for block in folder.blocks())
     cost = spent(folder)
+    if estimate and (told := _beyond_budget(folder.recipe, cost, states)):
+        console.print(told, soft_wrap=True)
     console.print(f"{finished:,} rows finished" + (f"; all answers so far cost {cost:.4f}" if cost else ""))
 
 

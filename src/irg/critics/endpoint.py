@@ -15,9 +15,8 @@ from PIL import Image
 
 from irg.critics import form
 from irg.critics.base import CriticError, Review, Verdict
-from irg.critics.options import OPENAI_URL, CriticOptions, require_rest
-from irg.endpoints import Budget, Client, Endpoint, EndpointError, image_part
-from irg.promptsets.fetch import default_cache
+from irg.critics.options import CriticOptions, require_rest
+from irg.endpoints import Budget, Client, Endpoint, EndpointError, answers_folder, image_part
 
 
 class EndpointCritic:
@@ -73,24 +72,8 @@ class EndpointCritic:
 
 def make(rest: str, options: CriticOptions) -> EndpointCritic:
     """endpoint:MODEL, a vision-language model behind an OpenAI-compatible address (--critic-url)."""
-    key = options.api_key_env
-    if key is None and options.url == OPENAI_URL:  # a key is sent to nobody else unasked
-        key = "OPENAI_API_KEY"
-    endpoint = Endpoint(
-        url=options.url,
-        model=require_rest("endpoint", rest, "MODEL"),
-        api_key_env=key,
-        concurrency=options.concurrency,
-        requests_per_minute=options.requests_per_minute,
-        timeout_s=options.timeout_s,
-        attempts=options.attempts,
-        longest_wait_s=options.longest_wait_s,
-        corrections=options.corrections,
-        price_per_million_in=options.price_in,
-        price_per_million_out=options.price_out,
-        extra=dict(options.extra),
-    )
-    folder = Path(options.cache_dir).expanduser() if options.cache_dir else default_cache() / "critic-answers"
+    endpoint = options.endpoint(require_rest("endpoint", rest, "MODEL"))
+    folder = answers_folder(options.cache_dir, "critic-answers")
     return EndpointCritic(endpoint, folder, options.max_tokens, options.temperature, options.budget)
 
 

@@ -5,21 +5,19 @@ where ``rest`` is what follows the colon. The first line of the function's docst
 imported when it is named.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from irg import registry
 from irg.critics.base import Critic
+from irg.endpoints import EndpointOptions
 from irg.recipes import choose
 
 SELF = "self"
 """The model itself reflects; there is no critic."""
-OPENAI_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)
-class CriticOptions:
+class CriticOptions(EndpointOptions):
     """How critics work; most belong to one kind of critic.
 
     Attributes:
@@ -45,30 +43,16 @@ class CriticOptions:
         ValueError: a number is out of range.
     """
 
-    url: str = OPENAI_URL
-    api_key_env: str | None = None
-    concurrency: int = 8
-    requests_per_minute: float | None = None
     timeout_s: float = 120.0
     attempts: int = 4
     longest_wait_s: float = 30.0
-    corrections: int = 2
     max_tokens: int = 2048
-    temperature: float = 0.0
-    price_in: float = 0.0
-    price_out: float = 0.0
     budget: float | None = None
     cache_dir: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens of a critic must be at least 1, got {self.max_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature of a critic must not be negative, got {self.temperature}")
-        if self.corrections < 0:
-            raise ValueError(f"corrections of a critic must not be negative, got {self.corrections}")
+        super().__post_init__()
         if self.budget is not None and not self.budget > 0:
             raise ValueError(f"budget of a critic must be above 0, got {self.budget}")
         if self.budget is not None and not (self.price_in or self.price_out):

@@ -13,7 +13,7 @@ from irg.curation.instructions import instruction
 from irg.curation.parts import Drafts, Parts, RowJudge, Targets
 from irg.curation.records import png
 from irg.curation.resources import Resources
-from irg.curation.stages import Grader, Outcome, Stage, accepted, rejected
+from irg.curation.stages import Grader, Outcome, Stage, accepted, failed, rejected
 from irg.curation.store import Row
 from irg.endpoints import Endpoint, EndpointError
 from irg.reasoning.settings import check_options
@@ -157,7 +157,7 @@ class BestOfStage(Stage):
             try:
                 outcomes.append(await self._best(row, trajectories[own], seeds[own]))
             except EndpointError as error:
-                outcomes.append(rejected(row, f"{error.kind}: {error}") if error.about_the_request else error)
+                outcomes.append(failed(row, error))
         return outcomes
 
     def _generate(self, rows: list[Row], seeds: list[int]) -> list[Any]:

@@ -72,10 +72,11 @@ def _count_block(folder: BuildFolder, block: int, found: dict[str, StageProgress
 
 
 def _estimate(stage: Stage, progress: StageProgress) -> None:
-    progress.measured = progress.accepted > 0 and progress.cost > 0
+    made = progress.accepted + progress.rejected
+    progress.measured = made > 0 and progress.cost > 0
     if calls := stage.calls():
         guess = sum(number * assumed_price(endpoint) for endpoint, number in calls)
-        per_row = progress.cost / progress.accepted if progress.measured else guess
+        per_row = progress.cost / made if progress.measured else guess
         progress.to_pay = progress.pending * per_row
 
 

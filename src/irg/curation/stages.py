@@ -46,9 +46,14 @@ def accepted(row: Row, by: dict[str, Any], *, cost: float = 0.0, seconds: float 
     return {"id": row["id"], "rejected": None, "cost": cost, "seconds": seconds, "made": how, **columns}
 
 
-def rejected(row: Row, reason: str) -> Row:
-    """The row goes no further."""
-    return {"id": row["id"], "rejected": reason, "cost": 0.0, "seconds": 0.0, "made": None}
+def rejected(row: Row, reason: str, cost: float = 0.0) -> Row:
+    """The row goes no further; ``cost`` is what was paid for it."""
+    return {"id": row["id"], "rejected": reason, "cost": cost, "seconds": 0.0, "made": None}
+
+
+def failed(row: Row, error: EndpointError) -> Outcome:
+    """What an endpoint's failure means for a row: a rejection, or the failure itself where it is not about the row."""
+    return rejected(row, f"{error.kind}: {error}", error.cost) if error.about_the_request else error
 
 
 class Stage:
@@ -116,9 +121,11 @@ class Grader:
 
 async def each(rows: Sequence[Row], concurrency: int, one: Callable[[Row], Awaitable[Row]]) -> list[Outcome]:
     """``one`` for every row, at most ``concurrency`` at a time. What an endpoint can't do for a row rejects the row;
-    any other failure is the row's outcome, and no further row is begun."""
+    any other failure is the row's outcome, and no further row is begun; where it turns out that the endpoint refuses
+    everything, no row is rejected for that."""
     slots = asyncio.Semaphore(concurrency)
     stop: list[Exception] = []
+    refused: list[str] = []
 
     async def guarded(row: Row) -> Outcome:
         async with slots:
@@ -129,7 +136,9 @@ async def each(rows: Sequence[Row], concurrency: int, one: Callable[[Row], Await
                 outcome = await one(row)
             except EndpointError as error:
                 if error.about_the_request:
-                    return rejected(row, f"{error.kind}: {error}")
+                    if error.status is not None:
+                        refused.append(row["id"])
+                    return failed(row, error)
                 # Without a budget or an answer of an offline model, other rows may still find theirs in the cache.
                 if not (error.kind == "budget" or isinstance(error, Unanswered)):
                     stop.append(error)
@@ -139,4 +148,12 @@ async def each(rows: Sequence[Row], concurrency: int, one: Callable[[Row], Await
                 return error
             return outcome | {"seconds": round(time.monotonic() - begun, 3)}
 
-    return list(await asyncio.gather(*map(guarded, rows)))
+    outcomes = list(await asyncio.gather(*map(guarded, rows)))
+    if (whole := next((error for error in stop if _refuses_all(error)), None)) is not None:
+        # Rows refused before that was known are not to blame.
+        return [whole if row["id"] in refused else one for row, one in zip(rows, outcomes, strict=True)]
+    return outcomes
+
+
+def _refuses_all(error: Exception) -> bool:
+    return isinstance(error, EndpointError) and error.scope == "endpoint"

@@ -8,11 +8,13 @@ request is never paid for again; only calls that were in flight may be. Needs th
 """
 
 from irg.endpoints.answers import CUT_OFF, refuses, without_monologue
+from irg.endpoints.budget import Budget
 from irg.endpoints.cache import AnswerCache
 from irg.endpoints.client import Answer, Client
-from irg.endpoints.endpoint import Budget, Endpoint, EndpointError, Unanswered
+from irg.endpoints.endpoint import Endpoint, EndpointError, Unanswered
 from irg.endpoints.images import decoded, image_part
 from irg.endpoints.offline import OfflineClient, keep_answer
+from irg.endpoints.options import EndpointOptions, answers_folder, json_object
 
 __all__ = [
     "CUT_OFF",
@@ -22,10 +24,13 @@ __all__ = [
     "Client",
     "Endpoint",
     "EndpointError",
+    "EndpointOptions",
     "OfflineClient",
     "Unanswered",
+    "answers_folder",
     "decoded",
     "image_part",
+    "json_object",
     "keep_answer",
     "refuses",
     "without_monologue",

@@ -9,6 +9,7 @@ RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """HTTP states that another try may mend."""
 CUT_OFF = "it was cut off at its limit of tokens (max_tokens); be brief"
 _REFUSED_CODES = re.compile(r"insufficient_quota|invalid|not_found|unauthorized|permission|billing|policy|unsupported")
+_MODERATION = re.compile(r"moderat|content[_ ]?(?:policy|filter|management)|safety|flagged|sensitive", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"(?:(?:i[’']m|i am|we[’']re)?\s*(?:very |so )?sorry|(?:i|my) apolog(?:ize|ise|ies))\b[^.\n]{0,40}?"
     r"\b(?:can[’']?t|can ?not|unable|not able|won[’']t)\b"
@@ -90,6 +91,11 @@ def refuses(text: str) -> bool:
     return len(text) < 600 and _REFUSAL.match(text.strip()) is not None
 
 
+def moderates(reason: str) -> bool:
+    """Whether a server's words mean that it objects to what one request says."""
+    return _MODERATION.search(reason) is not None
+
+
 def check_error(data: dict[str, Any], url: str) -> None:
     """Gateways such as OpenRouter answer with HTTP 200 and an error in place of choices: nothing was answered.
 
@@ -106,6 +112,8 @@ def check_error(data: dict[str, Any], url: str) -> None:
     code = str(error.get("code") or error.get("type") or "")
     status = int(code) if re.fullmatch(r"[45]\d\d", code) else None
     reason = f"HTTP 200 with an error{f' {code}' if code else ''}: {_short(error.get('message'))}"
+    if moderates(reason) and status in (None, 400, 403, 422):
+        raise EndpointError("refused", f"{url} refuses: {reason}", status, "request")
     if (status is not None and status not in RETRY_STATUSES) or _REFUSED_CODES.search(code.lower()):
         raise EndpointError("refused", f"{url} refuses: {reason}", status)
     raise Retry(reason, status)

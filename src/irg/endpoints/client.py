@@ -4,19 +4,23 @@ import asyncio
 import hashlib
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from irg.endpoints.answers import RETRY_STATUSES, check_error, counts, is_error, quoted, text_of
+from irg.endpoints.answers import check_error, counts, is_error, quoted, text_of
+from irg.endpoints.budget import Budget, dearest
 from irg.endpoints.cache import AnswerCache
-from irg.endpoints.endpoint import Budget, Endpoint, EndpointError, Retry
+from irg.endpoints.endpoint import Endpoint, EndpointError, Retry
+from irg.endpoints.http_errors import http_error
 from irg.endpoints.images import decoded
 
 Messages = Sequence[dict[str, Any]]
-_ASK_AGAIN = "Answer again, in full, and in the form asked for."
+UNIFORM_REFUSALS = 5
+"""Calls refused in the same words, before any was answered, after which the endpoint as a whole is said to refuse."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Client:
         self._closing = False
         self._next_call_at = 0.0  # when the next call may begin
         self._highest_price = endpoint.price_per_image
+        self._refusals: tuple[str, ...] = ()  # in the same words, while no call has been answered
         self._openai: Any = None
 
     def _get_ready(self) -> None:
@@ -87,7 +92,7 @@ class Client:
     async def __aenter__(self) -> Self:
         import openai
 
-        self._slots = asyncio.Semaphore(self.endpoint.concurrency)
+        self._slots, self._first = asyncio.Semaphore(self.endpoint.concurrency), asyncio.Lock()
         self._openai = openai.AsyncOpenAI(
             base_url=self.endpoint.url, api_key=self._key, max_retries=0, timeout=self.endpoint.timeout_s
         )
@@ -220,7 +225,11 @@ class Client:
         usage: dict[str, int] = {}
         cost, cached = 0.0, True
         for attempt in range(self.endpoint.corrections + 1):
-            entry = await call(attempt)
+            try:
+                entry = await call(attempt)
+            except EndpointError as error:
+                error.cost += cost
+                raise
             cost += entry["cost"]
             cached &= entry["cached"]
             usage = {name: usage.get(name, 0) + entry["usage"].get(name, 0) for name in {**usage, **entry["usage"]}}
@@ -230,9 +239,13 @@ class Client:
                 complaints.append(str(error))
                 self.totals.rejected_answers += 1
                 continue
+            except EndpointError as error:
+                error.cost += cost
+                raise
             return Answer(text, value, usage, cost, cached, entry["response"], image, tuple(complaints))
         reasons = "; then: ".join(dict.fromkeys(complaints))
-        raise EndpointError("bad_answer", f"{self.endpoint.model}: {len(complaints)} unusable answers: {reasons}")
+        told = f"{self.endpoint.model}: {len(complaints)} unusable answers: {reasons}"
+        raise EndpointError("bad_answer", told, cost=cost)
 
     # ---- one call
 
@@ -270,31 +283,39 @@ class Client:
 
     async def _fetch(self, key: str, path: str, body: dict[str, Any], png: bytes | None, images: int) -> dict[str, Any]:
         async with self._slots:
-            task = asyncio.current_task()
-            assert task is not None
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
-            reserved = self._highest_price
-            self.budget.reserve(reserved)
-            paid = 0.0
-            try:
-                begun = time.monotonic()
-                response = await self._with_retries(key, path, body, png)
-                usage = counts(response.get("usage"))
-                paid = self.endpoint.cost(usage, images)
-                entry = {
-                    "request": {"url": self.endpoint.url, "path": path, "model": self.endpoint.model},
-                    "response": response,
-                    "usage": usage,
-                    "cost": paid,
-                    "seconds": round(time.monotonic() - begun, 3),
-                    "created": time.time(),
-                }
-                if self._cache:
-                    self._cache.put(key, entry)  # before any other task can run
-            finally:
-                self.budget.settle(reserved, paid)
-        self._highest_price = max(self._highest_price, paid)
+            if self.budget.cap is not None and not self.totals.calls:
+                async with self._first:  # what a call costs shows with the first; until then they go one by one
+                    if not self.totals.calls:
+                        return await self._pay(key, path, body, png, images)
+            return await self._pay(key, path, body, png, images)
+
+    async def _pay(self, key: str, path: str, body: dict[str, Any], png: bytes | None, images: int) -> dict[str, Any]:
+        """Make a call within the budget, and keep its answer."""
+        guess = dearest(self.endpoint, body, images)
+        reserved = await self.budget.reserve(guess, lambda: self._highest_price)
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)  # from here on it may be paid for
+        task.add_done_callback(self._in_flight.discard)
+        paid = 0.0
+        try:
+            begun = time.monotonic()
+            response = await self._with_retries(key, path, body, png)
+            usage = counts(response.get("usage"))
+            paid = self.endpoint.cost(usage, images)
+            entry = {
+                "request": {"url": self.endpoint.url, "path": path, "model": self.endpoint.model},
+                "response": response,
+                "usage": usage,
+                "cost": paid,
+                "seconds": round(time.monotonic() - begun, 3),
+                "created": time.time(),
+            }
+            if self._cache:
+                self._cache.put(key, entry)  # before any other task can run
+        finally:
+            self._highest_price = max(self._highest_price, paid)
+            self.budget.settle(reserved, paid)
         self.totals.calls += 1
         self.totals.cost += paid
         for name, count in usage.items():
@@ -346,7 +367,7 @@ class Client:
                 reply = await self._post(path, body, options, files)
                 data = json.loads(reply.content)
         except openai.APIStatusError as error:
-            raise _status(error, self.endpoint) from None
+            raise self._refused_by_all(http_error(error, self.endpoint.url, body)) from None
         except (openai.APIError, TimeoutError) as error:
             late = isinstance(error, TimeoutError | openai.APITimeoutError)
             why = f"no answer within {self.endpoint.timeout_s:g} s" if late else str(error.__cause__ or error)
@@ -358,6 +379,17 @@ class Client:
         check_error(data, self.endpoint.url)
         return data
 
+    def _refused_by_all(self, error: Exception) -> Exception:
+        """A refusal that every call so far has met in the same words is no refusal of one request."""
+        if not isinstance(error, EndpointError) or error.scope is not None or not error.about_the_request:
+            return error
+        words = re.sub(r"\d+", "", str(error))
+        self._refusals = (*self._refusals, words) if words in self._refusals or not self._refusals else (words,)
+        if len(self._refusals) < UNIFORM_REFUSALS or self.totals.calls or self.totals.cached:
+            return error
+        told = f"{error} (the first {len(self._refusals)} calls were all refused like this)"
+        return EndpointError("refused", told, error.status, "endpoint")
+
     async def _post(self, path: str, body: dict[str, Any], options: dict[str, Any], files: Any) -> Any:
         if path == "chat/completions":
             create = self._openai.chat.completions.with_raw_response.create
@@ -366,30 +398,3 @@ class Client:
         if files is None:
             return await images.generate(model=body["model"], prompt=body["prompt"], **options)
         return await images.edit(model=body["model"], prompt=body["prompt"], image=files["image"], **options)
-
-
-def _status(error: Any, endpoint: Endpoint) -> Exception:
-    """What an HTTP error means for us."""
-    status = int(error.status_code)
-    reason = " ".join(str(error.message).split())[:300]
-    spent = getattr(error, "code", None) == "insufficient_quota"  # a 429 that no waiting mends
-    if status not in RETRY_STATUSES or spent:
-        return EndpointError("refused", f"{endpoint.url} refuses: HTTP {status}: {reason}", status)
-    return Retry(f"HTTP {status}: {reason}", status, _retry_after(error.response.headers))
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date."""
-    from email.utils import parsedate_to_datetime
-
-    text = headers.get("retry-after")
-    if text is None:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None

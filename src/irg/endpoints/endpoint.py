@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["refused", "outage", "bad_answer", "budget"]
+Scope = Literal["request", "endpoint"]
 
 
 class EndpointError(Exception):
@@ -15,18 +16,25 @@ class EndpointError(Exception):
             was overloaded or broken, however often we tried; ``bad_answer``: it answered, and no answer passed the
             check; ``budget``: the call would go beyond the budget.
         status: the HTTP status of a refusal or an outage, if there was one. A refusal without one is the model's own.
+        scope: whether it is this request that failed (so that others are worth trying), or the endpoint as a whole;
+            None: as the kind and the status say.
+        cost: of the calls behind it, which gave nothing.
     """
 
-    def __init__(self, kind: Kind, message: str, status: int | None = None) -> None:
+    def __init__(
+        self, kind: Kind, message: str, status: int | None = None, scope: Scope | None = None, cost: float = 0.0
+    ) -> None:
         super().__init__(message)
-        self.kind, self.status = kind, status
+        self.kind, self.status, self.scope, self.cost = kind, status, scope, cost
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kind, str(self), self.status)
+        return type(self), (self.kind, str(self), self.status, self.scope, self.cost)
 
     @property
     def about_the_request(self) -> bool:
-        """Whether it is this request that failed (so that others are worth trying), not the endpoint as a whole."""
+        """Whether it is this request that failed, not the endpoint as a whole."""
+        if self.scope is not None:
+            return self.scope == "request"
         return self.kind == "bad_answer" or (self.kind == "refused" and self.status in (400, 413, 422, None))
 
 
@@ -112,31 +120,3 @@ class Endpoint:
         tokens_out = usage.get("completion_tokens", usage.get("output_tokens", 0))
         tokens = tokens_in * self.price_per_million_in + tokens_out * self.price_per_million_out
         return tokens / 1e6 + images * self.price_per_image
-
-
-class Budget:
-    """A cap on spending that several clients share.
-
-    Calls in flight count with the dearest price that their endpoint has taken so far; the cap can be exceeded only by
-    what the calls of one moment cost beyond that.
-    """
-
-    def __init__(self, cap: float | None = None, spent: float = 0.0) -> None:
-        self.cap, self.spent, self.reserved = cap, spent, 0.0
-
-    def reserve(self, amount: float) -> None:
-        """Set ``amount`` aside for a call.
-
-        Raises:
-            EndpointError: of kind ``budget``: it would go beyond the cap.
-        """
-        if self.cap is not None and self.spent + self.reserved + amount > self.cap + 1e-9:
-            raise EndpointError(
-                "budget", f"the budget of {self.cap:g} is used up ({self.spent:.4g} spent); raise it to go on"
-            )
-        self.reserved += amount
-
-    def settle(self, reserved: float, paid: float) -> None:
-        """A call for which ``reserved`` was set aside has cost ``paid``."""
-        self.reserved -= reserved
-        self.spent += paid

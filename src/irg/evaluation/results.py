@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from irg import files
 from irg.evaluation.benchmarks import judge_prompts
 from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage
+from irg.evaluation.judges.base import Failure
 from irg.evaluation.judging import JudgedImage
 from irg.evaluation.runs import library_versions
 from irg.evaluation.statistics import Changes, Estimate, mean_difference, repair_and_damage, share
@@ -53,6 +54,11 @@ class TurnScore:
     def gaps(self) -> dict[str, int]:
         """Images without a grade, by reason (without those that no judge covers)."""
         return {state: count for state, count in self.states.items() if state not in _NO_GAPS}
+
+    @property
+    def unjudged(self) -> int:
+        """Images that are there and that the judge has failed on."""
+        return sum(count for state, count in self.gaps.items() if state in get_args(Failure))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """A judge as a critic: ``judge:SPEC``, where SPEC names a judge of benchmarks, scores images in a search."""
 
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 from irg.critics import CriticError, CriticOptions, Review, Verdict, WorkerCritic
+from irg.endpoints import EndpointOptions
 from irg.evaluation.benchmarks.base import Question
 from irg.evaluation.benchmarks.genai_bench import QUESTION
 from irg.evaluation.image_folders import ImageFile
@@ -44,8 +46,8 @@ class JudgeCritic(WorkerCritic):
 def make(rest: str, options: CriticOptions) -> JudgeCritic:
     """judge:SPEC, a judge of benchmarks that answers yes or no (openai:MODEL, hf:MODEL, vqascore:MODEL)."""
     spec = require_rest("judge", rest, "SPEC")
-    names = ("url", "api_key_env", "concurrency", "requests_per_minute", "timeout_s", "attempts", "corrections")
-    shared = {name: getattr(options, name) for name in (*names, "price_in", "price_out", "device")}
+    shared = {one.name: getattr(options, one.name) for one in fields(EndpointOptions)}
+    shared |= {"cache_dir": options.cache_dir, "device": options.device}
     (judge,) = make_judges([spec], JudgeOptions(**shared))
     if "yes" not in judge.kinds:
         raise ValueError(

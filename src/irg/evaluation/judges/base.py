@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from irg import registry
+from irg.endpoints import EndpointOptions
 from irg.evaluation.benchmarks.base import Question
 from irg.evaluation.image_folders import ImageFile
 from irg.promptsets import BenchPrompt
@@ -97,29 +98,9 @@ def pixels_or_failure(job: Job) -> Image.Image | Answer:
 
 
 @dataclass(frozen=True)
-class JudgeOptions:
+class JudgeOptions(EndpointOptions):
     """How judges work; most belong to one kind of judge."""
 
-    url: str = "https://api.openai.com/v1"
-    """For openai: the address of the API."""
-    api_key_env: str | None = None
-    """For openai: the environment variable with the key (default: OPENAI_API_KEY where it is set)."""
-    concurrency: int = 8
-    """For openai: calls at once."""
-    requests_per_minute: float | None = None
-    """For openai: at most so many calls."""
-    timeout_s: float = 300.0
-    """For openai: of one call."""
-    attempts: int = 6
-    """For openai: tries of a call while the server is overloaded or broken."""
-    corrections: int = 2
-    """How many times an unusable answer is sent back to the model with the error."""
-    longest_wait_s: float = 60.0
-    """For openai: of the growing pauses between tries."""
-    price_in: float = 0.0
-    """For openai: price of a million prompt tokens, for the total."""
-    price_out: float = 0.0
-    """For openai: price of a million answer tokens."""
     cache_dir: str | None = None
     """For openai: where answers are kept (default: judge-answers in $IRG_CACHE, else in ~/.cache/irg)."""
     no_self_test: bool = False

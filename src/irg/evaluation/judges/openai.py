@@ -2,13 +2,12 @@
 
 import asyncio
 import math
-import os
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from irg.downloads import default_cache
-from irg.endpoints import Client, Endpoint, EndpointError, image_part
+from irg.endpoints import Client, Endpoint, EndpointError, answers_folder, image_part
+from irg.endpoints.options import MAX_TOKENS
 from irg.evaluation.judges.base import Answer, Failure, Job, JudgeOptions, require_rest
 from irg.promptsets import BenchPrompt
 from irg.version import __version__
@@ -22,8 +21,11 @@ class OpenAIJudge:
 
     kinds = frozenset({"chat", "yes", "ocr"})
 
-    def __init__(self, endpoint: Endpoint, cache_dir: Path) -> None:
+    def __init__(
+        self, endpoint: Endpoint, cache_dir: Path, max_tokens: int = MAX_TOKENS, temperature: float = 0.0
+    ) -> None:
         self.endpoint, self.cache_dir = endpoint, cache_dir
+        self.max_tokens, self.temperature = max_tokens, temperature
         self.label = endpoint.model
         Client(endpoint, cache_dir)  # raises now if a package or the key is missing
 
@@ -32,10 +34,10 @@ class OpenAIJudge:
             "judge": "openai",
             "model": self.endpoint.model,
             "url": self.endpoint.url,
-            "temperature": 0.0,
+            "temperature": self.temperature,
             "extra": self.endpoint.extra,
             "irg": __version__,
-        }
+        } | ({} if self.max_tokens == MAX_TOKENS else {"max_tokens": self.max_tokens})
 
     def covers(self, prompt: BenchPrompt) -> bool:
         return True
@@ -96,7 +98,9 @@ class OpenAIJudge:
                 answer = await client.chat(messages, max_tokens=1, logprobs=_TOP_LOGPROBS, whole=False)
                 raw: Any = yes_probability(answer.raw)
             else:
-                answer = await client.chat(messages, max_tokens=1024, check=check)
+                answer = await client.chat(
+                    messages, temperature=self.temperature, max_tokens=self.max_tokens, check=check
+                )
                 raw = "" if job.question.kind == "ocr" and answer.text.strip() == "[]" else answer.text
         except EndpointError as error:
             return Answer(texts or None, *_failure(error))
@@ -107,21 +111,10 @@ class OpenAIJudge:
 
 def make(rest: str, options: JudgeOptions) -> OpenAIJudge:
     """openai:MODEL, any OpenAI-compatible endpoint (--url)."""
-    key = options.api_key_env or ("OPENAI_API_KEY" if os.environ.get("OPENAI_API_KEY") else None)
-    endpoint = Endpoint(
-        url=options.url,
-        model=require_rest("openai", rest, "MODEL"),
-        api_key_env=key,
-        concurrency=options.concurrency,
-        requests_per_minute=options.requests_per_minute,
-        timeout_s=options.timeout_s,
-        attempts=options.attempts,
-        corrections=options.corrections,
-        longest_wait_s=options.longest_wait_s,
-        price_per_million_in=options.price_in,
-        price_per_million_out=options.price_out,
+    endpoint = options.endpoint(require_rest("openai", rest, "MODEL"))
+    return OpenAIJudge(
+        endpoint, answers_folder(options.cache_dir, "judge-answers"), options.max_tokens, options.temperature
     )
-    return OpenAIJudge(endpoint, Path(options.cache_dir) if options.cache_dir else default_cache() / "judge-answers")
 
 
 _ENDPOINT = "endpoint: "
