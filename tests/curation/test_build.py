@@ -308,3 +308,61 @@ def test_a_renamed_field_changes_no_key() -> None:
         near_misses: float = renamed(was="slips", default=0.5)
 
     assert content(After()) == content(Before()) == {"slips": 0.5}
+
+
+def test_neither_the_block_size_nor_earlier_prompts_make_rows_again(tmp_path: Path) -> None:
+    """Blocks stay what they were: rows that are there are found, whatever the recipe says of blocks or puts before."""
+
+    def plan(prompts: list[str], **more: Any) -> DataRecipe:
+        (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+        data = recipe_dict(server.url, tmp_path / "out", **more)
+        data["prompts"] = {"sources": [{"kind": "file", "path": str(tmp_path / "prompts.txt")}], "first_turns": 1.0}
+        return read(DataRecipe, data | {"draft": None, "reflect": None})
+
+    with FaultyServer(reply) as server:
+        texts = [f"a boat with {number} sails" for number in range(9)]
+        whole = make(plan(texts))
+        rows, calls = finished(whole), len(server.log)
+        assert len(rows) > 5
+        again = make(plan(texts, rows_per_block=7))
+        assert len(server.log) == calls and [row.digest for row in finished(again)] == [row.digest for row in rows]
+        kept = {row.prompt: row.digest for row in rows} | {texts[0]: None}
+        shifted = make(plan(["a new one", *texts[1:]], rows_per_block=7), redo=True)
+        after = {row.prompt: row.digest for row in finished(shifted)}
+        assert {text: digest for text, digest in after.items() if text in texts} == {
+            text: digest for text, digest in kept.items() if digest
+        }
+        new = {key for key, path, _ in server.log[calls:]}
+        assert 0 < len(new) <= 8  # of the one new row
+
+
+def test_a_field_that_the_teacher_does_not_take_stops_the_build_and_rejects_nothing(tmp_path: Path) -> None:
+    with FaultyServer(reply, faults=lambda key: ("400",) * 9) as server:
+        with pytest.raises(ValueError, match="were all refused like this"):
+            build(recipe(server.url, tmp_path / "out", 30, concurrent_blocks=1, rows_per_block=30), log=lambda _: None)
+        assert len(server.log) < 25
+    with FaultyServer(reply) as server:
+        whole = make(recipe(server.url, tmp_path / "out", 30, concurrent_blocks=1, rows_per_block=30))
+    assert not [state for state in progress_of(whole) if state.reasons.get("refused")]
+
+
+def test_estimates_count_what_rejected_rows_have_cost(tmp_path: Path) -> None:
+    with FaultyServer(lambda path, body: reply(path, body) if "images" in path else "no form at all") as server:
+        folder = make(recipe(server.url, tmp_path / "out", 8))
+    for state in progress_of(folder):
+        if state.reasons.get("bad_answer"):
+            assert state.cost > 0 and state.measured
+            break
+    else:
+        raise AssertionError("no row was rejected for its answer")
+    assert sum(state.cost for state in progress_of(folder)) == pytest.approx(spent(folder))
+
+
+def test_what_can_not_be_exported_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    told: list[str] = []
+    with FaultyServer(reply) as server:
+        plan = recipe(server.url, tmp_path / "out", 4, reflect=None)
+        build(plan, log=told.append)
+    assert any("rows of 2 turns lack the stage reflect" in line for line in told)
+    with pytest.raises(ValueError, match="conversation: no mode 'foo'"):
+        recipe("http://x/v1", tmp_path / "out", 4, export={"conversation": ["foo"]})

@@ -159,3 +159,21 @@ def test_rows_come_in_the_same_order_whoever_asks() -> None:
     plan = read(DataRecipe, {"out": "x", "prompts": {"sources": [source], "repeats": True}})
     first = asyncio.run(ids(plan))
     assert first == asyncio.run(ids(plan)) and len(set(first)) == 20
+
+
+def test_rows_without_a_prompt_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text('id,prompt\n1,a cat\n2,\n3,"  "\n4\n5,a dog\n')
+    (tmp_path / "b.jsonl").write_text('{"prompt": null}\n{"prompt": "a hen"}\n{"prompt": "a \\ud83d half"}\n')
+    pq.write_table(pa.table({"prompt": [None, "a cow", ""]}), tmp_path / "c.parquet")
+    found = rows(
+        tmp_path, *({"kind": "file", "path": str(tmp_path / name)} for name in ("a.csv", "b.jsonl", "c.parquet"))
+    )
+    assert [row["prompt"] for row in found] == ["a cat", "a dog", "a hen", "a cow"]
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert "a.csv: 3 rows" in told and "a.csv, line 3" in told and "b.jsonl: 2 rows" in told and "c.parquet: 2" in told
+
+
+def test_json_that_is_nested_too_deep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1: no JSON"):
+        rows(tmp_path, {"kind": "file", "path": str(tmp_path / "a.jsonl")})

@@ -10,10 +10,12 @@ from irg.curation import prompt_rows
 from irg.curation.build_folder import BuildFolder
 from irg.curation.changes import check_changes, check_prompts, last_keys, write_state
 from irg.curation.ray.run import run_on_ray
+from irg.curation.plan import lacking_stages
 from irg.curation.recipe import DataRecipe
 from irg.curation.resources import Resources
 from irg.curation.running import Progress, StageFailed, run_in_process
-from irg.curation.store import Row
+from irg.curation.stages import PROMPT_COLUMNS
+from irg.curation.store import Row, StageFolder
 from irg.endpoints import EndpointError
 
 
@@ -48,10 +50,12 @@ def build(
         before = last_keys(folder)
         for line in [] if only_prompts else check_changes(folder, before, redo):
             log(line)
+        for line in lacking_stages(recipe):
+            log(line)
         if recipe.ray.vllm and recipe.engine != "ray":
             log(f"ray.vllm is for engine: ray; {', '.join(recipe.ray.vllm)}: the endpoint is called instead")
         try:
-            asyncio.run(_make_all_prompts(folder, prompt_filter, progress, log))
+            asyncio.run(_make_all_prompts(folder, prompt_filter, progress, log, before))
             if only_prompts:
                 return
             check_prompts(folder, before, redo)
@@ -76,9 +80,10 @@ async def _make_all_prompts(
     prompt_filter: filtering.PromptFilter | None,
     progress: Progress,
     log: Callable[[str], None],
+    before: dict[str, str],
 ) -> None:
     async with _resources(folder) as resources:
-        await make_prompts(folder, resources, progress)
+        await make_prompts(folder, resources, progress, before.get("prompts"))
     if prompt_filter is None:
         return
     filter_prompts(folder, prompt_filter, progress)
@@ -99,30 +104,61 @@ def _resources(folder: BuildFolder) -> Resources:
     return Resources(folder.answers, folder.recipe.budget, folder.recipe.processes)
 
 
-async def make_prompts(folder: BuildFolder, resources: Resources, progress: Progress) -> None:
-    """Write the prompts' blocks; those that are there stay."""
+async def make_prompts(
+    folder: BuildFolder, resources: Resources, progress: Progress, earlier: str | None = None
+) -> None:
+    """Write the prompts' blocks; those that are there stay.
+
+    Args:
+        earlier: the folder of the last build's prompts. A row that was among them keeps its block, where the stages'
+            rows of it are: prompts may come and go before it.
+    """
     done = folder.prompts.path / "done.json"
     if done.exists():
         return
-    size, block, total = folder.recipe.rows_per_block, 0, 0
+    size, places = _block_size(folder), _places(folder, earlier)
+    block = max(places.values(), default=-1) + 1
     rows: list[Row] = []
+    kept: dict[int, list[Row]] = {}
     there = set(folder.blocks())
 
-    def flush() -> None:
-        if block not in there:
-            folder.prompts.write(block, rows, whole=True)
+    def flush(number: int, rows: list[Row]) -> None:
+        if number not in there:
+            folder.prompts.write(number, rows, whole=True)
         progress("prompts", len(rows), 0, 0.0)
 
+    total = 0
     async for row in prompt_rows.prompt_rows(folder.recipe, resources):
-        rows.append(row)
         total += 1
+        if (place := places.get(row["id"])) is not None:
+            kept.setdefault(place, []).append(row)
+            continue
+        rows.append(row)
         if len(rows) == size:
-            flush()
+            flush(block, rows)
             block, rows = block + 1, []
             await asyncio.sleep(0)
+    for number, old in sorted(kept.items()):
+        flush(number, old)
     if rows:
-        flush()
+        flush(block, rows)
     files.write_text(done, json.dumps({"rows": total, "blocks": block + bool(rows)}) + "\n")
+
+
+def _block_size(folder: BuildFolder) -> int:
+    """Rows of a block: what the recipe said when these prompts were begun."""
+    path = folder.prompts.path / "rows_per_block.json"
+    if not path.exists():
+        files.write_text(path, f"{folder.recipe.rows_per_block}\n")
+    return int(path.read_text(encoding="utf-8"))
+
+
+def _places(folder: BuildFolder, earlier: str | None) -> dict[str, int]:
+    """Row -> block of the last build's prompts."""
+    if earlier is None:
+        return {}
+    old = StageFolder(folder.prompts.path.with_name(earlier), PROMPT_COLUMNS)
+    return {name: block for block in old.blocks() for name in old.read(block, ["id"])}
 
 
 def filter_prompts(folder: BuildFolder, prompt_filter: filtering.PromptFilter, progress: Progress) -> None:

@@ -27,7 +27,6 @@ from irg.curation.store import digest, read_table, write_table
 from irg.learning.data.conversation_writer import conversation
 from irg.learning.data.schema import TrajectoryRow
 from irg.learning.modes import IRGL, Mode, turns
-from irg.recipes import choose
 
 SPLITS = ("train", "val")
 _MARK = "export.json"
@@ -43,10 +42,6 @@ def export(folder: BuildFolder, progress: Progress = lambda *_: None) -> tuple[P
     """
     settings = folder.recipe.export
     out = Path(settings.out) if settings.out else folder.out / "export"
-    if unknown := next((mode for mode in settings.conversation if mode not in IRGL), None):
-        raise ValueError(
-            f"export.conversation: no mode {unknown!r}{choose(unknown, IRGL)}; there are {', '.join(IRGL)}"
-        )
     if out.exists() and not (out / _MARK).exists():
         raise ValueError(f"{out}: is there and no export of ours; choose another place (export.out)")
     row_filter = RowFilter.of(folder)

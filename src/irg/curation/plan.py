@@ -48,6 +48,20 @@ def row_stages(recipe: DataRecipe) -> list[Stage]:
     return stages
 
 
+def lacking_stages(recipe: DataRecipe) -> list[str]:
+    """Lines for the user: rows that a recipe makes and that can be neither shown nor exported, for want of a stage."""
+    share = recipe.prompts.first_turns
+    found = []
+    for turns, wanted, there in ((1, ("think", "target"), share > 0), (2, ("draft", "reflect", "target"), share < 1)):
+        missing = [name for name in wanted if getattr(recipe, name) is None]
+        if there and missing and len(missing) < len(wanted):
+            found.append(
+                f"rows of {turns} turn{'s' * (turns > 1)} lack the stage {' and '.join(missing)}: they can't be "
+                f"sampled or exported (prompts.first_turns {share:g} decides how many there are)"
+            )
+    return found
+
+
 def _stage(name: str, parts: Parts) -> Stage:
     stage: Stage = getattr(parts, name).stage(parts)
     stage.name, stage.turns = name, _TURNS[name]

@@ -17,7 +17,7 @@ def key(recipe: DataRecipe) -> str:
         ValueError: a file is not there, or a quota can't be met.
     """
     settings = content(recipe.prompts) | {"sources": [source.content() for source in recipe.prompts.sources]}
-    return digest("prompts", 1, recipe.seed, recipe.rows_per_block, settings)[:8]
+    return digest("prompts", 2, recipe.seed, settings)[:8]
 
 
 async def prompt_rows(recipe: DataRecipe, resources: Resources) -> AsyncIterator[Row]:

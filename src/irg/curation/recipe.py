@@ -11,6 +11,8 @@ from irg.curation.parts import Drafts, Parts, Reflections, Source, Strategy, Tar
 from irg.curation.sources import FileSource, HubSource
 from irg.curation.taxonomy import TaxonomySource
 from irg.deprecation import renamed
+from irg.learning.modes import IRGL
+from irg.recipes import choose
 from irg.registry import DATA, Plugins
 
 
@@ -110,6 +112,8 @@ class Export:
 
     def __post_init__(self) -> None:
         check_share("validation", self.validation)
+        if unknown := next((mode for mode in self.conversation if mode not in IRGL), None):
+            raise ValueError(f"conversation: no mode {unknown!r}{choose(unknown, IRGL)}; there are {', '.join(IRGL)}")
         if self.shard_mb <= 0:
             raise ValueError(f"shard_mb must be above 0, got {self.shard_mb}")
 

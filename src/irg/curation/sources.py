@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from irg.curation.content import content
 from irg.curation.parts import Prompt, Source
 from irg.curation.resources import Resources
 from irg.reasoning.settings import check_prompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,22 @@ def file_hash(path: Path) -> str:
         raise ValueError(f"prompts.sources: {path}: {error.strerror or error}") from error
 
 
-def _limited(texts: Iterator[tuple[str, str]], limit: int | None, name: str, license_: str) -> Iterator[Prompt]:
+def _limited(
+    texts: Iterator[tuple[str, str | None]], limit: int | None, name: str, license_: str
+) -> Iterator[Prompt]:
+    """The prompts of a source; what is no prompt (nothing, or too long a text) is left out and counted in a line."""
+    refused: list[str] = []
     for number, (where, text) in enumerate(texts):
         if limit is not None and number >= limit:
-            return
+            break
         try:
-            yield Prompt(check_prompt(" ".join(text.split())), name, license_)
+            prompt = Prompt(check_prompt(" ".join((text or "").split())), name, license_)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            refused.append(f"{where}: {error}")
+            continue
+        yield prompt
+    if refused:
+        log.warning("%s: %d rows hold no usable prompt and are left out, such as %s", name, len(refused), refused[0])
 
 
 def fetch(source: HubSource) -> tuple[Path, str]:
@@ -99,8 +110,8 @@ def fetch(source: HubSource) -> tuple[Path, str]:
     return path, f"{source.repo}@{commit[:12]}"
 
 
-def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    """(where, prompt) of a file: parquet, CSV, JSON lines, or one prompt a line.
+def _texts(path: Path, column: str) -> Iterator[tuple[str, str | None]]:
+    """(where, prompt or None) of a file: parquet, CSV, JSON lines, or one prompt a line.
 
     Raises:
         ValueError: it cannot be read, or lacks the column.
@@ -129,7 +140,7 @@ def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
         raise ValueError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _parquet_texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
+def _parquet_texts(path: Path, column: str) -> Iterator[tuple[str, str | None]]:
     try:
         file = pq.ParquetFile(path)
         if column not in file.schema_arrow.names:
@@ -143,18 +154,18 @@ def _parquet_texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
         raise ValueError(f"{path}: no parquet file: {error}") from error
 
 
-def _object(line: str, where: str) -> dict[str, str]:
+def _object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object")
     return value
 
 
-def _column(row: dict[str, str], column: str, where: str) -> str:
+def _column(row: dict[str, Any], column: str, where: str) -> str | None:
     text = row.get(column)
-    if not isinstance(text, str):
+    if column not in row or not isinstance(text, str | None):
         raise ValueError(f"{where}: no text in {column!r} (it has {', '.join(map(str, row))})")
     return text
