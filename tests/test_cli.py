@@ -263,7 +263,7 @@ BAD_LINES = b'fine\n{"prompt": "x"\n'
         (["a", "--prompts-file", "none.txt"], "none.txt: can't read the prompts: No such file"),
         (["--prompts-file", "empty.txt"], "empty.txt: holds no prompt"),
         (["--prompts-file", "bad.txt"], "bad.txt, line 2: starts with '{' but is not valid JSON"),
-        (["--prompts-file", "latin.txt"], "latin.txt, line 3: not UTF-8 text"),
+        (["--prompts-file", "latin.txt"], "latin.txt: not UTF-8 text"),
         (["--prompts-file", "field.txt"], "field.txt, line 1: unknown field 'sed'"),
         (["--prompts-file", "noprompt.txt"], "noprompt.txt, line 1: the field 'prompt' is missing"),
         (["--prompts-file", "type.txt"], "type.txt, line 1: a prompt must be text, got int"),

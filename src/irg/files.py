@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from irg.text_files import parse_json
+
 TEMPORARY = ".tmp-"
 
 
@@ -177,7 +179,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line) if line.strip() else None
+            value = parse_json(line) if line.strip() else None
         except ValueError as error:
             if number == len(lines):
                 break

@@ -3,6 +3,7 @@
 Legend: H, W pixels; levels are 0 (black) to 255 (white).
 """
 
+import base64
 import contextlib
 import io
 import warnings
@@ -81,6 +82,19 @@ def open_image(
             return _upright_rgb(opened, max_pixels)
     except ValueError as error:
         raise ValueError(f"{name}{error}") from None
+
+
+def from_base64(text: str) -> bytes:
+    """The bytes of a file as base64, with line breaks or without, or as a data URL.
+
+    Raises:
+        ValueError: it is no base64.
+    """
+    data = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except ValueError as error:  # of characters that are not ASCII, too
+        raise ValueError(f"no base64: {error}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

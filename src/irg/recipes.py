@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast
 
 from irg.deprecation import old_names, warn
+from irg.text_files import read_text
 
 T = TypeVar("T")
 
@@ -37,10 +38,9 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
         ValueError: the file can't be read or is no YAML mapping; a field is unknown, missing or of the wrong type.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ValueError(f"{path}: can't read the recipe: {reason}") from error
+        text = read_text(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: can't read the recipe: {error}") from error
     try:
         data = _parse_yaml(text)
         if data is None:
@@ -57,8 +57,8 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
 def peek(path: str | Path, name: str) -> Any:
     """The value of a field at the top of a recipe's file, as YAML has it; None where there is none, or no recipe."""
     try:
-        data = _parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = _parse_yaml(read_text(path))
+    except ValueError:
         return None
     return data.get(name) if isinstance(data, dict) else None
 

@@ -21,6 +21,7 @@ from irg.curation.records import TrajectoryRecord
 from irg.curation.view import sample, sample_of_shards
 from irg.learning.data.conversation_writer import conversation
 from irg.learning.modes import IRGL, Mode
+from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.recipes import build as read
 
 WORLD = {"kind": "miniworld", "sprites": "builtin"}
@@ -155,7 +156,9 @@ RECORD = TrajectoryRecord("a cup", "plan", b"one", "<think> fix </think>", b"two
 )
 def test_the_authors_format(mode: Mode, told: str) -> None:
     words = []
-    for number, turn in enumerate(conversation(RECORD, mode)):
+    system, *turns = conversation(RECORD, mode)
+    assert system == {"role": "user", "content": BAGEL_PROFILE.system_prompt}
+    for number, turn in enumerate(turns):
         if turn["role"] == "user":
             words.append("u" if number else f"u:{turn['content']}")
             continue
@@ -171,7 +174,7 @@ def test_conversations_are_written_by_mode(built: BuildFolder, tmp_path: Path) -
     out, _ = exported(built, tmp_path / "set", conversation=["initial_full", "improving_full"])
     texts = pq.read_table(out / "conversation" / "improving_full" / "train")["conversation"].to_pylist()
     two = sum(row.improved is not None for row in read_rows(sorted((out / "train").glob("*.parquet"))))
-    assert len(texts) == two and all(json.loads(text)[1]["content"][-1]["need_loss"] for text in texts)
+    assert len(texts) == two and all(json.loads(text)[2]["content"][-1]["need_loss"] for text in texts)
     with pytest.raises(ValueError, match=r"no mode 'initial_ful' \(did you mean 'initial_full'\?\)"):
         exported(built, tmp_path / "other", conversation=["initial_ful"])
     assert len(IRGL) == 6

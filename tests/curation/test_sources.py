@@ -174,6 +174,6 @@ def test_rows_without_a_prompt_are_left_out_and_counted(tmp_path: Path, caplog: 
 
 
 def test_json_that_is_nested_too_deep_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("[" * 200_000)
+    (tmp_path / "a.jsonl").write_text('{"a":' * 200_000)
     with pytest.raises(ValueError, match=r"a\.jsonl, line 1: no JSON"):
         rows(tmp_path, {"kind": "file", "path": str(tmp_path / "a.jsonl")})

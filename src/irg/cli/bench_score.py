@@ -15,6 +15,7 @@ from irg.cli.arguments import parse
 from irg.deprecation import renamed
 from irg.endpoints import json_object
 from irg.evaluation.judges import JudgeOptions
+from irg.text_files import read_text
 
 _JSON = PrimitiveConstructorSpec(
     nargs=1,
@@ -122,8 +123,8 @@ def _text(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except ValueError as error:
         raise ValueError(f"--rubric {path}: can't be read: {error}") from error
     if "{prompt}" not in text:
         raise ValueError(f"--rubric {path}: holds no {{prompt}}, so the judge would not know what to judge")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from irg.reasoning.settings import check_prompt, check_seed
+from irg.text_files import decoded, lines_of, parse_json
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,15 @@ def _read(name: str, seed: int, with_images: bool) -> list[Request]:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise ValueError(f"{name}: can't read the prompts: {error.strerror or error}") from error
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
     title, folder = ("standard input", Path()) if name == "-" else (name, Path(name).parent)
     delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(name).suffix.lower())
     fields = ("prompt", "seed", "image", "images") if with_images else ("prompt", "seed")
+    try:
+        text = decoded(raw)
+    except ValueError as error:
+        raise ValueError(f"{title}: {error}") from error
     requests = []
-    for where, entry in _table_rows(raw, delimiter, title, fields) if delimiter else _lines(raw, title):
+    for where, entry in _table_rows(text, delimiter, title, fields) if delimiter else _entries(text, title):
         try:
             requests.append(_request(entry(), seed, folder, fields))
         except ValueError as error:
@@ -87,36 +90,46 @@ def _read(name: str, seed: int, with_images: bool) -> list[Request]:
 _Entries = Iterator[tuple[str, Callable[[], dict[str, Any]]]]  # (file and line, what makes its fields or complains)
 
 
-def _lines(raw: bytes, title: str) -> _Entries:
-    for number, line in enumerate(raw.split(b"\n"), start=1):
-        if line.strip():
-            yield f"{title}, line {number}", partial(_fields_of_line, line)
+def _entries(text: str, title: str) -> _Entries:
+    """One a line, or those of a JSON list of objects and texts."""
+    if text.lstrip().startswith("[{") or (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+        try:
+            entries = parse_json(text)
+        except ValueError:  # a prompt may begin with a bracket
+            entries = None
+        if isinstance(entries, list):
+            yield from ((f"{title}, entry {n}", partial(_fields_of_entry, one)) for n, one in enumerate(entries))
+            return
+    yield from ((f"{title}, line {number}", partial(_fields_of_line, line)) for number, line in lines_of(text))
 
 
-def _fields_of_line(line: bytes) -> dict[str, Any]:
+def _fields_of_entry(entry: Any) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {"prompt": entry}
+    if not isinstance(entry, dict):
+        raise ValueError("expected an object or a text")
+    return entry
+
+
+def _fields_of_line(line: str) -> dict[str, Any]:
+    line = line.strip()
+    if not line.startswith("{"):
+        return {"prompt": line}
     try:
-        text = line.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8 text") from error
-    if not text.startswith("{"):
-        return {"prompt": text}
-    try:
-        entry: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        entry: dict[str, Any] = parse_json(line)
+    except ValueError as error:
         raise ValueError(f"starts with '{{' but is not valid JSON: {error}") from error
     return entry
 
 
-def _table_rows(raw: bytes, delimiter: str, title: str, fields: Sequence[str]) -> _Entries:
+def _table_rows(text: str, delimiter: str, title: str, fields: Sequence[str]) -> _Entries:
     """The rows of a CSV file with a column ``prompt``; columns that are no field are left alone."""
     try:
-        rows = csv.DictReader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter=delimiter, strict=True)
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         if "prompt" not in (rows.fieldnames or ()):
             raise ValueError(f"{title}: the first line must name the columns, one of them prompt")
         for row in rows:
             yield f"{title}, line {rows.line_num}", partial(_fields_of_row, {name: row.get(name) for name in fields})
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{title}: not UTF-8 text") from error
     except csv.Error as error:
         raise ValueError(f"{title}: not a CSV file: {error}") from error
 

@@ -9,8 +9,8 @@ from irg.curation import filter as filtering
 from irg.curation import prompt_rows
 from irg.curation.build_folder import BuildFolder
 from irg.curation.changes import check_changes, check_prompts, last_keys, write_state
-from irg.curation.ray.run import run_on_ray
 from irg.curation.plan import lacking_stages
+from irg.curation.ray.run import run_on_ray
 from irg.curation.recipe import DataRecipe
 from irg.curation.resources import Resources
 from irg.curation.running import Progress, StageFailed, run_in_process

@@ -44,7 +44,7 @@ def validate(folder: Path) -> Findings:
         for number, row in enumerate(_rows(file, found)):
             where = f"{file}, row {number}"
             found.rows += 1
-            found.problems += [f"{where}: {problem}" for problem in _problems(row, found)]
+            found.problems += [f"{where}: {problem}" for problem in _problems(row, found, file.parent)]
             if row.get("id"):
                 name = row["id"].encode()[:32]
                 ids[name] += 1
@@ -75,11 +75,11 @@ def _rows(file: Path, found: Findings) -> Any:
         found.problems.append(f"{file}: can't be read: {' '.join(str(error).split())[:200]}")
 
 
-def _problems(row: dict[str, Any], found: Findings) -> list[str]:
+def _problems(row: dict[str, Any], found: Findings, folder: Path) -> list[str]:
     problems = []
     images = {name: row[name]["bytes"] if row[name] else None for name in IMAGE_COLUMNS}
     try:
-        TrajectoryRow.from_columns(row)
+        TrajectoryRow.from_columns(row, folder)
     except ValueError as error:
         problems.append(str(error))
     found.turns[1 if images["improved"] is None else 2] += 1
@@ -94,6 +94,6 @@ def _problems(row: dict[str, Any], found: Findings) -> list[str]:
             Reflection.parse(row["reflection"])
         except ValueError as error:
             problems.append(str(error))
-    if row.get("digest") and not problems and TrajectoryRow.from_columns(row).digest != row["digest"]:
+    if row.get("digest") and not problems and TrajectoryRow.from_columns(row, folder).digest != row["digest"]:
         problems.append("its digest is not that of its parts: it was changed")
     return problems

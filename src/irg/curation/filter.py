@@ -12,6 +12,7 @@ from irg.curation.decontaminate import Decontaminator, Neighbors, normalized
 from irg.curation.recipe import Filter
 from irg.curation.stages import accepted, rejected
 from irg.curation.store import Row, StageFolder, digest
+from irg.text_files import lines_of, read_text
 
 COLUMNS: dict[str, type] = {"how": str, "benchmark": str, "like": str}
 EXAMPLES = 5
@@ -80,11 +81,9 @@ def _words(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        return sorted(
-            {normalized(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"filter.blocklist: {path}: {getattr(error, 'strerror', None) or error}") from error
+        return sorted({normalized(line) for _, line in lines_of(read_text(path))})
+    except ValueError as error:
+        raise ValueError(f"filter.blocklist: {path}: {error}") from error
 
 
 def in_script(text: str, script: str) -> bool:

@@ -3,12 +3,12 @@
 The instructions are part of a stage's key: what was made by another wording is made again.
 """
 
-import json
 from typing import Any
 
 from irg.curation.store import Row
 from irg.endpoints import refuses
 from irg.results.reflection import Reflection, sections, without_tags
+from irg.text_files import parse_json
 
 THINK = """You teach a model to think before it draws. Here is a prompt, and a picture that fulfils it.
 
@@ -92,7 +92,7 @@ def read_json(text: str) -> dict[str, Any]:
     """
     start, end = text.find("{"), text.rfind("}")
     try:
-        value = json.loads(text[start : end + 1])
+        value = parse_json(text[start : end + 1])
     except ValueError as error:
         raise ValueError(f"it holds no JSON object ({error})") from None
     if not isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ from irg.curation.content import content
 from irg.curation.parts import Prompt, Source
 from irg.curation.resources import Resources
 from irg.reasoning.settings import check_prompt
+from irg.text_files import lines_of, parse_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +73,14 @@ def file_hash(path: Path) -> str:
         raise ValueError(f"prompts.sources: {path}: {error.strerror or error}") from error
 
 
-def _limited(
-    texts: Iterator[tuple[str, str | None]], limit: int | None, name: str, license_: str
-) -> Iterator[Prompt]:
-    """The prompts of a source; what is no prompt (nothing, or too long a text) is left out and counted in a line."""
+def _limited(texts: Iterator[tuple[str, str | None]], limit: int | None, name: str, license_: str) -> Iterator[Prompt]:
+    """The prompts of a source; what is no prompt (nothing, or too long a text) is left out and counted in a line.
+
+    Raises:
+        ValueError: there are rows, and none holds a prompt.
+    """
     refused: list[str] = []
+    used = 0
     for number, (where, text) in enumerate(texts):
         if limit is not None and number >= limit:
             break
@@ -84,7 +89,10 @@ def _limited(
         except ValueError as error:
             refused.append(f"{where}: {error}")
             continue
+        used += 1
         yield prompt
+    if refused and not used:
+        raise ValueError(refused[0])
     if refused:
         log.warning("%s: %d rows hold no usable prompt and are left out, such as %s", name, len(refused), refused[0])
 
@@ -121,23 +129,41 @@ def _texts(path: Path, column: str) -> Iterator[tuple[str, str | None]]:
             case ".parquet":
                 yield from _parquet_texts(path, column)
             case ".csv" | ".tsv":
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-                    for number, row in enumerate(reader, 2):
-                        yield f"{path}, line {number}", _column(row, column, f"{path}, line {number}")
+                table = io.StringIO(_text(path), newline="")
+                reader = csv.DictReader(table, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+                for row in reader:
+                    where = f"{path}, line {reader.line_num}"
+                    yield where, _column(row, column, where)
             case ".jsonl" | ".json":
-                with path.open(encoding="utf-8-sig") as file:
-                    for number, line in enumerate(file, 1):
-                        if line.strip():
-                            where = f"{path}, line {number}"
-                            yield where, _column(_object(line, where), column, where)
+                yield from _json_texts(path, column)
             case _:
-                with path.open(encoding="utf-8-sig") as file:
-                    for number, line in enumerate(file, 1):
-                        if line.strip():
-                            yield f"{path}, line {number}", line
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                yield from ((f"{path}, line {number}", line) for number, line in lines_of(_text(path)))
+    except (OSError, csv.Error) as error:
         raise ValueError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: can't be read: {error}") from error
+
+
+def _json_texts(path: Path, column: str) -> Iterator[tuple[str, str | None]]:
+    """Of a list of objects or texts, or of one object a line."""
+    text = _text(path)
+    if text.lstrip().startswith("["):
+        try:
+            entries = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: no JSON: {error}") from error
+        for number, entry in enumerate(entries):
+            where = f"{path}, entry {number}"
+            yield where, entry if isinstance(entry, str | None) else _column(_checked(entry, where), column, where)
+        return
+    for number, line in lines_of(text):
+        where = f"{path}, line {number}"
+        yield where, _column(_object(line, where), column, where)
 
 
 def _parquet_texts(path: Path, column: str) -> Iterator[tuple[str, str | None]]:
@@ -156,9 +182,15 @@ def _parquet_texts(path: Path, column: str) -> Iterator[tuple[str, str | None]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = json.loads(line)  # not parse_json: half a surrogate pair costs the one prompt, not the file
+    except RecursionError:
+        raise ValueError(f"{where}: no JSON: nested too deeply") from None
+    except ValueError as error:
         raise ValueError(f"{where}: no JSON: {error}") from error
+    return _checked(value, where)
+
+
+def _checked(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object")
     return value

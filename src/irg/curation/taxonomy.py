@@ -1,6 +1,5 @@
 """Prompts of a taxonomy with quotas, expanded by a grammar or by a model behind an endpoint: kind ``taxonomy``."""
 
-import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from irg.deprecation import renamed, warn
 from irg.endpoints import Endpoint
 from irg.reasoning.settings import check_prompt
 from irg.recipes import choose
+from irg.text_files import parse_json
 
 _SLOT = re.compile(r"\{(?:(a|s) )?(\w+)\}")
 _RENAMED = {"colours": "colors"}  # categories, earlier name -> name
@@ -165,7 +165,7 @@ def by_grammar(source: TaxonomySource, seed: int) -> Iterator[tuple[str, str]]:
 def read_list(text: str) -> list[str]:
     """The strings of an EXPAND answer; ValueError says what is wrong."""
     try:
-        found = json.loads(text[text.find("[") : text.rfind("]") + 1])
+        found = parse_json(text[text.find("[") : text.rfind("]") + 1])
     except ValueError as error:
         raise ValueError(f"it holds no JSON list ({error})") from None
     if not isinstance(found, list) or not all(isinstance(one, str) and one.strip() for one in found) or not found:

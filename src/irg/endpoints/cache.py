@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from irg import files
+from irg.text_files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class AnswerCache:
         """What was put under ``key``; None if nothing was. A damaged file is set aside and counts as nothing."""
         file = self._file(key)
         try:
-            entry: dict[str, Any] = json.loads(file.read_bytes())
+            entry: dict[str, Any] = parse_json(file.read_bytes())
             if not isinstance(entry, dict) or "response" not in entry:
                 raise ValueError("it lacks a response")
             return entry

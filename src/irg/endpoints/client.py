@@ -17,6 +17,7 @@ from irg.endpoints.cache import AnswerCache
 from irg.endpoints.endpoint import Endpoint, EndpointError, Retry
 from irg.endpoints.http_errors import http_error
 from irg.endpoints.images import decoded
+from irg.text_files import parse_json
 
 Messages = Sequence[dict[str, Any]]
 UNIFORM_REFUSALS = 5
@@ -365,7 +366,7 @@ class Client:
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
                 reply = await self._post(path, body, options, files)
-                data = json.loads(reply.content)
+                data = parse_json(reply.content)
         except openai.APIStatusError as error:
             raise self._refused_by_all(http_error(error, self.endpoint.url, body)) from None
         except (openai.APIError, TimeoutError) as error:

@@ -1,10 +1,9 @@
 """Images in requests and answers."""
 
 import base64
-import binascii
 from typing import Any
 
-from irg.image_files import open_image
+from irg.image_files import from_base64, open_image
 
 
 def image_part(png: bytes) -> dict[str, Any]:
@@ -23,8 +22,8 @@ def decoded(text: str | None, size: tuple[int, int] | None) -> bytes:
     if not isinstance(text, str):
         raise ValueError("the answer holds no b64_json (an address is not fetched; set extra.response_format)")
     try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error:
+        data = from_base64(text)
+    except ValueError:
         raise ValueError("the answer's b64_json is not base64") from None
     try:
         found = open_image(data).size

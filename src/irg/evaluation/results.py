@@ -4,7 +4,6 @@ Turn k + 1 is the image that stands after at most k edits: where a request stopp
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from irg.evaluation.judges.base import Failure
 from irg.evaluation.judging import JudgedImage
 from irg.evaluation.runs import library_versions
 from irg.evaluation.statistics import Changes, Estimate, mean_difference, repair_and_damage, share
+from irg.text_files import parse_json, read_text
 from irg.version import __version__
 
 SCHEMA = 2
@@ -127,7 +127,7 @@ class Result:
         """
         file = _find(path)
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = parse_json(read_text(file))
             if data.get("schema") == 1:
                 _upgrade(data)
             if data.get("schema") != SCHEMA:

@@ -19,6 +19,7 @@ from typing import Any
 from irg import files
 from irg.evaluation.image_folders import LAYOUTS, slug
 from irg.promptsets import BenchPrompt, PromptSet
+from irg.text_files import parse_json, read_text
 from irg.version import __version__
 
 SCHEMA = 1
@@ -82,7 +83,7 @@ class RunInfo:
         """
         path = folder / RUN_FILE
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(read_text(path))
             if data.get("schema") != SCHEMA:
                 raise ValueError(f"schema {data.get('schema')} is not known to this irg ({__version__})")
             return cls(**{**data, "prompt_ids": tuple(data["prompt_ids"]), "lora": tuple(data.get("lora", ()))})
@@ -219,7 +220,7 @@ def read_trajectory(path: Path) -> dict[str, Any]:
         ValueError: it can't be read.
     """
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = parse_json(read_text(path))
         record["turns"][0]["seconds"], record["turns"][0]["tokens"]
         return record
     except (OSError, ValueError, TypeError, LookupError, RecursionError):

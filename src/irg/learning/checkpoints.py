@@ -21,6 +21,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 
 from irg import files
 from irg.learning.parallel import Ranks
+from irg.text_files import parse_json, read_text
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that a run of one process is one
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)  # it logs every tensor
@@ -129,7 +130,7 @@ def read_about(path: Path) -> dict[str, Any]:
         ValueError: it is damaged.
     """
     try:
-        about = json.loads((path / STATE).read_text(encoding="utf-8"))
+        about = parse_json(read_text(path / STATE))
         assert isinstance(about, dict)
         return about
     except (OSError, ValueError, AssertionError) as error:

@@ -11,6 +11,7 @@ from irg import files
 from irg.learning.checkpoints import read_about
 from irg.learning.parallel import Ranks
 from irg.learning.recipe import TrainRecipe
+from irg.text_files import parse_json, read_text
 
 FREE = {  # where the run ends, how often it reports, how it is fitted into memory: none of it changes what is learned
     *("out", "cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads", "device"),
@@ -42,7 +43,7 @@ def differences(recipe: TrainRecipe, out: Path) -> list[str]:
         return []
     mine = flat(json.loads(json.dumps(asdict(recipe))))
     try:
-        theirs = flat(json.loads(path.read_text(encoding="utf-8")))
+        theirs = flat(parse_json(read_text(path)))
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to go on with this recipe") from None
     return [k for k in mine if k not in FREE and k in theirs and mine[k] != theirs[k]]
@@ -100,7 +101,7 @@ def same_rows(about: Mapping[str, Any], fingerprint: str, path: Path, force: boo
     Raises:
         ValueError: they are others, and ``force`` is not set.
     """
-    if about["rows"] == fingerprint:
+    if about["rows"] in (fingerprint, fingerprint.partition("-")[0]):  # earlier versions knew no content
         return True
     if not force:
         raise ValueError(

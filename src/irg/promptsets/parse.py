@@ -3,13 +3,13 @@
 import ast
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from irg.promptsets.prompt_set import BenchPrompt
+from irg.text_files import decoded, parse_json
 
 Contents = Mapping[str, tuple[Path, bytes]]
 _EVAL = "_eval_prompts.jsonl"
@@ -164,8 +164,8 @@ def _oneig_questions(contents: Contents, kind: str) -> dict[str, dict[str, Any]]
     for number, entry in _json(*contents[place], dict).items():
         where = f"{contents[place][0]}, {number}"
         try:
-            parsed = {key: json.loads(_field(entry, key, str, where)) for key in ("question", "dependency")}
-        except json.JSONDecodeError as error:
+            parsed = {key: parse_json(_field(entry, key, str, where)) for key in ("question", "dependency")}
+        except ValueError as error:
             raise ValueError(f"{where}: not valid JSON: {error}") from error
         found[number] = {"questions": parsed["question"], "dependency": parsed["dependency"]}
     return found
@@ -186,15 +186,15 @@ def _attribute(place: str, ending: str) -> str:
 
 def _text(file: Path, content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text") from error
+        return decoded(content)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _json(file: Path, content: bytes, kind: type) -> Any:
     try:
-        data = json.loads(_text(file, content))
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = parse_json(_text(file, content))
+    except ValueError as error:
         raise ValueError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(data, kind):
         raise ValueError(f"{file}: expected a JSON {'object' if kind is dict else 'list'}")
@@ -208,8 +208,8 @@ def _json_lines(file: Path, content: bytes) -> Iterator[tuple[int, dict[str, Any
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = parse_json(line)
+        except ValueError as error:
             raise ValueError(f"{file}, line {place}: not valid JSON: {error}") from error
         if not isinstance(data, dict):
             raise ValueError(f"{file}, line {place}: expected a JSON object")

@@ -11,6 +11,7 @@ from PIL import Image
 from irg.results.folder import JSON_NAME, REPORT_NAME, encode_png, image_name, read_image, write_folder
 from irg.results.report import render_report
 from irg.results.search import Candidate, Search, best_image, candidate_name
+from irg.text_files import parse_json
 from irg.version import __version__
 
 SCHEMA_VERSION = 1
@@ -185,10 +186,12 @@ class Trajectory:
         folder = Path(folder).expanduser()
         path = folder / JSON_NAME
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
+        try:
+            data = parse_json(content)
+        except ValueError as error:
             raise ValueError(f"{path}: not valid JSON: {error}") from error
         try:
             return cls._from_dict(data, lambda name: read_image(folder, name))

@@ -171,9 +171,9 @@ def test_a_text_of_ones_own(tmp_path: Path, content: str, text: str) -> None:
     "content, message",
     [
         (None, "can't be read: No such file"),
-        (b"\xff", "not UTF-8 text .* at byte 0"),
+        (b"\xff", "can't be read: not UTF-8 text .* at byte 0"),
         (b" \n", "has no text"),
-        (b"x" * 65537, "longer than 65536 bytes"),
+        (b"x" * 65537, "can't be read: larger than 65,536 bytes"),
     ],
 )
 def test_a_text_of_ones_own_that_is_none(tmp_path: Path, content: bytes | None, message: str) -> None:

@@ -12,17 +12,22 @@ from irg.learning.modes import EncodedImage, EncodedTrajectory, Mode, write
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.sequence.parts import Latents, Target, Text
 
-PROMPT, THINKING, REFLECTION, HOW_TO_THINK, HOW_TO_IMPROVE = ((n,) for n in range(5))  # stand for a row's token ids
+SYSTEM, PROMPT, THINKING, REFLECTION, HOW_TO_THINK, HOW_TO_IMPROVE = (
+    (n,) for n in range(6)
+)  # stand for a row's token ids
 
 
 def conversation(row: TrajectoryRow, mode: Mode) -> list[dict[str, Any]]:
     """A trajectory as the turns of a mode, part by part as training writes it (:func:`irg.learning.modes.write`).
+
+    The system prompt is a user's turn of its own, the first: readers of the format add none, and generation has one.
 
     Raises:
         ValueError: the row lacks the mode's second turn.
     """
     texts: dict[tuple[int, ...], str] = {THINKING: row.thinking, REFLECTION: row.reflection or ""}
     questions: dict[tuple[int, ...], str] = {
+        SYSTEM: BAGEL_PROFILE.system_prompt,
         PROMPT: row.prompt,
         HOW_TO_THINK: BAGEL_PROFILE.how_to_think,
         HOW_TO_IMPROVE: BAGEL_PROFILE.how_to_improve,
@@ -30,7 +35,7 @@ def conversation(row: TrajectoryRow, mode: Mode) -> list[dict[str, Any]]:
     first, second = (data and EncodedImage(data, (1, 1), (1, 1)) for data in (row.image, row.improved))
     assert isinstance(first, EncodedImage)
     trajectory = EncodedTrajectory(
-        system=(),
+        system=SYSTEM,
         prompt=PROMPT,
         thinking=THINKING,
         image=first,

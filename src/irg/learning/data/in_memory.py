@@ -10,14 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from rich.progress import track
 from torch import Tensor
 
 from irg import files
-from irg.learning.data.row_source import Memory, SourceRow
+from irg.learning.data.row_source import Memory, SourceRow, columns_of
 from irg.learning.data.rows import TRAJECTORY, BadRow, open_parquet
 from irg.learning.data.samples import ImageContent, TrajectoryEncoder
+from irg.learning.data.schema import IMAGE_COLUMNS
 from irg.learning.modes import EncodedTrajectory
 from irg.model.network.autoencoder import Autoencoder
 
@@ -47,7 +49,8 @@ def hold_in_memory(
             rows = list(pool.map(encoded, _rows(file)))
             held |= {(file, number): row for number, row in enumerate(rows)}
             images = [i.content for row in rows if not isinstance(row, BadRow) for i in (row.image, row.improved) if i]
-            key = hashlib.sha256(_digest(file) + salt).hexdigest()[:16]
+            linked = b"".join(map(_pixels_digest, images)) if _has_paths(file) else b""
+            key = hashlib.sha256(_digest(file) + salt + linked).hexdigest()[:16]
             latents = _cached_latents(autoencoder, images, cache / f"latents-{key}.npy")
             for image, latents_Zhw in zip(images, latents, strict=True):
                 image.latents_Zhw = latents_Zhw
@@ -57,10 +60,27 @@ def hold_in_memory(
 def _rows(file: Path) -> list[SourceRow]:
     number, rows = 0, []
     for batch in open_parquet(file, TRAJECTORY).iter_batches(64, columns=list(TRAJECTORY)):
-        for values in batch.to_pylist():
-            rows.append(SourceRow(0, number, f"{file}, row {number}", values))
+        for index in range(len(batch)):
+            where = f"{file}, row {number}"
+            rows.append(SourceRow(0, number, where, columns_of(batch, index, where), file.parent))
             number += 1
     return rows
+
+
+def _has_paths(file: Path) -> bool:
+    """Whether images of a file's rows are files of their own, which may change without it."""
+    opened = open_parquet(file, TRAJECTORY)
+    names = [name for name in IMAGE_COLUMNS if "path" in _field_names(opened.schema_arrow.field(name).type)]
+    table = opened.read(columns=[f"{name}.path" for name in names])
+    return any(value and value["path"] for column in table.columns for value in column.to_pylist())
+
+
+def _field_names(kind: pa.DataType) -> list[str]:
+    return [kind.field(index).name for index in range(kind.num_fields)]
+
+
+def _pixels_digest(image: ImageContent) -> bytes:
+    return hashlib.sha256(image.pixels_HW3.tobytes()).digest()
 
 
 def _digest(file: Path) -> bytes:

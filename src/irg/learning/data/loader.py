@@ -107,7 +107,8 @@ class PackLoader:
     def fingerprint(self) -> str:
         """Changes with the rows: positions in the sources mean nothing in others."""
         whole = "".join(source.fingerprint for source in self.sources.values())
-        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+        content = "".join(source.content_fingerprint for source in self.sources.values())
+        return "-".join(hashlib.sha256(facts.encode()).hexdigest()[:16] for facts in (whole, content))
 
     def held_out(self) -> list[EncodedTrajectory]:
         """The trajectories kept out of training, encoded; broken ones are refused."""

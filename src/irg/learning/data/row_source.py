@@ -9,7 +9,7 @@ are read when they are needed or held in memory (:mod:`.in_memory`).
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from irg.learning.recipe import Draw
 from irg.randomness import numpy_generator
 
 CHUNK = 32
+_SPOT, _SPOTS = 1 << 16, 64
 MIN_SLICES = 64  # if there are rows enough, so that as many data streams can share
 Memory = Mapping[tuple[Path, int], EncodedTrajectory | BadRow]
 """Rows held in memory by file and number, or why they can't be used."""
@@ -46,6 +47,7 @@ class SourceRow:
     row: int  # in its row group
     where: str
     content: Mapping[str, Any] | EncodedTrajectory | BadRow
+    folder: Path | None = None  # of the row's file
 
 
 class RowSource:
@@ -62,6 +64,12 @@ class RowSource:
         """Changes with the files' names, sizes and order, and the rows in them."""
         facts = [(s.file.name, s.file.stat().st_size, s.group, s.first, len(s.rows)) for s in self.slices]
         return hashlib.sha256(repr((self.name, facts)).encode()).hexdigest()
+
+    @property
+    def content_fingerprint(self) -> str:
+        """Changes when a file is written anew, also with as many rows of the same size; see :func:`content_digest`."""
+        files = dict.fromkeys(s.file for s in self.slices)
+        return hashlib.sha256(b"".join(map(content_digest, files))).hexdigest()
 
     def check(self, streams: int) -> None:
         """Raise ValueError if there are more data streams than slices to share."""
@@ -127,8 +135,18 @@ class RowSource:
     def _row(self, number: int, row: int, base: int, batch: Any) -> SourceRow:
         part = self.slices[number]
         at = part.first + row
-        content = batch.slice(row - base, 1).to_pylist()[0] if self.memory is None else self.memory[part.file, at]
-        return SourceRow(number, row, f"{part.file}, row {at}", content)
+        where = f"{part.file}, row {at}"
+        content = columns_of(batch, row - base, where) if self.memory is None else self.memory[part.file, at]
+        return SourceRow(number, row, where, content, part.file.parent)
+
+
+def columns_of(batch: pa.RecordBatch, index: int, where: str) -> Mapping[str, Any] | BadRow:
+    """The columns of a row of a batch, or why they can't be read."""
+    try:
+        columns: Mapping[str, Any] = batch.slice(index, 1).to_pylist()[0]
+        return columns
+    except UnicodeDecodeError as error:
+        return BadRow(where, f"a text is not UTF-8: {error.reason}")
 
 
 class Cursor:
@@ -256,6 +274,24 @@ def _has_reflection(opened: pq.ParquetFile, group: int) -> np.ndarray:
         return np.full(rows, stats.null_count == 0)
     table = opened.read_row_group(group, columns=["reflection"])
     return np.asarray(table.column(0).is_valid().to_numpy())
+
+
+@cache
+def content_digest(file: Path) -> bytes:
+    """A digest of a parquet file's footer (sizes and bounds of all columns) and of 64 KiB in each of up to 64 places.
+
+    Whole files would take hours where there are terabytes.
+    """
+    digest, size = hashlib.sha256(), file.stat().st_size
+    with file.open("rb") as opened:
+        opened.seek(max(0, size - 8))
+        footer = int.from_bytes(opened.read(4), "little")
+        opened.seek(max(0, size - 8 - footer))
+        digest.update(opened.read())
+        for place in range(0, size, max(_SPOT, size // _SPOTS)):
+            opened.seek(place)
+            digest.update(opened.read(_SPOT))
+    return digest.digest()
 
 
 @lru_cache(8)

@@ -1,5 +1,6 @@
 """From a row to a sample: texts to ids, images to pixels, a learning mode's parts, condition dropout."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,8 +66,9 @@ class TrajectoryEncoder:
             return row.content
         if isinstance(row.content, BadRow):
             raise row.content
+        assert isinstance(row.content, Mapping)
         try:
-            values = TrajectoryRow.from_columns(row.content)
+            values = TrajectoryRow.from_columns(row.content, row.folder)
         except ValueError as error:
             raise BadRow(row.where, str(error)) from None
         encode = self.tokenizer.encode
@@ -149,7 +151,11 @@ class SampleBuilder:
         if isinstance(row.content, dict) and "conversation" in row.content:
             whole = self.encoder.conversation(row.content["conversation"], row.where)
         else:
-            whole = write(mode, hide_thinking(mode, self.encoder.trajectory(row), rng.random, d.thinking))
+            trajectory = hide_thinking(mode, self.encoder.trajectory(row), rng.random, d.thinking)
+            try:
+                whole = write(mode, trajectory)
+            except ValueError as error:
+                raise BadRow(row.where, str(error)) from None
         parts = drop_conditions(whole, rng.random, text=d.text, latents=d.vae, patches=d.vit)
         parts = noised_copies(parts, self.recipe.noise_copies)
         try:

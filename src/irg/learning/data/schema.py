@@ -6,6 +6,7 @@ The one home of these names: data building writes them (with columns of its own 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,22 @@ COLUMNS: dict[str, pa.DataType] = {
 IMAGE_COLUMNS = tuple(name for name, kind in COLUMNS.items() if kind == IMAGE)
 
 
+def _image_bytes(value: Mapping[str, Any] | None, folder: Path | None) -> bytes | None:
+    """An image's file: from the row or, where that has a path alone, from the folder of the row's file."""
+    data, path = (value.get("bytes"), value.get("path")) if value else (None, None)
+    if data or not path or folder is None:
+        return data
+    try:
+        place = (folder / path).resolve()
+        if not place.is_relative_to(folder.resolve()):
+            raise ValueError(f"the image {path!r} is outside of {folder}, where the row's file is: it is not read")
+        if not place.is_file():
+            raise ValueError(f"the image {path!r} is no file in {folder}")
+        return place.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the image {path!r} can't be read: {error.strerror or error}") from None
+
+
 @dataclass(frozen=True)
 class TrajectoryRow:
     """One trajectory: prompt, T1, I1 and, with a second turn, T2, I2. Images are encoded files, such as PNG."""
@@ -33,18 +50,25 @@ class TrajectoryRow:
     improved: bytes | None = None
 
     @classmethod
-    def from_columns(cls, values: Mapping[str, Any]) -> "TrajectoryRow":
+    def from_columns(cls, values: Mapping[str, Any], folder: Path | None = None) -> "TrajectoryRow":
         """A row as parquet holds it, images as structs; columns of other names are ignored.
 
+        Args:
+            folder: where the row's file is. Images that are given by a path alone are read from there.
+
         Raises:
-            ValueError: a part is missing.
+            ValueError: a part is missing, or the path of an image leads out of the folder.
         """
-        image, improved = (values[name]["bytes"] if values[name] else None for name in IMAGE_COLUMNS)
+        image, improved = (_image_bytes(values[name], folder) for name in IMAGE_COLUMNS)
         if not values["prompt"] or not values["thinking"] or not image:
-            raise ValueError("a trajectory needs prompt, thinking and image")
-        if bool(values["reflection"]) != bool(improved):
+            missing = [name for name in ("prompt", "thinking") if not values[name]] + ["image"] * (not image)
+            raise ValueError(f"a trajectory needs prompt, thinking and image; it lacks {', '.join(missing)}")
+        reflection = values["reflection"]
+        if reflection is not None and not reflection.strip():
+            raise ValueError("the reflection is empty; in a row of one turn it must be null")
+        if (reflection is None) != (not improved):
             raise ValueError("reflection and improved image come together or not at all")
-        return cls(values["prompt"], values["thinking"], image, values["reflection"] or None, improved or None)
+        return cls(values["prompt"], values["thinking"], image, reflection, improved or None)
 
     def to_columns(self) -> dict[str, Any]:
         """The row as parquet takes it."""

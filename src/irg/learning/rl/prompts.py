@@ -3,18 +3,17 @@
 A source gives the prompts of a step from (seed, step) alone, so a run has nothing to remember about them.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from irg.learning.data.rows import TRAJECTORY, data_files, open_parquet
 from irg.learning.data.schema import TrajectoryRow
 from irg.learning.recipe import Draw
 from irg.randomness import numpy_generator
+from irg.text_files import lines_of, parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,9 @@ class FilePrompts(_Listed):
 @cache
 def _lines(path: str) -> list[Prompt]:
     try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts: {path} can't be read: {getattr(error, 'strerror', None) or error}") from None
+        lines = [line for _, line in lines_of(read_text(path))]
+    except ValueError as error:
+        raise ValueError(f"prompts: {path} can't be read: {error}") from None
     if not lines:
         raise ValueError(f"prompts: {path} has no lines")
     return [_of_line(path, number, line) for number, line in enumerate(lines, 1)]
@@ -105,7 +104,7 @@ def _of_line(path: str, number: int, line: str) -> Prompt:
     if not line.lstrip().startswith("{"):
         return Prompt(line.strip())
     try:
-        data = json.loads(line)
+        data = parse_json(line)
         return Prompt(str(data.pop("prompt")), data)
     except (ValueError, KeyError) as error:
         reason = "it has no prompt" if isinstance(error, KeyError) else str(error)

@@ -10,7 +10,6 @@ Unknown keys are ignored: published files are full of them. Keys that would chan
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
@@ -22,6 +21,7 @@ from irg.model.network.config import DecoderConfig, ModelConfig, VitConfig
 from irg.recipes import build
 from irg.sequence.images import ResizeRule
 from irg.sequence.special import SpecialTokens
+from irg.text_files import parse_json
 
 T = TypeVar("T")
 _log = logging.getLogger("irg")
@@ -122,15 +122,13 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: not a file")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB, so not what its name says")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text") from None
-    except json.JSONDecodeError as error:
+    try:
+        value = parse_json(content)
+    except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from irg.downloads import Origin, Say, default_cache, download, is_offline
 from irg.files import write_text
+from irg.text_files import read_text
 
 _MAX_OWN_BYTES = 1 << 16
 
@@ -88,16 +89,9 @@ def read_own_text(path: Path) -> str:
         ValueError: the file can't be read, is not UTF-8, is too long for a system prompt, or has no text.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_OWN_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"system prompt {path}: can't be read: {error.strerror or error}") from None
-    if len(content) > _MAX_OWN_BYTES:
-        raise ValueError(f"system prompt {path}: longer than {_MAX_OWN_BYTES} bytes")
-    try:
-        text = content.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"system prompt {path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        text = read_text(path, _MAX_OWN_BYTES).removesuffix("\n")
+    except ValueError as error:
+        raise ValueError(f"system prompt {path}: can't be read: {error}") from None
     if not text.strip():
         raise ValueError(f"system prompt {path}: has no text")
     return text
