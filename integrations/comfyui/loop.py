@@ -140,8 +140,7 @@ def _output(result: Result) -> io.NodeOutput:
     first = result.first or (result.images[0] if result.images else None)
     if first is None:
         raise ValueError(f"the model drew no image; it wrote: {' '.join(result.texts)[:500]}")
-    texts = [*([""] if len(result.texts) < 1 else []), *result.texts]
-    thinking, reflections = texts[0], texts[1:]
+    thinking, *reflections = result.texts or [""]
     latent: Any = result.latent
     if latent is None:
         from comfy_execution.graph_utils import ExecutionBlocker

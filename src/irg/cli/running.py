@@ -78,7 +78,8 @@ def run(
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
     options.for_pipeline()  # a mistake is told before anything is done
-    _check_parallel(options)
+    if options.parallel is not None and options.seed == "random":
+        raise ValueError("--seed random can't be combined with --parallel: each process would draw its own; give one")
     first = options.parallel is None or os.environ.get("RANK", "0") == "0"  # the process that shows and writes
     output = Output(options.out, requests, options.overwrite) if first else None
 
@@ -119,21 +120,6 @@ def run(
     elif failed:
         print(f"{command}: error: {failed} of {len(requests)} requests failed", file=sys.stderr)
     return 130 if interrupted else 2 if failed else 0
-
-
-def _check_parallel(options: DrawingOptions) -> None:
-    """Raises:
-    ValueError: several processes can't run this together.
-    """
-    if options.parallel is None:
-        return
-    if int(os.environ.get("WORLD_SIZE", "0")) < 2:
-        raise ValueError(
-            f"--parallel {options.parallel} needs several processes: torchrun --nproc-per-node 2 -m irg generate ... "
-            f"--parallel {options.parallel}"
-        )
-    if options.seed == "random":
-        raise ValueError("--seed random can't be combined with --parallel: each process would draw its own; give one")
 
 
 def titles(requests: Sequence[Request]) -> list[str]:

@@ -100,7 +100,8 @@ class CachedAttention:
             slots_T[p.tokens_N] = p.block.context.row * cache.slots + p.slot + np.arange(p.block.tokens)
         runs = _runs(placed)
         calls = [call for run in runs for call in self._calls(run)]
-        if all(isinstance(call.tokens, slice) for call in calls):
+        self._in_order = all(isinstance(call.tokens, slice) for call in calls)  # then nothing is gathered
+        if self._in_order:
             calls.sort(key=_first_token)
         self._plans = {cache.device: (torch.from_numpy(slots_T).to(cache.device), calls)}  # by device of the layer
 
@@ -142,7 +143,7 @@ class CachedAttention:
     def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         slots_T, calls = self._plan_on(self.cache.devices[layer])
         self.cache.write(layer, slots_T, k_TKE, v_TKE)
-        if all(isinstance(call.tokens, slice) for call in calls):  # in the order of the stream
+        if self._in_order:
             outs = [self._attend(call, layer, q_THE[call.tokens]) for call in calls]
             return outs[0] if len(outs) == 1 else torch.cat(outs)
         out_THE = torch.empty_like(q_THE)

@@ -45,12 +45,8 @@ class CompareCritic(TextCritic):
         flaws = world.find_flaws(request, world.see(shown, self.size), size=self.size)
         if not flaws:
             return Verdict("", "", True, 1.0)
-        return Verdict(
-            "; ".join(_words(flaw) for flaw in flaws),
-            "draw what the prompt asks for",
-            False,
-            1 / (1 + len(flaws)),
-        )
+        wrong = "; ".join(world.describe_flaws(flaws))
+        return Verdict(wrong, "draw what the prompt asks for", False, 1 / (1 + len(flaws)))
 
 
 def _reflection(text: str) -> world.Reflection:
@@ -58,20 +54,6 @@ def _reflection(text: str) -> world.Reflection:
         return world.parse_reflection(text)
     except ValueError as error:
         raise CriticError("bad_answer", str(error)) from None
-
-
-def _words(flaw: world.Flaw) -> str:
-    """A flaw as a person would say it."""
-    wanted = "" if flaw.wanted is None else " ".join(filter(None, (flaw.wanted.color, flaw.wanted.name)))
-    thing = "" if flaw.thing is None else f"{flaw.thing.label} at {flaw.thing.place}"
-    if flaw.kind == "missing":
-        return f"a {wanted} is missing"
-    if flaw.kind == "extra":
-        return f"nobody asked for the {thing}"
-    if flaw.kind == "wrong_place":
-        assert flaw.wanted is not None and flaw.wanted.position is not None
-        return f"the {thing} is not {flaw.wanted.position[0]} the {flaw.detail}"
-    return f"the {thing} should be a {wanted}"
 
 
 def make(rest: str, options: CriticOptions) -> CompareCritic:

@@ -8,7 +8,7 @@ from irg_mini.world.flaws import KINDS, Flaw, find_flaws
 from irg_mini.world.heldout import held_out, in_geneval
 from irg_mini.world.placement import sample_pair, sample_scene
 from irg_mini.world.questions import FORMS, Question, ask
-from irg_mini.world.reflections import Edit, Reflection, find_edits, parse_reflection, reflect
+from irg_mini.world.reflections import Edit, Reflection, describe_flaws, find_edits, parse_reflection, reflect
 from irg_mini.world.render import DEGRADATIONS, contact_sheet, degrade, render
 from irg_mini.world.repair import correct, replan
 from irg_mini.world.request import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, make_request
@@ -57,6 +57,7 @@ __all__ = [
     "correct",
     "corrupt",
     "degrade",
+    "describe_flaws",
     "fetch_sprites",
     "find_edits",
     "find_flaws",

@@ -134,7 +134,7 @@ def reflect(
     shown = "" if seen is None else f"{_SHOWN}{_describe_seen(request, seen, size)}. "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
     return (
-        f"<think> Analysis: {shown}{'; '.join(_describe_flaws(flaws)) or 'nothing is wrong'}. "
+        f"<think> Analysis: {shown}{'; '.join(describe_flaws(flaws)) or 'nothing is wrong'}. "
         f"Improvements: {'; '.join(improvements) or 'none'}. Steps: {steps}. "
         f"Final prompt: {think(request, corrected)} </think>"
     )
@@ -145,7 +145,8 @@ def _describe_seen(request: Request, seen: Sequence[Seen], size: int) -> str:
     return "; ".join(describe_thing(thing) for thing in in_order(things, prompt_rank(request))) or "none"
 
 
-def _describe_flaws(flaws: Sequence[Flaw]) -> list[str]:
+def describe_flaws(flaws: Sequence[Flaw]) -> list[str]:
+    """What is wrong, each flaw in the words of an analysis; several missing things of a kind are one."""
     texts = []
     missing = Counter(flaw.wanted for flaw in flaws if flaw.kind == "missing")
     for entry, count in missing.items():

@@ -45,11 +45,6 @@ class Processes:
             raise RuntimeError(f"the processes no longer run the same: {what} differ: {values}")
 
 
-def rank() -> int:
-    """This process's number; 0 where there is only one."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def join(kind: Parallel, device: object = None) -> Processes:
     """Join the other processes. ``device``: ``cpu`` or ``cuda``; default: CUDA if there is one.
 

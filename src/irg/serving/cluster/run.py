@@ -84,7 +84,7 @@ def _application(model: dict[str, Any], options: ServerOptions, keys: ApiKeys, c
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
     # each replica has a queue of its own for the images of its requests; requests wait for a replica in Ray's
-    inside = replace(options, store_urls=False)
+    inside = replace(options, store_urls=False, page=False)  # a page's requests would meet another replica each time
     replicas = serve.deployment(Replica).options(
         name=REPLICA,
         max_ongoing_requests=limits.max_running,
