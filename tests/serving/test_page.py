@@ -3,6 +3,7 @@
 import asyncio
 import io
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from irg.serving.options import ServerOptions
 from irg.serving.service import Service
 from irg.serving.ui.results import changes_of, command, zipped
 from irg.serving.ui.running import Form, Progress, run, sentence
-from serving import serving
+from serving import Running, serving
 
 SMALL = {"seed": 3, "num_timesteps": 3, "improve_num_timesteps": 3, "mode": "irg", "stop_when_done": False}
 
@@ -58,7 +59,7 @@ def test_what_happens_is_shown_in_order(drawn: tuple[Progress, list[str]], servi
     order = ["Thinking ...", "Drawing ...", "Image 1 is drawn.", "Looking at the image, reflecting ..."]
     assert [one for one in statuses if one in order] == order
     found = progress.finished[0]
-    assert [progress.texts[turn] for turn in (0, 1)] == [found.thinking, found.reflection]
+    assert [progress.text(turn) for turn in (0, 1)] == [found.thinking, found.reflection]
     assert [progress.rounds[turn] for turn in (0, 1)] == found.images
     assert [progress.finished[number].seed for number in (0, 1)] == [3, 4]
     (same,) = service.loaded().pipe(["a red apple"], **SMALL)
@@ -69,10 +70,15 @@ def test_texts_grow_and_others_are_not_shown() -> None:
     progress, image = Progress(), Image.new("RGB", (8, 8))
     for event in (TextDelta(0, 0, "a "), TextDelta(1, 0, "of another"), TextDelta(0, 0, "b")):
         progress.take(event)
-    assert progress.texts == {0: "a b"}
+    assert progress.text(0) == "a b"
     progress.take(TextDone(0, 0, "a b.", 3, 0.1))
     progress.take(ImageDone(1, 0, image, 0.1, None))
-    assert (progress.texts, progress.rounds, progress.status) == ({0: "a b."}, {}, "Drawing ...")
+    assert (progress.texts, progress.rounds, progress.status) == ({0: ["a b."]}, {}, "Drawing ...")
+    progress.take(TextDelta(0, 0, "c"))  # a second text of the same turn
+    assert progress.text(0) == "a b.\n\nc"
+    for event in (TextDone(0, 0, "c.", 1, 0.1), TextDone(0, 1, "d", 1, 0.1)):  # the last one was not streamed
+        progress.take(event)
+    assert progress.texts == {0: ["a b.", "c."], 1: ["d"]}
 
 
 def png(size: tuple[int, int]) -> bytes:
@@ -164,15 +170,15 @@ def test_no_page_without_gradio_or_with_keys(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(scope="module")
-def address(service: Service) -> Iterator[str]:
+def running(service: Service) -> Iterator[Running]:
     """A server with the page."""
     pytest.importorskip("gradio", reason="needs the extra ui")
-    with serving(service.loaded().pipe, ServerOptions(port=0)) as running:
-        yield running.url
+    with serving(service.loaded().pipe, ServerOptions(port=0)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def page(address: str) -> Iterator[Any]:
+def page(running: Running) -> Iterator[Any]:
     """The page in a real Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -183,13 +189,13 @@ def page(address: str) -> Iterator[Any]:
         browser = browsers.chromium.launch(executable_path=found, args=flags)
         made = browser.new_page(viewport={"width": 1280, "height": 1000})
         made.set_default_timeout(120_000)
-        made.goto(address)
+        made.goto(running.url)
         made.wait_for_selector("#prompt textarea")
         yield made
         browser.close()
 
 
-def test_in_a_browser(page: Any, tmp_path: Path) -> None:
+def test_in_a_browser(page: Any, running: Running, tmp_path: Path) -> None:
     asked: set[str] = set()
     page.on("request", lambda request: asked.add(request.url.split("/")[2]))
     page.fill("#prompt textarea", "a photo of a red apple")
@@ -226,10 +232,17 @@ def test_in_a_browser(page: Any, tmp_path: Path) -> None:
     page.wait_for_function("document.querySelector('#status').innerText.includes('Write what to draw first.')")
     # stop, and begin anew after a reload
     page.click("#task label:has-text('Draw')")
+    page.click("label:has-text('Best')")
     page.fill("#prompt textarea", "a photo of two dogs")
     page.click("#generate")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('...')")
     page.click("#stop")
     page.wait_for_function("document.querySelector('#status').innerText.includes('Stopped.')")
+    cancelled = 'irg_stops_total{reason="cancelled"}'
+    end = time.monotonic() + 20
+    while not running.metric(cancelled) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert running.metric(cancelled) == 1  # it is dropped, not only hidden
     page.reload()
     page.wait_for_selector("#prompt textarea")
     assert page.input_value("#prompt textarea") == ""

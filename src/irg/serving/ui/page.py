@@ -3,20 +3,23 @@
 import secrets
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from starlette.responses import RedirectResponse
 
+from irg.reasoning.protocols.base import Task
 from irg.results.trajectory import Trajectory
 from irg.serving.guard import PAGE
 from irg.serving.service import Service
 from irg.serving.ui.results import changes_of, command, zipped
 from irg.serving.ui.running import Form, Progress, run, sentence
 
-TASKS = {"Draw": "generate", "Improve": "improve", "Edit": "edit", "Ask": "ask"}
+TASKS: dict[str, Task] = {"Draw": "generate", "Improve": "improve", "Edit": "edit", "Ask": "ask"}
 MODES = {"Think, draw, look, draw better": "irg", "Think, draw": "think", "Draw at once": "direct"}
 EFFORTS = {"Draft": "low", "Balanced": "medium", "Best": "high"}
 SIZES = ("auto", "1:1", "4:3", "3:4", "16:9", "9:16")
@@ -50,7 +53,7 @@ class Page:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._folder = tempfile.TemporaryDirectory(prefix="irg-page-")
-        self._most = service.options.limits
+        self._limits = service.options.limits
         # components are made in the page's order
         self.blocks = gr.Blocks(title="irg", analytics_enabled=False, delete_cache=(3600, 3600))
         with self.blocks:
@@ -66,7 +69,12 @@ class Page:
     def _form(self) -> None:
         self.task = gr.Radio(list(TASKS), value="Draw", label="What to do", elem_id="task")
         self.image = gr.Image(
-            type="filepath", label="Your image", visible=False, elem_id="given", sources=["upload", "clipboard"]
+            type="filepath",
+            image_mode=None,  # the file as it is: the project's own reader decodes it
+            label="Your image",
+            visible=False,
+            elem_id="given",
+            sources=["upload", "clipboard"],
         )
         self.prompt = gr.Textbox(
             label="Prompt",
@@ -80,11 +88,11 @@ class Page:
             self.stop = gr.Button("Stop", elem_id="stop")
         gr.Markdown("<small>Ctrl+Enter generates, Escape stops.</small>")
         self.mode = gr.Radio(list(MODES), value=next(iter(MODES)), label="Mode", elem_id="mode")
-        self.rounds = gr.Slider(1, self._most.max_rounds, 1, step=1, label="Rounds: times to look again")
+        self.rounds = gr.Slider(1, self._limits.max_rounds, 1, step=1, label="Rounds: times to look again")
         self.effort = gr.Radio(list(EFFORTS), value="Balanced", label="Effort: steps of each image")
         with gr.Row():
             self.size = gr.Dropdown(list(SIZES), value="auto", label="Size", allow_custom_value=True)
-            self.count = gr.Slider(1, self._most.max_images, 1, step=1, label="Images")
+            self.count = gr.Slider(1, self._limits.max_images, 1, step=1, label="Images")
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
             self.random = gr.Checkbox(True, label="New seed each time", elem_id="random")
@@ -145,8 +153,8 @@ class Page:
         seed: float | None,
         random: bool,
         history: list[Any],
-    ) -> AsyncIterator[list[Any]]:
-        """Carry a request out, and show it."""
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """Carry a request out, and show it: what each step changes on the page."""
         chosen = secrets.randbelow(2**32) if random or seed is None else int(seed)
         settings: dict[str, Any] = {"seed": chosen}
         if task == "Draw":
@@ -154,58 +162,72 @@ class Page:
         if task == "Improve" or settings.get("mode") == "irg":
             settings["rounds"] = int(rounds)
         given = Path(image).read_bytes() if image is not None and task != "Draw" else None
-        form = Form(prompt, TASKS[task], given, int(count), size, EFFORTS[effort], settings)  # type: ignore[arg-type]
-        progress = Progress()
+        form = Form(prompt, TASKS[task], given, int(count), size, EFFORTS[effort], settings)
+        yield self._cleared(form) | {self.seed: chosen}
+        progress, images = Progress(), 0
         try:
-            async for progress in run(self.service, form):
-                yield self._so_far(progress, task, chosen, history)
-            yield self._done(progress, form, history, chosen)
+            async with aclosing(run(self.service, form)) as steps:
+                async for progress in steps:
+                    changed = self._texts(progress, form)
+                    if len(progress.rounds) > images:  # an image is sent once
+                        changed |= self._images(progress)
+                        images = len(progress.rounds)
+                    yield changed
+            found = [one for _, one in sorted(progress.finished.items())]
+            archive = await run_sync(zipped, found, Path(self._folder.name))
+            yield self._texts(progress, form) | self._ended(found, form, history, archive)
         except Exception as error:
-            shown = self._so_far(progress, task, chosen, history)
-            yield [f"⚠️ {sentence(error)}", *shown[1:]]
+            yield {self.status: f"⚠️ {sentence(error)}"}
 
-    def _so_far(self, progress: Progress, task: str, seed: int, history: list[Any]) -> list[Any]:
-        texts, rounds = progress.texts, [progress.rounds[turn] for turn in sorted(progress.rounds)]
-        later = [text for turn, text in sorted(texts.items()) if turn > 0]
-        answers = task == "Ask"
-        said = texts.get(0, "") or (later[-1] if later and answers else "")
-        return [
-            progress.status,
-            "" if answers else texts.get(0, ""),
-            rounds[0] if rounds else None,
-            "" if answers or not later else later[-1],
-            rounds[-1] if len(rounds) > 1 else None,
-            gr.update(value=said, visible=answers),
-            "",
-            *[gr.update(visible=False)] * 4,
-            gr.update(),
-            seed,
-            history,
-        ]
+    def _cleared(self, form: Form) -> dict[Any, Any]:
+        """Nothing of the request before."""
+        hidden = (self.slider, self.gallery, self.download, self.copy)
+        empty = {self.first: None, self.last: None, self.changes: ""}
+        return self._texts(Progress(), form) | empty | {one: gr.update(visible=False) for one in hidden}
 
-    def _done(self, progress: Progress, form: Form, history: list[Any], seed: int) -> list[Any]:
+    def _texts(self, progress: Progress, form: Form) -> dict[Any, Any]:
+        turns = sorted(progress.texts)
+        thinking = progress.text(0)
+        reflection = progress.text(turns[-1]) if turns and turns[-1] > 0 else ""
+        if form.task == "ask":
+            said = {self.thinking: "", self.reflection: "", self.answer: gr.update(value=thinking or reflection)}
+        else:
+            said = {self.thinking: thinking, self.reflection: reflection}
+        return {self.status: progress.status, **said}
+
+    def _images(self, progress: Progress) -> dict[Any, Any]:
+        """The first image that was drawn, and the newest."""
+        drawn = [progress.rounds[turn] for turn in sorted(progress.rounds)]
+        return {self.first: drawn[0]} if len(drawn) == 1 else {self.last: drawn[-1]}
+
+    def _ended(self, found: list[Trajectory], form: Form, history: list[Any], archive: Path) -> dict[Any, Any]:
         """What is shown once everything is finished."""
-        assert self.service.model is not None
-        found = [progress.finished[number] for number in sorted(progress.finished)]
-        first, turns = found[0], [turn.image for turn in found[0].turns if turn.image is not None]
-        images = [(image, _caption(one, number)) for one in found for number, image in enumerate(one.images)]
+        first = found[0]
+        turns = [turn.image for turn in first.turns if turn.image is not None]
+        pair = (turns[0], turns[-1]) if len(turns) > 1 else None
+        images = [
+            (image, f"seed {one.seed}, image {n}") for one in found for n, image in enumerate(one.images, start=1)
+        ]
         finals = [(one.image, f"seed {one.seed}: {one.prompt}"[:80]) for one in found if one.image is not None]
         history = [*reversed(finals), *history][:HISTORY]
+        same = form.task == "generate" and form.quality == "medium"  # the command line has no quality
+        return {
+            self.status: _summary(first, len(found)),
+            self.answer: gr.update(value=first.answer or "", visible=form.task == "ask"),
+            self.changes: changes_of(first),
+            self.slider: gr.update(value=pair, visible=pair is not None),
+            self.gallery: gr.update(value=images, visible=len(images) > 1),
+            self.download: gr.update(value=str(archive), visible=True),
+            self.copy: gr.update(value=self._command(form), visible=same),
+            self.history: gr.update(value=history, visible=bool(history)),
+            self.history_state: history,
+        }
+
+    def _command(self, form: Form) -> str:
         named = {name: value for name, value in form.settings.items() if name != "seed"}
         if form.size != "auto":
             named["size"] = form.size
-        line = command(form.prompt, self.service.model.pipe.name, seed, named)
-        shown = self._so_far(progress, "Ask" if form.task == "ask" else "Draw", seed, history)
-        shown[0] = _ended(first, len(found))
-        shown[5] = gr.update(value=_answer(first), visible=form.task == "ask")
-        shown[6] = changes_of(first)
-        pair = (turns[0], turns[-1]) if len(turns) > 1 else None
-        shown[7] = gr.update(value=pair, visible=pair is not None)
-        shown[8] = gr.update(value=images, visible=len(images) > 1)
-        shown[9] = gr.update(value=str(zipped(found, Path(self._folder.name))), visible=True)
-        shown[10] = gr.update(value=line, visible=form.task == "generate" and form.quality == "medium")
-        shown[11] = gr.update(value=history, visible=bool(history))
-        return shown
+        return command(form.prompt, self.service.loaded().pipe.name, form.settings["seed"], named)
 
 
 def _image(label: str, name: str) -> gr.Image:
@@ -219,15 +241,7 @@ def _gallery(label: str, name: str, columns: int) -> gr.Gallery:
     )
 
 
-def _caption(trajectory: Trajectory, number: int) -> str:
-    return f"seed {trajectory.seed}, image {number + 1}"
-
-
-def _answer(trajectory: Trajectory) -> str:
-    return trajectory.answer or ""
-
-
-def _ended(trajectory: Trajectory, count: int) -> str:
+def _summary(trajectory: Trajectory, count: int) -> str:
     """How it went, in a sentence."""
     drawn = len(trajectory.images)
     if not drawn:

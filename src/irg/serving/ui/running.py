@@ -1,7 +1,7 @@
 """A request of the page, from its form to what is shown while it runs. Knows no gradio."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,15 +46,21 @@ class Progress:
     """What is to be seen of a request so far. Texts and rounds are those of its first image.
 
     Attributes:
-        texts: by turn: the thinking, then the reflections.
+        texts: by turn, what was written before its image: the thinking, then the reflections. Some protocols write
+            several texts for an image.
         rounds: images by turn, as they were drawn.
         finished: results by their number.
     """
 
     status: str = ""
-    texts: dict[int, str] = field(default_factory=dict)
+    texts: dict[int, list[str]] = field(default_factory=dict)
     rounds: dict[int, Image] = field(default_factory=dict)
     finished: dict[int, Trajectory] = field(default_factory=dict)
+    _writing: bool = False
+
+    def text(self, turn: int) -> str:
+        """What was written for an image so far."""
+        return "\n\n".join(self.texts.get(turn, []))
 
     def take(self, event: Told) -> None:
         """Add what happened."""
@@ -63,17 +69,23 @@ class Progress:
         elif event.request > 0:
             return
         elif isinstance(event, TextDelta):
-            self.texts[event.turn] = self.texts.get(event.turn, "") + event.text
+            own = self.texts.setdefault(event.turn, [])
+            if not self._writing:
+                own.append("")
+                self._writing = True
+            own[-1] += event.text
             self.status = "Thinking ..." if event.turn == 0 else "Looking at the image, reflecting ..."
         elif isinstance(event, TextDone):
-            self.texts[event.turn] = event.text
+            own = self.texts.setdefault(event.turn, [])
+            own[len(own) - self._writing :] = [event.text]
+            self._writing = False
             self.status = "Drawing ..."
         elif isinstance(event, ImageDone):
             self.rounds[event.turn] = event.image
             self.status = f"Image {len(self.rounds)} is drawn."
 
 
-async def run(service: Service, form: Form) -> AsyncIterator[Progress]:
+async def run(service: Service, form: Form) -> AsyncGenerator[Progress]:
     """Carry a request out; yields the same object whenever there is more to show. Closing it drops the request.
 
     Raises:
