@@ -88,13 +88,13 @@ def from_base64(text: str) -> bytes:
     """The bytes of a file as base64, with line breaks or without, or as a data URL.
 
     Raises:
-        ValueError: it is no base64.
+        ValueError: it is not base64.
     """
     data = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(data.split()), validate=True)
     except ValueError as error:  # of characters that are not ASCII, too
-        raise ValueError(f"no base64: {error}") from None
+        raise ValueError(f"not base64: {error}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

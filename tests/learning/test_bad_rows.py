@@ -163,7 +163,7 @@ def test_images_in_openais_form_are_read_in_questions_and_drawn_in_answers() -> 
         ),
         (
             '[{"role": "assistant", "content": [{"type": "image", "content": "\\u00e9", "need_loss": true}]}]',
-            "no base64",
+            "not base64",
         ),
     ],
 )
