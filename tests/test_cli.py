@@ -18,6 +18,7 @@ from PIL import Image
 from irg.cli import main as cli
 from irg.cli import running
 from irg.cli.output import slug
+from irg.engine.events import TextKind
 from irg.engine.settings import DrawSettings
 from irg.reasoning.events import DenoiseStep, Event, Failed, Finished, GenerationError, ImageDone, TextDelta, TextDone
 from irg.reasoning.settings import Settings, with_options
@@ -65,10 +66,11 @@ class FakePipeline:
         turns = []
         for turn in range(1 + settings.rounds if settings.mode == "irg" else 1):
             text = (T2 if turn else T1) if settings.mode != "direct" else None
+            kind: TextKind = "reflection" if turn else "thinking"
             if text:
                 for piece in text.split(" "):
-                    yield TextDelta(i, turn, piece + " ")
-                yield TextDone(i, turn, text, 5, 0.1)
+                    yield TextDelta(i, turn, piece + " ", kind)
+                yield TextDone(i, turn, text, 5, 0.1, kind=kind)
             total = settings.draw(turn).num_timesteps - 1
             for step in range(1, total + 1):
                 yield DenoiseStep(i, turn, step, total)

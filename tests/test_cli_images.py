@@ -10,6 +10,7 @@ from PIL import Image
 
 from irg.cli import ask, running
 from irg.cli import main as cli
+from irg.engine.events import TextKind
 from irg.reasoning.events import Event, Failed, Finished, GenerationError, ImageDone, TextDelta, TextDone
 from irg.reasoning.settings import Settings, with_options
 from irg.reasoning.sizes import ImageSizes
@@ -41,8 +42,9 @@ class FakePipeline:
                 yield Failed(i, GenerationError(i, prompt, MemoryError("no room")))
                 continue
             turns = [Turn(None, Image.open(path).convert("RGB"), given=True) for path in paths]
-            yield TextDelta(i, len(turns), "Yes.")
-            yield TextDone(i, len(turns), "Yes.", 2, 0.1)
+            kind: TextKind = "answer" if task == "ask" else "thinking" if task == "edit" else "reflection"
+            yield TextDelta(i, len(turns), "Yes.", kind)
+            yield TextDone(i, len(turns), "Yes.", 2, 0.1, kind=kind)
             if task != "ask":
                 yield ImageDone(i, len(turns), turns[-1].image, 0.1)  # type: ignore[arg-type]
             turns.append(Turn("Yes.", None if task == "ask" else turns[-1].image, {}, {"thinking": 0.1}, 2))

@@ -90,7 +90,9 @@ def from_base64(text: str) -> bytes:
     Raises:
         ValueError: it is not base64.
     """
-    data = text.partition(",")[2] if text.startswith("data:") else text
+    head, comma, data = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
+    if head and not (comma and head.lower().endswith(";base64")):
+        raise ValueError(f"not base64: a data URL of an image is data:image/...;base64,..., this one is {head[:40]}...")
     try:
         return base64.b64decode("".join(data.split()), validate=True)
     except ValueError as error:  # of characters that are not ASCII, too

@@ -1,6 +1,7 @@
 """A critic that reads what the model writes, and images that are drawn again from a new thinking: on a tiny model."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from irg.critics import CriticError, Review, TextCritic, Verdict
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
+from irg.reasoning.events import TextDone
 from irg.reasoning.pipeline import IRGPipeline
-from irg.reasoning.settings import check_options
+from irg.reasoning.settings import check_options, with_options
 from irg.results.trajectory import Trajectory
 
 WRONG, DONE = Verdict("the cup is blue", "make the cup red", False, 0.4), Verdict("", "", True, 0.9)
@@ -80,14 +82,20 @@ def test_where_it_fails_the_models_own_words_stand(run: Callable[..., Trajectory
     assert second.critic is not None and second.critic["failed"] == "bad_answer"
 
 
-def test_a_new_thinking(run: Callable[..., Trajectory], pipe: IRGPipeline) -> None:
+def test_a_new_thinking(run: Callable[..., Trajectory], tmp_path: Path) -> None:
     """It follows the prompt alone, and its image is drawn as first images are."""
     critic = Reads(wrong=2)
     found = run(critic, rounds=2, revise="thinking", temperature=0.0, improve_num_timesteps=5)
     first, second, third = found.turns
     assert second.thinking == first.thinking and third.thinking == first.thinking  # greedy: the same context, so again
     assert second.image != first.image  # other noise
-    assert [turn.details["reflection"] for turn in found.turns[1:]] == [one.reflection for one in critic.read]
+    assert [turn.reflection for turn in found.turns[1:]] == [one.reflection for one in critic.read]
+    assert found.reflection == third.reflection and third.texts == [third.reflection, third.thinking]
+    assert third.seconds.keys() == {"reflecting", "thinking", "critic", "drawing"} and third.tokens > first.tokens
+    read = Trajectory.load(found.save(tmp_path / "saved"))
+    assert [turn.reflection for turn in read.turns] == [turn.reflection for turn in found.turns]
+    page = (tmp_path / "saved" / "report.html").read_text("utf-8")
+    assert page.count("<h3>Reflection</h3>") == 2 and page.count("<h3>Thinking</h3>") == 3
     assert [one.thinking for one in critic.read] == [first.thinking, second.thinking]
 
 
@@ -105,8 +113,14 @@ def test_thinkings_are_written_until_one_is_accepted(run: Callable[..., Trajecto
 
 def test_the_model_alone_can_begin_anew(pipe: IRGPipeline) -> None:
     found = pipe("a red cup", seed=0, **(SMALL | {"critic": "self", "revise": "thinking", "rounds": 1})).trajectory
-    assert found.turns[1].details["reflection"]
+    assert found.turns[1].reflection
     assert found.turns[1].image is not None
+
+
+def test_events_say_what_a_text_is(pipe: IRGPipeline) -> None:
+    options = SMALL | {"critic": "self", "revise": "thinking", "rounds": 1, "stop_when_done": False}
+    events = [e for e in pipe.stream("a red cup", [0], with_options(pipe.defaults, options)) if isinstance(e, TextDone)]
+    assert [(e.turn, e.kind) for e in events] == [(0, "thinking"), (1, "reflection"), (1, "thinking")]
 
 
 def test_settings(pipe: IRGPipeline) -> None:

@@ -131,7 +131,7 @@ def test_images_that_are_refused(content: bytes, said: str) -> None:
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, "image", "invalid_image")
 
 
-@pytest.mark.parametrize("text", ["data:text/html;base64,AAAA", "data:image/png,AAAA", "http://x/y.png", "A\x00"])
+@pytest.mark.parametrize("text", ["data:image/png,AAAA", "http://x/y.png", "A\x00"])
 def test_text_that_is_no_image(text: str) -> None:
     with pytest.raises(ApiError, match=r"base64|data URL"):
         from_base64(text, "image")

@@ -64,13 +64,13 @@ class Display:
         """Show one event (not Finished or Failed, which the caller reports)."""
         self._begin(event.request)
         if isinstance(event, TextDelta) and self._alone:
-            self._open(event.request, event.turn)
+            self._open(event)
             self._console.print(Text(safe(event.text)), end="", soft_wrap=True)
         elif isinstance(event, TextDone):
             if self._writing == (event.request, event.turn):
                 self._end_line()
             else:
-                line = Text.assemble((self._heading(event.request, event.turn), "cyan"), safe(event.text))
+                line = Text.assemble((self._heading(event), "cyan"), safe(event.text))
                 self._console.print(line, soft_wrap=True)
         elif isinstance(event, DenoiseStep):
             self._step(event)
@@ -95,17 +95,16 @@ class Display:
     def _label(self, request: int) -> str:
         return f"[{request + 1}/{len(self._prompts)}] " if len(self._prompts) > 1 else ""
 
-    def _heading(self, request: int, turn: int) -> str:
-        what = {"edit": "Thinking", "ask": "Answer"}.get(self._task, "Reflection" if turn else "Thinking")
-        return f"{self._label(request)}{what}: "
+    def _heading(self, event: TextDelta | TextDone) -> str:
+        return f"{self._label(event.request)}{event.kind.capitalize()}: "
 
-    def _open(self, request: int, turn: int) -> None:
-        if self._writing == (request, turn):
+    def _open(self, event: TextDelta) -> None:
+        if self._writing == (event.request, event.turn):
             return
         self._end_line()
         self._stop_progress()
-        self._console.print(Text(self._heading(request, turn), style="cyan"), end="")
-        self._writing = (request, turn)
+        self._console.print(Text(self._heading(event), style="cyan"), end="")
+        self._writing = (event.request, event.turn)
 
     def _end_line(self) -> None:
         if self._writing is not None:

@@ -136,7 +136,7 @@ class TextDecoder:
     def _stream(request: Request, d: Decoding, text: str) -> None:
         if text:
             d.streamed += text
-            request.emit(TextDelta(request.index, request.turn, text))
+            request.emit(TextDelta(request.index, request.turn, text, d.op.kind))
 
     def _end(self, request: Request) -> None:
         d = _decoding(request)
@@ -147,7 +147,8 @@ class TextDecoder:
         if text.startswith(d.streamed):
             self._stream(request, d, text[len(d.streamed) :])  # an unfinished character
         written = Written(handles, text, ids, time.perf_counter() - d.started, d.complete, tuple(d.logprobs))
-        request.emit(TextDone(request.index, request.turn, text, len(ids), written.seconds, ids, d.complete))
+        seconds, kind = written.seconds, d.op.kind
+        request.emit(TextDone(request.index, request.turn, text, len(ids), seconds, ids, d.complete, kind))
         request.advance(written)
 
 

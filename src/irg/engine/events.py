@@ -5,9 +5,11 @@ its first image is done.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
+
+TextKind = Literal["thinking", "reflection", "answer"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class TextDelta:
     request: int
     turn: int
     text: str
+    kind: TextKind = "thinking"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class TextDone:
     seconds: float
     ids: tuple[int, ...] = field(default=(), repr=False)
     complete: bool = True
+    kind: TextKind = "thinking"
 
 
 @dataclass(frozen=True)

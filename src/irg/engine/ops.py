@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from irg.engine.events import TextKind
 from irg.engine.settings import DrawSettings
 from irg.sequence.images import ResizeRule
 
@@ -44,6 +45,7 @@ class Write:
         choices: after the prefix the text must go on with one of these; every token that none of them allows has
             probability 0 there.
         logprobs: report how likely every token was that the model chose.
+        kind: what the text is to the request; events of it say so.
 
     Raises:
         ValueError: a number is out of range.
@@ -57,6 +59,7 @@ class Write:
     prefix: str | tuple[int, ...] = ()
     choices: tuple[str | tuple[int, ...], ...] = ()
     logprobs: bool = False
+    kind: TextKind = "thinking"
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_tokens:

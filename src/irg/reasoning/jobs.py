@@ -116,9 +116,9 @@ class Jobs:
 
 def _turn(job: Job, index: int, step: Step) -> Turn:
     seconds: dict[str, Any] = {}
-    written = step.thinking if isinstance(step.thinking, Written) else None
-    if written is not None:
-        seconds["thinking"] = written.seconds
+    texts = {"reflecting": step.reflection, "thinking": step.thinking}
+    written = {stage: text for stage, text in texts.items() if isinstance(text, Written)}
+    seconds |= {stage: text.seconds for stage, text in written.items()}
     if step.critique.critic:
         seconds["critic"] = step.critique.seconds
     if step.image is not None:
@@ -128,7 +128,8 @@ def _turn(job: Job, index: int, step: Step) -> Turn:
         image=step.image.image if step.image else None,
         settings=job.settings.draw(index).to_dict() if step.image else {},
         seconds=seconds,
-        tokens=len(written.ids) if written is not None else 0,
+        tokens=sum(len(text.ids) for text in written.values()),
         details=step.details,
         critic=step.critique.to_dict(),
+        reflection=step.reflection.text if isinstance(step.reflection, Written) else step.reflection,
     )

@@ -64,7 +64,7 @@ def _titles(trajectory: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What each turn's image and text are called."""
     given = sum(turn.get("given", False) for turn in trajectory["turns"])
     titles = []
-    for index in range(len(trajectory["turns"])):
+    for index, turn in enumerate(trajectory["turns"]):
         round_ = index - max(0, given - 1)
         if index < given:
             title = "Given image" if given == 1 else f"Given image {index + 1}"
@@ -74,7 +74,7 @@ def _titles(trajectory: Mapping[str, Any]) -> list[tuple[str, str]]:
             title = "First image"
         else:
             title = "Improved image" if round_ == 1 else f"Improved image, round {round_}"
-        text = "Thinking" if round_ == 0 else "Reflection"
+        text = "Thinking" if round_ == 0 or turn.get("reflection") is not None else "Reflection"
         titles.append((title, {"edit": "Thinking", "ask": "Answer"}.get(trajectory["mode"], text)))
     return titles
 
@@ -91,6 +91,7 @@ def _turn(turn: Mapping[str, Any], title: str, text_title: str, image: Image.Ima
         "factor": factor,
         "pixelated": factor > 1 and longest <= _PIXELATED,
         "thinking": turn["thinking"],
+        "reflection": turn.get("reflection"),
         "settings": turn["settings"],
         "stages": turn["seconds"],
         "seconds": sum(turn["seconds"].values()),

@@ -23,9 +23,10 @@ class Turn:
 
     Attributes:
         thinking: what the model wrote before drawing: its thinking in turn 0, a reflection in later turns.
+        reflection: what was written of the image before, where ``thinking`` is a new thinking (``revise: thinking``).
         settings: how the image was drawn, as plain JSON values.
         seconds: time per stage, such as ``{"thinking": 0.4, "drawing": 2.1}``.
-        tokens: length of the text.
+        tokens: length of the texts.
         critic: who reflected in the model's place, as plain JSON values; None: nobody. A verdict has ``name``,
             ``wrong``, ``change``, ``done``, ``score`` (0 to 1), ``cost`` and ``cached``; a critic that failed has
             ``name``, ``failed`` (the kind of failure), ``error`` and ``fallback`` (what was done instead: ``self``, the
@@ -42,6 +43,12 @@ class Turn:
     critic: dict[str, Any] | None = None
     details: dict[str, Any] = field(default_factory=dict)
     given: bool = False
+    reflection: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """All that was written in this turn, in order."""
+        return [text for text in (self.reflection, self.thinking) if text]
 
 
 @dataclass
@@ -105,7 +112,10 @@ class Trajectory:
     @property
     def reflection(self) -> str | None:
         """The last turn's text, if it was written about an image of this trajectory."""
-        return self.turns[-1].thinking if len(self.turns) > 1 and self.mode not in ("edit", "ask") else None
+        if len(self.turns) < 2 or self.mode in ("edit", "ask"):
+            return None
+        last = self.turns[-1]
+        return last.thinking if last.reflection is None else last.reflection
 
     @property
     def answer(self) -> str | None:
@@ -145,6 +155,7 @@ class Trajectory:
                 "given": turn.given,
             }
             | ({} if turn.critic is None else {"critic": turn.critic})
+            | ({} if turn.reflection is None else {"reflection": turn.reflection})
             for turn, name in zip(self.turns, self.image_names(), strict=True)
         ]
         searched = {} if self.search is None else {"best": self.best, "search": self.search.to_dict()}
@@ -250,6 +261,7 @@ class Trajectory:
                     critic=_critic(entry["critic"], where) if "critic" in entry else None,
                     details=_get({"details": {}} | entry, "details", dict, where),
                     given=_get({"given": False} | entry, "given", bool, where),
+                    reflection=_get({"reflection": None} | entry, "reflection", (str, type(None)), where),
                 )
             )
         return cls(

@@ -31,6 +31,7 @@ class TurnAnswer(BaseModel):
     """One turn: what was written, and whether an image followed."""
 
     thinking: str | None = None
+    reflection: str | None = None
     tokens: int
     seconds: dict[str, float]
     image: bool
@@ -94,6 +95,7 @@ def irg_answer(job: Job, trajectory: Trajectory) -> IrgAnswer:
             given=turn.given,
             critic=turn.critic,
             details=turn.details or None,
+            reflection=turn.reflection,
         )
         for turn in trajectory.turns
     ]
@@ -112,7 +114,7 @@ def irg_answer(job: Job, trajectory: Trajectory) -> IrgAnswer:
 
 def texts_of(trajectory: Trajectory) -> str:
     """All that the model wrote, thinking first."""
-    return "\n".join(turn.thinking for turn in trajectory.turns if turn.thinking)
+    return "\n".join(text for turn in trajectory.turns for text in turn.texts)
 
 
 def answer_of(trajectory: Trajectory) -> str | None:

@@ -1,20 +1,18 @@
 """Images into and out of requests: encoding, data URLs, and the checks before anything is decoded."""
 
 import base64
-import binascii
 import io
-import re
 import zlib
 from typing import Literal
 
 from PIL import Image
 
+from irg import image_files
 from irg.image_files import open_image
 from irg.serving.errors import ApiError, invalid
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-_DATA_URL = re.compile(r"data:image/[\w.+-]{1,40}(?:;[\w=.+-]{1,40}){0,3};base64,", re.IGNORECASE)
 
 
 def encode(image: Image.Image, format: OutputFormat = "png", compression: int = 100) -> bytes:
@@ -50,13 +48,10 @@ def from_base64(text: str, param: str) -> bytes:
     Raises:
         ApiError: it is neither.
     """
-    match = _DATA_URL.match(text)
-    if match is None and text[:5].lower() == "data:":
-        raise invalid("a data URL must be data:image/...;base64,...", param, "invalid_image")
     try:
-        return base64.b64decode(text[match.end() :] if match else text, validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid("the image is not valid base64", param, "invalid_image") from None
+        return image_files.from_base64(text)
+    except ValueError as error:
+        raise invalid(f"the image is {error}", param, "invalid_image") from None
 
 
 def decode(content: bytes, max_pixels: int, param: str) -> Image.Image:

@@ -179,11 +179,9 @@ class _Delivery:
         }
 
     def text(self, number: int, event: TextDelta | TextDone) -> dict[str, Any]:
-        reflects = event.turn and self.started.jobs[number].task in ("generate", "improve")
-        kind = "reflection" if reflects else "thinking"
         ending = ("delta", "delta") if isinstance(event, TextDelta) else ("done", "text")
         own = {ending[1]: event.text, "turn": event.turn, "image_index": number}
-        return {"type": f"{self.event_type}.{kind}.{ending[0]}"} | own
+        return {"type": f"{self.event_type}.{event.kind}.{ending[0]}"} | own
 
 
 async def _answer(request: Request, fields: ImageRequest, task: Task, images: Sequence[Image]) -> Response:

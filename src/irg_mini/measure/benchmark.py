@@ -219,6 +219,7 @@ class _Run:
         images = [np.asarray(turn.image) for turn in trajectory.turns if turn.image is not None]
         found = [self.detector.detect(image[None], threshold=SCORE_THRESHOLD)[0] for image in images]
         texts = [turn.thinking for turn in trajectory.turns]
+        reflections = [turn.reflection for turn in trajectory.turns]
         return {
             "index": index,
             "image": n,
@@ -226,11 +227,12 @@ class _Run:
             "prompt": trajectory.prompt,
             "seed": trajectory.seed,
             "right": [world.satisfied(request, seen, threshold=SCORE_THRESHOLD) for seen in found],
-            "done": [is_done(text or "") for text in texts[1:]],
+            "done": [is_done(said or text or "") for said, text in zip(reflections[1:], texts[1:], strict=True)],
             "seen": [
                 [(s.name, s.color, [round(v, 1) for v in s.box], round(s.score, 3)) for s in seen] for seen in found
             ],
             "thoughts": texts,
+            "reflections": reflections,
             "planned": [_plans_right(request, text, images[0].shape[1]) for text in texts],
             "stopped": trajectory.stopped,
             "seconds": round(seconds, 3),

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from irg import registry
 from irg.critics import Critic, Review, TextCritic
 from irg.critics.options import SELF
+from irg.engine.events import TextKind
 from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Operation, Program, Said, Say, Write, Written
 from irg.model.network.config import ModelConfig
 from irg.reasoning.critique import NO_CRITIQUE, OUT_OF_BUDGET, Critique, ask_critic
@@ -61,24 +62,27 @@ class Job:
     may_begin: Callable[[int], bool] = lambda turn: True
 
     def write(self, turn: int = 0) -> Write:
-        """The thinking of turn 0, a reflection of a later turn."""
+        """The thinking of turn 0, a reflection of a later turn, the answer to a question."""
         s = self.settings
+        kind: TextKind = "answer" if self.task == "ask" else "reflection" if turn else "thinking"
         temperature, tokens = s.temperature, s.max_think_tokens
         if turn:
             temperature = temperature if s.reflect_temperature is None else s.reflect_temperature
             tokens = tokens if s.max_reflect_tokens is None else s.max_reflect_tokens
-        return Write(tokens, temperature, top_k=s.top_k, top_p=s.top_p)
+        return Write(tokens, temperature, top_k=s.top_k, top_p=s.top_p, kind=kind)
 
     def think(self, prompt: Handles) -> Generator[Operation, Any, tuple[Written, int]]:
         """A part of a program that writes the thinking after ``prompt``, until a critic that reads accepts it or the
-        tries are up. Returns the last one, and how many there were."""
+        tries are up. Returns the last one, with the seconds of all, and how many there were."""
         first = self.write()
         written: Written = yield first
         for number in range(1, self.settings.thinking_tries):
             if not isinstance(self.critic, TextCritic) or self.critic.accepts(self.prompt, written.text):
                 return written, number
             yield Forget(prompt)
+            before = written.seconds
             written = yield replace(first, temperature=max(1.0, first.temperature))
+            written = replace(written, seconds=before + written.seconds)
         return written, self.settings.thinking_tries
 
     def look(self, image: Image, vae: bool = True, vit: bool = True) -> Look:
@@ -122,6 +126,7 @@ class Step:
         details: more of what was written, read or decided, as plain JSON values.
         stop: why the request ended here: ``done``, ``malformed: ...``; empty where it did not, or the rounds were up.
         critique: what a critic said of the image before.
+        reflection: what was said of the image before, where that is not ``thinking`` itself.
     """
 
     thinking: Written | str | None
@@ -129,6 +134,7 @@ class Step:
     details: dict[str, Any] = field(default_factory=dict)
     stop: str = ""
     critique: Critique = NO_CRITIQUE
+    reflection: Written | str | None = None
 
     @property
     def text(self) -> str:

@@ -62,8 +62,8 @@ class IRG(Protocol):
         details: dict[str, Any] = {"tries": tries} if job.settings.thinking_tries > 1 else {}
         if judged is None:
             return Step(thinking, drawn, details), drawn.image
-        details["reflection"] = judged.text
-        return Step(thinking, drawn, details, critique=judged.critique), drawn.image
+        step = Step(thinking, drawn, details, critique=judged.critique, reflection=judged.reflection)
+        return step, drawn.image
 
     def _judge(
         self, job: Job, turn: int, image: Image, thinking: str | None, prompt: Handles, looked: Handles
@@ -108,10 +108,6 @@ class _Judged:
     reflection: Written | str
     handles: Handles
     looked: Handles
-
-    @property
-    def text(self) -> str:
-        return self.reflection.text if isinstance(self.reflection, Written) else self.reflection
 
 
 def in_template(prompt: str, verdict: Verdict | None) -> str | None:

@@ -37,7 +37,7 @@ def command(prompt: str, model: str, seed: int, changes: dict[str, object]) -> s
 
 def changes_of(trajectory: Trajectory) -> str:
     """What the last reflection saw and changed, in Markdown; empty where it says neither."""
-    texts = [turn.thinking for turn in trajectory.turns[1:] if turn.thinking]
+    texts = [turn.texts[0] for turn in trajectory.turns[1:] if turn.texts]
     found = sections(texts[-1]) if texts else {}
     shown = (("Looked", "analysis"), ("Changed", "improvements"))
     return "\n\n".join(f"**{title}:** {found[name]}" for title, name in shown if found.get(name))

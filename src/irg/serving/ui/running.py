@@ -74,7 +74,7 @@ class Progress:
                 own.append("")
                 self._writing = True
             own[-1] += event.text
-            self.status = "Thinking ..." if event.turn == 0 else "Looking at the image, reflecting ..."
+            self.status = "Looking at the image, reflecting ..." if event.kind == "reflection" else "Thinking ..."
         elif isinstance(event, TextDone):
             own = self.texts.setdefault(event.turn, [])
             own[len(own) - self._writing :] = [event.text]
