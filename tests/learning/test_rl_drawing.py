@@ -124,7 +124,7 @@ def test_an_image_in_a_pack_is_predicted_as_alone(recipe: Make) -> None:
         found.append((own, velocities(trainer.model, own)))
     (three, v_three), (one, v_one) = found
     n = len(one.optimality_M)
-    assert len(three.optimality_M) == 3 * n and three.divisor("token") == 3 * n
+    assert len(three.optimality_M) == 3 * n and three.counts("token") == (0, 3 * n)
     assert three.optimality_M.tolist() == [0.75] * n + [0.0] * n + [0.5] * n
     assert torch.allclose(v_three[n : 2 * n], v_one, atol=1e-5)
     assert not torch.allclose(v_three[:n], v_one, atol=1e-3)
@@ -205,7 +205,7 @@ def test_imitation_goes_on_beside(recipe: Make, rows: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"policy": "thinking"}, "drawing is for policy drawing, not thinking"),
+        ({"policy": "thinking"}, "drawing is for policy drawing or trajectory, not thinking"),
         ({"loss": Loss(kl=0.1)}, "loss is of texts"),
         ({"rollout": Rollout(temperature=0.5)}, "rollout.temperature and rollout.max_tokens are of texts"),
         ({"limits": Limits(kl=1.0)}, "limits.kl and limits.entropy are of texts"),

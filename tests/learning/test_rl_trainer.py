@@ -206,7 +206,7 @@ def test_what_the_model_did_not_choose_has_no_weight(recipe: Make) -> None:
         assert pack.pack.labels_L.tolist() == [5, 6, 7, 257, 8, 257]
         assert pack.weights_L.tolist() == pytest.approx([first] * 3 + [0.0] + [1.0 if average == "token" else 0.5] * 2)
         assert pack.advantages_L.tolist() == [0.5] * 4 + [-0.5] * 2
-        assert pack.divisor(average) == (5 if average == "token" else 2)
+        assert pack.counts(average) == ((5, 0) if average == "token" else (2, 0))
 
 
 def test_masked_texts_and_equal_groups_are_left_out() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from irg.learning import sampling
+from irg.learning.data.packing import Pack
 from irg.learning.gradient_guard import out_of_memory
 from irg.learning.objective import flow_targets
 from irg.learning.parallel import Ranks
@@ -114,23 +115,30 @@ class DrawingTrainer(RLTrainer):
             if self.ranks.device.type != "cpu":
                 own.pack, own.optimality_M = own.pack.to(self.ranks.device), own.optimality_M.to(self.ranks.device)
             pack = own.pack
-            noise_GD = torch.randn(pack.clean_GD.shape, generator=noise).to(pack.clean_GD.device)
-            flow = flow_targets(pack.clean_GD, noise_GD, pack.normal_G, self.recipe.timestep_shift)
-            pack.batch.latents_GD, pack.batch.times_G = flow.noisy_GD, flow.times_G
-            own.velocity_GD, own.old_MD = flow.velocity_GD, velocities(old, own)
+            own.velocity_GD = noised(pack, noise, self.recipe.timestep_shift)
+            own.old_MD = velocities(old, own)
 
-    def _policy_backward(self, pack: Any, divisor: int, figures: StepFigures, number: int) -> None:
+    def _policy_backward(self, pack: Any, divisors: tuple[float, float], figures: StepFigures, number: int) -> None:
         assert isinstance(pack, DrawingPack) and pack.old_MD is not None and pack.velocity_GD is not None
         assert isinstance(figures, DrawingFigures)
         try:
             new_MD = velocities(self.computing, pack)
             velocity_MD = pack.velocity_GD[pack.pack.target_rows_M]
             loss_M = nft_losses(new_MD, pack.old_MD, velocity_MD, pack.optimality_M, self.recipe.drawing.beta)
-            loss = loss_M.sum() / divisor
+            loss = loss_M.sum() / divisors[1]
             loss.backward()
         except torch.OutOfMemoryError:
             raise out_of_memory(pack.pack, self.state.step, number, self.recipe) from None
         figures.add_drawings(pack, new_MD.detach(), float(loss.detach()))
+
+
+def noised(pack: Pack, noise: torch.Generator, shift: float) -> Tensor:
+    """Noise a pack's targets; returns noise - image of all latent tokens [G, D]."""
+    assert pack.clean_GD is not None
+    noise_GD = torch.randn(pack.clean_GD.shape, generator=noise).to(pack.clean_GD.device)
+    flow = flow_targets(pack.clean_GD, noise_GD, pack.normal_G, shift)
+    pack.batch.latents_GD, pack.batch.times_G = flow.noisy_GD, flow.times_G
+    return flow.velocity_GD
 
 
 def velocities(model: UnifiedModel, own: DrawingPack) -> Tensor:
@@ -147,16 +155,25 @@ class DrawingFigures(StepFigures):
 
     def add_drawings(self, pack: DrawingPack, new_MD: Tensor, loss: float) -> None:
         """Add a pack after its backward pass."""
-        assert pack.old_MD is not None and pack.velocity_GD is not None
-        velocity_MD = pack.velocity_GD[pack.pack.target_rows_M]
-        self._sum("old_gap", (new_MD - pack.old_MD).square().mean(dim=-1))
-        self._sum("rollout_mse", (new_MD - velocity_MD).square().mean(dim=-1))
+        assert pack.old_MD is not None
+        self.add_velocities(pack, new_MD, pack.old_MD)
         self.losses.append(loss)
         self.tokens += pack.pack.tokens
+
+    def add_velocities(self, pack: DrawingPack, new_MD: Tensor, old_MD: Tensor) -> None:
+        """Add what is said of a pack's velocities."""
+        assert pack.velocity_GD is not None
+        velocity_MD = pack.velocity_GD[pack.pack.target_rows_M]
+        self._sum("old_gap", (new_MD - old_MD).square().mean(dim=-1))
+        self._sum("rollout_mse", (new_MD - velocity_MD).square().mean(dim=-1))
         self.chosen += len(new_MD)
 
     def _sum(self, name: str, values_M: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + float(values_M.sum())
+
+    def means(self) -> dict[str, float]:
+        """Of the velocities."""
+        return {name: value / max(1, self.chosen) for name, value in self.sums.items()}
 
     def record(self, recipe: Any) -> dict[str, float]:
         """Without what is of texts alone."""

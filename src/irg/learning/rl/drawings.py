@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from irg.engine import ops
-from irg.engine.engine import Engine
-from irg.engine.runner import Runner
 from irg.engine.settings import DrawSettings
 from irg.learning.data.packing import Attention, Pack, pack_of
 from irg.learning.data.samples import ImageContent, TrajectoryEncoder
@@ -20,6 +18,7 @@ from irg.learning.rl.nft import optimality
 from irg.learning.rl.packs import filled
 from irg.learning.rl.prompts import Prompt
 from irg.learning.rl.recipe import Drawing, RLRecipe
+from irg.learning.rl.rollouts import forked, operations_of, run_together
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.config import ModelConfig
 from irg.model.network.unified import UnifiedModel
@@ -66,24 +65,16 @@ def draw_groups(
     seeds: Sequence[Sequence[int]],
     at_once: int = 0,
 ) -> list[DrawnGroup]:
-    """Let the model draw for prompts, ``seeds`` saying how many for each, ``at_once`` prompts together (0: all). The
-    engine is new every time: what was done before must not change the rounding."""
+    """Let the model draw for prompts, ``seeds`` saying how many for each, ``at_once`` prompts together (0: all)."""
     prefixes = [drawing_prefix(prompt, encoder) for prompt in prompts]
-    draw, size = ops.Draw(how.height, how.width, settings_of(how)), at_once or len(prompts)
-    drawings: list[list[ops.Drawn]] = []
-    for start in range(0, len(prompts), size):
-        some, own = prefixes[start : start + size], seeds[start : start + size]
-        slots = max(len(lay_out(prefix, encoder.config.grammar)) for prefix in some)
-        engine = Engine(Runner(model, autoencoder, sum(map(len, own)), slots), encoder.tokenizer, speculative=False)
-        drawings += engine.run([(_forked(prefix, draw, tuple(few)), 0) for prefix, few in zip(some, own, strict=True)])
+    slots = [len(lay_out(prefix, encoder.config.grammar)) for prefix in prefixes]
+    draw = ops.Draw(how.height, how.width, settings_of(how))
+    programs = [
+        forked(operations_of(prefix, encoder), [_drawn(draw) for _ in own], own)
+        for prefix, own in zip(prefixes, seeds, strict=True)
+    ]
+    drawings = run_together(model, autoencoder, encoder, programs, [len(own) for own in seeds], slots, at_once)
     return [DrawnGroup(*group) for group in zip(prompts, prefixes, drawings, strict=True)]
-
-
-def _forked(prefix: Sequence[Part], draw: ops.Draw, seeds: tuple[int, ...]) -> ops.Program:
-    for part in prefix:
-        assert isinstance(part, Text)
-        _: object = yield ops.Say(part.ids)
-    return (yield ops.Fork(tuple(_drawn(draw) for _ in seeds), seeds))
 
 
 def _drawn(draw: ops.Draw) -> ops.Program:
@@ -100,13 +91,18 @@ class LearnedDrawings:
 
     def parts(self, config: ModelConfig, copies: int) -> list[Part]:
         """The sample: the prefix once, and behind it every image at ``copies`` noise levels, unseen by the others."""
-        patch = config.latent_patch_size
         targets: list[Part] = []
         for drawn in self.drawings:
-            rows, columns = (side // patch for side in drawn.latents.shape[-2:])
-            content = ImageContent(np.asarray(drawn.image), drawn.latents.detach().to("cpu", torch.float32))
-            targets += [Target((rows, columns), content, noise=len(targets) + i) for i in range(copies)]
+            targets += targets_of(drawn, config, copies, len(targets))
         return [*self.group.prefix, *targets]
+
+
+def targets_of(drawn: ops.Drawn, config: ModelConfig, copies: int, first: int = 0) -> list[Part]:
+    """An image that was drawn as something to learn, at ``copies`` noise levels, which are numbered from ``first``. Its
+    latents are those that were drawn, before the autoencoder."""
+    rows, columns = (side // config.latent_patch_size for side in drawn.latents.shape[-2:])
+    content = ImageContent(np.asarray(drawn.image), drawn.latents.detach().to("cpu", torch.float32))
+    return [Target((rows, columns), content, noise=first + i) for i in range(copies)]
 
 
 @dataclass
@@ -124,9 +120,9 @@ class DrawingPack:
     velocity_GD: Tensor | None = None
     old_MD: Tensor | None = None
 
-    def divisor(self, average: str) -> int:
-        """What the sum over tokens is divided by for a mean."""
-        return len(self.optimality_M)
+    def counts(self, average: str) -> tuple[int, int]:
+        """What the sums over tokens of texts and of targets are divided by for a mean."""
+        return 0, len(self.optimality_M)
 
 
 def learned_drawings(
@@ -156,8 +152,13 @@ def drawing_packs(
     found = []
     for members in filled([len(layout) for layout in layouts], recipe.tokens_per_pack):
         pack = pack_of([parts[i] for i in members], [layouts[i] for i in members], config, normal, (), attention)
-        levels = [optimality(a) for i in members for a in samples[i].advantages for _ in range(copies)]
-        assert pack.image_of_target_M is not None
-        _, image_M = pack.image_of_target_M.unique(return_inverse=True)
-        found.append(DrawingPack(pack, torch.tensor(levels, dtype=torch.float32)[image_M]))
+        found.append(drawing_pack_of(pack, [a for i in members for a in samples[i].advantages], copies))
     return found
+
+
+def drawing_pack_of(pack: Pack, advantages: Sequence[float], copies: int) -> DrawingPack:
+    """A pack whose images have these advantages, in order, each at ``copies`` noise levels."""
+    assert pack.image_of_target_M is not None
+    levels = torch.tensor([optimality(a) for a in advantages for _ in range(copies)], dtype=torch.float32)
+    _, image_M = pack.image_of_target_M.unique(return_inverse=True)
+    return DrawingPack(pack, levels[image_M])

@@ -21,9 +21,9 @@ def rollout_figures(
     texts = [text for group in groups for text in group.texts]
     flat = [one for some in judged for one in some]
     return reward_figures(judged, advantages) | {
-        "malformed": _mean([not t.complete or one.malformed for t, one in zip(texts, flat, strict=True)]),
-        "unfinished": _mean([not text.complete for text in texts]),
-        "length": _mean([len(text.ids) for text in texts]),
+        "malformed": mean([not t.complete or one.malformed for t, one in zip(texts, flat, strict=True)]),
+        "unfinished": mean([not text.complete for text in texts]),
+        "length": mean([len(text.ids) for text in texts]),
     }
 
 
@@ -38,17 +38,18 @@ def reward_figures(
     for one in flat:
         for name, value in one.figures().items():
             by_name.setdefault(name, []).append(value)
-    record = {name: _mean(values) for name, values in by_name.items()}
+    record = {name: mean(values) for name, values in by_name.items()}
     return record | {
-        "reward": _mean(known),
-        "reward_std": _mean([float(np.std(some)) for some in totals if some]),
-        "equal_groups": _mean([float(not any(values)) for values in advantages]),
-        "malformed": _mean([one.malformed for one in flat]),
-        "reward_failed": _mean([one.total is None for one in flat]),
+        "reward": mean(known),
+        "reward_std": mean([float(np.std(some)) for some in totals if some]),
+        "equal_groups": mean([float(not any(values)) for values in advantages]),
+        "malformed": mean([one.malformed for one in flat]),
+        "reward_failed": mean([one.total is None for one in flat]),
     }
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """The mean; nan of nothing."""
     return float(np.mean(values)) if values else float("nan")
 
 

@@ -58,9 +58,9 @@ class PolicyPack:
         """Tokens that the model chose."""
         return int((self.weights_L > 0).sum())
 
-    def divisor(self, average: str) -> int:
-        """What the weighted sum is divided by for a mean."""
-        return self.texts if average == "sequence" else self.chosen
+    def counts(self, average: str) -> tuple[int, int]:
+        """What the weighted sums over tokens of texts and of targets are divided by for a mean."""
+        return (self.texts if average == "sequence" else self.chosen), 0
 
 
 def learned(
@@ -108,19 +108,24 @@ def _policy_pack(
     attention: Attention,
 ) -> PolicyPack:
     pack = pack_of([sample.parts for sample in samples], layouts, config, _no_target, (), attention)
+    texts = [pair for sample in samples for pair in zip(sample.texts, sample.advantages, strict=True)]
+    return policy_pack_of(pack, texts, average)
+
+
+def policy_pack_of(pack: Pack, texts: Sequence[tuple[Written, float]], average: str) -> PolicyPack:
+    """A pack's texts with loss, in order, each with its advantage, as the policy's loss needs them."""
     advantages, weights, rollout = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-    for sample in samples:
-        for text, advantage in zip(sample.texts, sample.advantages, strict=True):
-            tokens, chosen = len(text.ids) + 1, len(text.logprobs)
-            assert chosen == tokens - (not text.complete)
-            weight = 1.0 / max(1, chosen) if average == "sequence" else 1.0
-            advantages.append(np.full(tokens, advantage))
-            weights.append(np.array([weight] * chosen + [0.0] * (tokens - chosen)))
-            rollout.append(np.array([*text.logprobs, *[0.0] * (tokens - chosen)]))
+    for text, advantage in texts:
+        tokens, chosen = len(text.ids) + 1, len(text.logprobs)
+        assert chosen == tokens - (not text.complete)
+        weight = 1.0 / max(1, chosen) if average == "sequence" else 1.0
+        advantages.append(np.full(tokens, advantage))
+        weights.append(np.array([weight] * chosen + [0.0] * (tokens - chosen)))
+        rollout.append(np.array([*text.logprobs, *[0.0] * (tokens - chosen)]))
     columns = (torch.from_numpy(np.concatenate(c)).to(torch.float32) for c in (advantages, weights, rollout))
     advantages_L, weights_L, rollout_L = columns
     assert len(advantages_L) == len(pack.labels_L)
-    return PolicyPack(pack, advantages_L, weights_L, rollout_L, sum(len(sample.texts) for sample in samples))
+    return PolicyPack(pack, advantages_L, weights_L, rollout_L, len(texts))
 
 
 def _no_target() -> float:

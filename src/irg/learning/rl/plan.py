@@ -3,6 +3,7 @@
 Nothing is written by the model and nothing is scored: texts are taken to be as long as nominal ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from irg.engine.ops import Written
@@ -15,9 +16,11 @@ from irg.learning.rl.packs import Learned, filled
 from irg.learning.rl.recipe import RLRecipe
 from irg.learning.rl.rewards import Rewards
 from irg.learning.rl.rollouts import Group, prefix_of, slots_of
+from irg.learning.rl.trajectories import image_tokens, seen
+from irg.model.network.config import ModelConfig
 from irg.model.placement.kv_cache_size import bytes_per_slot
-from irg.sequence.layout import lay_out
-from irg.sequence.parts import Part, Target
+from irg.sequence.layout import TokenLayout, lay_out
+from irg.sequence.parts import Part, Target, Text, noised_copies
 
 
 @dataclass
@@ -41,7 +44,8 @@ def make_plan(recipe: RLRecipe, gpus: int | None = None) -> RLPlan:
         return plan
     imitated = imitation.imitation_work(plan, opened) if recipe.imitates else Work()
     if ready and opened.tokenizer is not None:
-        (_drawings if recipe.policy == "drawing" else _rollouts)(plan, recipe, opened, imitated)
+        plans = {"drawing": _drawings, "trajectory": _trajectories}
+        plans.get(recipe.policy, _rollouts)(plan, recipe, opened, imitated)
     return plan
 
 
@@ -55,7 +59,7 @@ def _checked(recipe: RLRecipe) -> bool:
 def _rollouts(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) -> None:
     """Work and memory of a step, from the first step's prompts and texts of nominal length."""
     assert opened.tokenizer is not None
-    config, adapters = opened.config, bool(recipe.lora.rank)
+    config = opened.config
     encoder = TrajectoryEncoder(config, opened.tokenizer, opened.profile)
     prompts = plan.attempt(lambda: recipe.prompts.draw(recipe.seed, 0, recipe.rollout.prompts))
     prefixes = plan.attempt(lambda: [prefix_of(prompt, encoder) for prompt in prompts]) if prompts else None
@@ -76,31 +80,49 @@ def _rollouts(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
             f"a prompt with its {recipe.rollout.samples} texts has up to {max(lengths):,} tokens, more than "
             f"tokens_per_pack {recipe.tokens_per_pack:,}: it is a pack of its own"
         )
-    plan.texts, plan.packs = recipe.rollout.prompts * recipe.rollout.samples, len(packs)
-    plan.prefix = sum(own) / len(own)
-    whole = sum(packs, Work())
-    before = (recipe.updates > 1) + (recipe.loss.kl > 0)
+    plan.texts, plan.prefix = recipe.rollout.prompts * recipe.rollout.samples, sum(own) / len(own)
     written = plan.texts * (plan.written + 2)
     read = sum((work_of([lay_out(prefix, config.grammar)]) for prefix in prefixes), Work())
     decoded = Work(und=written, labels=written, pairs=int(written * (plan.prefix + plan.written / 2)))
-    plan.rollout_flops = sum(forward_flops(config, read + decoded).values())
-    plan.flops = recipe.epochs * step_flops(config, whole, recipe.frozen, adapters)
-    plan.flops += before * sum(forward_flops(config, whole).values()) + plan.rollout_flops
+    _add_up(plan, recipe, opened, packs, imitated, _forward(config, read + decoded))
+    _add_cache(plan, recipe, opened, slots_of(max(own), recipe.rollout.max_tokens))
+
+
+def _forward(config: ModelConfig, work: Work) -> float:
+    return sum(forward_flops(config, work).values())
+
+
+def _add_up(plan: RLPlan, recipe: RLRecipe, opened: Opened, packs: list[Work], imitated: Work, rollouts: float) -> None:
+    """Operations and memory of a step: rollouts, packs, the supervised pack."""
+    config, adapters = opened.config, bool(recipe.lora.rank)
+    whole = sum(packs, Work())
+    drawing = recipe.policy == "drawing"  # its old policy scores every pack
+    before = 1 if drawing else (recipe.updates > 1) + (recipe.loss.kl > 0)
+    plan.packs, plan.rollout_flops = len(packs), rollouts
+    plan.flops = recipe.epochs * step_flops(config, whole, recipe.frozen, adapters) + rollouts
+    plan.flops += before * _forward(config, whole)
     plan.flops += recipe.updates * plan.streams * step_flops(config, imitated, recipe.frozen, adapters)
     largest = max([*packs, imitated], key=lambda work: work.und + work.gen)
     plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, 1, recipe)
-    itemsize = 2 if recipe.parallel.precision == "bfloat16" else 4
-    slots = slots_of(own, recipe.rollout.max_tokens)
-    rows = (recipe.rollout.at_once or recipe.rollout.prompts) * recipe.rollout.samples
-    plan.memory["key-value cache"] = float(rows * slots * bytes_per_slot(config.decoder, itemsize))
     if recipe.loss.kl and not adapters:
-        plan.memory["reference"] = float(itemsize * plan.trained)
+        plan.memory["reference"] = float(_itemsize(recipe) * plan.trained)
+
+
+def _add_cache(plan: RLPlan, recipe: RLRecipe, opened: Opened, slots: int) -> None:
+    """Memory of keys and values: a row of so many slots for each sample."""
+    rows = (recipe.rollout.at_once or recipe.rollout.prompts) * recipe.rollout.samples
+    bytes_ = rows * slots * bytes_per_slot(opened.config.decoder, _itemsize(recipe))
+    plan.memory["key-value cache"] = float(bytes_)
+
+
+def _itemsize(recipe: RLRecipe) -> int:
+    return 2 if recipe.parallel.precision == "bfloat16" else 4
 
 
 def _drawings(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) -> None:
     """Work and memory of a step that learns from images."""
     assert opened.tokenizer is not None
-    config, adapters, how = opened.config, bool(recipe.lora.rank), recipe.drawing
+    config, how = opened.config, recipe.drawing
     stride = config.image_stride
     try:
         how.check(stride)
@@ -119,14 +141,49 @@ def _drawings(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
     packs = [work_of([layouts[i] for i in members]) for members in filled(lengths, recipe.tokens_per_pack)]
     one = sum((work_of([lay_out([*prefix, Target(grid)], config.grammar)]) for prefix in prefixes), Work())
     own = [len(lay_out(prefix, config.grammar)) for prefix in prefixes]
-    plan.texts, plan.packs, plan.prefix = recipe.rollout.prompts * samples, len(packs), sum(own) / len(own)
-    whole = sum(packs, Work())
-    plan.rollout_flops = samples * (how.num_timesteps - 1) * sum(forward_flops(config, one).values())
-    plan.flops = recipe.epochs * step_flops(config, whole, recipe.frozen, adapters) + plan.rollout_flops
-    plan.flops += sum(forward_flops(config, whole).values())
-    plan.flops += recipe.updates * plan.streams * step_flops(config, imitated, recipe.frozen, adapters)
-    largest = max([*packs, imitated], key=lambda work: work.und + work.gen)
-    plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, 1, recipe)
+    plan.texts, plan.prefix = recipe.rollout.prompts * samples, sum(own) / len(own)
+    _add_up(plan, recipe, opened, packs, imitated, samples * (how.num_timesteps - 1) * _forward(config, one))
+
+
+def _trajectories(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) -> None:
+    """Work and memory of a step that learns whole trajectories, each of which goes through all rounds."""
+    assert opened.tokenizer is not None
+    config, how, rollout, rounds = opened.config, recipe.drawing, recipe.rollout, recipe.credit.rounds
+    try:
+        how.check(config.image_stride)
+    except ValueError as error:
+        plan.problems.append(str(error))
+        return
+    encoder = TrajectoryEncoder(config, opened.tokenizer, opened.profile)
+    prompts = plan.attempt(lambda: recipe.prompts.draw(recipe.seed, 0, rollout.prompts))
+    prefixes = plan.attempt(lambda: [prefix_of(prompt, encoder) for prompt in prompts]) if prompts else None
+    if prompts is None or prefixes is None:
+        return
+    thinking, plan.written = (min(rollout.max_tokens, NOMINAL[name]) for name in ("thinking", "reflection"))
+    image, text = seen(encoder, how).as_context(), Text((0,) * plan.written, loss=True)
+    target = Target((how.height // config.image_stride, how.width // config.image_stride))
+    targets = noised_copies([target], recipe.noise_copies)
+    given = [prompt.image is not None for prompt in prompts]
+    roots = [
+        prefix if has else [*prefix, Text((0,) * thinking), *image] for prefix, has in zip(prefixes, given, strict=True)
+    ]
+    samples = [[*root, *[text, *targets, *image] * (rounds - 1), text, *targets] for root in roots]
+
+    def layouts(parts: Sequence[Sequence[Part]]) -> list[TokenLayout]:
+        return [lay_out(some, config.grammar) for some in parts]
+
+    siblings = [layout for layout in layouts(samples) for _ in range(rollout.samples)]
+    members = filled([len(layout) for layout in siblings], recipe.tokens_per_pack)
+    packs = [work_of([siblings[i] for i in some]) for some in members]
+    own = [len(layout) for layout in layouts(roots)]
+    plan.texts, plan.prefix = rollout.prompts * rollout.samples, sum(own) / len(own)
+    step = _forward(config, work_of(layouts([[*root, text, target] for root in roots])))
+    step -= _forward(config, work_of(layouts([[*root, text] for root in roots])))  # of an image on each root
+    images = rollout.samples * rounds + 1 - sum(given) / len(given)
+    read = _forward(config, work_of(siblings))
+    _add_up(plan, recipe, opened, packs, imitated, read + (how.num_timesteps - 1) * images * step)
+    later = (rounds - 1) * (rollout.max_tokens + 2 + image_tokens(encoder, how))
+    _add_cache(plan, recipe, opened, slots_of(max(own), rollout.max_tokens) + later)
 
 
 def report(plan: RLPlan) -> str:
@@ -138,6 +195,16 @@ def report(plan: RLPlan) -> str:
         lines = [
             f"images per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}) of {recipe.drawing.height} x "
             f"{recipe.drawing.width} pixels, {recipe.drawing.num_timesteps - 1} steps of the sampler without guidance",
+            f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
+            f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below",
+        ]
+    elif plan.texts and recipe.policy == "trajectory":
+        size = f"{recipe.drawing.height} x {recipe.drawing.width} pixels"
+        lines = [
+            f"trajectories per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}), up to "
+            f"{recipe.credit.rounds} rounds: a text of {plan.written:,} tokens (nominal; at most {how.max_tokens:,}) "
+            f"and an image of {size}, {recipe.drawing.num_timesteps - 1} steps of the sampler without guidance",
+            f"they go on from first turns of {plan.prefix:,.0f} tokens, each of which stands in every sample",
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
             f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below",
         ]

@@ -76,6 +76,32 @@ class Advantage:
 
 
 @dataclass(frozen=True)
+class Credit:
+    """What a trajectory of several images is worth; see :mod:`.credit`. The defaults are as published for
+    UMM-Reflection, but for ``correct`` and ``rounds``."""
+
+    rounds: int = 1  # texts (and images) after the first image
+    correct: float = 0.5  # an image with at least this reward is right
+    gain: float = 0.3
+    further_gains: float = 0.3
+    damage: float = 0.5
+    false_stop: float = 0.5
+    right_groups: int = 1  # prompts of a step that may go on from a first image that is right already
+
+    def __post_init__(self) -> None:
+        weights = (self.gain, self.further_gains, self.damage, self.false_stop)
+        if self.rounds < 1 or self.right_groups < 0 or min(weights) < 0:
+            raise ValueError("credit: rounds must be at least 1, right_groups and weights not negative")
+        turns = self.rounds // 2  # from right to wrong and back: what that earns must not be more than it costs
+        earned = turns * (self.gain + self.further_gains) - self.further_gains
+        if turns and earned > turns * self.damage + 1e-9:
+            raise ValueError(
+                f"credit: with {self.rounds} rounds it pays to damage a right image and repair it: raise damage, or "
+                "lower gain or further_gains"
+            )
+
+
+@dataclass(frozen=True)
 class Loss:
     """See :mod:`.loss`."""
 
@@ -132,11 +158,12 @@ class RLRecipe(TrainRecipe):
 
     mixture: Mixture = field(default_factory=Mixture)
     kind: Literal["rl"] = "rl"
-    policy: Literal["thinking", "reflection", "drawing"] = "thinking"
+    policy: Literal["thinking", "reflection", "drawing", "trajectory"] = "thinking"
     prompts: Prompts = field(kw_only=True)
     rewards: tuple[RewardTerm, ...] = field(kw_only=True)
     rollout: Rollout = field(default_factory=Rollout)
     drawing: Drawing = field(default_factory=Drawing)
+    credit: Credit = field(default_factory=Credit)
     advantage: Advantage = field(default_factory=Advantage)
     loss: Loss = field(default_factory=Loss)
     minibatches: int = 1  # parts that a step's groups are split into, an optimizer step each
@@ -166,9 +193,11 @@ class RLRecipe(TrainRecipe):
 
     def _check_policy(self) -> None:
         """Refuse settings that the policy has no use for: who sets one expects it to count."""
+        if self.policy != "trajectory" and self.credit != Credit():
+            raise ValueError(f"credit is for policy trajectory, not {self.policy}")
+        if self.policy not in ("drawing", "trajectory") and self.drawing != Drawing():
+            raise ValueError(f"drawing is for policy drawing or trajectory, not {self.policy}")
         if self.policy != "drawing":
-            if self.drawing != Drawing():
-                raise ValueError(f"drawing is for policy drawing, not {self.policy}")
             return
         if self.loss != Loss():
             raise ValueError("loss is of texts: policy drawing learns by drawing.beta alone")

@@ -75,6 +75,10 @@ class Judged:
         """Whether a reward found the text malformed."""
         return any(score.malformed for score in self.scores.values())
 
+    def reasons(self) -> dict[str, str]:
+        """Why, by name, where a reward says so."""
+        return {name: score.reasons for name, score in self.scores.items() if score.reasons}
+
     def figures(self) -> dict[str, float]:
         """What the log says, by name."""
         found = {f"reward/{name}": score.value for name, score in self.scores.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -59,51 +60,72 @@ def roll_out(
 ) -> list[Group]:
     """Let the model write texts for prompts, ``seeds`` saying how many for each, ``at_once`` prompts together (0: all).
 
-    The engine and its cache are new every time: what was done before must not change the rounding. It drafts nothing:
-    with so many texts at once, verifying drafts costs more than it saves.
-
     Raises:
         BadRow: an image cannot be decoded.
     """
     prefixes = [prefix_of(prompt, encoder) for prompt in prompts]
-    size = at_once or len(prompts)
-    texts: list[list[Written]] = []
-    for start in range(0, len(prompts), size):
-        some, own = prefixes[start : start + size], seeds[start : start + size]
-        longest = [len(lay_out(prefix, encoder.config.grammar)) for prefix in some]
-        runner = Runner(model, autoencoder, sum(map(len, own)), slots_of(longest, write.max_tokens))
-        programs = [
-            (_continued(_operations(prefix, encoder), write, tuple(seeds_)), 0)
-            for prefix, seeds_ in zip(some, own, strict=True)
-        ]
-        texts += Engine(runner, encoder.tokenizer, speculative=False).run(programs)
+    slots = [slots_of(len(lay_out(prefix, encoder.config.grammar)), write.max_tokens) for prefix in prefixes]
+    programs = [
+        forked(operations_of(prefix, encoder), [_written(write) for _ in own], own)
+        for prefix, own in zip(prefixes, seeds, strict=True)
+    ]
+    texts = run_together(model, autoencoder, encoder, programs, [len(own) for own in seeds], slots, at_once)
     return [Group(*group) for group in zip(prompts, prefixes, texts, strict=True)]
 
 
-def slots_of(prefixes: Sequence[int], max_tokens: int) -> int:
-    """Slots of a row of the cache that the longest prefix and text fit into."""
-    return max(prefixes) + max_tokens + 2
+def run_together(
+    model: UnifiedModel,
+    autoencoder: Autoencoder,
+    encoder: TrajectoryEncoder,
+    programs: Sequence[Program],
+    rows: Sequence[int],
+    slots: Sequence[int],
+    at_once: int = 0,
+) -> list[Any]:
+    """The results of programs, of which ``at_once`` run together (0: all).
+
+    The engine and its cache are new every time: what was done before must not change the rounding. It drafts nothing:
+    with so many texts at once, verifying drafts costs more than it saves.
+
+    Args:
+        rows, slots: of the cache, that each program will need: sequences beside one another, and their longest.
+    """
+    size, found = at_once or len(programs) or 1, list[Any]()
+    for start in range(0, len(programs), size):
+        some = slice(start, start + size)
+        runner = Runner(model, autoencoder, sum(rows[some]), max(slots[some]))
+        found += Engine(runner, encoder.tokenizer, speculative=False).run([(one, 0) for one in programs[some]])
+    return found
 
 
-def _operations(prefix: Sequence[Part], encoder: TrajectoryEncoder) -> list[Operation]:
-    """What puts the parts of a prefix into a sequence; an image is read by the posterior's mean, as packs read it."""
+def slots_of(prefix: int, max_tokens: int) -> int:
+    """Slots of a row of the cache that a prefix of so many tokens and a text fit into."""
+    return prefix + max_tokens + 2
+
+
+def operations_of(prefix: Sequence[Part], encoder: TrajectoryEncoder) -> list[Operation]:
+    """What puts the parts of a prefix into a sequence."""
     found: list[Operation] = []
     for part in prefix:
         if isinstance(part, Text):
             found.append(Say(part.ids))
         elif isinstance(part, Latents):
             assert isinstance(part.content, ImageContent)
-            image, config = Image.fromarray(part.content.pixels_HW3), encoder.config
-            found.append(
-                Look(image, vae_resize=config.vae_resize, vit_resize=config.vit_resize, posterior="mean")
-            )  # both forms of the image: its patches follow
+            found.append(look_at(Image.fromarray(part.content.pixels_HW3), encoder))  # its patches follow
     return found
 
 
-def _continued(operations: Sequence[Operation], write: Write, seeds: tuple[int, ...]) -> Program:
+def look_at(image: Image.Image, encoder: TrajectoryEncoder) -> Look:
+    """Show an image as packs do: resized as in training, and read by the posterior's mean."""
+    config = encoder.config
+    return Look(image, vae_resize=config.vae_resize, vit_resize=config.vit_resize, posterior="mean")
+
+
+def forked(operations: Sequence[Operation], programs: Sequence[Program], seeds: Sequence[int]) -> Program:
+    """A program that does operations, and then goes on in several ways."""
     for operation in operations:
         _: object = yield operation
-    return (yield Fork(tuple(_written(write) for _ in seeds), seeds))
+    return (yield Fork(tuple(programs), tuple(seeds)))
 
 
 def _written(write: Write) -> Program:

@@ -5,6 +5,7 @@ from pathlib import Path
 from irg.learning.rl.drawing_trainer import DrawingTrainer
 from irg.learning.rl.recipe import RLRecipe
 from irg.learning.rl.trainer import RLTrainer
+from irg.learning.rl.trajectory_trainer import TrajectoryTrainer
 from irg.learning.trainer import train
 
 
@@ -14,4 +15,5 @@ def train_by_reward(recipe: RLRecipe, quiet: bool = False, force: bool = False) 
     Raises:
         ValueError: see :func:`irg.learning.trainer.train`; or a limit of the recipe was passed.
     """
-    return train(recipe, quiet, force, DrawingTrainer if recipe.policy == "drawing" else RLTrainer)
+    trainers: dict[str, type[RLTrainer]] = {"drawing": DrawingTrainer, "trajectory": TrajectoryTrainer}
+    return train(recipe, quiet, force, trainers.get(recipe.policy, RLTrainer))

@@ -6,7 +6,8 @@ All that a supervised run is made of (model, optimizer, guard, checkpoints, log,
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class RLTrainer(Trainer):
         record = rollout_figures(groups, judged, values)
         record |= self.learn(batches)
         times.append(time.perf_counter())
-        record |= _speed(times, sum(len(text.ids) + 1 for group in groups for text in group.texts), record["tokens"])
+        record |= speed(times, sum(len(text.ids) + 1 for group in groups for text in group.texts), record["tokens"])
         self.limits.check(record, self._failure)
         if self.state.step % recipe.log_every == 0:
             self._keep_texts(groups, judged, values)
@@ -96,14 +97,20 @@ class RLTrainer(Trainer):
 
     def roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float) -> list[Group]:
         """Texts for prompts with the weights as they are."""
+        write = Write(self.recipe.rollout.max_tokens, temperature, logprobs=True)
+        with self.rollout_model() as model:
+            at_once = self.recipe.rollout.at_once
+            return roll_out(model, self.loaded.autoencoder, self.encoder, prompts, write, seeds, at_once)
+
+    @contextmanager
+    def rollout_model(self) -> Iterator[UnifiedModel]:
+        """The model for the engine, with the weights as they are."""
         if self.low:
             self.low.refresh()
-        write = Write(self.recipe.rollout.max_tokens, temperature, logprobs=True)
         model = self._plain()
         was_training = model.training
         try:
-            at_once = self.recipe.rollout.at_once
-            return roll_out(model, self.loaded.autoencoder, self.encoder, prompts, write, seeds, at_once)
+            yield model
         finally:
             model.train(was_training)
 
@@ -150,9 +157,9 @@ class RLTrainer(Trainer):
         self._score_before(batches)
         for _ in range(recipe.epochs):
             for batch in batches or ((),):
-                divisor = sum(pack.divisor(recipe.loss.average) for pack in batch)
+                divisors = self._divisors(batch)
                 for number, pack in enumerate(batch):
-                    self._policy_backward(pack, divisor, figures, number)
+                    self._policy_backward(pack, divisors, figures, number)
                 if supervised:
                     metrics = self.gradients(supervised, recipe.supervised_weight)
                     figures.supervised = metrics.summed(
@@ -165,6 +172,11 @@ class RLTrainer(Trainer):
         work += [pack.work for pack in supervised.values()] * len(figures.updates)
         flops = [step_flops(self.config, w, recipe.frozen, bool(recipe.lora.rank)) for w in work if w]
         return figures.record(recipe) | {"lr_factor": factor, "flops": sum(flops)}
+
+    def _divisors(self, batch: Sequence[Any]) -> tuple[float, float]:
+        """What a batch's sums over tokens of texts and of targets are divided by."""
+        counts = [pack.counts(self.recipe.loss.average) for pack in batch]
+        return sum(texts for texts, _ in counts), sum(targets for _, targets in counts)
 
     def new_figures(self) -> StepFigures:
         """Of a step that begins."""
@@ -196,7 +208,9 @@ class RLTrainer(Trainer):
         rows = hidden_UC[on_device.loss_rows_L]
         return token_scores(model, rows, on_device.labels_L, self.recipe.rollout.temperature)
 
-    def _policy_backward(self, pack: PolicyPack, divisor: int, figures: StepFigures, number: int) -> None:
+    def _policy_backward(self, pack: Any, divisors: tuple[float, float], figures: StepFigures, number: int) -> None:
+        """Add a pack's gradients to those of the batch."""
+        assert isinstance(pack, PolicyPack)
         recipe = self.recipe
         try:
             logprobs_L, entropy_L = self._scores(self.computing, pack)
@@ -204,7 +218,7 @@ class RLTrainer(Trainer):
             device = logprobs_L.device
             advantages_L, weights_L = pack.advantages_L.to(device), pack.weights_L.to(device)
             scored = policy_losses(logprobs_L, entropy_L, old_L, advantages_L, pack.reference_L, recipe.loss)
-            loss = (weights_L * scored.loss_L).sum() / divisor
+            loss = (weights_L * scored.loss_L).sum() / divisors[0]
             loss.backward()
         except torch.OutOfMemoryError:
             raise out_of_memory(pack.pack, self.state.step, number, recipe) from None
@@ -219,13 +233,17 @@ class RLTrainer(Trainer):
         due = self.recipe.evaluate.every and self.state.step % self.recipe.evaluate.every == 0
         return super().measured() | (self.evaluate() if due else {})
 
+    def held_out_prompts(self, samples: int) -> tuple[list[Prompt], list[list[int]]]:
+        """The evaluation's prompts, and for each so many seeds."""
+        recipe, how = self.recipe, self.recipe.evaluate
+        prompts = (how.prompts or recipe.prompts).draw(recipe.seed + _EVALUATION_SEED, 0, how.count)
+        shape = (len(prompts), samples)
+        return prompts, numpy_generator(recipe.seed, Draw.EVALUATION).integers(2**63, size=shape).tolist()
+
     def evaluate(self) -> dict[str, float]:
         """Mean rewards of one text or image for each of the evaluation's prompts; those that failed are left out."""
-        recipe, how = self.recipe, self.recipe.evaluate
-        seed = recipe.seed + _EVALUATION_SEED
-        prompts = (how.prompts or recipe.prompts).draw(seed, 0, how.count)
-        seeds = numpy_generator(recipe.seed, Draw.EVALUATION).integers(2**63, size=(len(prompts), 1))
-        found_by_prompt = self.judged_rollouts(prompts, seeds.tolist(), how.temperature)
+        how = self.recipe.evaluate
+        found_by_prompt = self.judged_rollouts(*self.held_out_prompts(1), how.temperature)
         judged = [one for some in found_by_prompt for one in some if one.total is not None]
         found: dict[str, list[float]] = {"held_out_reward": [one.total for one in judged if one.total is not None]}
         for one in judged:
@@ -246,19 +264,23 @@ class RLTrainer(Trainer):
         self, groups: Sequence[Group], judged: Sequence[Sequence[Judged]], values: Sequence[Sequence[float | None]]
     ) -> None:
         """The best and the worst text of a step's first groups, with their rewards and reasons."""
+        lines = []
+        for group, some, own in list(zip(groups, judged, values, strict=True))[: TEXTS_KEPT // 2]:
+            order = sorted(range(len(some)), key=lambda i: some[i].total or 0.0)
+            for i in (order[-1], order[0]):
+                line: dict[str, Any] = {
+                    "prompt": group.prompt.text,
+                    "text": group.texts[i].text,
+                    "reward": some[i].total,
+                }
+                lines.append(line | {"advantage": own[i], "reasons": some[i].reasons(), "failure": some[i].failure})
+        self.write_texts(lines)
+
+    def write_texts(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Keep some texts of the step that was just taken."""
         with files.JsonLines(Path(self.recipe.out) / TEXTS) as file:
-            for group, some, own in list(zip(groups, judged, values, strict=True))[: TEXTS_KEPT // 2]:
-                order = sorted(range(len(some)), key=lambda i: some[i].total or 0.0)
-                for i in (order[-1], order[0]):
-                    reasons = {name: score.reasons for name, score in some[i].scores.items() if score.reasons}
-                    line = {"step": self.state.step, "prompt": group.prompt.text, "text": group.texts[i].text}
-                    line |= {
-                        "reward": some[i].total,
-                        "advantage": own[i],
-                        "reasons": reasons,
-                        "failure": some[i].failure,
-                    }
-                    file.append(line)
+            for line in lines:
+                file.append({"step": self.state.step, **line})
 
     # ---- checkpoints
 
@@ -282,7 +304,8 @@ def _malformed(group: Group, judged: Sequence[Judged]) -> list[bool]:
     return [not text.complete or one.malformed for text, one in zip(group.texts, judged, strict=True)]
 
 
-def _speed(times: Sequence[float], written: int, trained: float) -> dict[str, float]:
+def speed(times: Sequence[float], written: int, trained: float) -> dict[str, float]:
+    """What the log says of a step's times: its start, and the ends of rollouts, rewards and learning."""
     rollout, reward, learning = (after - before for before, after in zip(times, times[1:], strict=False))
     return {
         "rollout_seconds": rollout,

@@ -1,0 +1,243 @@
+"""Training whole trajectories by reward: texts by the policy gradient and images by the flow loss of their advantage.
+
+A step thinks and draws first images (or takes those that are given), lets siblings go on from each, and scores every
+image. A sibling's advantage comes from the rewards of all its images (:mod:`.credit`). All is done with the weights as
+they were before the step. Legend: L text tokens with loss; M tokens of targets; D values per token.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irg.engine.ops import Write
+from irg.learning.gradient_guard import out_of_memory
+from irg.learning.recipe import Draw
+from irg.learning.rl.advantages import advantages
+from irg.learning.rl.credit import Outcome, chosen_groups, outcome_figures
+from irg.learning.rl.drawing_trainer import DrawingFigures, noised
+from irg.learning.rl.figures import StepFigures, mean, reward_figures
+from irg.learning.rl.loss import policy_losses, token_scores
+from irg.learning.rl.nft import nft_losses
+from irg.learning.rl.prompts import Prompt
+from irg.learning.rl.rewards import Judged
+from irg.learning.rl.trainer import TEXTS_KEPT, RLTrainer, speed
+from irg.learning.rl.trajectories import TrajectoryGroup, first_turns, roll_out_rounds, root_of
+from irg.learning.rl.trajectory_packs import TrajectoryPack, learned_trajectories, trajectory_packs
+from irg.model.network.unified import UnifiedModel
+from irg.randomness import generator, numpy_generator
+
+
+class TrajectoryTrainer(RLTrainer):
+    """One run by reward that trains texts and drawing together."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recipe.drawing.check(self.config.image_stride)
+
+    def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
+        """One step; returns what to log."""
+        recipe, step = self.recipe, self.state.step
+        times = [time.perf_counter()]
+        prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
+        seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(
+            2**63, size=(len(prompts), 1 + recipe.rollout.samples)
+        )
+        groups, outcomes, roots, reward_seconds = self.rounds(prompts, seeds.tolist(), recipe.rollout.temperature)
+        times += [time.perf_counter() - reward_seconds, time.perf_counter()]
+        judged = [[one.judged(recipe.credit) for one in some] for some in outcomes]
+        none = [[False] * len(some) for some in judged]
+        values = advantages([[one.total for one in some] for some in judged], none, recipe.advantage)
+        malformed = [[one.malformed for one in some] for some in outcomes]
+        samples = learned_trajectories(groups, values, malformed, recipe)
+        size = -(-len(samples) // recipe.minibatches) or 1
+        levels = generator(recipe.seed, Draw.DRAWING, step, 0)
+        batches = [
+            trajectory_packs(
+                samples[start : start + size],
+                recipe,
+                self.encoder,
+                self.loaded.autoencoder,
+                lambda: float(torch.randn((), generator=levels)),
+                self.loader.feed.attention,
+            )
+            for start in range(0, len(samples), size)
+        ]
+        record = trajectory_figures(groups, outcomes) | reward_figures(judged, values)
+        flat = [one for some in outcomes for one in some]
+        record |= outcome_figures(flat, recipe.credit)
+        record["malformed"] = mean([bad for one in flat for bad in one.malformed])
+        record["reward_failed"] = mean(
+            [one.total is None for one in roots] + [one.total is None for some in judged for one in some]
+        )
+        record |= self.learn(batches)
+        times.append(time.perf_counter())
+        written = sum(len(r.text.ids) + 1 for group in groups for rounds in group.siblings for r in rounds)
+        record |= speed(times, written, record["tokens"])
+        self.limits.check(record, self._failure)
+        if self.state.step % recipe.log_every == 0:
+            self._keep_trajectories(groups, outcomes, values)
+        return record | {"stop": float(stop())}
+
+    def rounds(
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float, all_roots: bool = False
+    ) -> tuple[list[TrajectoryGroup], list[list[Outcome]], list[Judged], float]:
+        """Trajectories of prompts and what became of them; the rewards of all first images; seconds of scoring.
+
+        Args:
+            seeds: of each prompt's first turn, then of its siblings.
+            all_roots: go on from right first images, too, however many there are.
+        """
+        recipe, name = self.recipe, self.profile.name
+        write = Write(recipe.rollout.max_tokens, temperature, logprobs=True)
+        with self.rollout_model() as model:
+            rest = (write, recipe.drawing)
+            args, at_once = (model, self.loaded.autoencoder, self.encoder), recipe.rollout.at_once
+            turns = first_turns(*args, prompts, *rest, [own[0] for own in seeds], at_once)
+            started = time.perf_counter()
+            roots = self.judge_pairs([(turn, root_of(turn, self.encoder, name)) for turn in turns])
+            seconds = time.perf_counter() - started
+            kept = [number for number, one in enumerate(roots) if one.total is not None]
+            kept = kept if all_roots else chosen_groups(roots, recipe.credit)
+            prompts, siblings = [turns[number] for number in kept], [seeds[number][1:] for number in kept]
+            groups = roll_out_rounds(*args, prompts, *rest, recipe.credit.rounds, siblings, at_once)
+        started = time.perf_counter()
+        outcomes = self.judge_rounds(groups, [roots[number] for number in kept])
+        return groups, outcomes, roots, seconds + time.perf_counter() - started
+
+    def judge_rounds(self, groups: Sequence[TrajectoryGroup], roots: Sequence[Judged]) -> list[list[Outcome]]:
+        """Score every image of every sibling."""
+        name = self.profile.name
+        pairs = [
+            (group.prompt, trajectory)
+            for group in groups
+            for rounds in group.siblings
+            for trajectory in group.trajectories(rounds, name)
+        ]
+        scored, found = iter(self.judge_pairs(pairs)), []
+        for group, root in zip(groups, roots, strict=True):
+            outcomes = []
+            for rounds in group.siblings:
+                judged = [next(scored) if one.drawn is not None else None for one in rounds]
+                images = [root, *(one for one in judged if one is not None)]
+                wrong = [
+                    not one.text.complete or (score is not None and score.malformed)
+                    for one, score in zip(rounds, judged, strict=True)
+                ]
+                rewards = tuple(one.total for one in images)
+                outcomes.append(Outcome(rewards, tuple(wrong), rounds[-1].done, images[-1]))
+            found.append(outcomes)
+        return found
+
+    def new_figures(self) -> StepFigures:
+        return TrajectoryFigures()
+
+    # ---- learning
+
+    @torch.no_grad()
+    def _score_before(self, batches: Sequence[Sequence[Any]]) -> None:
+        """Noise all packs; score them by the reference, and before the first update where there are several."""
+        noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1)
+        for own in (pack for batch in batches for pack in batch):
+            if self.ranks.device.type != "cpu":
+                own.to(self.ranks.device)
+            own.flow.velocity_GD = noised(own.pack, noise, self.recipe.timestep_shift)
+            if self.recipe.updates > 1:
+                own.text.old_L, _, own.flow.old_MD = self._outputs(self.computing, own)
+            if self.reference is not None:
+                with self.reference.model() as model:
+                    own.text.reference_L, _, _ = self._outputs(model, own)
+
+    def _outputs(self, model: UnifiedModel, own: TrajectoryPack) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities and entropies [L] and velocities [M, D] of a pack, float32."""
+        pack = own.pack
+        hidden_UC, hidden_GC = model(pack.batch, pack.attend)
+        rows_M, batch = pack.target_rows_M, pack.batch
+        assert hidden_GC is not None and batch.latents_GD is not None and batch.times_G is not None
+        velocity_MD = model.velocity(hidden_GC[rows_M], batch.latents_GD[rows_M], batch.times_G[rows_M])
+        scores = token_scores(model, hidden_UC[pack.loss_rows_L], pack.labels_L, self.recipe.rollout.temperature)
+        return *scores, velocity_MD.to(torch.float32)
+
+    def _policy_backward(self, pack: Any, divisors: tuple[float, float], figures: StepFigures, number: int) -> None:
+        assert isinstance(pack, TrajectoryPack) and isinstance(figures, TrajectoryFigures)
+        recipe, text, flow = self.recipe, pack.text, pack.flow
+        try:
+            logprobs_L, entropy_L, new_MD = self._outputs(self.computing, pack)
+            old_L = logprobs_L.detach() if text.old_L is None else text.old_L
+            old_MD = new_MD.detach() if flow.old_MD is None else flow.old_MD
+            device = logprobs_L.device
+            advantages_L, weights_L = text.advantages_L.to(device), text.weights_L.to(device)
+            scored = policy_losses(logprobs_L, entropy_L, old_L, advantages_L, text.reference_L, recipe.loss)
+            assert flow.velocity_GD is not None
+            velocity_MD = flow.velocity_GD[pack.pack.target_rows_M]
+            loss_M = nft_losses(new_MD, old_MD, velocity_MD, flow.optimality_M, recipe.drawing.beta)
+            loss = recipe.ce_weight * (weights_L * scored.loss_L).sum() / max(1, divisors[0])
+            loss = loss + recipe.mse_weight * loss_M.sum() / max(1, divisors[1])
+            loss.backward()
+        except torch.OutOfMemoryError:
+            raise out_of_memory(pack.pack, self.state.step, number, recipe) from None
+        if self.low:
+            self.low.collect()
+        figures.add(text, scored, loss.detach(), old_L, entropy_L.detach())
+        figures.flow.add_velocities(flow, new_MD.detach(), old_MD)
+
+    # ---- beside the steps
+
+    def evaluate(self) -> dict[str, float]:
+        """One trajectory of each of the evaluation's prompts: repair, damage and rewards."""
+        recipe, how = self.recipe, self.recipe.evaluate
+        prompts, seeds = self.held_out_prompts(2)
+        _, outcomes, _, _ = self.rounds(prompts, seeds, how.temperature, all_roots=True)
+        found = outcome_figures([one for some in outcomes for one in some], recipe.credit)
+        figures = {f"held_out/{name}": value for name, value in found.items()}
+        return figures | ({"held_out_reward": found["last"]} if "last" in found else {})
+
+    def _keep_trajectories(
+        self,
+        groups: Sequence[TrajectoryGroup],
+        outcomes: Sequence[Sequence[Outcome]],
+        values: Sequence[Sequence[float | None]],
+    ) -> None:
+        rows = [
+            (group.prompt.text, rounds, outcome, value)
+            for group, some, own in zip(groups, outcomes, values, strict=True)
+            for rounds, outcome, value in zip(group.siblings, some, own, strict=True)
+        ]
+        self.write_texts(
+            [
+                {
+                    "prompt": prompt,
+                    "text": "\n\n".join(one.text.text for one in rounds),
+                    "rewards": outcome.rewards,
+                    "reward": outcome.value(self.recipe.credit),
+                    "advantage": value,
+                    "reasons": outcome.last.reasons(),
+                    "failure": outcome.last.failure,
+                }
+                for prompt, rounds, outcome, value in rows[:TEXTS_KEPT]
+            ]
+        )
+
+
+class TrajectoryFigures(StepFigures):
+    """Sums over the packs and updates of a step, of texts and of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow = DrawingFigures()
+
+    def record(self, recipe: Any) -> dict[str, float]:
+        return super().record(recipe) | self.flow.means()
+
+
+def trajectory_figures(groups: Sequence[TrajectoryGroup], outcomes: Sequence[Sequence[Outcome]]) -> dict[str, float]:
+    """Of a step's rollouts: lengths of texts, texts that were not finished, images after the first."""
+    siblings = [rounds for group in groups for rounds in group.siblings]
+    texts = [one.text for rounds in siblings for one in rounds]
+    return {
+        "length": mean([len(text.ids) for text in texts]),
+        "unfinished": mean([not text.complete for text in texts]),
+        "images": mean([sum(one.drawn is not None for one in rounds) for rounds in siblings]),
+    }
