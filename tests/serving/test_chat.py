@@ -71,33 +71,41 @@ def test_a_chat_goes_on_with_the_newest_image(served: Running) -> None:
     assert same(answer.images[0]["image_url"]["url"], served.model.pipe.edit(given, "bigger", seed=3).image)
 
 
-def test_a_chat_is_streamed(served: Running) -> None:
-    more = {"stream": True, "stream_options": {"include_usage": True}}
+FORMS = pytest.mark.parametrize(
+    ("modalities", "key"), [(["image", "text"], "images"), (["image"], "content")], ids=["openrouter", "vllm-omni"]
+)
+
+
+def images_sent(chunks: list[Any], key: str) -> list[Any]:
+    """The images of a stream's deltas, in order."""
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    return [image for delta in deltas for image in getattr(delta, key, None) or []]
+
+
+@FORMS
+def test_a_chat_is_streamed(served: Running, modalities: list[str], key: str) -> None:
+    more = {"stream": True, "stream_options": {"include_usage": True}, "modalities": modalities}
     chunks = list(chat(served, DRAW, seed=7, rounds=2, **more))
     wanted = served.model.pipe(PROMPT, seed=7, rounds=2)
     deltas = [chunk.choices[0].delta for chunk in chunks[:-1]]
     thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
     assert thoughts == "".join(turn.thinking or "" for turn in wanted.trajectory.turns)
-    sent = [image for delta in deltas for image in getattr(delta, "images", None) or []]
+    sent = images_sent(chunks, key)
     assert [image["index"] for image in sent] == [0, 1, 2]
     for image, turn in zip(sent, wanted.trajectory.turns, strict=True):  # the first image, then those after it
         assert same(image["image_url"]["url"], turn.image)
-    assert deltas[-1].images == sent[-1:]
+    assert getattr(deltas[-1], key) == sent[-1:]
     assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage.total_tokens > 0
 
 
-def test_an_image_that_stands_is_sent_again_under_its_own_number(served: Running) -> None:
+@FORMS
+def test_an_image_that_stands_is_sent_again_under_its_own_number(
+    served: Running, modalities: list[str], key: str
+) -> None:
     """The loop may end early: a client that puts images by their index then has none of them twice."""
     served.gate.open()
-    chunks = list(chat(served, DRAW, seed=7, stream=True, critic="gate"))
-    sent = [image for chunk in chunks for image in getattr(chunk.choices[0].delta, "images", None) or []]
+    sent = images_sent(list(chat(served, DRAW, seed=7, stream=True, critic="gate", modalities=modalities)), key)
     assert [image["index"] for image in sent] == [0, 0] and sent[0] == sent[1]
-
-
-def test_vllm_omnis_form_has_the_last_image_alone(served: Running) -> None:
-    chunks = list(chat(served, DRAW, seed=7, stream=True, modalities=["image"]))
-    sent = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
-    assert len(sent) == 1 and same(sent[0][0]["image_url"]["url"], served.model.pipe(PROMPT, seed=7).image)
 
 
 @pytest.mark.parametrize(

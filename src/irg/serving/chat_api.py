@@ -197,10 +197,9 @@ class _Delivery:
             if isinstance(event, TextDelta):
                 name = "content" if self.started.jobs[0].task == "ask" else "reasoning_content"
                 yield self.chunk(event.request, {name: event.text})
-            elif isinstance(event, ImageDone) and not self.inside and self.started.is_partial(event):
-                part = await self.image_part(event.image, rounds[event.request])
+            elif isinstance(event, ImageDone) and self.started.is_partial(event):
+                yield self.chunk(event.request, await self.image_delta(event.image, rounds[event.request]))
                 rounds[event.request] += 1
-                yield self.chunk(event.request, {"images": [part.model_dump(exclude_none=True)]})
             elif isinstance(event, Finished):
                 trajectories.append(event.trajectory)
                 yield self.chunk(event.request, await self.last(event), "stop")
@@ -214,9 +213,13 @@ class _Delivery:
         if job.task != "ask" and trajectory.image is None:
             delta["content"] = answer_of(trajectory)
         elif job.task != "ask" and trajectory.image is not None:
-            part = await self.image_part(trajectory.image, 0 if self.inside else _number(trajectory))
-            delta["content" if self.inside else "images"] = [part.model_dump(exclude_none=True)]
+            delta |= await self.image_delta(trajectory.image, _number(trajectory))
         return delta
+
+    async def image_delta(self, image: Image, index: int) -> dict[str, Any]:
+        """A delta with one image, in the form that was asked for."""
+        part = await self.image_part(image, index)
+        return {"content" if self.inside else "images": [part.model_dump(exclude_none=True)]}
 
     def chunk(self, number: int | None, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choices = [] if number is None else [{"index": number, "delta": delta, "finish_reason": reason}]
