@@ -15,6 +15,7 @@ from irg.engine.engine import Engine
 from irg.engine.runner import Runner
 from irg.evaluation import generation, runs
 from irg.evaluation.image_folders import LAYOUTS, ImageFile
+from irg.model.weights.fingerprint import weights_fingerprint
 from irg.model.weights.profile import Profile
 from irg.promptsets import BenchPrompt
 from irg.reasoning.pipeline import IRGPipeline
@@ -256,12 +257,12 @@ def test_images_that_are_none(tmp_path):
 def test_fingerprint_sees_a_change_at_either_end(tmp_path, name):
     weights = tmp_path / name
     weights.write_bytes(b"a" * (3 << 20))
-    before = runs.weights_fingerprint(tmp_path)
+    before = weights_fingerprint(tmp_path)
     for at in (0, -1):
         content = bytearray(b"a" * (3 << 20))
         content[at] = 98
         weights.write_bytes(content)
-        assert runs.weights_fingerprint(tmp_path) != before
+        assert weights_fingerprint(tmp_path) != before
 
 
 def test_names_fit_for_files():

@@ -12,6 +12,7 @@ from irg import promptsets
 from irg.cli.arguments import ModelOptions, parse_with_settings
 from irg.critics import CriticOptions
 from irg.deprecation import renamed
+from irg.model.weights.fingerprint import weights_fingerprint
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         covered_by=covered_by,
         covered=len(covered),
         model=str(options.model),
-        model_fingerprint=runs.weights_fingerprint(folder),
+        model_fingerprint=weights_fingerprint(folder),
         model_name=slug(str(options.model)),
         weights=pipe.weights,
         lora=pipe.lora,

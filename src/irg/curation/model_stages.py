@@ -54,6 +54,12 @@ def image_bytes(trajectory: Any) -> bytes:
     return png(np.asarray(trajectory.image.convert("RGB")))
 
 
+def weights_of(trajectory: Any) -> dict[str, Any]:
+    """Which weights drew it; not on which machine, since rows are the same in every build."""
+    names = ("fingerprint", "weights", "precision", "lora")
+    return {name: trajectory.loaded[name] for name in names if trajectory.loaded.get(name)}
+
+
 @dataclass(frozen=True)
 class ModelDrafts(Drafts):
     """Drafts by an irg model. ``options`` are settings of ``irg generate`` by name."""
@@ -103,6 +109,7 @@ class DraftStage(Stage):
         if not (trajectory.thinking or "").strip():
             return rejected(row, "the model wrote no thinking")
         by = {"model": self.config.model, "seed": trajectory.seed, "settings": trajectory.settings}
+        by |= weights_of(trajectory)
         seconds = round(trajectory.seconds, 4)
         return accepted(row, by, seconds=seconds, thinking=trajectory.thinking, image=image_bytes(trajectory))
 
@@ -180,7 +187,7 @@ class BestOfStage(Stage):
             "seed": seeds[best],
             "best_of": len(grades),
             "temperature": self.config.temperature,
-        }
+        } | weights_of(trajectories[best])
         seconds = round(sum(trajectory.seconds for trajectory in trajectories), 4)
         tries = str([list(grade) for grade in grades])
         return accepted(row, by, seconds=seconds, improved=images[best], tries=tries)

@@ -15,10 +15,9 @@ from irg.evaluation.benchmarks import judge_prompts
 from irg.evaluation.benchmarks.base import Benchmark, Grade, GradedImage
 from irg.evaluation.judges.base import Failure
 from irg.evaluation.judging import JudgedImage
-from irg.evaluation.runs import library_versions
 from irg.evaluation.statistics import Changes, Estimate, mean_difference, repair_and_damage, share
 from irg.text_files import parse_json, read_text
-from irg.version import __version__
+from irg.version import __version__, library_versions
 
 SCHEMA = 2
 RESULT_FILE = "result.json"

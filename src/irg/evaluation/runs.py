@@ -10,9 +10,8 @@ RUN/trajectories/ID/0.json   thinking, settings, times of a prompt's first image
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from irg import files
 from irg.evaluation.image_folders import LAYOUTS, slug
 from irg.promptsets import BenchPrompt, PromptSet
 from irg.text_files import parse_json, read_text
-from irg.version import __version__
+from irg.version import __version__, library_versions
 
 SCHEMA = 1
 RUN_FILE, SESSIONS_FILE = "run.json", "sessions.jsonl"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -199,11 +197,13 @@ def _finished(folder: Path, info: RunInfo, one: Sample) -> bool:
     return one.trajectory_file(folder).is_file() and image.is_file()
 
 
-def record_session(folder: Path, images: int, seconds: float, batch: int) -> None:
-    """Add a line to ``sessions.jsonl``."""
+def record_session(
+    folder: Path, images: int, seconds: float, batch: int, loaded: Mapping[str, Any] | None = None
+) -> None:
+    """Add a line to ``sessions.jsonl``; ``loaded``: how the model was (its memory mode, device, ...)."""
     with files.JsonLines(folder / SESSIONS_FILE) as sessions:
         line = {"images": images, "seconds": round(seconds, 3), "batch": batch}
-        sessions.append(line | library_versions())
+        sessions.append(line | library_versions() | ({"loaded": dict(loaded)} if loaded else {}))
 
 
 def seconds_per_request(folder: Path) -> float | None:
@@ -225,24 +225,6 @@ def read_trajectory(path: Path) -> dict[str, Any]:
         return record
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         raise ValueError(f"{path}: damaged; remove it, and irg bench run --resume draws its image again") from None
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """A sha256 over each weight and configuration file's name, size, first and last MiB (a whole 7B takes minutes)."""
-    digest = hashlib.sha256()
-    for path in (path for ending in ("safetensors", "gguf", "json") for path in sorted(folder.glob(f"*.{ending}"))):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_CHUNK))
-            file.seek(max(0, size - _CHUNK))
-            digest.update(file.read())
-    return digest.hexdigest()
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the packages that images and scores depend on."""
-    return {"irg": __version__} | {name: version(name) for name in ("torch", "numpy", "pillow")}
 
 
 def default_folder(benchmark: str, model: str, mode: str) -> Path:

@@ -19,12 +19,13 @@ from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.guidance_parallel import runner_of
 from irg.image_files import ImageSource
-from irg.model.placement.devices import parse_devices
+from irg.model.placement.devices import parse_devices, parse_dtype
 from irg.model.placement.loading import load_with_plan
 from irg.model.placement.memory_plan import Memory, MemoryPlan
 from irg.model.placement.processes import Parallel, join
 from irg.model.weights.adapter_files import LoraSource, lora_sources
 from irg.model.weights.config_files import read_config
+from irg.model.weights.fingerprint import weights_fingerprint
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.model.weights.weight_sets import set_name
@@ -42,6 +43,7 @@ from irg.reasoning.requests import Requests
 from irg.reasoning.search import Searching
 from irg.reasoning.settings import Settings, check_seed, of_later_images, with_options
 from irg.results.trajectory import Trajectory
+from irg.version import library_versions
 
 _log = logging.getLogger("irg")
 StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
@@ -61,10 +63,12 @@ class IRGPipeline:
         texts: ProtocolTexts | None = None,
         critics: Critics | None = None,
         lora: Sequence[str] = (),
+        loaded: Mapping[str, Any] | None = None,
     ) -> None:
         """Args:
         weights: the name of the set of weights that was loaded, such as ``ema``.
         lora: the adapters that were added, ``PATH:SCALE``.
+        loaded: what else records say of the loaded model: fingerprint, device, versions.
         protocol: the way to reason; default: the paper's.
         texts: the protocol's.
         critics: those that settings may name; default: made when they are needed.
@@ -78,8 +82,9 @@ class IRGPipeline:
         self.sizes = image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
         plan = memory_plan
-        loaded = {"weights": weights, "precision": plan.precision if plan else "", "lora": [*lora]} if weights else {}
-        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, loaded)
+        how = {"weights": weights, "precision": plan.precision if plan else "", "lora": [*lora]} if weights else {}
+        how |= ({"memory": plan.mode} if plan and weights else {}) | dict(loaded or {})
+        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, how)
         self.requests = Requests(self.jobs, engine)
 
     @classmethod
@@ -87,7 +92,7 @@ class IRGPipeline:
         cls,
         model: str | Path = "mini",
         device: str | torch.device | Sequence[str | torch.device] | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         memory: Memory = "auto",
         weights: str | None = None,
         lora: str | Path | Sequence[LoraSource] = (),
@@ -108,7 +113,7 @@ class IRGPipeline:
             model: the name of a bundled model, a model folder, or a hub model (``owner/name``,
                 ``owner/name@REVISION`` or its address).
             device: default: CUDA if there is one, else the CPU. Several (``"cuda:0,cuda:1"``) share the layers.
-            dtype: default: by ``memory``. A dtype with ``memory="auto"`` is taken as it is.
+            dtype: or its name; default: by ``memory``. A dtype with ``memory="auto"`` is taken as it is.
             memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``offload`` (layers wait in host memory), or
                 ``auto``, the first that fits (float32 before them on the CPU).
             weights: the name of the weights to take where a folder has several: ``ema`` for ``ema.safetensors``.
@@ -133,6 +138,7 @@ class IRGPipeline:
             ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
                 it can't draw what the options ask for, or a text that they need can't be had.
         """
+        dtype = parse_dtype(dtype)
         processes = None if parallel is None else join(parallel, device)
         devices, adapters = parse_devices(None if processes else device), lora_sources(lora)
         folder, weights = find_model(model, weights, protocol, say, offline)
@@ -162,7 +168,12 @@ class IRGPipeline:
         assert loaded.weights_file is not None
         weights = set_name(loaded.weights_file.name)
         added = [f"{path}:{scale:g}" for path, scale in adapters]
-        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts, critics, added)
+        how = {
+            "fingerprint": weights_fingerprint(folder),
+            "device": ",".join(map(str, devices)),
+            "versions": library_versions(),
+        }
+        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts, critics, added, how)
         pipe.defaults, pipe.protocol_reason = defaults, selected.reason
         return pipe
 

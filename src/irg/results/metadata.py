@@ -32,6 +32,7 @@ def parameters_text(details: dict[str, Any]) -> str:
         "Seed": details.get("seed"),
         "Size": details.get("size"),
         "Model": _quoted(details.get("model")),
+        "Model hash": (details.get("loaded", {}).get("fingerprint") or "")[:10] or None,
         "Mode": details.get("mode"),
         "Turn": details.get("turn"),
         "Version": f"irg {details.get('irg_version')}",

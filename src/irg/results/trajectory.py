@@ -58,7 +58,8 @@ class Trajectory:
     Attributes:
         stopped: the last text led to no image.
         stop_reason: why (``done``: the model saw nothing left to improve); empty where the rounds were up.
-        loaded: what was loaded of the model: weights, precision, adapters.
+        loaded: what was loaded of the model, and how: fingerprint, weights, precision, memory mode, adapters, device,
+            versions of libraries.
         best: index of the turn whose image was kept, by its score; None: the last image stands.
         search: what else was tried, where several candidates or rounds were judged.
     """

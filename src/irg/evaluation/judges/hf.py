@@ -10,7 +10,7 @@ import torch
 from irg.critics.vision_language import VisionLanguageModel
 from irg.endpoints import EndpointError
 from irg.evaluation.judges.base import Answer, Job, JudgeOptions, pixels_or_failure, require_rest
-from irg.evaluation.runs import weights_fingerprint
+from irg.model.weights.fingerprint import weights_fingerprint
 from irg.promptsets import BenchPrompt
 
 _MAX_TOKENS = 1024

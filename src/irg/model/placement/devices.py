@@ -108,3 +108,18 @@ class _MoveInputs:
         if isinstance(value, Tensor):
             return value.to(self.device)
         return tuple(self._to(each) for each in value) if isinstance(value, tuple) else value
+
+
+def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A floating-point type, by itself or by its name, such as ``bfloat16``.
+
+    Raises:
+        ValueError: it is none that weights are computed in.
+    """
+    if dtype is None:
+        return None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    assert isinstance(found, torch.dtype)
+    return found
