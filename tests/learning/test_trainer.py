@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,20 @@ def finished(recipe: Make, tmp_path: Path) -> Path:
     """An uninterrupted run."""
     train(recipe(out=str(tmp_path / "whole")), quiet=True)
     return tmp_path / "whole"
+
+
+def test_a_run_goes_on_from_the_weights_it_started_from(recipe: Make, tmp_path: Path) -> None:
+    made = recipe(steps=2, stop_after=1)
+    train(made, quiet=True)
+    (line,) = [json.loads(line) for line in (tmp_path / "run/sessions.jsonl").read_text().splitlines()]
+    assert len(line["fingerprint"]) == 64 and line["device"] == "cpu" and line["versions"]["torch"] == torch.__version__
+    file = Path(made.model) / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="are not those that the run in"):
+        train(replace(made, stop_after=None), quiet=True)
+    train(replace(made, stop_after=None), quiet=True, force=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- learn

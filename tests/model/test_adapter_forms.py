@@ -247,5 +247,5 @@ def test_from_pretrained_takes_adapters(ours: Path, tmp_path: Path) -> None:
     for given in (lora, str(lora), [lora], [(lora, 1.0)], [f"{lora}:1"]):
         pipe = IRGPipeline.from_pretrained(ours, "cpu", memory="bf16", lora=given)  # type: ignore[arg-type]
         got = pipe.engine.runner.model.state_dict()
-        assert all(torch.equal(got[key], wanted[key]) for key in wanted) and pipe.lora == (f"{lora}:1",)
+        assert all(torch.equal(got[key], wanted[key]) for key in wanted) and pipe.loaded["lora"] == [f"{lora}:1"]
     assert load_file(ours / "weights.safetensors").keys() == wanted.keys()

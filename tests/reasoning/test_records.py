@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from irg.evaluation import runs
 from irg.model.placement.devices import parse_dtype
 from irg.model.weights.checkpoint import LoadedModel, save_model
+from irg.model.weights.fingerprint import weights_fingerprint
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 from irg.results.metadata import read_png_settings
@@ -44,6 +47,31 @@ def test_trajectories_and_images_say_which_weights_and_how(folder: Path, tmp_pat
     assert other.loaded["fingerprint"] != half.loaded["fingerprint"]
     assert read_png_settings(tmp_path / "other" / "initial.png")["loaded"] == other.loaded
     assert json.loads((tmp_path / "other" / "trajectory.json").read_text())["loaded"] == other.loaded
+
+
+def test_fingerprint_sees_a_tensor_in_the_middle_and_adapters(folder: Path, tmp_path: Path) -> None:
+    """A fine-tune of which the first and last tensors were frozen has the size and the ends of its base's file."""
+    big = tmp_path / "big"
+    big.mkdir()
+    tensors = {name: torch.zeros(1 << 20) for name in "abcd"}
+    save_file(tensors, big / "ema.safetensors")
+    before = weights_fingerprint(big)
+    save_file(tensors | {"b": torch.full((1 << 20,), 1e-3)}, big / "ema.safetensors")
+    assert weights_fingerprint(big) != before
+    adapter = tmp_path / "adapter.safetensors"
+    save_file({"x": torch.ones(1)}, adapter)
+    one = weights_fingerprint(big, adapter)
+    save_file({"x": torch.zeros(1)}, adapter)
+    assert len({weights_fingerprint(big), one, weights_fingerprint(big, adapter)}) == 3
+
+
+def test_bench_run_tells_what_changed_since_the_last_session(tmp_path: Path) -> None:
+    loaded = {"memory": "bf16", "dtype": "bfloat16", "device": "cpu", "versions": {"torch": "2.13"}, "lora": []}
+    assert runs.changed_since(tmp_path, loaded) == []
+    runs.record_session(tmp_path, 1, 1.0, 1, loaded)
+    assert runs.changed_since(tmp_path, loaded) == []
+    told = runs.changed_since(tmp_path, loaded | {"memory": "offload", "versions": {"torch": "2.14"}})
+    assert told == ["memory was bf16 and is offload", "versions was {'torch': '2.13'} and is {'torch': '2.14'}"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "torch.bfloat16", torch.float32, None])

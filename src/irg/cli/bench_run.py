@@ -12,7 +12,6 @@ from irg import promptsets
 from irg.cli.arguments import ModelOptions, parse_with_settings
 from irg.critics import CriticOptions
 from irg.deprecation import renamed
-from irg.model.weights.fingerprint import weights_fingerprint
 
 
 @dataclass(frozen=True)
@@ -84,20 +83,22 @@ def main(argv: Sequence[str]) -> int:
         covered_by=covered_by,
         covered=len(covered),
         model=str(options.model),
-        model_fingerprint=weights_fingerprint(folder),
+        model_fingerprint=pipe.loaded["fingerprint"],
         model_name=slug(str(options.model)),
-        weights=pipe.weights,
-        lora=pipe.lora,
+        weights=pipe.loaded["weights"],
+        lora=tuple(pipe.loaded["lora"]),
         protocol=pipe.protocol.name,
         protocol_reason=pipe.protocol_reason,
         system_prompt=loading["system_prompt"] or "",
-        precision=pipe.memory_plan.precision if pipe.memory_plan else "",
+        precision=pipe.loaded["precision"],
         mode=settings.mode,
         settings=settings.to_dict(),
         seed=options.seed,
     )
     out = Path(options.out) if options.out else runs.default_folder(prompt_set.name, options.model, settings.mode)
     runs.open_run(out, info, options.resume)
+    for line in runs.changed_since(out, pipe.loaded):
+        console.print(f"Earlier images of this run may differ in their last digits: {line}")
     try:
         drawn = draw_missing(out, info, chosen, pipe, options.batch_size or pipe.max_concurrent_requests(16), console)
     except KeyboardInterrupt:

@@ -44,7 +44,7 @@ def draw_missing(
                     drawn += 1
                     bar.advance(task)
         finally:
-            record_session(folder, drawn, time.perf_counter() - start, batch_size, pipe.jobs.loaded)
+            record_session(folder, drawn, time.perf_counter() - start, batch_size, pipe.loaded)
         return drawn
 
 

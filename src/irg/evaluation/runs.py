@@ -1,7 +1,7 @@
 """A run's folder: its record, which images it needs, and which of them are finished.
 
 RUN/run.json                 prompts, model and settings: everything that must not change
-RUN/sessions.jsonl           images, seconds and library versions of each session of ``irg bench run``
+RUN/sessions.jsonl           images, seconds and how the model was held, by session of ``irg bench run``
 RUN/images/                  the final images, laid out as the official scripts want them
 RUN/turns/1/, turns/2/ ...   the image after each turn, laid out the same way
 RUN/trajectories/ID/0.json   thinking, settings, times of a prompt's first image; written last, so that an
@@ -19,7 +19,7 @@ from irg import files
 from irg.evaluation.image_folders import LAYOUTS, slug
 from irg.promptsets import BenchPrompt, PromptSet
 from irg.text_files import parse_json, read_text
-from irg.version import __version__, library_versions
+from irg.version import __version__
 
 SCHEMA = 1
 RUN_FILE, SESSIONS_FILE = "run.json", "sessions.jsonl"
@@ -197,13 +197,18 @@ def _finished(folder: Path, info: RunInfo, one: Sample) -> bool:
     return one.trajectory_file(folder).is_file() and image.is_file()
 
 
-def record_session(
-    folder: Path, images: int, seconds: float, batch: int, loaded: Mapping[str, Any] | None = None
-) -> None:
-    """Add a line to ``sessions.jsonl``; ``loaded``: how the model was (its memory mode, device, ...)."""
+def record_session(folder: Path, images: int, seconds: float, batch: int, loaded: Mapping[str, Any]) -> None:
+    """Add a line to ``sessions.jsonl``; ``loaded``: :mod:`irg.model.placement.record`."""
     with files.JsonLines(folder / SESSIONS_FILE) as sessions:
-        line = {"images": images, "seconds": round(seconds, 3), "batch": batch}
-        sessions.append(line | library_versions() | ({"loaded": dict(loaded)} if loaded else {}))
+        sessions.append({"images": images, "seconds": round(seconds, 3), "batch": batch, "loaded": dict(loaded)})
+
+
+def changed_since(folder: Path, loaded: Mapping[str, Any]) -> list[str]:
+    """In what the model is held otherwise than in the run's last session, in words; it does not forbid to go on."""
+    sessions = files.read_json_lines(folder / SESSIONS_FILE)
+    before = sessions[-1].get("loaded", {}) if sessions else {}
+    names = [name for name in ("memory", "dtype", "device", "parallel", "versions") if name in before]
+    return [f"{name} was {before[name]} and is {loaded[name]}" for name in names if before[name] != loaded.get(name)]
 
 
 def seconds_per_request(folder: Path) -> float | None:

@@ -11,7 +11,10 @@ from irg import files
 from irg.learning.checkpoints import read_about
 from irg.learning.parallel import Ranks
 from irg.learning.recipe import TrainRecipe
+from irg.model.placement.devices import device_name
+from irg.model.weights.fingerprint import weights_fingerprint
 from irg.text_files import parse_json, read_text
+from irg.version import library_versions
 
 FREE = {  # where the run ends, how often it reports, how it is fitted into memory: none of it changes what is learned
     *("out", "cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads", "device"),
@@ -21,6 +24,7 @@ FREE = {  # where the run ends, how often it reports, how it is fitted into memo
 
 
 RECIPE = "recipe.json"
+SESSIONS = "sessions.jsonl"
 
 
 def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -76,6 +80,34 @@ def check_recipe(recipe: TrainRecipe, out: Path, ranks: Ranks, force: bool) -> N
         if changed:
             print(f"going on in {out} with another recipe (different: {', '.join(changed)})", file=sys.stderr)
         files.write_json(out / RECIPE, asdict(recipe))
+
+
+def check_start(start: Path, out: Path, ranks: Ranks, force: bool) -> None:
+    """Compare the weights that a run starts from with those of its earlier sessions (what is frozen is read again, and
+    adapters are merged into them), and add this session to ``sessions.jsonl``.
+
+    Raises:
+        ValueError: they are others, and ``force`` is not set.
+    """
+    problem = None
+    if ranks.main:
+        fingerprint = weights_fingerprint(start)
+        try:
+            before = [session.get("fingerprint") for session in files.read_json_lines(out / SESSIONS)]
+            if before and before[-1] != fingerprint and not force:
+                problem = (
+                    f"the weights in {start} are not those that the run in {out} started from: bring them back, "
+                    "choose another --out, or go on with --force"
+                )
+        except ValueError as error:
+            problem = str(error)
+    if found := ranks.gather(problem)[0]:
+        raise ValueError(found)
+    if ranks.main:
+        device = device_name(ranks.device)
+        line = {"fingerprint": fingerprint, "device": device, "world": ranks.world, "versions": library_versions()}
+        with files.JsonLines(out / SESSIONS) as sessions:
+            sessions.append(line)
 
 
 def check_streams(path: Path, streams: int, world: int, force: bool, quiet: bool) -> None:

@@ -33,7 +33,7 @@ from irg.learning.metrics import Metrics, summary
 from irg.learning.objective import Losses, detail_weights, flow_targets, losses, total
 from irg.learning.optim import rate, update_average
 from irg.learning.recipe import Draw, TrainRecipe
-from irg.learning.resume_check import check_recipe, check_streams, same_rows
+from irg.learning.resume_check import check_recipe, check_start, check_streams, same_rows
 from irg.learning.run_state import RunState
 from irg.learning.setup import adapter_of, build, start_folder, training_config
 from irg.learning.trackers import Trackers
@@ -261,6 +261,7 @@ class Trainer:
         """Train to the end, resuming from the newest checkpoint in ``out``; returns the exported model folder (the
         adapter's, where adapters are trained and not merged)."""
         check_recipe(self.recipe, self.out, self.ranks, self.force)
+        check_start(self.folder, self.out, self.ranks, self.force)
         self.resume()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         with (

@@ -23,12 +23,11 @@ from irg.model.placement.devices import parse_devices, parse_dtype
 from irg.model.placement.loading import load_with_plan
 from irg.model.placement.memory_plan import Memory, MemoryPlan
 from irg.model.placement.processes import Parallel, join
+from irg.model.placement.record import loaded_record
 from irg.model.weights.adapter_files import LoraSource, lora_sources
 from irg.model.weights.config_files import read_config
-from irg.model.weights.fingerprint import weights_fingerprint
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
-from irg.model.weights.weight_sets import set_name
 from irg.reasoning.critique import Critics
 from irg.reasoning.events import CandidateDone, DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs, given_image
@@ -43,7 +42,6 @@ from irg.reasoning.requests import Requests
 from irg.reasoning.search import Searching
 from irg.reasoning.settings import Settings, check_seed, of_later_images, with_options
 from irg.results.trajectory import Trajectory
-from irg.version import library_versions
 
 _log = logging.getLogger("irg")
 StepCallback = Callable[["IRGPipeline", int, float, dict[str, Any]], Any]
@@ -58,33 +56,26 @@ class IRGPipeline:
         profile: Profile,
         name: str,
         memory_plan: MemoryPlan | None = None,
-        weights: str = "",
         protocol: Protocol | None = None,
         texts: ProtocolTexts | None = None,
         critics: Critics | None = None,
-        lora: Sequence[str] = (),
         loaded: Mapping[str, Any] | None = None,
     ) -> None:
         """Args:
-        weights: the name of the set of weights that was loaded, such as ``ema``.
-        lora: the adapters that were added, ``PATH:SCALE``.
-        loaded: what else records say of the loaded model: fingerprint, device, versions.
         protocol: the way to reason; default: the paper's.
         texts: the protocol's.
         critics: those that settings may name; default: made when they are needed.
+        loaded: what results record of the loaded model (:mod:`irg.model.placement.record`).
         """
         self.engine, self.profile, self.name, self.memory_plan = engine, profile, name, memory_plan
-        self.weights, self.lora = weights, tuple(lora)
+        self.loaded = dict(loaded or {})
         self.config = engine.runner.config
         self.protocol, self.protocol_reason = protocol or find(DEFAULT_PROTOCOL), ""
         self.defaults = usual_settings(self.config, profile, self.protocol)
         self.critics = critics or Critics()
         self.sizes = image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
-        plan = memory_plan
-        how = {"weights": weights, "precision": plan.precision if plan else "", "lora": [*lora]} if weights else {}
-        how |= ({"memory": plan.mode} if plan and weights else {}) | dict(loaded or {})
-        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, how)
+        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, self.loaded)
         self.requests = Requests(self.jobs, engine)
 
     @classmethod
@@ -165,15 +156,8 @@ class IRGPipeline:
         say(f"Memory: {plan.reason}")
         runner = runner_of(loaded.model, loaded.autoencoder, processes)
         engine = Engine(runner, tokenizer, profile.draft_texts)
-        assert loaded.weights_file is not None
-        weights = set_name(loaded.weights_file.name)
-        added = [f"{path}:{scale:g}" for path, scale in adapters]
-        how = {
-            "fingerprint": weights_fingerprint(folder),
-            "device": ",".join(map(str, devices)),
-            "versions": library_versions(),
-        }
-        pipe = cls(engine, profile, str(model), plan, weights, selected.protocol, protocol_texts, critics, added, how)
+        record = loaded_record(folder, loaded, plan, adapters, devices, processes)
+        pipe = cls(engine, profile, str(model), plan, selected.protocol, protocol_texts, critics, record)
         pipe.defaults, pipe.protocol_reason = defaults, selected.reason
         return pipe
 

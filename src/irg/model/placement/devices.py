@@ -110,6 +110,11 @@ class _MoveInputs:
         return tuple(self._to(each) for each in value) if isinstance(value, tuple) else value
 
 
+def device_name(device: torch.device) -> str:
+    """``cpu``, or ``cuda:0 (NVIDIA H100 80GB HBM3)``."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A floating-point type, by itself or by its name, such as ``bfloat16``.
 
