@@ -53,8 +53,12 @@ def test_the_question_says_what_is_judged(tmp_path: Path) -> None:
         reward = EndpointReward(server.url, "judge", cache_dir=str(tmp_path))
         reward(Prompt("a dog on a couch"), said("Scene: x."))
         reward(Prompt("a dog"), said("it is a cat", Image.new("RGB", (8, 8))))
-        first, second = (body["messages"][0]["content"] for body in server.bodies)
+        drawn = Trajectory("a cow", "think", 0, "tiny", {}, [Turn("plan", Image.new("RGB", (8, 8), "red"))])
+        priced = EndpointReward(server.url, "judge", cache_dir=str(tmp_path), price_per_million_in=1e6)
+        assert priced(Prompt("a cow"), drawn).parts["cost"] > 0
+        first, second, third = (body["messages"][0]["content"] for body in server.bodies)
     assert "asked for: a dog on a couch" in first[0]["text"] and "this plan:\nScene: x." in first[0]["text"]
+    assert "How well does the image show" in third[1]["text"] and "asked for: a cow" in third[1]["text"]
     assert second[0]["type"] == "image_url" and "wrote:\nit is a cat" in second[1]["text"]
 
 

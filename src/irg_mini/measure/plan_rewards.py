@@ -80,7 +80,7 @@ class PlanReward:
         right = [i for i, fault in enumerate(faults) if not fault]
         icons = world.load_sprites(self.sprites)
         images = [world.render(scene, self.size, icons) for i in right if (scene := scenes[i]) is not None]
-        seen = _detector(self.detector).detect(np.stack(images), threshold=SCORE_THRESHOLD) if images else []
+        seen = detector_named(self.detector).detect(np.stack(images), threshold=SCORE_THRESHOLD) if images else []
         accepted = {
             i: world.satisfied(requests[i], found, threshold=SCORE_THRESHOLD)
             for i, found in zip(right, seen, strict=True)
@@ -111,7 +111,8 @@ def _faults(request: world.Request, scene: world.Scene | None, trajectory: Traje
 
 
 @cache
-def _detector(name: str) -> Detector:
+def detector_named(name: str) -> Detector:
+    """A bundled detector, or that of a folder; loaded once."""
     return Detector.load(name)
 
 

@@ -53,7 +53,7 @@ def test_a_right_plan_counts_in_full_once_the_detector_sees_it(monkeypatch: pyte
             return [world.see(world.parse_layout(RIGHT), 128) for _ in images]
 
     for detector, value in ((Blind(), 0.3), (Seeing(), 1.0)):
-        monkeypatch.setattr(plan_rewards, "_detector", lambda name, found=detector: found)
+        monkeypatch.setattr(plan_rewards, "detector_named", lambda name, found=detector: found)
         flawed, right = BUILTIN.scores([PROMPT] * 2, [said("none"), said(RIGHT)])
         assert (flawed.value, right.value) == (0.0, value)
 
@@ -63,7 +63,7 @@ def test_a_reflection_is_judged_by_the_plan_it_ends_with(monkeypatch: pytest.Mon
 
     seen = world.see(world.parse_layout(RIGHT), 128)
     fake = type("Fake", (), {"detect": lambda self, images, threshold: [seen for _ in images]})
-    monkeypatch.setattr(plan_rewards, "_detector", lambda name: fake())
+    monkeypatch.setattr(plan_rewards, "detector_named", lambda name: fake())
     text = world.reflect(REQUEST, [], world.parse_layout(RIGHT), seen, 128)
     assert "Final prompt: Scene: meadow." in text
     assert BUILTIN(PROMPT, said("Scene: meadow. Things: none.", text)).value == 1.0

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible address as a reward: asked about each text, it answers with a number.
+"""A model behind an OpenAI-compatible address as a reward: asked about each text or image, it answers with a number.
 
 :class:`irg.endpoints.Client` does cache, budget, pace, tries and corrections. An answer that has been paid for is kept,
 so a run that is resumed asks nothing twice and gets the same rewards.
@@ -38,16 +38,22 @@ How right is it about what the image lacks, and how well would an image that fol
 asked for? Say in one sentence what is wrong or missing, then write on a line of its own a whole number from 0 (not at
 all) to 10 (perfectly)."""
 
+IMAGE = """A text-to-image model was asked for: {prompt}
+
+It drew the image above. How well does the image show what was asked for, all of it and nothing that contradicts it? Say
+in one sentence what is wrong or missing, then write on a line of its own a whole number from 0 (not at all) to 10
+(perfectly)."""
+
 
 @dataclass(frozen=True)
 class EndpointReward:
-    """What a model says of a text, from 0 to 1.
+    """What a vision-language model says of a text or an image, from 0 to 1.
 
     Attributes:
         url, model, api_key_env, concurrency, requests_per_minute, timeout_s, attempts, extra: see
             :class:`irg.endpoints.Endpoint`; so the prices.
-        question: what is asked, with ``{prompt}`` and ``{text}``; default: about a plan, or where there is an image,
-            which is shown before it, about a reflection.
+        question: what is asked, with ``{prompt}`` and ``{text}``, after the last image, if there is one; default: about
+            the image where the last turn has one, else about the reflection on it, or about a plan.
         scale: the number that is worth 1.
         budget: what the run may spend in all, in the currency of the prices.
         cache_dir: where answers are kept; default: ``$IRG_CACHE/reward-answers``.
@@ -119,7 +125,8 @@ class EndpointReward:
 
     async def _score(self, client: Client, prompt: Prompt, trajectory: Trajectory) -> Score:
         image, text = trajectory.image, trajectory.turns[-1].thinking or ""
-        question = self.question or (THINKING if image is None else REFLECTION)
+        usual = THINKING if image is None else REFLECTION if trajectory.turns[-1].image is None else IMAGE
+        question = self.question or usual
         content: list[dict[str, Any]] = [] if image is None else [image_part(_png(image))]
         content.append({"type": "text", "text": question.format(prompt=prompt.text, text=text)})
         answer = await client.chat(
@@ -128,7 +135,8 @@ class EndpointReward:
             max_tokens=self.max_tokens,
             check=self._number,
         )
-        return Score(answer.value, reasons=answer.text[:500])
+        parts = {"cost": answer.cost} if self.price_per_million_in or self.price_per_million_out else {}
+        return Score(answer.value, parts, answer.text[:500])
 
     def _number(self, text: str) -> float:
         """The number at the end of an answer, from 0 to 1.

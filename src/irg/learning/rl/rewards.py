@@ -93,6 +93,16 @@ class Rewards:
     def __init__(self, terms: Sequence[RewardTerm]) -> None:
         self.terms = {term.name: (term.weight, term.load()) for term in terms}
 
+    def prepare(self) -> None:
+        """Let rewards load what they need, before a run begins.
+
+        Raises:
+            ValueError: something is missing.
+        """
+        for _, reward in self.terms.values():
+            if hasattr(reward, "prepare"):
+                reward.prepare()
+
     def judge(self, prompts: Sequence[Prompt], trajectories: Sequence[Trajectory]) -> list[Judged]:
         """Score trajectories, each with its prompt. A reward that raises, or gives what is no finite number, has failed
         for that trajectory; nothing is raised here."""

@@ -56,6 +56,7 @@ class RLTrainer(Trainer):
     ) -> None:
         recipe.prompts.check(recipe.policy == "reflection")
         self.rewards = Rewards(recipe.rewards)
+        self.rewards.prepare()
         super().__init__(recipe, quiet, force, ranks)
         self.limits = LimitGuard(recipe.limits)
         dtype = getattr(torch, recipe.parallel.precision)
