@@ -164,8 +164,8 @@ class CountingRunner(Runner):
         self.counted.add("decode", self.work.forward(blocks, total, 0) + self.work.linear(self.work.head, total))
         return super().feed(contexts, texts_BN)
 
-    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> Branches:
-        return _CountedBranches(self, blocks)
+    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]], times: Sequence[float] = ()) -> Branches:
+        return _CountedBranches(self, blocks, times)
 
     def read_latents(self, pixels_B3HW: Tensor, eps: Tensor | None = None) -> Tensor:
         self._count_images(len(pixels_B3HW), pixels_B3HW.shape[2], pixels_B3HW.shape[3], decode=False)
@@ -188,7 +188,9 @@ class CountingRunner(Runner):
 
 
 class _CountedBranches(Branches):
-    def __init__(self, runner: CountingRunner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
+    def __init__(
+        self, runner: CountingRunner, blocks: Sequence[tuple[Context, tuple[int, int]]], times: Sequence[float]
+    ) -> None:
         self.counting = runner
         sizes = [rows * columns for _, (rows, columns) in blocks]
         lengths = [(n + 2, context.length + n + 2) for (context, _), n in zip(blocks, sizes, strict=True)]
@@ -197,7 +199,7 @@ class _CountedBranches(Branches):
         for part in (work.latent, work.velocity):
             self.one += work.linear(part, total)
         self.one += work.linear(work.time, 1)
-        super().__init__(runner, blocks)
+        super().__init__(runner, blocks, times)
 
     def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
         self.counting.counted.add("denoise", self.one)

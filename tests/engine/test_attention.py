@@ -1,5 +1,6 @@
 """Which attention calls a forward is planned as, and which of them need a mask."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -116,3 +117,24 @@ def test_a_whole_request_builds_masks_for_texts_alone(
 
     engine.run([(program(), 0)])
     assert max(largest) == len("red") + 2 + 4 + 2  # what was said and what was written after the image, in a branch
+
+
+def test_what_flow_steps_share_is_computed_once(
+    tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings of times, and rotary tables: once a plan of six steps in step with each other; the plan changes where
+    guidance ends."""
+    counts = Counter[str]()
+    model = tiny_loaded.model
+    modules = {"times": model.time_embedder, "rope": model.language_model.model.rope}
+    for name, module in modules.items():
+        run = module.forward
+        monkeypatch.setattr(module, "forward", lambda *a, n=name, run=run: (counts.update([n]), run(*a))[1])
+
+    def program() -> Program:
+        said = yield Say("a cat")
+        counts.clear()
+        yield Draw(64, 64, DrawSettings(num_timesteps=7, cfg_interval=(0.4, 1.0)), said.handles)
+
+    Engine(Runner(model, tiny_loaded.autoencoder), tiny_tokenizer).run([(program(), 0), (program(), 1)])
+    assert counts == {"times": 2, "rope": 2 + 1}  # and the prefill

@@ -147,9 +147,9 @@ class Small(Runner):
         self.check(len(contexts))
         return super().feed(contexts, texts_BN)
 
-    def branches(self, blocks: Any) -> Branches:
+    def branches(self, blocks: Any, times: Any = ()) -> Branches:
         self.check(len(blocks), 6)
-        return super().branches(blocks)
+        return super().branches(blocks, times)
 
     def decode_latents(self, latents_BChw: Tensor) -> Tensor:
         self.check(len(latents_BChw))

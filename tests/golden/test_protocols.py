@@ -12,7 +12,7 @@ import torch
 
 from irg.engine.flow import sde_mean_and_std, time_grid
 from irg.engine.runner import Runner
-from irg.engine.token_sampling import allowed_next, restrict
+from irg.engine.token_sampling import allow, allowed_next
 from irg.model.weights.checkpoint import LoadedModel
 from irg.reasoning.protocols.r3 import R3
 from irg.reasoning.protocols.rvr import RvR
@@ -180,7 +180,7 @@ def test_scores_are_decoded_among_the_legal_ones(cases: dict[str, Case]) -> None
             for n, recorded in enumerate(call.get("score_field", [])):
                 allowed = allowed_next(choices, call["ids"][:n])
                 assert allowed == recorded["allowed"] and call["ids"][n] == recorded["taken"]
-                logits_V = restrict(case[f"{call['tensor']}.logits"][n], call["temperature"], allowed=allowed)
+                (logits_V,) = allow(case[f"{call['tensor']}.logits"][n][None], [allowed])
                 log_prob = (logits_V / call["temperature"]).log_softmax(dim=0)[recorded["taken"]].item()
                 assert log_prob == pytest.approx(recorded["log_prob"], abs=1e-5)
                 fields += 1

@@ -61,6 +61,22 @@ def test_hooks_change_no_number(tiny_loaded: LoadedModel) -> None:
     assert all(torch.equal(a, b) for a, b in zip(walk(Runner(model, tiny_loaded.autoencoder)), wanted, strict=True))
 
 
+def test_rotary_tables_are_moved_once_a_forward(tiny_loaded: LoadedModel) -> None:
+    """All layers of a device get the same pair of tensors, those of the next forward another one."""
+    model, seen = copy.deepcopy(tiny_loaded.model), list[object]()
+    for layer in model.language_model.model.layers:
+        layer.to("meta")
+    add_device_hooks(model)
+    for layer in model.language_model.model.layers:
+        layer.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    decoder, x_UC = model.language_model.model, torch.zeros(1, model.config.decoder.hidden_size)
+    for _ in range(2):
+        rope = decoder.rope(torch.zeros(1), torch.float32)
+        for layer in decoder.layers:
+            layer(x_UC, None, rope, lambda layer, q, k, v: q)
+    assert seen[0] is seen[1] and seen[2] is seen[3] and seen[0] is not seen[2]
+
+
 def test_weights_are_loaded_where_they_belong(tmp_path: Path, tiny_loaded: LoadedModel) -> None:
     save_model(tmp_path, tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder)
     asked: list[str] = []

@@ -82,7 +82,8 @@ def test_text_copies_the_understanding_expert_only() -> None:
     def run(generation: torch.Tensor | None) -> int:
         before = offload.copies
         positions = torch.zeros(1 if generation is None else 2, dtype=torch.int64)
-        model.language_model.model(tokens, generation, positions, lambda layer, q, k, v: q)
+        decoder = model.language_model.model
+        decoder(tokens, generation, decoder.rope(positions, tokens.dtype), lambda layer, q, k, v: q)
         return offload.copies - before
 
     assert run(None) == 4 + 2  # all four, and the first two of the next pass

@@ -44,7 +44,7 @@ CRITIC = "critic_"  # before the name of one of CriticOptions
 Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
 Lora = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH[:SCALE]")]
 FIRST = "First image: "  # begins the help of drawing settings without a prefix
-_OF_PIPELINE = ("model", "device", "memory", "weights", "lora", "protocol", "offline")
+_OF_PIPELINE = ("model", "device", "memory", "compile", "weights", "lora", "protocol", "offline")
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
 
@@ -63,6 +63,8 @@ class ModelOptions:
     """How to fit the device: auto takes the first that fits; offload keeps layers in host memory."""
     device: str | None = None
     """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
+    compile: bool = False
+    """Compile the writing of texts (torch.compile) when it first happens: slow once, fewer launches a token after."""
     protocol: str | None = None
     """The way to reason, such as irg, bagel or umm-reflection. Default: the model's own (irg model info says which)."""
     system_prompt_file: str | None = None

@@ -71,10 +71,15 @@ def require_finite(tensor: Tensor, what: str) -> None:
         ValueError: the tensor has NaN or infinite numbers.
     """
     if not bool(tensor.isfinite().all()):
-        raise ValueError(
-            f"{what} has NaN or infinite numbers: so have the model's weights (irg model info looks), or the dtype is "
-            "too narrow for them"
-        )
+        raise not_finite(what)
+
+
+def not_finite(what: str) -> ValueError:
+    """The error about NaN or infinite numbers in a result."""
+    return ValueError(
+        f"{what} has NaN or infinite numbers: so have the model's weights (irg model info looks), or the dtype is "
+        "too narrow for them"
+    )
 
 
 def clear_frames(error: BaseException) -> None:

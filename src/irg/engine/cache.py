@@ -58,6 +58,7 @@ class KVCache:
         self._filled = [0] * rows  # slots that hold a context's tokens or are reserved for them
         self._holders = [0] * rows  # contexts on the row
         self._expected = (0, 0)  # rows and slots that are allocated as soon as more than there are is needed
+        self.row_multiple = 1  # rows have a multiple of so many slots
 
     @property
     def rows(self) -> int:
@@ -108,8 +109,7 @@ class KVCache:
         """
         moving = self._moving(wanted)
         rows = max(self.rows, self.rows - self._holders.count(0) + len(moving))
-        slots = max((context.length + tokens for context, tokens in wanted), default=0)
-        self._grow(rows, slots)
+        self._grow(rows, max((context.length + tokens for context, tokens in wanted), default=0))
         for context, tokens in wanted:
             if context in moving:
                 self._move(context)
@@ -186,6 +186,7 @@ class KVCache:
         wide, long = (max(self._expected[0], rows, self.rows), max(self._expected[1], slots, self.slots))
         if slots > max(self.slots, self._expected[1]):
             long = grown(self.slots, slots)
+        long, slots = (-(-n // self.row_multiple) * self.row_multiple for n in (long, slots))
         least = (max(rows, self.rows), max(slots, self.slots))
         try:
             self._resize(wide, long)

@@ -5,22 +5,33 @@ Legend: B requests; N tokens of each in a forward; V vocabulary.
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from irg.engine.batching import Batches, fail_on_error, require_finite
+from irg.engine.batching import Batches, fail_on_error, not_finite
 from irg.engine.events import TextDelta, TextDone
 from irg.engine.ngram_drafter import NGRAM_SIZES, NgramDrafter, next_draft_length
 from irg.engine.ops import Write, Written
 from irg.engine.prefill import Prefiller
 from irg.engine.request import Decoding, Request
 from irg.engine.runner import Runner
-from irg.engine.token_sampling import restrict, sample
+from irg.engine.token_sampling import choose
+from irg.randomness import generator
 from irg.sequence.parts import Text
 from irg.sequence.special import SpecialTokens
 
 _CONTEXT = max(NGRAM_SIZES)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Tokens and their log-probabilities at every position of every text, and whether the first logits are finite."""
+
+    tokens_BN: list[list[int]]
+    logprobs_BN: list[list[float]]
+    finite: bool
 
 
 class TextDecoder:
@@ -40,13 +51,17 @@ class TextDecoder:
         op = request.op
         assert isinstance(op, Write)
         prefix, choices = self.ids(op.prefix), tuple(self.ids(choice) for choice in op.choices)
-        request.decoding = Decoding(op, self.special.bos, prefix, choices)
+        uniforms: tuple[float, ...] = ()
+        if op.temperature:  # one number a choice, from a generator of the text's own: drafts change none of them
+            seed = int(torch.randint(2**63 - 1, (), generator=request.generator))
+            uniforms = tuple(torch.rand(op.max_tokens + 1, generator=generator(seed)).tolist())
+        request.decoding = Decoding(op, self.special.bos, prefix, choices, uniforms)
 
     def step(self, requests: Sequence[Request]) -> None:
         """The next tokens of every text: one for sure, and of the draft after it those that the model confirms."""
         for batch, (fed_BN, logits_BNV) in self.batches.run(requests, self._forward):
             with fail_on_error(*batch):
-                self._accept(batch, fed_BN, logits_BNV)
+                self._accept(batch, fed_BN, self._choose(batch, fed_BN, logits_BNV))
 
     def _forward(self, batch: list[Request]) -> tuple[list[list[int]], Tensor]:
         """Feed every request's next token and draft, all equally many: eos where there are fewer."""
@@ -54,6 +69,25 @@ class TextDecoder:
         longest = max(map(len, fed))
         fed_BN = [[*tokens, *[self.special.eos] * (longest - len(tokens))] for tokens in fed]
         return fed_BN, self.runner.feed([r.main for r in batch], fed_BN)
+
+    def _choose(self, batch: list[Request], fed_BN: list[list[int]], logits_BNV: Tensor) -> Chosen:
+        """The token that each text takes at each position, should those before be right. The host waits for the device
+        here, and nowhere else in a turn."""
+        texts = [_decoding(request) for request in batch]
+        eos, number = self.special.eos, range(len(fed_BN[0]))
+        positions = [d.position(fed[1 : n + 1], eos) for d, fed in zip(texts, fed_BN, strict=True) for n in number]
+        chosen_P, logprobs_P = choose(logits_BNV.flatten(0, 1), positions, any(d.op.logprobs for d in texts))
+        first = not all(d.ids for d in texts)
+        finite_B = logits_BNV[:, 0].isfinite().all(dim=-1) if first else torch.ones(len(texts)).to(chosen_P.device)
+        read = [chosen_P, logprobs_P if logprobs_P is not None else torch.zeros_like(chosen_P), finite_B]
+        values = torch.cat([tensor.to(torch.float64) for tensor in read]).tolist()
+        tokens, logprobs, finite = values[: len(positions)], values[len(positions) : -len(texts)], values[-len(texts) :]
+        rows = range(0, len(positions), len(number))
+        return Chosen(
+            [[int(token) for token in tokens[row : row + len(number)]] for row in rows],
+            [logprobs[row : row + len(number)] for row in rows],
+            all(finite),
+        )
 
     def _draft(self, d: Decoding) -> list[int]:
         if d.closing:
@@ -64,59 +98,28 @@ class TextDecoder:
             return []
         return self.drafter.draft([self.special.bos, *d.ids[-_CONTEXT:]], d.draft_length)
 
-    def _accept(self, batch: list[Request], fed_BN: list[list[int]], logits_BNV: Tensor) -> None:
-        """Choose token by token as long as the draft was right; what was fed in vain is taken back from the cache.
+    def _accept(self, batch: list[Request], fed_BN: list[list[int]], chosen: Chosen) -> None:
+        """Take token by token as long as the draft was right; what was fed in vain is taken back from the cache.
 
         A finished text's eos was fed in the same forward as the others' tokens.
         """
-        if not all(_decoding(request).ids for request in batch):
-            require_finite(logits_BNV[:, 0], "the first word")
-        going = list(range(len(batch)))
-        for n in range(len(fed_BN[0])):
-            rest = len(fed_BN[0]) - n - 1
-            ended = [b for b in going if _decoding(batch[b]).closing]
-            for b in ended:
-                self.runner.cache.retract(batch[b].main, rest)
-                self._end(batch[b])
-            going = [b for b in going if b not in ended]
-            if not going:
-                break
-            logits_BV = logits_BNV[going, n]
-            chosen = self._choose([batch[b] for b in going], logits_BV)
-            given = [_decoding(batch[b]).given for b in going]
-            for b, token in zip(going, chosen, strict=True):
-                self._take(batch[b], token)
-            self._note_logprobs([_decoding(batch[b]) for b in going], given, logits_BV)
-            right = [b for b in going if fed_BN[b][n + 1 : n + 2] == [_decoding(batch[b]).feed]]
-            for b in set(going).difference(right):
-                d = _decoding(batch[b])
-                self.runner.cache.retract(batch[b].main, rest)
-                d.draft_length = next_draft_length(d.draft_length, n)
-            going = right
-
-    @staticmethod
-    def _choose(requests: Sequence[Request], logits_BV: Tensor) -> list[int]:
-        """The next token of each, as its operation says."""
-        texts = [_decoding(request) for request in requests]
-        if any(d.restricted for d in texts):
-            rows = [
-                restrict(row_V, d.op.temperature, d.op.top_k, d.op.top_p, d.allowed()) if d.restricted else row_V
-                for d, row_V in zip(texts, logits_BV, strict=True)
-            ]
-            logits_BV = torch.stack(rows)
-        return sample(logits_BV, [d.op.temperature for d in texts], [request.generator for request in requests])
-
-    @staticmethod
-    def _note_logprobs(texts: Sequence[Decoding], given: Sequence[bool], logits_BV: Tensor) -> None:
-        """Keep the log-probabilities of the tokens just taken, where they were wanted and not given."""
-        rows = [b for b, d in enumerate(texts) if d.op.logprobs and not given[b] and (d.complete or not d.closing)]
-        if not rows:
-            return
-        temperatures_B1 = torch.tensor([[texts[b].op.temperature or 1.0] for b in rows], device=logits_BV.device)
-        tokens_B1 = torch.tensor([[texts[b].feed] for b in rows], device=logits_BV.device)
-        logprobs_BV = (logits_BV[rows] / temperatures_B1).log_softmax(dim=-1)
-        for b, value in zip(rows, logprobs_BV.gather(1, tokens_B1).flatten().tolist(), strict=True):
-            texts[b].logprobs.append(value)
+        if not chosen.finite:
+            raise not_finite("the first word")
+        for request, fed, tokens, logprobs in zip(batch, fed_BN, chosen.tokens_BN, chosen.logprobs_BN, strict=True):
+            d = _decoding(request)
+            for n, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+                if d.closing:
+                    self.runner.cache.retract(request.main, len(fed) - n - 1)
+                    self._end(request)
+                    break
+                given = d.given
+                self._take(request, token)
+                if d.op.logprobs and not given and (d.complete or not d.closing):
+                    d.logprobs.append(logprob)
+                if fed[n + 1 : n + 2] != [d.feed]:
+                    self.runner.cache.retract(request.main, len(fed) - n - 1)
+                    d.draft_length = next_draft_length(d.draft_length, n)
+                    break
 
     def _take(self, request: Request, token: int) -> None:
         """Go on with a token that was chosen."""

@@ -33,6 +33,7 @@ class _Plan:
     key: Any
     branches: PredictsVelocity
     sizes: list[int]  # tokens of every image and branch
+    x_GD: Tensor  # of every image and branch, written anew in each step
     guided: list["_Guided"] = field(default_factory=list)
 
 
@@ -171,13 +172,13 @@ class Denoiser:
         images = [_denoising(request) for request in requests]
         contexts = [d.contexts for d in images]
         plan = self._plan(images, contexts, known)
-        x_GD = torch.cat([d.x_ND for d, branches in zip(images, contexts, strict=True) for _ in branches])
+        torch.cat([d.x_ND for d, branches in zip(images, contexts, strict=True) for _ in branches], out=plan.x_GD)
         times = [d.times[d.step] for d, branches in zip(images, contexts, strict=True) for _ in branches]
         if len(set(times)) == 1:  # in step with each other
-            times_G = torch.tensor(times[:1], device=x_GD.device)
+            times_G = torch.tensor(times[:1])
         else:
-            times_G = torch.repeat_interleave(torch.tensor(times), torch.tensor(plan.sizes)).to(x_GD.device)
-        pieces = iter(plan.branches.velocity(x_GD, times_G).split(plan.sizes))
+            times_G = torch.repeat_interleave(torch.tensor(times), torch.tensor(plan.sizes)).to(plan.x_GD.device)
+        pieces = iter(plan.branches.velocity(plan.x_GD, times_G).split(plan.sizes))
         raw = [[next(pieces) for _ in branches] for branches in contexts]
         out = [pieces[0] for pieces in raw]
         for group in plan.guided:
@@ -190,9 +191,11 @@ class Denoiser:
         if (plan := known.get((self.runner.cache.slots, members))) is not None:
             return plan
         blocks = [(c, d.grid) for d, branches in zip(images, contexts, strict=True) for c in branches]
-        branches = self.runner.branches(blocks)  # may grow the cache: its slots are part of the key
+        times = [time for d in images for time in d.times[:-1]]
+        branches = self.runner.branches(blocks, times)  # may grow the cache: its slots are part of the key
         sizes = [len(d.x_ND) for d, count in members for _ in range(count)]
-        return _Plan((self.runner.cache.slots, members), branches, sizes, self._groups(images, contexts))
+        x_GD = images[0].x_ND.new_empty(sum(sizes), images[0].x_ND.shape[1])
+        return _Plan((self.runner.cache.slots, members), branches, sizes, x_GD, self._groups(images, contexts))
 
     def _groups(self, images: list[Denoising], contexts: list[list[Context]]) -> list[_Guided]:
         """The guided images by number of branches and settings."""

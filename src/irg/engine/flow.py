@@ -32,7 +32,7 @@ def time_grid(num_timesteps: int, shift: float) -> Tensor:
 
 def euler_step(x_ND: Tensor, v_ND: Tensor, now: float, after: float) -> Tensor:
     """One step of Euler's method along the velocity: the image at time ``after``, float32 [N, D]."""
-    return x_ND - v_ND * (now - after)
+    return torch.sub(x_ND, v_ND, alpha=now - after)
 
 
 def sde_step(

@@ -52,33 +52,30 @@ def guide(
     main_GD = main_GD.float()
     if text_uncond_GD is None or text_scale <= 1:
         return main_GD
-    main_sq_G1 = _squares(main_GD)
-    text_uncond_GD = text_uncond_GD.float()
-    guided_GD = text_uncond_GD + text_scale * (main_GD - text_uncond_GD)
+    guided_GD = torch.lerp(text_uncond_GD.float(), main_GD, text_scale)
     if renorm_type == "text_channel":
-        guided_GD = guided_GD * _factor(main_sq_G1, _squares(guided_GD), renorm_min)
+        guided_GD = guided_GD * _factor(_norms(main_GD), _norms(guided_GD), renorm_min)
     if image_uncond_GD is not None and image_scale > 1:
-        image_uncond_GD = image_uncond_GD.float()
-        guided_GD = image_uncond_GD + image_scale * (guided_GD - image_uncond_GD)
+        guided_GD = torch.lerp(image_uncond_GD.float(), guided_GD, image_scale)
     if renorm_type == "text_channel":
         return guided_GD
-    guided_sq_G1 = _squares(guided_GD)
+    norms = [_norms(main_GD), _norms(guided_GD)]
     if renorm_type == "global":
-        main_sq_G1, guided_sq_G1 = _over_groups(main_sq_G1, groups_G), _over_groups(guided_sq_G1, groups_G)
-    return guided_GD * _factor(main_sq_G1, guided_sq_G1, renorm_min)
+        norms = [_over_groups(norms_G1, groups_G) for norms_G1 in norms]
+    return guided_GD * _factor(norms[0], norms[1], renorm_min)
 
 
-def _squares(x_GD: Tensor) -> Tensor:
-    return x_GD.square().sum(dim=1, keepdim=True)
+def _norms(x_GD: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x_GD, dim=1, keepdim=True)
 
 
-def _over_groups(squares_G1: Tensor, groups_G: Tensor | None) -> Tensor:
-    """Every token's group sum: [G, 1], or [1, 1] for a single group."""
+def _over_groups(norms_G1: Tensor, groups_G: Tensor | None) -> Tensor:
+    """The norm of every token's group: [G, 1], or [1, 1] for a single group."""
     if groups_G is None:
-        return squares_G1.sum(dim=0, keepdim=True)
+        return torch.linalg.vector_norm(norms_G1, dim=0, keepdim=True)
     # as many sums as there are tokens: knowing the number of groups would mean waiting for the device
-    return torch.zeros_like(squares_G1).index_add(0, groups_G, squares_G1)[groups_G]
+    return torch.zeros_like(norms_G1).index_add(0, groups_G, norms_G1.square())[groups_G].sqrt()
 
 
-def _factor(main_sq: Tensor, guided_sq: Tensor, renorm_min: float) -> Tensor:
-    return (main_sq.sqrt() / (guided_sq.sqrt() + _EPSILON)).clamp(min=renorm_min).clamp(max=1.0)
+def _factor(main_norm: Tensor, guided_norm: Tensor, renorm_min: float) -> Tensor:
+    return (main_norm / (guided_norm + _EPSILON)).clamp(renorm_min, 1.0)

@@ -26,10 +26,12 @@ class GuidanceParallelRunner(Runner):
     def __init__(self, model: UnifiedModel, autoencoder: Autoencoder, processes: Processes) -> None:
         super().__init__(model, autoencoder, processes=processes)
 
-    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> PredictsVelocity:
+    def branches(
+        self, blocks: Sequence[tuple[Context, tuple[int, int]]], times: Sequence[float] = ()
+    ) -> PredictsVelocity:
         """Plan velocity predictions of which this process makes its share."""
         assert self.processes is not None
-        return SharedBranches(self, blocks, self.processes)
+        return SharedBranches(self, blocks, times, self.processes)
 
 
 def runner_of(model: UnifiedModel, autoencoder: Autoencoder, processes: Processes | None = None) -> Runner:
@@ -42,7 +44,13 @@ def runner_of(model: UnifiedModel, autoencoder: Autoencoder, processes: Processe
 class SharedBranches:
     """Like :class:`Branches`, with block i predicted by process i modulo their number."""
 
-    def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]], processes: Processes) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        blocks: Sequence[tuple[Context, tuple[int, int]]],
+        times: Sequence[float],
+        processes: Processes,
+    ) -> None:
         lengths = [(context.length, context.position, grid) for context, grid in blocks]
         processes.require_same(lengths, "contexts and sizes of the images")
         with torch.inference_mode():
@@ -53,7 +61,7 @@ class SharedBranches:
         self.tokens = sum(sizes)
         places = [torch.arange(ends[i] - sizes[i], ends[i]) for i in mine]
         self.mine_G = torch.cat(places).to(runner.model.device) if places else None
-        self.branches = Branches(runner, [blocks[i] for i in mine]) if places else None
+        self.branches = Branches(runner, [blocks[i] for i in mine], times) if places else None
 
     @torch.inference_mode()
     def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:

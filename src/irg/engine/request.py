@@ -16,7 +16,7 @@ from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
 from irg.engine.ops import Draw, Fork, Handles, Operation, Program, Wait, Write
 from irg.engine.solvers import Evaluation
 from irg.engine.step_cache import runs_network
-from irg.engine.token_sampling import allowed_next
+from irg.engine.token_sampling import NONE, Position, allowed_next
 from irg.randomness import generator
 from irg.sequence.layout import extent
 from irg.sequence.parts import Part
@@ -27,12 +27,14 @@ _log = logging.getLogger("irg")
 @dataclass
 class Decoding:
     """A text being decoded: ``ids`` so far (without bos), the token to feed next, whether that closes the text, and how
-    many tokens to draft beyond it. ``prefix`` and ``choices`` are the operation's, as token ids."""
+    many tokens to draft beyond it. ``prefix`` and ``choices`` are the operation's, as token ids; ``uniforms`` has the
+    random number of every choice."""
 
     op: Write
     feed: int
     prefix: tuple[int, ...] = ()
     choices: tuple[tuple[int, ...], ...] = ()
+    uniforms: tuple[float, ...] = ()
     draft_length: int = MAX_DRAFT_TOKENS
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -47,15 +49,17 @@ class Decoding:
         """Whether the next token is the prefix's."""
         return len(self.ids) < len(self.prefix)
 
-    @property
-    def restricted(self) -> bool:
-        """Whether some tokens can't be chosen next."""
-        return bool(self.choices or self.op.top_k or self.op.top_p < 1)
-
-    def allowed(self) -> list[int] | None:
-        """The tokens that ``choices`` allow next; None: any."""
-        written = self.ids[len(self.prefix) :]
-        return allowed_next(self.choices, written) if self.choices else None
+    def position(self, drafted: Sequence[int], eos: int) -> Position:
+        """How the token after ``drafted`` ones is chosen, should those be right."""
+        op, length = self.op, len(self.ids) + len(drafted)
+        number = length - len(self.prefix)  # of the choice, from 0
+        if number < 0:
+            return Position(forced=self.prefix[length])
+        uniform = self.uniforms[number] if number < len(self.uniforms) else 0.0
+        written = [*self.ids, *drafted][len(self.prefix) :] if self.choices else ()
+        forced = NONE if op.forced is None else op.forced[number] if number < len(op.forced) else eos
+        allowed = allowed_next(self.choices, written)
+        return Position(op.temperature, uniform, op.top_k, op.top_p, allowed, forced)
 
     def take(self, token: int, eos: int) -> None:
         """Go on with the model's choice, or with what the operation gives or forces in its place."""

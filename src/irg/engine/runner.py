@@ -15,8 +15,9 @@ from torch import Tensor
 
 from irg.engine.attention import Block, CachedAttention
 from irg.engine.cache import Context, KVCache
+from irg.engine.compiled_decoding import CompiledDecoding
 from irg.model.network.autoencoder import Autoencoder, images_at_once
-from irg.model.network.token_batch import StreamOrder, TokenBatch, token_batch
+from irg.model.network.token_batch import Repeated, StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.processes import Processes
 from irg.sequence.images import patchify
@@ -55,6 +56,7 @@ class Runner:
         devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]
         decoder = replace(self.config.decoder, num_key_value_heads=model.language_model.model.kv_heads)
         self.cache = KVCache(decoder, rows, slots, compute_dtype or model.dtype, devices)
+        self.compiled: CompiledDecoding | None = None
 
     # ---- prefill
 
@@ -100,10 +102,23 @@ class Runner:
 
     # ---- decoding
 
+    def compile_decoding(self, tokens: int, backend: str | None = None) -> None:
+        """Let :meth:`feed` run compiled, so many tokens of a text at a time (:mod:`.compiled_decoding`).
+
+        Raises:
+            ValueError: the model is spread over several devices, or offloaded.
+        """
+        self.compiled = CompiledDecoding(self.model, self.cache, tokens, backend)
+
     @torch.inference_mode()
     def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
         """Append equally many text tokens to each context; logits after each of them, float32 [contexts, N, V]."""
         tokens, device = len(texts_BN[0]), self.model.device
+        if (
+            self.compiled is not None
+            and (logits_BNV := self._feed_compiled(self.compiled, contexts, texts_BN)) is not None
+        ):
+            return logits_BNV
         positions_BN = torch.tensor([c.position for c in contexts])[:, None] + torch.arange(tokens)
         batch = TokenBatch(
             ids_U=torch.tensor(texts_BN).flatten().to(device), positions_T=positions_BN.flatten().to(device)
@@ -117,12 +132,28 @@ class Runner:
                 self.cache.commit(context, tokens, tokens)
         return logits_BNV
 
+    def _feed_compiled(
+        self, compiled: CompiledDecoding, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]
+    ) -> Tensor | None:
+        """The same by the compiled function; None: not with these shapes."""
+        tokens = len(texts_BN[0])
+        with self._reserved(contexts, [compiled.tokens] * len(contexts)):
+            fits = compiled.takes(contexts, tokens)
+            logits_BNV = compiled.feed(contexts, texts_BN, self.grammar.special.eos) if fits else None
+            for context in contexts:
+                self.cache.commit(context, compiled.tokens, compiled.tokens)
+                self.cache.retract(context, compiled.tokens - (tokens if fits else 0))
+        return logits_BNV
+
     # ---- denoising
 
     @torch.inference_mode()
-    def branches(self, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> PredictsVelocity:
-        """Plan velocity predictions: each block is an image of (rows, columns) tokens on top of a context."""
-        return Branches(self, blocks)
+    def branches(
+        self, blocks: Sequence[tuple[Context, tuple[int, int]]], times: Sequence[float] = ()
+    ) -> PredictsVelocity:
+        """Plan velocity predictions: each block is an image of (rows, columns) tokens on top of a context; ``times``
+        are those that will come."""
+        return Branches(self, blocks, times)
 
     # ---- images
 
@@ -158,8 +189,11 @@ class Branches:
     from step to step is prepared once. The contexts never change: keys of an image lie in the free slots behind its
     context (so a branch that shares its row with a longer context moves to a row of its own, once per image)."""
 
-    def __init__(self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]]) -> None:
+    def __init__(
+        self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]], times: Sequence[float] = ()
+    ) -> None:
         self.model = runner.model
+        self.steps = {time: step for step, time in enumerate(sorted(set(times)))}
         special, side = runner.grammar.special, runner.grammar.latent_side
         device = self.model.device
         sizes = [rows * columns for _, (rows, columns) in blocks]
@@ -176,6 +210,7 @@ class Branches:
             ids_U=torch.tensor([special.start_of_image, special.end_of_image] * len(blocks)).to(device),
             positions_T=torch.from_numpy(positions_T).to(device),
             latent_cells_G=torch.from_numpy(cells_G).to(device),
+            repeated=Repeated(torch.from_numpy(np.array(list(self.steps), np.float32)).to(device)),
         )
         self.attend = CachedAttention(
             runner.cache,
@@ -187,9 +222,18 @@ class Branches:
     def velocity(self, noisy_GD: Tensor, times_G: Tensor) -> Tensor:
         """Velocities of all latent tokens, float32 [G, D], blocks in the order they were planned.
 
-        ``times_G``: one time per token, or a single one for all. Both inputs may be on any device.
+        ``times_G``: one time per token, or a single one for all; if that is on the host and one of those that were
+        told, nothing is copied to the device. Both inputs may be on any device.
         """
-        noisy_GD, times_G = noisy_GD.to(self.model.device), times_G.to(self.model.device)
+        repeated = self.batch.repeated
+        assert repeated is not None
+        on_host = self.steps and len(times_G) == 1 and times_G.device.type == "cpu"
+        repeated.step = self.steps.get(float(times_G)) if on_host else None
+        if repeated.step is None:
+            times_G = times_G.to(self.model.device)
+        else:
+            times_G = repeated.times_S[repeated.step : repeated.step + 1]
+        noisy_GD = noisy_GD.to(self.model.device)
         self.batch.latents_GD, self.batch.times_G = noisy_GD, times_G
         _, hidden_GC = self.model(self.batch, self.attend)
         assert hidden_GC is not None

@@ -18,6 +18,7 @@ from irg.deprecation import warn
 from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.guidance_parallel import runner_of
+from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
 from irg.image_files import ImageSource
 from irg.model.placement.devices import parse_devices, parse_dtype
 from irg.model.placement.loading import load_with_plan
@@ -97,6 +98,7 @@ class IRGPipeline:
         images: Iterable[ImageSource] = (),
         critics: Critics | None = None,
         parallel: Parallel | None = None,
+        compile: bool = False,
     ) -> "IRGPipeline":
         """Load a model.
 
@@ -124,10 +126,13 @@ class IRGPipeline:
             images: given ones, to be checked, too.
             critics: those that the setting ``critic`` may name; default: made when they are needed.
             parallel: what the processes that ``torchrun`` started share out (:mod:`irg.model.placement.processes`).
+            compile: write texts by a compiled function (:mod:`irg.engine.compiled_decoding`), which the first text of
+                some length of rows waits for.
 
         Raises:
             ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
-                it can't draw what the options ask for, or a text that they need can't be had.
+                it can't draw what the options ask for, a text that they need can't be had, or the model is offloaded
+                or on several devices and can't be compiled.
         """
         dtype = parse_dtype(dtype)
         processes = None if parallel is None else join(parallel, device)
@@ -156,6 +161,8 @@ class IRGPipeline:
         say(f"Memory: {plan.reason}")
         runner = runner_of(loaded.model, loaded.autoencoder, processes)
         engine = Engine(runner, tokenizer, profile.draft_texts)
+        if compile:
+            runner.compile_decoding(MAX_DRAFT_TOKENS + 1)
         record = loaded_record(folder, loaded, plan, adapters, devices, processes)
         pipe = cls(engine, profile, str(model), plan, selected.protocol, protocol_texts, critics, record)
         pipe.defaults, pipe.protocol_reason = defaults, selected.reason

@@ -49,7 +49,8 @@ class Rope(nn.Module):
 
     def forward(self, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin, [T, 1, E]; sin is negative in its first half, which saves :func:`rotate` a step."""
-        frequencies = _frequencies(self.head_dim, self.theta, positions_T.device)
+        cached = _frequencies.__wrapped__ if torch.compiler.is_compiling() else _frequencies
+        frequencies = cached(self.head_dim, self.theta, positions_T.device)
         angle = positions_T.to(torch.float32)[:, None] * frequencies
         cos, sin = angle.cos(), angle.sin()
         cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
@@ -162,10 +163,9 @@ class Decoder(nn.Module):
         self.kv_heads = config.num_key_value_heads  # of this process: fewer where heads are split among several
 
     def forward(
-        self, x_UC: Tensor, x_GC: Tensor | None, positions_T: Tensor, attend: Attend
+        self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor], attend: Attend
     ) -> tuple[Tensor, Tensor | None]:
-        """Run embedded tokens through all layers; positions in stream order."""
-        rope = self.rope(positions_T, x_UC.dtype)
+        """Run embedded tokens through all layers; ``rope`` (see :class:`Rope`) in stream order."""
         for layer in self.layers:
             x_UC, x_GC = layer(x_UC, x_GC, rope, attend)
         return self.norm(x_UC), None if x_GC is None else self.norm_moe_gen(x_GC)

@@ -23,13 +23,22 @@ def dense_attention(
 ) -> Tensor:
     """Scaled dot-product attention with grouped key-value heads.
 
+    With a mask, the query heads of a group become more queries of one head: no fused kernel takes both a mask and
+    groups.
+
     Args:
-        bias_RSS: float, broadcastable to [R, H, queries, keys]: 0 where a query may look, -inf elsewhere.
+        bias_RSS: broadcastable to [R, 1, queries, keys]: where a query may look (bool), or 0 there and -inf elsewhere.
         causal: the last query sees all keys, each one before it one less; without ``bias_RSS``.
     """
-    grouped, queries, keys = q_RHSE.shape[1] != k_RKSE.shape[1], q_RHSE.shape[2], k_RKSE.shape[2]
+    heads, kv_heads, queries, keys = q_RHSE.shape[1], k_RKSE.shape[1], q_RHSE.shape[2], k_RKSE.shape[2]
+    if bias_RSS is not None and heads != kv_heads:
+        q_RKSE = q_RHSE.unflatten(1, (kv_heads, -1)).flatten(2, 3)
+        bias_RSS = bias_RSS.repeat(*[1] * (bias_RSS.ndim - 2), heads // kv_heads, 1)
+        out_RKSE = F.scaled_dot_product_attention(q_RKSE, k_RKSE, v_RKSE, attn_mask=bias_RSS)
+        return out_RKSE.unflatten(2, (-1, queries)).flatten(1, 2)
     square = causal and queries == keys
     mask = causal_lower_right(queries, keys) if causal and not square else bias_RSS
+    grouped = heads != kv_heads
     return F.scaled_dot_product_attention(q_RHSE, k_RKSE, v_RKSE, attn_mask=mask, is_causal=square, enable_gqa=grouped)
 
 

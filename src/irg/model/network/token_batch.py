@@ -7,8 +7,8 @@ Legend: T tokens of the whole pack; U understanding, G generation tokens; P ViT 
 R rows (samples); S longest row.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,27 @@ import torch
 from torch import Tensor
 
 from irg.sequence.layout import UND, TokenKind, TokenLayout
+
+
+@dataclass
+class Repeated:
+    """What many forwards of one batch have in common, computed by the first of them.
+
+    Attributes:
+        times_S: all times that will come.
+        step: which of them this forward's latents are all at; None: the batch's ``times_G`` say it.
+        kept: tensors by name.
+    """
+
+    times_S: Tensor
+    step: int | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What was kept under a name, computed now if it is not there."""
+        if name not in self.kept:
+            self.kept[name] = compute()
+        return self.kept[name]
 
 
 @dataclass
@@ -34,6 +55,11 @@ class TokenBatch:
     latents_GD: Tensor | None = None
     latent_cells_G: Tensor | None = None
     times_G: Tensor | None = None
+    repeated: Repeated | None = None  # where only latents and times change from one forward to the next
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What does not change from one forward to the next: kept, if there will be more of them."""
+        return compute() if self.repeated is None else self.repeated.once(name, compute)
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch on another device."""

@@ -50,7 +50,7 @@ class UnifiedModel(nn.Module):
 
     def embed(self, batch: TokenBatch) -> tuple[Tensor, Tensor | None]:
         """Tokens to hidden states, one tensor per expert."""
-        x_UC = self.language_model.model.embed_tokens(batch.ids_U)
+        x_UC = batch.once("x_UC", lambda: self.language_model.model.embed_tokens(batch.ids_U))
         if batch.patch_rows_P is not None:
             assert batch.patches_PD is not None and batch.patch_cells_P is not None and batch.patch_lens is not None
             read_PC = self.read_patches(batch.patches_PD, batch.patch_cells_P, batch.patch_lens)
@@ -61,15 +61,24 @@ class UnifiedModel(nn.Module):
         latents_GD = self._network_input(batch.latents_GD, batch.times_G)
         x_GC = (
             self.vae2llm(latents_GD.to(self.dtype))
-            + self.time_embedder(batch.times_G)
+            + self._embed_times(batch)
             + self.latent_pos_embed(batch.latent_cells_G)
         )
         return x_UC, x_GC
 
+    def _embed_times(self, batch: TokenBatch) -> Tensor:
+        """[G, C], or [1, C] for a time that is all latents'. Those of all steps are computed at once."""
+        repeated = batch.repeated
+        if repeated is None or repeated.step is None:
+            return self.time_embedder(batch.times_G)
+        times_SC: Tensor = repeated.once("times_SC", lambda: self.time_embedder(repeated.times_S))
+        return times_SC[repeated.step : repeated.step + 1]
+
     def forward(self, batch: TokenBatch, attend: Attend) -> tuple[Tensor, Tensor | None]:
         """Hidden states after the final norms, [U, C] and [G, C]."""
         x_UC, x_GC = self.embed(batch)
-        return self.language_model.model(x_UC, x_GC, batch.positions_T, attend)
+        rope = batch.once("rope", lambda: self.language_model.model.rope(batch.positions_T, x_UC.dtype))
+        return self.language_model.model(x_UC, x_GC, rope, attend)
 
     def logits(self, hidden_UC: Tensor) -> Tensor:
         """Next-token logits, [U, vocabulary]."""

@@ -88,18 +88,22 @@ def add_device_hooks(model: UnifiedModel) -> None:
 
     The layers are where they should be already: ``load_model(..., device=device_map(...))`` reads them there.
     """
-    decoder = model.language_model.model
+    decoder, hooks = model.language_model.model, dict[torch.device, _MoveInputs]()
     for layer in decoder.layers:
-        layer.register_forward_pre_hook(_MoveInputs(next(layer.parameters()).device))
+        device = next(layer.parameters()).device
+        layer.register_forward_pre_hook(hooks.setdefault(device, _MoveInputs(device)))
     for norm in (decoder.norm, decoder.norm_moe_gen):
         norm.register_forward_pre_hook(_MoveInputs(model.device))
 
 
 class _MoveInputs:
-    """Moves a module's tensor arguments to its device (rotary tables, a pair, too)."""
+    """Moves the tensor arguments of a device's modules there. Rotary tables, a pair that all layers get, are moved
+    once a forward."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.pair: tuple[Any, ...] = ()  # the last one
+        self.moved: tuple[Any, ...] = ()
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(self._to(value) for value in args)
@@ -107,7 +111,11 @@ class _MoveInputs:
     def _to(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.to(self.device)
-        return tuple(self._to(each) for each in value) if isinstance(value, tuple) else value
+        if not isinstance(value, tuple):
+            return value
+        if value is not self.pair:
+            self.pair, self.moved = value, tuple(self._to(each) for each in value)
+        return self.moved
 
 
 def device_name(device: torch.device) -> str:

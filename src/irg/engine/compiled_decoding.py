@@ -1,0 +1,113 @@
+"""Decoding as one function of tensors that never change their shapes, which torch.compile and CUDA graphs can take.
+
+Every text is fed equally many tokens, padded; keys and values of whole rows are attended to, masked beyond a text's
+end; inputs are written into the same buffers every time. So a request costs one compilation, whatever is drafted.
+
+Legend: B texts; N tokens of each; P = B * N; R rows; L slots of a row; H query heads; K key-value heads; E head size;
+V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irg.engine.cache import Context, KVCache
+from irg.model.network.packed_attention import dense_attention
+from irg.model.network.token_batch import TokenBatch
+from irg.model.network.unified import UnifiedModel
+
+ROW_MULTIPLE = 1024
+"""Rows have a multiple of so many slots: requests that differ a little have the same shapes."""
+
+MAX_SHAPES = 256
+"""Compiled at most: one for each number of texts and length of rows."""
+
+
+class CompiledDecoding:
+    """Feeds text tokens to contexts on neighboring rows."""
+
+    def __init__(self, model: UnifiedModel, cache: KVCache, tokens: int, backend: str | None = None) -> None:
+        """Args:
+        tokens: that a text is fed at a time; fewer are padded.
+        backend: of torch.compile; None: its own, with CUDA graphs where there are any.
+
+        Raises:
+            ValueError: the model is spread over several devices, or offloaded.
+        """
+        if any(layer._forward_pre_hooks for layer in model.language_model.model.layers):
+            raise ValueError("compile needs the whole model on one device: not offloaded, not on several")
+        self.model, self.cache, self.tokens = model, cache, tokens
+        cache.row_multiple = ROW_MULTIPLE
+        cuda = cache.device.type == "cuda"
+        how: dict[str, Any] = {"backend": backend} if backend else {"mode": "reduce-overhead"} if cuda else {}
+        self._step: Callable[..., Tensor] = torch.compile(_forward, fullgraph=True, dynamic=False, **how)
+        self._inputs: dict[int, tuple[Tensor, Tensor]] = {}  # by B: in (pinned) host memory and on the device
+        self._rows: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}  # by first row and B: slices of slabs
+        self._slab: Tensor | None = None  # the first one; another has taken its place when the cache grew
+
+    def takes(self, contexts: Sequence[Context], tokens: int) -> bool:
+        """Whether contexts, with slots reserved for :attr:`tokens` more each, can be fed so many tokens here."""
+        rows = [context.row for context in contexts]
+        return tokens <= self.tokens and rows == list(range(rows[0], rows[0] + len(rows)))
+
+    def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]], pad: int) -> Tensor:
+        """Logits after every token, float32 [B, N, V], N being that of ``texts_BN``; keys and values of padding are
+        written behind them."""
+        given, more = len(texts_BN[0]), self.tokens - len(texts_BN[0])
+        host_3P, device_3P = self._buffers(len(contexts))
+        rows = [
+            [
+                [*text, *[pad] * more],
+                range(c.length, c.length + self.tokens),
+                range(c.position, c.position + self.tokens),
+            ]
+            for c, text in zip(contexts, texts_BN, strict=True)
+        ]
+        for number, kind in enumerate(zip(*rows, strict=True)):
+            host_3P[number] = torch.tensor([list(values) for values in kind]).flatten()
+        device_3P.copy_(host_3P, non_blocking=True)
+        keys, values = self._rows_of(contexts[0].row, len(contexts))
+        with torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
+            logits_PV = self._step(self.model, device_3P, keys, values)
+        return logits_PV.unflatten(0, (len(contexts), self.tokens))[:, :given]
+
+    def _buffers(self, texts: int) -> tuple[Tensor, Tensor]:
+        if texts not in self._inputs:
+            device = self.cache.device
+            host = torch.zeros(3, texts * self.tokens, dtype=torch.int64, pin_memory=device.type == "cuda")
+            self._inputs[texts] = host, torch.zeros_like(host, device=device)
+        return self._inputs[texts]
+
+    def _rows_of(self, first: int, texts: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Each layer's keys and values [B, L, K, E] of some rows: the same tensors every time, as graphs want them."""
+        if self._slab is not self.cache.keys_RLKE[0]:
+            self._rows.clear()
+            self._slab = self.cache.keys_RLKE[0]
+        if (first, texts) not in self._rows:
+            rows = slice(first, first + texts)
+            slices = [[slab[rows] for slab in kind] for kind in (self.cache.keys_RLKE, self.cache.values_RLKE)]
+            for one in (*slices[0], *slices[1]):
+                torch._dynamo.mark_static_address(one)
+            self._rows[first, texts] = slices[0], slices[1]
+        return self._rows[first, texts]
+
+
+def _forward(model: UnifiedModel, inputs_3P: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    """Logits float32 [P, V] of tokens (ids, slots, rope positions); writes their keys and values."""
+    ids_P, slots_P, positions_P = inputs_3P.unbind()
+    texts, slots = keys[0].shape[:2]
+    rows_P = torch.arange(texts, device=ids_P.device).repeat_interleave(len(ids_P) // texts)
+    visible_PL = torch.arange(slots, device=ids_P.device) <= slots_P[:, None]
+    visible_B1NL = visible_PL.unflatten(0, (texts, -1))[:, None]
+
+    def attend(layer: int, q_PHE: Tensor, k_PKE: Tensor, v_PKE: Tensor) -> Tensor:
+        keys[layer].index_put_((rows_P, slots_P), k_PKE)
+        values[layer].index_put_((rows_P, slots_P), v_PKE)
+        k_BKLE, v_BKLE = keys[layer].transpose(1, 2), values[layer].transpose(1, 2)
+        q_BHNE = q_PHE.unflatten(0, (texts, -1)).transpose(1, 2)
+        return dense_attention(q_BHNE, k_BKLE, v_BKLE, visible_B1NL).transpose(1, 2).flatten(0, 1)
+
+    hidden_PC, _ = model(TokenBatch(ids_U=ids_P, positions_T=positions_P), attend)
+    return model.logits(hidden_PC).to(torch.float32)

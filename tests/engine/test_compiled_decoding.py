@@ -1,0 +1,103 @@
+"""Decoding by a compiled function: the same texts, compiled once."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch._dynamo.utils import counters
+
+from irg.engine.compiled_decoding import ROW_MULTIPLE
+from irg.engine.engine import Engine
+from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
+from irg.engine.ops import Draw, Look, Program, Say, Write
+from irg.engine.runner import Runner
+from irg.engine.settings import DrawSettings
+from irg.model.network.config import tiny
+from irg.model.placement.offload import offload_layers
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.initialize import random_model
+from irg.model.weights.tokenizer import TextTokenizer
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def program(prompt: str) -> Program:
+    """A whole loop: sampled and greedy texts, long and short ones, images drawn and looked at."""
+    yield Say(prompt)
+    first = yield Write(30, 0.8, top_p=0.9)
+    drawn = yield Draw(32, 32, DrawSettings(num_timesteps=3, cfg_text_scale=2.0), drop_text=first.handles)
+    yield Look(Image.new("RGB", (64, 64), "red"))
+    second = yield Write(25, 0.0, prefix="the red", logprobs=True)
+    third = yield Write(9, 1.0, top_k=9, choices=("yes", "no"))
+    return first, second, third, drawn
+
+
+def run(runner: Runner, tokenizer: TextTokenizer, requests: int) -> list[Any]:
+    engine = Engine(runner, tokenizer, ("the red cat",))
+    with engine.session() as session:
+        added = [session.add(program(f"{n} cats"), seed=n, expected_slots=300) for n in range(requests)]
+        for _ in session:
+            pass
+    for request in added:
+        assert request.error is None, request.error
+    return [request.result for request in added]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_request_is_compiled_once_and_writes_the_same(
+    tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer, grouped: bool
+) -> None:
+    """One graph without breaks for all texts of the request, and of the next one; grouped heads or not."""
+    decoder = tiny_loaded.config.decoder
+    heads = decoder.num_key_value_heads if grouped else decoder.num_attention_heads
+    config = replace(tiny_loaded.config, decoder=replace(decoder, num_key_value_heads=heads))
+    model = tiny_loaded.model if grouped else random_model(config, seed=3)
+    wanted = run(Runner(model, tiny_loaded.autoencoder), tiny_tokenizer, 1)
+    runner = Runner(model, tiny_loaded.autoencoder)
+    runner.compile_decoding(MAX_DRAFT_TOKENS + 1, backend="aot_eager")
+    for _ in range(2):
+        for got, want in zip(run(runner, tiny_tokenizer, 1), wanted, strict=True):
+            assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
+            assert got[1].logprobs == pytest.approx(want[1].logprobs, abs=1e-5)
+            assert torch.allclose(got[3].latents, want[3].latents, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"] and not counters["unimplemented"]
+    assert runner.cache.slots == ROW_MULTIPLE
+
+
+def test_requests_together_write_the_same(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
+    """Texts begin and end at different turns; those whose rows are not neighbors are fed without the function."""
+    wanted = run(Runner(tiny_loaded.model, tiny_loaded.autoencoder), tiny_tokenizer, 3)
+    runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
+    runner.compile_decoding(MAX_DRAFT_TOKENS + 1, backend="eager")
+    for got, want in zip(run(runner, tiny_tokenizer, 3), wanted, strict=True):
+        assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
+    assert 1 <= counters["stats"]["unique_graphs"] <= 3  # as many as there are numbers of texts
+    assert not counters["graph_break"]
+
+
+def test_offloaded_layers_are_refused(tiny_loaded: LoadedModel) -> None:
+    model = random_model(tiny(vocab_size=260), seed=1)
+    offload_layers(model, "cpu")
+    with pytest.raises(ValueError, match="compile needs the whole model on one device"):
+        Runner(model, tiny_loaded.autoencoder).compile_decoding(8)
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_write_the_same(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
+    model, autoencoder = random_model(tiny_loaded.config, seed=3).cuda(), tiny_loaded.autoencoder
+    wanted = run(Runner(model, autoencoder), tiny_tokenizer, 1)
+    runner = Runner(model, autoencoder)
+    runner.compile_decoding(MAX_DRAFT_TOKENS + 1)
+    for _ in range(2):
+        for got, want in zip(run(runner, tiny_tokenizer, 1), wanted, strict=True):
+            assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
