@@ -210,7 +210,7 @@ class Branches:
             ids_U=torch.tensor([special.start_of_image, special.end_of_image] * len(blocks)).to(device),
             positions_T=torch.from_numpy(positions_T).to(device),
             latent_cells_G=torch.from_numpy(cells_G).to(device),
-            repeated=Repeated(torch.from_numpy(np.array(list(self.steps), np.float32)).to(device)),
+            repeated=Repeated(torch.tensor(list(self.steps)).to(device) if self.steps else None),
         )
         self.attend = CachedAttention(
             runner.cache,
@@ -232,6 +232,7 @@ class Branches:
         if repeated.step is None:
             times_G = times_G.to(self.model.device)
         else:
+            assert repeated.times_S is not None
             times_G = repeated.times_S[repeated.step : repeated.step + 1]
         noisy_GD = noisy_GD.to(self.model.device)
         self.batch.latents_GD, self.batch.times_G = noisy_GD, times_G

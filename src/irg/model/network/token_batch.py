@@ -23,12 +23,12 @@ class Repeated:
     """What many forwards of one batch have in common, computed by the first of them.
 
     Attributes:
-        times_S: all times that will come.
+        times_S: all times that will come, if they are known.
         step: which of them this forward's latents are all at; None: the batch's ``times_G`` say it.
         kept: tensors by name.
     """
 
-    times_S: Tensor
+    times_S: Tensor | None
     step: int | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
