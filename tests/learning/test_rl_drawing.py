@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 
 from irg import registry
 from irg.engine import ops
+from irg.engine.flow import time_grid
 from irg.learning.combinations import Run, problems
 from irg.learning.recipe import Lora, Mixture, Optimizer
 from irg.learning.rl.drawing_trainer import DrawingTrainer
-from irg.learning.rl.drawings import draw_groups
+from irg.learning.rl.drawings import LearnedDrawings, draw_groups, drawing_packs
+from irg.learning.rl.flow_grpo import flow_grpo_losses, step_logprobs
+from irg.learning.rl.flow_learning import velocities, window_of
 from irg.learning.rl.nft import nft_losses, optimality
 from irg.learning.rl.plan import make_plan, report
 from irg.learning.rl.prompts import FilePrompts, Prompt, TrajectoryPrompts
@@ -100,7 +103,33 @@ def test_the_gradient_where_both_policies_agree() -> None:
 
 
 def test_advantages_become_shares() -> None:
-    assert [optimality(a) for a in (-7.0, -1.0, -0.5, 0.0, 0.5, 3.0)] == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0]
+    assert optimality(torch.tensor([-7.0, -1.0, -0.5, 0.0, 0.5, 3.0])).tolist() == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_stochastic_steps_density_in_numbers() -> None:
+    """t = 0.8, d = 0.3, level 0.5: std = 1, so the scale is sqrt(0.3); the mean of x = 2, v = 1 is 1.2875. Values 0.3
+    and 0.0 from the mean: log p = -(0.09 / 0.6 + 0) / 2 - log(0.3) / 2 - log(2 pi) / 2."""
+    how = Drawing(num_timesteps=11, timestep_shift=1.0, learning="flow-grpo", noise_level=0.5)
+    x, v, one = torch.full((1, 2), 2.0), torch.ones(1, 2), torch.zeros(())
+    step = ops.StochasticStep(0.8, 0.5, x, torch.tensor([[1.5875, 1.2875]]), one)
+    value = -0.075 - 0.5 * np.log(0.3) - 0.5 * np.log(2 * np.pi)
+    (logprob,), (mean,) = step_logprobs(v, [step], how)
+    assert logprob.item() == pytest.approx(value, abs=1e-5) and mean.flatten().tolist() == pytest.approx([1.2875] * 2)
+    again = ops.StochasticStep(0.8, 0.5, x, step.x_after_ND, torch.tensor(value + 0.25))
+    moved = v + torch.tensor([[0.0, 1.0]])  # its second mean is lower by 0.3375
+    found = flow_grpo_losses(
+        torch.cat([v, v]), torch.cat([v, moved]), torch.cat([v, moved]), [step, again], torch.tensor([2.0, -1.0]), how
+    )
+    ratio = np.exp(0.3375**2 / 1.2)
+    assert found.ratio_I.tolist() == pytest.approx([1.0, ratio], abs=1e-5) and found.clipped_I.tolist() == [
+        False,
+        False,
+    ]
+    assert found.loss_I.tolist() == pytest.approx([-2.0, ratio], abs=1e-5)
+    assert found.kl_I is not None and found.kl_I.tolist() == pytest.approx([0.0, 0.3375**2 / 1.2], abs=1e-5)
+    assert found.rollout_gap_I[1].item() == pytest.approx(0.25 + 0.3375**2 / 1.2, abs=1e-5)
+    held = flow_grpo_losses(v, moved, None, [step], torch.tensor([1.0]), replace(how, clip=0.05))
+    assert held.clipped_I.tolist() == [True] and held.loss_I.item() == pytest.approx(-1.05)
 
 
 # ---------------------------------------------------------------------------------------------------------------- packs
@@ -109,9 +138,6 @@ def test_advantages_become_shares() -> None:
 def test_an_image_in_a_pack_is_predicted_as_alone(recipe: Make) -> None:
     """Images behind one prefix do not see each other; each carries its own r, over all of its noise levels."""
     trainer = DrawingTrainer(recipe(noise_copies=2), quiet=True)
-    from irg.learning.rl.drawing_trainer import velocities
-    from irg.learning.rl.drawings import LearnedDrawings, drawing_packs
-
     (group,) = trainer.draw([Prompt("a dog")], [[1, 2, 3]])
     found = []
     for numbers in ([0, 1, 2], [1]):
@@ -123,9 +149,9 @@ def test_an_image_in_a_pack_is_predicted_as_alone(recipe: Make) -> None:
         own.pack.batch.latents_GD, own.pack.batch.times_G = own.pack.clean_GD, times
         found.append((own, velocities(trainer.model, own)))
     (three, v_three), (one, v_one) = found
-    n = len(one.optimality_M)
-    assert len(three.optimality_M) == 3 * n and three.counts("token") == (0, 3 * n)
-    assert three.optimality_M.tolist() == [0.75] * n + [0.0] * n + [0.5] * n
+    n = len(one.target_M)
+    assert len(three.target_M) == 3 * n and three.counts("token") == (0, 3 * n)
+    assert three.advantages_I[three.target_M].tolist() == [0.5] * n + [-1.0] * n + [0.0] * n
     assert torch.allclose(v_three[n : 2 * n], v_one, atol=1e-5)
     assert not torch.allclose(v_three[:n], v_one, atol=1e-3)
 
@@ -159,6 +185,50 @@ def test_the_old_policy_is_the_average(recipe: Make) -> None:
     assert not {"entropy", "kl", "length", "ratio_gap"} & first.keys()
 
 
+GRPO = {
+    "drawing": Drawing(32, 32, num_timesteps=6, learning="flow-grpo", window=2, kl=1e-3),
+    "noise_copies": 1,
+    "ema": 0.0,
+}
+
+
+def test_the_ratio_before_the_first_update_is_one(recipe: Make) -> None:
+    """To the bit, with one update and, if weights stay, in every minibatch and epoch; the sampler's own densities agree
+    to rounding."""
+    once = DrawingTrainer(recipe(**GRPO), quiet=True).train_step()
+    assert once["flow_ratio_gap"] == 0.0 and once["flow_kl"] == 0.0 and once["grad_norm"] > 0
+    assert 0 <= once["flow_rollout_gap"] < 5e-6, once["flow_rollout_gap"]
+    assert "rollout_mse" not in once
+    trainer = DrawingTrainer(recipe(minibatches=2, epochs=2, **GRPO), quiet=True)
+    trainer.update = lambda factor: (0.0, False)  # type: ignore[method-assign]
+    assert trainer.train_step()["flow_ratio_gap"] == 0.0
+    moving = DrawingTrainer(recipe(minibatches=2, **GRPO), quiet=True).train_step()
+    assert moving["flow_ratio_gap"] > 1e-5 and moving["flow_kl"] > 0
+
+
+def test_only_the_windows_steps_are_stochastic(recipe: Make) -> None:
+    trainer = DrawingTrainer(recipe(**GRPO), quiet=True)
+    (group,), grid = trainer.draw([Prompt("a dog")], [[1, 2]], window=1), time_grid(6, 3.0).tolist()
+    for drawn in group.drawings:
+        assert [(step.now, step.after) for step in drawn.stochastic] == [(grid[1], grid[2]), (grid[2], grid[3])]
+        assert torch.equal(drawn.stochastic[0].x_after_ND, drawn.stochastic[1].x_ND)
+    (plain,) = trainer.draw([Prompt("a dog")], [[1, 2]])
+    assert all(drawn.stochastic == () for drawn in plain.drawings)
+    assert {window_of(trainer.recipe, step) for step in range(20)} == {0, 1}
+
+
+def test_flow_grpo_raises_the_reward(recipe: Make, tmp_path: Path) -> None:
+    ends = {}
+    for sign in (1.0, -1.0):
+        out = tmp_path / f"{sign}"
+        changes: dict[str, Any] = {"rollout": Rollout(prompts=2, samples=16), "steps": 10, "save_every": 100}
+        changes |= {"optimizer": Optimizer(lr=3e-2, eps=1e-8, betas=(0.9, 0.95)), "tokens_per_pack": 2000, **GRPO}
+        train_by_reward(recipe(out=str(out), rewards=(RewardTerm("dark", sign),), **changes), quiet=True)
+        lines = log(out)
+        ends[sign] = (lines[-1]["reward/dark"] - lines[0]["reward/dark"]) / lines[0]["reward_std"]
+    assert ends[1.0] > 1 and ends[-1.0] < -1, ends
+
+
 def test_it_raises_the_reward(recipe: Make, folder: Path, tmp_path: Path) -> None:
     """Images get darker; with the reward turned round, lighter. What is frozen keeps its bits."""
     ends = {}
@@ -176,7 +246,7 @@ def test_it_raises_the_reward(recipe: Make, folder: Path, tmp_path: Path) -> Non
     assert changed and all("moe_gen" in n or n.startswith(("vae2llm", "llm2vae", "time_embedder")) for n in changed)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora": Lora(rank=2, base="float32")}])
+@pytest.mark.parametrize("changes", [{}, {"lora": Lora(rank=2, base="float32")}, GRPO])
 def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Also the old policy: images, rewards and weights have the same bits."""
     changes = changes | {"minibatches": 2, "evaluate": Evaluate(2, count=2)}
@@ -210,6 +280,7 @@ def test_imitation_goes_on_beside(recipe: Make, rows: Path, tmp_path: Path) -> N
         ({"rollout": Rollout(temperature=0.5)}, "rollout.temperature and rollout.max_tokens are of texts"),
         ({"limits": Limits(kl=1.0)}, "limits.kl and limits.entropy are of texts"),
         ({"frozen": ("gen",)}, "frozen: policy drawing trains gen"),
+        (GRPO | {"noise_copies": 2}, "noise_copies has no use with drawing.learning flow-grpo"),
     ],
 )
 def test_settings_without_a_use_are_refused(recipe: Make, changes: dict[str, Any], said: str) -> None:
@@ -217,10 +288,22 @@ def test_settings_without_a_use_are_refused(recipe: Make, changes: dict[str, Any
         recipe(**changes)
 
 
+def test_settings_of_the_other_method_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"drawing.clip has no use with drawing.learning nft"):
+        Drawing(clip=0.2)
+    with pytest.raises(ValueError, match=r"drawing.beta has no use with drawing.learning flow-grpo"):
+        Drawing(learning="flow-grpo", beta=0.5)
+    with pytest.raises(ValueError, match=r"drawing.window must be from 1 to the 3 steps, got 4"):
+        Drawing(num_timesteps=4, learning="flow-grpo", window=4)
+
+
 def test_the_dry_run(recipe: Make) -> None:
     plan = make_plan(recipe(tokens_per_pack=40))
     told = report(plan)
     assert "images per step: 8 (2 prompts x 4) of 32 x 32 pixels, 3 steps" in told and not plan.problems, told
+    stochastic = make_plan(recipe(**GRPO))
+    assert "5 steps of the sampler, 2 of them stochastic and learned, without" in report(stochastic)
+    assert stochastic.packs == 1 and stochastic.memory["reference"] > 0
     assert plan.packs == 2 and plan.flops > plan.rollout_flops > 0
     wrong = make_plan(recipe(drawing=Drawing(33, 32)))
     assert any("multiples of 16, got 33 x 32" in problem for problem in wrong.problems), wrong.problems

@@ -161,6 +161,14 @@ def test_packs_repeat_the_rollouts(recipe: Make) -> None:
     assert moved["ratio_gap"] > 1e-5 and moved["old_gap"] > 0
 
 
+def test_images_by_flow_grpo(recipe: Make) -> None:
+    """Second images by the density of their stochastic steps, beside the texts; again the ratios are 1."""
+    how = Drawing(32, 32, num_timesteps=6, learning="flow-grpo", kl=1e-3)
+    record = TrajectoryTrainer(recipe(drawing=how, loss=Loss(kl=1e-3)), quiet=True).train_step()
+    assert record["ratio_gap"] == record["flow_ratio_gap"] == record["flow_kl"] == record["kl"] == 0.0
+    assert record["flow_rollout_gap"] < 5e-6 and record["grad_norm"] > 0
+
+
 def test_siblings_share_a_first_image(recipe: Make) -> None:
     trainer = TrajectoryTrainer(recipe(credit=Credit(rounds=2, right_groups=9)), quiet=True)
     groups, outcomes, roots, _ = trainer.rounds([Prompt("a dog"), Prompt("three")], [[1, 2, 3], [4, 5, 6]], 1.0)
@@ -183,8 +191,8 @@ def test_each_image_has_the_advantage_of_its_trajectory(recipe: Make) -> None:
     args = (trainer.encoder, trainer.loaded.autoencoder, lambda: 0.0, trainer.loader.feed.attention)
     (pack,) = trajectory_packs(samples, trainer.recipe, *args)
     per_image = 4 * 2  # tokens of a 32 x 32 image, at two noise levels
-    expected = [1.0] * per_image * samples[0].drawings + [0.0] * per_image * samples[1].drawings
-    assert pack.flow.optimality_M.tolist() == expected and pack.counts("sequence")[0] == sum(
+    expected = [1.0] * per_image * 2 + [-1.0] * per_image * 2
+    assert pack.flow.advantages_I[pack.flow.target_M].tolist() == expected and pack.counts("sequence")[0] == sum(
         len(one.rounds) for one in samples
     )
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from irg.engine.batching import Batches, fail_on_error, require_finite
 from irg.engine.cache import Context
 from irg.engine.events import DenoiseStep, ImageDone
-from irg.engine.flow import euler_step, sde_step, time_grid
+from irg.engine.flow import euler_step, gaussian_logprob, sde_scale, sde_step, time_grid
 from irg.engine.guidance import guide
-from irg.engine.ops import Draw, Drawn, Handles
+from irg.engine.ops import Draw, Drawn, Handles, StochasticStep
 from irg.engine.prefill import Prefiller
 from irg.engine.request import Denoising, Request
 from irg.engine.runner import PredictsVelocity, Runner
@@ -157,7 +157,12 @@ class Denoiser:
                 noise_ND = torch.randn(d.x_ND.shape, generator=request.generator)
             else:
                 noise_ND = given[d.step - s.sde_window_start]
-            return sde_step(d.x_ND, v_ND, now, after, s.sde_noise_level, noise_ND.to(d.x_ND.device), d.times[1])
+            noise_ND = noise_ND.to(d.x_ND.device)
+            x_after_ND = sde_step(d.x_ND, v_ND, now, after, s.sde_noise_level, noise_ND, d.times[1])
+            scale = sde_scale(now, after, s.sde_noise_level, d.times[1])
+            logprob = gaussian_logprob(scale * noise_ND, torch.zeros_like(noise_ND), scale)
+            d.stochastic.append(StochasticStep(now, after, d.x_ND, x_after_ND, logprob))
+            return x_after_ND
         if s.solver == "euler":
             return euler_step(d.x_ND, v_ND, now, after)
         if d.guidance_changes:
@@ -253,7 +258,8 @@ class Denoiser:
     def _finish_one(request: Request, latent: Tensor, pixels_3HW: Tensor) -> None:
         require_finite(pixels_3HW, "the image")
         image = to_image(pixels_3HW, rounded=_denoising(request).op.rounded)
-        drawn = Drawn(image, latent, time.perf_counter() - _denoising(request).started)
+        d = _denoising(request)
+        drawn = Drawn(image, latent, time.perf_counter() - d.started, tuple(d.stochastic))
         request.end_denoising()
         request.emit(ImageDone(request.index, request.turn, image, drawn.seconds, latent))
         request.turn += 1

@@ -54,6 +54,18 @@ def sde_step(
     return mean_ND + std * math.sqrt(now - after) * noise_ND
 
 
+def sde_scale(now: float, after: float, noise_level: float, second_time: float) -> float:
+    """By what a stochastic step multiplies its noise: std sqrt(d) of :func:`sde_step`."""
+    return noise_level * math.sqrt(now / (1 - (second_time if now == 1 else now))) * math.sqrt(now - after)
+
+
+def gaussian_logprob(x_ND: Tensor, mean_ND: Tensor, std: float) -> Tensor:
+    """The logarithm of a normal density, a mean over all values (Flow-GRPO): - (x - mean)^2 / (2 std^2) - log(std)
+    - log(2 pi) / 2."""
+    distance = (x_ND - mean_ND).square().mean() / (2 * std**2)
+    return -distance - math.log(std) - 0.5 * math.log(2 * math.pi)
+
+
 def sde_mean_and_std(
     x_ND: Tensor, v_ND: Tensor, now: float, after: float, noise_level: float, second_time: float
 ) -> tuple[Tensor, float]:

@@ -189,12 +189,25 @@ class Written:
 
 
 @dataclass(frozen=True)
+class StochasticStep:
+    """A stochastic step of an image: its times, the image before and after it, float32 [tokens, values], and the mean
+    over all values of the logarithm of their density (:func:`irg.engine.flow.gaussian_logprob`), a number."""
+
+    now: float
+    after: float
+    x_ND: torch.Tensor = field(repr=False)
+    x_after_ND: torch.Tensor = field(repr=False)
+    logprob: torch.Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Drawn:
-    """An image, as it would be saved: 8 bits a channel."""
+    """An image, as it would be saved: 8 bits a channel. ``stochastic``: the steps that were, in order."""
 
     image: Image.Image
     latents: torch.Tensor = field(repr=False)
     seconds: float = 0.0
+    stochastic: tuple[StochasticStep, ...] = field(default=(), repr=False)
 
 
 Program = Generator[Operation, Any, Any]

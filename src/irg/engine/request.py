@@ -13,7 +13,7 @@ from irg.engine.cache import NO_ROW, Context, KVCache
 from irg.engine.events import EngineEvent
 from irg.engine.guidance import scales_at
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
-from irg.engine.ops import Draw, Fork, Handles, Operation, Program, Wait, Write
+from irg.engine.ops import Draw, Fork, Handles, Operation, Program, StochasticStep, Wait, Write
 from irg.engine.solvers import Evaluation
 from irg.engine.step_cache import runs_network
 from irg.engine.token_sampling import NONE, Position, allowed_next
@@ -91,6 +91,7 @@ class Denoising:
     step: int = 0
     history: list[Evaluation] = field(default_factory=list)  # of the same guidance, the last few
     known: list[tuple[float, Tensor]] = field(default_factory=list)  # times and velocities of the network's last runs
+    stochastic: list[StochasticStep] = field(default_factory=list)  # those that were done
     started: float = field(default_factory=time.perf_counter)
 
     @property

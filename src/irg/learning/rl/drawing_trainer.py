@@ -1,8 +1,9 @@
-"""Training the flow head by reward (DiffusionNFT): a step draws images with the old policy, scores them, and moves the
-policy towards the good ones and away from the bad ones.
+"""Training the flow head by reward: a step draws images with the old policy, scores them, and moves the policy towards
+the good ones and away from the bad ones.
 
-The old policy is the run's average of weights (``ema``), which checkpoints keep and the run exports. Its decay by step
-is that of any run; with ``ema: 0`` it is the policy as it was before the step.
+With DiffusionNFT the old policy is the run's average of weights (``ema``), which checkpoints keep and the run exports.
+Its decay by step is that of any run; with ``ema: 0`` it is the policy as it was before the step. With Flow-GRPO it
+always is that.
 
 Legend: G latent tokens of a pack, M those of targets; D values per token.
 """
@@ -12,18 +13,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from irg.learning import sampling
-from irg.learning.data.packing import Pack
 from irg.learning.gradient_guard import out_of_memory
-from irg.learning.objective import flow_targets
 from irg.learning.parallel import Ranks
 from irg.learning.recipe import Draw
 from irg.learning.rl.advantages import advantages
 from irg.learning.rl.drawings import DrawingPack, DrawnGroup, draw_groups, drawing_packs, learned_drawings
 from irg.learning.rl.figures import StepFigures, reward_figures
-from irg.learning.rl.nft import nft_losses
+from irg.learning.rl.flow_learning import FlowLosses, flow_losses, prepare_targets, velocities, window_of
 from irg.learning.rl.prompts import Prompt
 from irg.learning.rl.recipe import RLRecipe
 from irg.learning.rl.rewards import Judged
@@ -47,7 +45,7 @@ class DrawingTrainer(RLTrainer):
         prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
         shape = (len(prompts), recipe.rollout.samples)
         seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(2**63, size=shape)
-        groups = self.draw(prompts, seeds.tolist())
+        groups = self.draw(prompts, seeds.tolist(), window_of(recipe, step))
         drawn = time.perf_counter()
         judged = self.judge_drawings(groups)
         scored = time.perf_counter()
@@ -76,21 +74,26 @@ class DrawingTrainer(RLTrainer):
         self.limits.check(record, self._failure)
         return record | {"stop": float(stop())}
 
+    @property
+    def draws_itself(self) -> bool:
+        """Rollouts are drawn with the weights as they are, not with their average."""
+        return self.recipe.drawing.learning == "flow-grpo"
+
     def old_policy(self) -> UnifiedModel:
-        """The model with the average of weights; what is not trained is shared, not copied."""
+        """The model that draws: with the average of weights, or as it is. What is not trained is shared, not copied."""
         dtype = getattr(torch, self.recipe.parallel.precision)
-        averages = self.state.averages()
+        averages = {} if self.draws_itself else self.state.averages()
         model = sampling.averaged_model(self.model, averages, adapter_of(self.recipe), self.ranks, dtype)
         assert model is not None
         return model.eval()
 
-    def draw(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[DrawnGroup]:
-        """Images for prompts by the old policy."""
-        how = self.recipe.rollout
-        autoencoder = self.loaded.autoencoder
-        return draw_groups(
-            self.old_policy(), autoencoder, self.encoder, prompts, self.recipe.drawing, seeds, how.at_once
-        )
+    def draw(
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], window: int | None = None
+    ) -> list[DrawnGroup]:
+        """Images for prompts by the old policy, from step ``window`` on with stochastic steps."""
+        how, old = self.recipe.rollout, self.old_policy()
+        args = (old, self.loaded.autoencoder, self.encoder, prompts, self.recipe.drawing)
+        return draw_groups(*args, seeds, how.at_once, window)
 
     def judge_drawings(self, groups: Sequence[DrawnGroup]) -> list[list[Judged]]:
         """The rewards of all images, by group."""
@@ -108,74 +111,59 @@ class DrawingTrainer(RLTrainer):
 
     @torch.no_grad()
     def _score_before(self, batches: Sequence[Sequence[Any]]) -> None:
-        """Noise all packs, and let the old policy predict their velocities before the first update."""
+        """Prepare all packs, and let the old policy and the reference predict their velocities before the first update.
+        (Where the policy itself drew and there is one update, the old velocities are those that the gradient is taken
+        of.)"""
         noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1)
-        old = self.old_policy()
+        old = None if self.draws_itself and self.recipe.updates == 1 else self.old_policy()
         for own in (pack for batch in batches for pack in batch):
             if self.ranks.device.type != "cpu":
-                own.pack, own.optimality_M = own.pack.to(self.ranks.device), own.optimality_M.to(self.ranks.device)
-            pack = own.pack
-            own.velocity_GD = noised(pack, noise, self.recipe.timestep_shift)
-            own.old_MD = velocities(old, own)
+                own.to(self.ranks.device)
+            prepare_targets(own, self.recipe, noise)
+            if old is not None:
+                own.old_MD = velocities(old, own)
+            if self.reference is not None:
+                with self.reference.model() as model:
+                    own.reference_MD = velocities(model, own)
 
     def _policy_backward(self, pack: Any, divisors: tuple[float, float], figures: StepFigures, number: int) -> None:
-        assert isinstance(pack, DrawingPack) and pack.old_MD is not None and pack.velocity_GD is not None
-        assert isinstance(figures, DrawingFigures)
+        assert isinstance(pack, DrawingPack) and isinstance(figures, DrawingFigures)
         try:
             new_MD = velocities(self.computing, pack)
-            velocity_MD = pack.velocity_GD[pack.pack.target_rows_M]
-            loss_M = nft_losses(new_MD, pack.old_MD, velocity_MD, pack.optimality_M, self.recipe.drawing.beta)
-            loss = loss_M.sum() / divisors[1]
+            old_MD = new_MD.detach() if pack.old_MD is None else pack.old_MD
+            scored = flow_losses(new_MD, old_MD, pack, self.recipe.drawing)
+            loss = scored.loss_M.sum() / divisors[1]
             loss.backward()
         except torch.OutOfMemoryError:
             raise out_of_memory(pack.pack, self.state.step, number, self.recipe) from None
-        figures.add_drawings(pack, new_MD.detach(), float(loss.detach()))
-
-
-def noised(pack: Pack, noise: torch.Generator, shift: float) -> Tensor:
-    """Noise a pack's targets; returns noise - image of all latent tokens [G, D]."""
-    assert pack.clean_GD is not None
-    noise_GD = torch.randn(pack.clean_GD.shape, generator=noise).to(pack.clean_GD.device)
-    flow = flow_targets(pack.clean_GD, noise_GD, pack.normal_G, shift)
-    pack.batch.latents_GD, pack.batch.times_G = flow.noisy_GD, flow.times_G
-    return flow.velocity_GD
-
-
-def velocities(model: UnifiedModel, own: DrawingPack) -> Tensor:
-    """Velocities that a model predicts for a noised pack's targets, float32 [M, D]."""
-    pack = own.pack
-    _, hidden_GC = model(pack.batch, pack.attend)
-    rows, batch = pack.target_rows_M, pack.batch
-    assert hidden_GC is not None and batch.latents_GD is not None and batch.times_G is not None
-    return model.velocity(hidden_GC[rows], batch.latents_GD[rows], batch.times_G[rows]).to(torch.float32)
+        if self.low:
+            self.low.collect()
+        figures.add_drawings(pack, scored, float(loss.detach()))
 
 
 class DrawingFigures(StepFigures):
     """Sums over the packs and updates of a step: tokens are those of targets."""
 
-    def add_drawings(self, pack: DrawingPack, new_MD: Tensor, loss: float) -> None:
+    def add_drawings(self, pack: DrawingPack, scored: FlowLosses, loss: float) -> None:
         """Add a pack after its backward pass."""
-        assert pack.old_MD is not None
-        self.add_velocities(pack, new_MD, pack.old_MD)
+        self.add_targets(scored)
         self.losses.append(loss)
         self.tokens += pack.pack.tokens
 
-    def add_velocities(self, pack: DrawingPack, new_MD: Tensor, old_MD: Tensor) -> None:
-        """Add what is said of a pack's velocities."""
-        assert pack.velocity_GD is not None
-        velocity_MD = pack.velocity_GD[pack.pack.target_rows_M]
-        self._sum("old_gap", (new_MD - old_MD).square().mean(dim=-1))
-        self._sum("rollout_mse", (new_MD - velocity_MD).square().mean(dim=-1))
-        self.chosen += len(new_MD)
+    def add_targets(self, scored: FlowLosses) -> None:
+        """Add what is said of a pack's targets."""
+        for name, values_M in scored.figures_M.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(values_M.sum())
+        self.chosen += len(scored.loss_M)
+        self.ratio_gap = max(self.ratio_gap, scored.ratio_gap)
 
-    def _sum(self, name: str, values_M: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + float(values_M.sum())
+    def means(self, learning: str) -> dict[str, float]:
+        """Of the targets."""
+        found = {name: value / max(1, self.chosen) for name, value in self.sums.items()}
+        return found | ({"flow_ratio_gap": self.ratio_gap} if learning == "flow-grpo" else {})
 
-    def means(self) -> dict[str, float]:
-        """Of the velocities."""
-        return {name: value / max(1, self.chosen) for name, value in self.sums.items()}
-
-    def record(self, recipe: Any) -> dict[str, float]:
+    def record(self, recipe: RLRecipe) -> dict[str, float]:
         """Without what is of texts alone."""
         of_texts = ("entropy", "rollout_gap", "clipped", "ratio_gap")
-        return {name: value for name, value in super().record(recipe).items() if name not in of_texts}
+        whole = {name: value for name, value in super().record(recipe).items() if name not in of_texts}
+        return whole | self.means(recipe.drawing.learning)

@@ -1,10 +1,10 @@
 """Rollouts of images: several for each prompt, drawn behind one shared prefix; and the packs that are learned of them.
 
-Legend: G latent tokens of a pack, M those of targets; D values per token.
+Legend: G latent tokens of a pack, M those of targets; D values per token; I targets.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from irg.engine import ops
 from irg.engine.settings import DrawSettings
 from irg.learning.data.packing import Attention, Pack, pack_of
 from irg.learning.data.samples import ImageContent, TrajectoryEncoder
-from irg.learning.rl.nft import optimality
 from irg.learning.rl.packs import filled
 from irg.learning.rl.prompts import Prompt
 from irg.learning.rl.recipe import Drawing, RLRecipe
@@ -51,9 +50,12 @@ def drawing_prefix(prompt: Prompt, encoder: TrajectoryEncoder) -> list[Part]:
     return [Text(ids) for ids in texts if ids]
 
 
-def settings_of(how: Drawing) -> DrawSettings:
-    """The sampler's settings: without guidance, as the implicit policies are."""
-    return DrawSettings(how.num_timesteps, how.timestep_shift, cfg_text_scale=1.0, solver=how.solver)
+def settings_of(how: Drawing, window: int | None = None) -> DrawSettings:
+    """The sampler's settings: without guidance, as the policy is learned. ``window``: the first stochastic step."""
+    plain = DrawSettings(how.num_timesteps, how.timestep_shift, cfg_text_scale=1.0, solver=how.solver)
+    if window is None:
+        return plain
+    return replace(plain, sde_noise_level=how.noise_level, sde_window_start=window, sde_window_size=how.window)
 
 
 def draw_groups(
@@ -64,11 +66,13 @@ def draw_groups(
     how: Drawing,
     seeds: Sequence[Sequence[int]],
     at_once: int = 0,
+    window: int | None = None,
 ) -> list[DrawnGroup]:
-    """Let the model draw for prompts, ``seeds`` saying how many for each, ``at_once`` prompts together (0: all)."""
+    """Let the model draw for prompts, ``seeds`` saying how many for each, ``at_once`` prompts together (0: all), from
+    step ``window`` on with stochastic steps."""
     prefixes = [drawing_prefix(prompt, encoder) for prompt in prompts]
     slots = [len(lay_out(prefix, encoder.config.grammar)) for prefix in prefixes]
-    draw = ops.Draw(how.height, how.width, settings_of(how))
+    draw = ops.Draw(how.height, how.width, settings_of(how, window))
     programs = [
         forked(operations_of(prefix, encoder), [_drawn(draw) for _ in own], own)
         for prefix, own in zip(prefixes, seeds, strict=True)
@@ -90,39 +94,48 @@ class LearnedDrawings:
     advantages: list[float]
 
     def parts(self, config: ModelConfig, copies: int) -> list[Part]:
-        """The sample: the prefix once, and behind it every image at ``copies`` noise levels, unseen by the others."""
-        targets: list[Part] = []
-        for drawn in self.drawings:
-            targets += targets_of(drawn, config, copies, len(targets))
+        """The sample: the prefix once, and behind it every image as often as it is learned from (they do not see each
+        other)."""
+        targets = [target for drawn in self.drawings for target in targets_of(drawn, config, copies)]
         return [*self.group.prefix, *targets]
 
 
-def targets_of(drawn: ops.Drawn, config: ModelConfig, copies: int, first: int = 0) -> list[Part]:
-    """An image that was drawn as something to learn, at ``copies`` noise levels, which are numbered from ``first``. Its
-    latents are those that were drawn, before the autoencoder."""
+def targets_of(drawn: ops.Drawn, config: ModelConfig, copies: int) -> list[Part]:
+    """An image that was drawn as something to learn: once for every stochastic step or, without such, at ``copies``
+    noise levels. Its latents are those that were drawn, before the autoencoder."""
     rows, columns = (side // config.latent_patch_size for side in drawn.latents.shape[-2:])
     content = ImageContent(np.asarray(drawn.image), drawn.latents.detach().to("cpu", torch.float32))
-    return [Target((rows, columns), content, noise=first + i) for i in range(copies)]
+    return [Target((rows, columns), content, noise=i) for i in range(len(drawn.stochastic) or copies)]
 
 
 @dataclass
 class DrawingPack:
-    """A pack of samples, and what the loss needs for each token of a target.
+    """A pack of samples, and what the loss needs of its targets.
 
     Attributes:
-        optimality_M: r of its image.
+        advantages_I: of every target.
+        target_M: which one each token belongs to.
+        steps: the stochastic step of every target; empty where it stands at a noise level of its own.
         velocity_GD: noise - image, once the pack is noised.
-        old_MD: the old policy's velocities, once they are known.
+        old_MD, reference_MD: velocities of the old policy and of the reference, once they are known.
     """
 
     pack: Pack
-    optimality_M: Tensor
+    advantages_I: Tensor
+    target_M: Tensor
+    steps: list[ops.StochasticStep]
     velocity_GD: Tensor | None = None
     old_MD: Tensor | None = None
+    reference_MD: Tensor | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Move the pack."""
+        self.pack = self.pack.to(device)
+        self.advantages_I, self.target_M = self.advantages_I.to(device), self.target_M.to(device)
 
     def counts(self, average: str) -> tuple[int, int]:
         """What the sums over tokens of texts and of targets are divided by for a mean."""
-        return 0, len(self.optimality_M)
+        return 0, len(self.target_M)
 
 
 def learned_drawings(
@@ -152,13 +165,15 @@ def drawing_packs(
     found = []
     for members in filled([len(layout) for layout in layouts], recipe.tokens_per_pack):
         pack = pack_of([parts[i] for i in members], [layouts[i] for i in members], config, normal, (), attention)
-        found.append(drawing_pack_of(pack, [a for i in members for a in samples[i].advantages], copies))
+        pairs = [pair for i in members for pair in zip(samples[i].drawings, samples[i].advantages, strict=True)]
+        found.append(drawing_pack_of(pack, pairs, copies))
     return found
 
 
-def drawing_pack_of(pack: Pack, advantages: Sequence[float], copies: int) -> DrawingPack:
-    """A pack whose images have these advantages, in order, each at ``copies`` noise levels."""
+def drawing_pack_of(pack: Pack, drawings: Sequence[tuple[ops.Drawn, float]], copies: int) -> DrawingPack:
+    """A pack whose targets are these images with their advantages, in order (see :func:`targets_of`)."""
     assert pack.image_of_target_M is not None
-    levels = torch.tensor([optimality(a) for a in advantages for _ in range(copies)], dtype=torch.float32)
-    _, image_M = pack.image_of_target_M.unique(return_inverse=True)
-    return DrawingPack(pack, levels[image_M])
+    advantages = [advantage for drawn, advantage in drawings for _ in range(len(drawn.stochastic) or copies)]
+    _, target_M = pack.image_of_target_M.unique(return_inverse=True)
+    steps = [step for drawn, _ in drawings for step in drawn.stochastic]
+    return DrawingPack(pack, torch.tensor(advantages, dtype=torch.float32), target_M, steps)

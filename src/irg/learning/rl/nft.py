@@ -9,9 +9,9 @@ Legend: M noised tokens of targets; D values per token.
 from torch import Tensor
 
 
-def optimality(advantage: float) -> float:
-    """How good an image is among others, r = 1/2 + 1/2 clip(A, -1, 1), from 0 to 1; A = (R - mean) / Z."""
-    return 0.5 + 0.5 * max(-1.0, min(1.0, advantage))
+def optimality(advantages: Tensor) -> Tensor:
+    """How good images are among others, r = 1/2 + 1/2 clip(A, -1, 1), from 0 to 1; A = (R - mean) / Z."""
+    return 0.5 + 0.5 * advantages.clamp(-1, 1)
 
 
 def nft_losses(new_MD: Tensor, old_MD: Tensor, velocity_MD: Tensor, optimality_M: Tensor, beta: float) -> Tensor:

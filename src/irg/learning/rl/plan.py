@@ -96,15 +96,15 @@ def _add_up(plan: RLPlan, recipe: RLRecipe, opened: Opened, packs: list[Work], i
     """Operations and memory of a step: rollouts, packs, the supervised pack."""
     config, adapters = opened.config, bool(recipe.lora.rank)
     whole = sum(packs, Work())
-    drawing = recipe.policy == "drawing"  # its old policy scores every pack
-    before = 1 if drawing else (recipe.updates > 1) + (recipe.loss.kl > 0)
+    averaged = recipe.policy == "drawing" and recipe.drawing.learning == "nft"  # its old policy scores every pack
+    before = (averaged or recipe.updates > 1) + recipe.measures_divergence
     plan.packs, plan.rollout_flops = len(packs), rollouts
     plan.flops = recipe.epochs * step_flops(config, whole, recipe.frozen, adapters) + rollouts
     plan.flops += before * _forward(config, whole)
     plan.flops += recipe.updates * plan.streams * step_flops(config, imitated, recipe.frozen, adapters)
     largest = max([*packs, imitated], key=lambda work: work.und + work.gen)
     plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, 1, recipe)
-    if recipe.loss.kl and not adapters:
+    if recipe.measures_divergence and not adapters:
         plan.memory["reference"] = float(_itemsize(recipe) * plan.trained)
 
 
@@ -135,7 +135,7 @@ def _drawings(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
         return
     grid, samples = (how.height // stride, how.width // stride), recipe.rollout.samples
     prefixes = [drawing_prefix(prompt, encoder) for prompt in prompts]
-    targets: list[Part] = [Target(grid, noise=i) for i in range(samples * recipe.noise_copies)]
+    targets: list[Part] = [Target(grid, noise=i) for i in range(samples * recipe.targets_per_image)]
     layouts = [lay_out([*prefix, *targets], config.grammar) for prefix in prefixes]
     lengths = [len(layout) for layout in layouts]
     packs = [work_of([layouts[i] for i in members]) for members in filled(lengths, recipe.tokens_per_pack)]
@@ -162,7 +162,7 @@ def _trajectories(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work
     thinking, plan.written = (min(rollout.max_tokens, NOMINAL[name]) for name in ("thinking", "reflection"))
     image, text = seen(encoder, how).as_context(), Text((0,) * plan.written, loss=True)
     target = Target((how.height // config.image_stride, how.width // config.image_stride))
-    targets = noised_copies([target], recipe.noise_copies)
+    targets = noised_copies([target], recipe.targets_per_image)
     given = [prompt.image is not None for prompt in prompts]
     roots = [
         prefix if has else [*prefix, Text((0,) * thinking), *image] for prefix, has in zip(prefixes, given, strict=True)
@@ -186,6 +186,12 @@ def _trajectories(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work
     _add_cache(plan, recipe, opened, slots_of(max(own), rollout.max_tokens) + later)
 
 
+def _steps(recipe: RLRecipe) -> str:
+    how = recipe.drawing
+    stochastic = f", {how.window} of them stochastic and learned," if how.learning == "flow-grpo" else ""
+    return f"{how.num_timesteps - 1} steps of the sampler{stochastic}"
+
+
 def report(plan: RLPlan) -> str:
     """The plan, to be read."""
     recipe = plan.recipe
@@ -194,7 +200,7 @@ def report(plan: RLPlan) -> str:
     if plan.texts and recipe.policy == "drawing":
         lines = [
             f"images per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}) of {recipe.drawing.height} x "
-            f"{recipe.drawing.width} pixels, {recipe.drawing.num_timesteps - 1} steps of the sampler without guidance",
+            f"{recipe.drawing.width} pixels, {_steps(recipe)} without guidance",
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
             f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below",
         ]
@@ -203,7 +209,7 @@ def report(plan: RLPlan) -> str:
         lines = [
             f"trajectories per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}), up to "
             f"{recipe.credit.rounds} rounds: a text of {plan.written:,} tokens (nominal; at most {how.max_tokens:,}) "
-            f"and an image of {size}, {recipe.drawing.num_timesteps - 1} steps of the sampler without guidance",
+            f"and an image of {size}, {_steps(recipe)} without guidance",
             f"they go on from first turns of {plan.prefix:,.0f} tokens, each of which stands in every sample",
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
             f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below",

@@ -33,21 +33,39 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How images are drawn in rollouts (without guidance), and how they are learned from; see :mod:`.nft`."""
+    """How images are drawn in rollouts (without guidance), and how they are learned from; see :mod:`.nft` and
+    :mod:`.flow_grpo`."""
 
     height: int = 1024
     width: int = 1024
     num_timesteps: int = 25  # points of the time grid
     timestep_shift: float = 3.0
     solver: Solver = "euler"
-    beta: float = 1.0  # distance of the implicit policies from the old one
+    learning: Literal["nft", "flow-grpo"] = "nft"
+    beta: float = 1.0  # nft: distance of the implicit policies from the old one
+    noise_level: float = 0.7  # flow-grpo: of stochastic steps
+    window: int = 2  # flow-grpo: consecutive stochastic steps, in the noisier half of the sampler's
+    clip: float = 0.1  # flow-grpo: a ratio counts from 1 - clip to 1 + clip
+    kl: float = 0.0  # flow-grpo: weight of the divergence from the model that the run started from
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"drawing: height and width must be at least 1, got {self.height} x {self.width}")
         if self.beta <= 0:
             raise ValueError(f"drawing.beta must be positive, got {self.beta}")
+        if not 0 < self.noise_level <= 10 or not 0 < self.clip < 1 or self.kl < 0:
+            raise ValueError("drawing: noise_level must be above 0, clip above 0 and below 1, kl not negative")
+        if not 1 <= self.window <= self.num_timesteps - 1:
+            raise ValueError(f"drawing.window must be from 1 to the {self.num_timesteps - 1} steps, got {self.window}")
+        usual, others = Drawing, ("beta",) if self.learning == "flow-grpo" else ("noise_level", "window", "clip", "kl")
+        if unused := [name for name in others if getattr(self, name) != getattr(usual, name)]:
+            raise ValueError(f"drawing.{unused[0]} has no use with drawing.learning {self.learning}")
         DrawSettings(self.num_timesteps, self.timestep_shift, solver=self.solver)  # says what is out of range
+
+    @property
+    def last_window_start(self) -> int:
+        """The last step that a window can begin with."""
+        return max(0, self.num_timesteps // 2 - self.window)
 
     def check(self, stride: int) -> None:
         """Look the size over. ``stride``: pixels of a latent token.
@@ -197,6 +215,11 @@ class RLRecipe(TrainRecipe):
             raise ValueError(f"credit is for policy trajectory, not {self.policy}")
         if self.policy not in ("drawing", "trajectory") and self.drawing != Drawing():
             raise ValueError(f"drawing is for policy drawing or trajectory, not {self.policy}")
+        draws = self.policy in ("drawing", "trajectory")
+        if draws and self.drawing.learning == "flow-grpo" and self.noise_copies != 1:
+            raise ValueError(
+                "noise_copies has no use with drawing.learning flow-grpo: it learns the sampler's own steps"
+            )
         if self.policy != "drawing":
             return
         if self.loss != Loss():
@@ -208,6 +231,16 @@ class RLRecipe(TrainRecipe):
             raise ValueError("limits.kl and limits.entropy are of texts: policy drawing logs neither")
         if "gen" in self.frozen:
             raise ValueError("frozen: policy drawing trains gen; freeze und to keep the texts")
+
+    @property
+    def targets_per_image(self) -> int:
+        """How often an image that was drawn stands in its sample."""
+        return self.drawing.window if self.drawing.learning == "flow-grpo" else self.noise_copies
+
+    @property
+    def measures_divergence(self) -> bool:
+        """Whether the model that the run started from scores what is learned from."""
+        return self.loss.kl > 0 or self.drawing.kl > 0
 
     @property
     def imitates(self) -> bool:

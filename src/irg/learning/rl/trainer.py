@@ -60,7 +60,7 @@ class RLTrainer(Trainer):
         super().__init__(recipe, quiet, force, ranks)
         self.limits = LimitGuard(recipe.limits)
         dtype = getattr(torch, recipe.parallel.precision)
-        self.reference = Reference(self.computing, self.ranks, dtype) if recipe.loss.kl else None
+        self.reference = Reference(self.computing, self.ranks, dtype) if recipe.measures_divergence else None
         self._failure = ""  # why a reward failed last
 
     # ---- one step

@@ -101,13 +101,15 @@ def roll_out_rounds(
     rounds: int,
     seeds: Sequence[Sequence[int]],
     at_once: int = 0,
+    window: int | None = None,
 ) -> list[TrajectoryGroup]:
     """Let the model go on from first turns in at most ``rounds`` rounds, ``seeds`` saying in how many ways from each.
+    ``window``: the first stochastic step of each image.
 
     Raises:
         BadRow: an image cannot be decoded.
     """
-    draw = Draw(drawing.height, drawing.width, settings_of(drawing))
+    draw = Draw(drawing.height, drawing.width, settings_of(drawing, window))
     prefixes = [prefix_of(prompt, encoder) for prompt in prompts]
     programs = [
         forked(operations_of(prefix, encoder), [_rounds(write, draw, encoder, rounds) for _ in own], own)

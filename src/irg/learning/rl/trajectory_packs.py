@@ -31,11 +31,6 @@ class LearnedTrajectory:
     text_advantages: list[float]
     advantage: float
 
-    @property
-    def drawings(self) -> int:
-        """Images that were drawn."""
-        return sum(one.drawn is not None for one in self.rounds)
-
     def parts(self, encoder: TrajectoryEncoder, copies: int) -> list[Part]:
         """The sample: each image is drawn at ``copies`` noise levels, then, unless it is the last, looked at."""
         parts = list(self.prefix)
@@ -43,7 +38,7 @@ class LearnedTrajectory:
             parts.append(Text(one.text.ids, loss=True))
             if one.drawn is None:
                 break
-            parts += targets_of(one.drawn, encoder.config, copies, number * copies)
+            parts += targets_of(one.drawn, encoder.config, copies)
             if number + 1 < len(self.rounds):
                 parts += encoder.image(encode_png(one.drawn.image, {}), "an image of a rollout").as_context()
         return parts
@@ -63,8 +58,8 @@ class TrajectoryPack:
 
     def to(self, device: torch.device) -> None:
         """Move the pack."""
-        self.text.pack = self.flow.pack = self.pack.to(device)
-        self.flow.optimality_M = self.flow.optimality_M.to(device)
+        self.flow.to(device)
+        self.text.pack = self.flow.pack
 
     def counts(self, average: str) -> tuple[int, int]:
         """What the sums over tokens of texts and of targets are divided by for a mean."""
@@ -109,7 +104,7 @@ def trajectory_packs(
         pack = pack_of([parts[i] for i in members], [layouts[i] for i in members], config, normal, (), attention)
         some = [samples[i] for i in members]
         texts = [(one.text, a) for s in some for one, a in zip(s.rounds, s.text_advantages, strict=True)]
-        drawings = [s.advantage for s in some for _ in range(s.drawings)]
+        drawings = [(one.drawn, s.advantage) for s in some for one in s.rounds if one.drawn is not None]
         found.append(TrajectoryPack(policy_pack_of(pack, texts, average), drawing_pack_of(pack, drawings, copies)))
     return found
 

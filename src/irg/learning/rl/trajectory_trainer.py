@@ -1,4 +1,4 @@
-"""Training whole trajectories by reward: texts by the policy gradient and images by the flow loss of their advantage.
+"""Training whole trajectories by reward: texts by the policy gradient, images as :mod:`.flow_learning` does.
 
 A step thinks and draws first images (or takes those that are given), lets siblings go on from each, and scores every
 image. A sibling's advantage comes from the rewards of all its images (:mod:`.credit`). All is done with the weights as
@@ -17,10 +17,10 @@ from irg.learning.gradient_guard import out_of_memory
 from irg.learning.recipe import Draw
 from irg.learning.rl.advantages import advantages
 from irg.learning.rl.credit import Outcome, chosen_groups, outcome_figures
-from irg.learning.rl.drawing_trainer import DrawingFigures, noised
+from irg.learning.rl.drawing_trainer import DrawingFigures
 from irg.learning.rl.figures import StepFigures, mean, reward_figures
+from irg.learning.rl.flow_learning import flow_losses, prepare_targets, velocities_of, window_of
 from irg.learning.rl.loss import policy_losses, token_scores
-from irg.learning.rl.nft import nft_losses
 from irg.learning.rl.prompts import Prompt
 from irg.learning.rl.rewards import Judged
 from irg.learning.rl.trainer import TEXTS_KEPT, RLTrainer, speed
@@ -45,7 +45,8 @@ class TrajectoryTrainer(RLTrainer):
         seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(
             2**63, size=(len(prompts), 1 + recipe.rollout.samples)
         )
-        groups, outcomes, roots, reward_seconds = self.rounds(prompts, seeds.tolist(), recipe.rollout.temperature)
+        how = (recipe.rollout.temperature, window_of(recipe, step))
+        groups, outcomes, roots, reward_seconds = self.rounds(prompts, seeds.tolist(), *how)
         times += [time.perf_counter() - reward_seconds, time.perf_counter()]
         judged = [[one.judged(recipe.credit) for one in some] for some in outcomes]
         none = [[False] * len(some) for some in judged]
@@ -82,12 +83,18 @@ class TrajectoryTrainer(RLTrainer):
         return record | {"stop": float(stop())}
 
     def rounds(
-        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float, all_roots: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        temperature: float,
+        window: int | None = None,
+        all_roots: bool = False,
     ) -> tuple[list[TrajectoryGroup], list[list[Outcome]], list[Judged], float]:
         """Trajectories of prompts and what became of them; the rewards of all first images; seconds of scoring.
 
         Args:
             seeds: of each prompt's first turn, then of its siblings.
+            window: the first stochastic step of the siblings' images.
             all_roots: go on from right first images, too, however many there are.
         """
         recipe, name = self.recipe, self.profile.name
@@ -102,7 +109,7 @@ class TrajectoryTrainer(RLTrainer):
             kept = [number for number, one in enumerate(roots) if one.total is not None]
             kept = kept if all_roots else chosen_groups(roots, recipe.credit)
             prompts, siblings = [turns[number] for number in kept], [seeds[number][1:] for number in kept]
-            groups = roll_out_rounds(*args, prompts, *rest, recipe.credit.rounds, siblings, at_once)
+            groups = roll_out_rounds(*args, prompts, *rest, recipe.credit.rounds, siblings, at_once, window)
         started = time.perf_counter()
         outcomes = self.judge_rounds(groups, [roots[number] for number in kept])
         return groups, outcomes, roots, seconds + time.perf_counter() - started
@@ -143,22 +150,19 @@ class TrajectoryTrainer(RLTrainer):
         for own in (pack for batch in batches for pack in batch):
             if self.ranks.device.type != "cpu":
                 own.to(self.ranks.device)
-            own.flow.velocity_GD = noised(own.pack, noise, self.recipe.timestep_shift)
+            prepare_targets(own.flow, self.recipe, noise)
             if self.recipe.updates > 1:
                 own.text.old_L, _, own.flow.old_MD = self._outputs(self.computing, own)
             if self.reference is not None:
                 with self.reference.model() as model:
-                    own.text.reference_L, _, _ = self._outputs(model, own)
+                    own.text.reference_L, _, own.flow.reference_MD = self._outputs(model, own)
 
     def _outputs(self, model: UnifiedModel, own: TrajectoryPack) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities and entropies [L] and velocities [M, D] of a pack, float32."""
         pack = own.pack
         hidden_UC, hidden_GC = model(pack.batch, pack.attend)
-        rows_M, batch = pack.target_rows_M, pack.batch
-        assert hidden_GC is not None and batch.latents_GD is not None and batch.times_G is not None
-        velocity_MD = model.velocity(hidden_GC[rows_M], batch.latents_GD[rows_M], batch.times_G[rows_M])
         scores = token_scores(model, hidden_UC[pack.loss_rows_L], pack.labels_L, self.recipe.rollout.temperature)
-        return *scores, velocity_MD.to(torch.float32)
+        return *scores, velocities_of(model, own.flow, hidden_GC)
 
     def _policy_backward(self, pack: Any, divisors: tuple[float, float], figures: StepFigures, number: int) -> None:
         assert isinstance(pack, TrajectoryPack) and isinstance(figures, TrajectoryFigures)
@@ -170,18 +174,16 @@ class TrajectoryTrainer(RLTrainer):
             device = logprobs_L.device
             advantages_L, weights_L = text.advantages_L.to(device), text.weights_L.to(device)
             scored = policy_losses(logprobs_L, entropy_L, old_L, advantages_L, text.reference_L, recipe.loss)
-            assert flow.velocity_GD is not None
-            velocity_MD = flow.velocity_GD[pack.pack.target_rows_M]
-            loss_M = nft_losses(new_MD, old_MD, velocity_MD, flow.optimality_M, recipe.drawing.beta)
+            drawn = flow_losses(new_MD, old_MD, flow, recipe.drawing)
             loss = recipe.ce_weight * (weights_L * scored.loss_L).sum() / max(1, divisors[0])
-            loss = loss + recipe.mse_weight * loss_M.sum() / max(1, divisors[1])
+            loss = loss + recipe.mse_weight * drawn.loss_M.sum() / max(1, divisors[1])
             loss.backward()
         except torch.OutOfMemoryError:
             raise out_of_memory(pack.pack, self.state.step, number, recipe) from None
         if self.low:
             self.low.collect()
         figures.add(text, scored, loss.detach(), old_L, entropy_L.detach())
-        figures.flow.add_velocities(flow, new_MD.detach(), old_MD)
+        figures.flow.add_targets(drawn)
 
     # ---- beside the steps
 
@@ -229,7 +231,7 @@ class TrajectoryFigures(StepFigures):
         self.flow = DrawingFigures()
 
     def record(self, recipe: Any) -> dict[str, float]:
-        return super().record(recipe) | self.flow.means()
+        return super().record(recipe) | self.flow.means(recipe.drawing.learning)
 
 
 def trajectory_figures(groups: Sequence[TrajectoryGroup], outcomes: Sequence[Sequence[Outcome]]) -> dict[str, float]:

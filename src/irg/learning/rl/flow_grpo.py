@@ -1,0 +1,88 @@
+"""Flow-GRPO (arXiv 2505.05470): the policy gradient for drawing, from a few stochastic steps of the sampler.
+
+A stochastic step draws x' from a normal distribution around a mean that depends on the predicted velocity
+(:func:`irg.engine.flow.sde_step`), so it has a density. Its logarithm, a mean over all values of the image, takes the
+place of a token's log-probability in PPO's clipped loss. Only the steps of a window are stochastic, and only those are
+learned from; all others follow the same velocity by Euler's method.
+
+Legend: I stochastic steps of images in a pack; M their tokens; G latent tokens; N tokens of one image; D values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irg.engine.flow import gaussian_logprob, sde_mean_and_std, sde_scale, time_grid
+from irg.engine.ops import StochasticStep
+from irg.learning.rl.recipe import Drawing
+
+
+def step_logprobs(velocity_MD: Tensor, steps: Sequence[StochasticStep], how: Drawing) -> tuple[Tensor, list[Tensor]]:
+    """Log-densities of steps [I] under predicted velocities, and the means of their distributions, [N, D] each."""
+    logprobs, means, start, second_time = [], [], 0, second_time_of(how)
+    for step in steps:
+        v_ND = velocity_MD[start : start + len(step.x_ND)]
+        start += len(v_ND)
+        x_ND, x_after_ND = step.x_ND.to(v_ND.device), step.x_after_ND.to(v_ND.device)
+        mean_ND, _ = sde_mean_and_std(x_ND, v_ND, step.now, step.after, how.noise_level, second_time)
+        logprobs.append(gaussian_logprob(x_after_ND, mean_ND, scale_of(step, how)))
+        means.append(mean_ND)
+    return torch.stack(logprobs) if logprobs else velocity_MD.new_zeros(0), means
+
+
+def second_time_of(how: Drawing) -> float:
+    """The second time of the sampler's grid."""
+    return float(time_grid(how.num_timesteps, how.timestep_shift)[1])
+
+
+def scale_of(step: StochasticStep, how: Drawing) -> float:
+    """The standard deviation of a step's distribution."""
+    return sde_scale(step.now, step.after, how.noise_level, second_time_of(how))
+
+
+@dataclass
+class FlowGRPOLosses:
+    """Of every step; all but the loss are detached."""
+
+    loss_I: Tensor
+    ratio_I: Tensor
+    clipped_I: Tensor
+    kl_I: Tensor | None
+    rollout_gap_I: Tensor
+
+
+def flow_grpo_losses(
+    new_MD: Tensor,
+    old_MD: Tensor,
+    reference_MD: Tensor | None,
+    steps: Sequence[StochasticStep],
+    advantages_I: Tensor,
+    how: Drawing,
+) -> FlowGRPOLosses:
+    """-min(r A, clip(r, 1 - clip, 1 + clip) A) + kl |mean - mean of the reference|^2 / (2 std^2) of every step.
+
+    Args:
+        new_MD, old_MD, reference_MD: velocities of the policy being trained (with gradients), of the policy before the
+            first update, and of the model that the run started from (None: no divergence is measured).
+    """
+    new_I, means = step_logprobs(new_MD, steps, how)
+    old_I, _ = step_logprobs(old_MD, steps, how)
+    ratio_I = (new_I - old_I).exp()
+    gain_I, bounded_I = ratio_I * advantages_I, ratio_I.clamp(1 - how.clip, 1 + how.clip) * advantages_I
+    loss_I, kl_I = -torch.minimum(gain_I, bounded_I), None
+    if reference_MD is not None:
+        _, references = step_logprobs(reference_MD, steps, how)
+        kl_I = torch.stack(
+            [
+                (mean - other).square().mean() / (2 * scale_of(step, how) ** 2)
+                for mean, other, step in zip(means, references, steps, strict=True)
+            ]
+        )
+        loss_I = loss_I + how.kl * kl_I
+    rollout_I = torch.stack([step.logprob for step in steps]).to(old_I.device)
+    gap_I = (old_I - rollout_I).abs()
+    return FlowGRPOLosses(
+        loss_I, ratio_I.detach(), bounded_I.detach() < gain_I.detach(), None if kl_I is None else kl_I.detach(), gap_I
+    )
