@@ -24,7 +24,7 @@ from torch import Tensor
 
 from irg.files import write_bytes, write_json
 from irg.model.network.autoencoder import Autoencoder, CompactAutoencoder, CompactConfig
-from irg_mini.perception.labeled_images import random_scene
+from irg_mini.perception.labeled_images import Vocab, random_scene
 from irg_mini.perception.training import Training, TrainingConfig, weights_of
 from irg_mini.world.render import degrade, render
 
@@ -215,7 +215,7 @@ def reconstruction(
 # ------------------------------------------------------------------------------------------------------------- main
 
 
-def render_pool(count: int, size: int, seed: int, degraded_share: float = 0.1, vocab: str = "core") -> np.ndarray:
+def render_pool(count: int, size: int, seed: int, degraded_share: float = 0.1, vocab: Vocab = "core") -> np.ndarray:
     """Rendered random scenes of the mini world, a share of them degraded: uint8 [count, size, size, 3]."""
     pool_MHW3 = np.empty((count, size, size, 3), dtype=np.uint8)
     for i in range(count):

@@ -143,9 +143,13 @@ class Detector(nn.Module):
 
     def forward(self, x_B3HW: Tensor) -> Maps:
         """Maps for images in [-1, 1] of the configured size."""
-        features = self.coarse(self.halve(self.fine(self.stem(x_B3HW))))
         sizes = [len(self.config.names), len(COLORS) + 1, 4]
-        return Maps(*self.heads(F.relu(features)).split(sizes, dim=1))
+        return Maps(*self.heads(F.relu(self.features(x_B3HW))).split(sizes, dim=1))
+
+    def features(self, x_B3HW: Tensor) -> Tensor:
+        """What the heads read, [B, C, g, g], before its last rectifier."""
+        features: Tensor = self.coarse(self.halve(self.fine(self.stem(x_B3HW))))
+        return features
 
     @torch.no_grad()
     def detect(self, images_BHW3: np.ndarray, threshold: float = 0.2, batch: int = 64) -> list[list[Seen]]:

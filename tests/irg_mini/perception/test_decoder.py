@@ -1,0 +1,77 @@
+"""Fine-tuning of the decoder alone, on latents that a model drew."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+
+from irg.model.network.autoencoder import CompactAutoencoder, CompactConfig
+from irg.reasoning.pipeline import IRGPipeline
+from irg_mini.perception.decoder import DecoderConfig, DecoderTraining, Pools, draw_pairs, pairs
+from irg_mini.world.sprites import Sprites
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DecoderConfig:
+    return DecoderConfig(
+        out=tmp_path / "decoder", steps=200, batch=4, pool=8, size=32, drawn=3, held_out=1, warmup=0, sprites="builtin"
+    )
+
+
+@pytest.fixture
+def pools() -> Pools:
+    """Latents and plans that have nothing to do with each other, of which a few can be learned by heart."""
+    rng = np.random.default_rng(0)
+    plans = np.repeat(np.repeat(rng.integers(256, size=(8, 4, 4, 3), dtype=np.uint8), 8, axis=1), 8, axis=2)
+    return Pools(rng.normal(size=(8, 12, 4, 4)).astype(np.float16), plans, plans)
+
+
+def training(config: DecoderConfig, pools: Pools) -> DecoderTraining:
+    torch.manual_seed(0)
+    return DecoderTraining(config, CompactAutoencoder(CompactConfig()), pools)
+
+
+def test_only_the_decoder_learns(config: DecoderConfig, pools: Pools) -> None:
+    run = training(replace(config, muon_lr=0.02, adam_lr=2e-3), pools)
+    before = {name: value.clone() for name, value in run.autoencoder.state_dict().items()}
+    losses = [run.train_step(pools) for _ in range(12)]
+    assert losses[-1]["total"] < 0.9 * losses[0]["total"] and losses[-1]["features"] > 0
+    run.save()
+    after = load_file(config.out / "ae.safetensors")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"} and after.keys() == before.keys()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(config: DecoderConfig, pools: Pools) -> None:
+    whole, part = training(config, pools), training(replace(config, out=config.out / "part"), pools)
+    for run in (whole, part):
+        run.train_step(pools)
+    part.save()
+    again = training(part.config, pools)
+    assert again.load()
+    assert whole.train_step(pools) == again.train_step(pools)
+
+
+def test_the_models_drawings_of_plans(config: DecoderConfig, sprites: Sprites) -> None:
+    pipe = IRGPipeline.from_pretrained("mini", dtype=torch.float32)
+    config = replace(config, size=128, vocab=tuple(sprites.names))
+    latents, renderings = draw_pairs(pipe, config, [0, 1])
+    assert latents.shape == (2, 12, 16, 16) and renderings.shape == (2, 128, 128, 3)
+    image = pipe.engine.runner.decode_latents(torch.from_numpy(latents).float())
+    error = (image.clamp(-1, 1) + 1) * 127.5 - torch.from_numpy(renderings).permute(0, 3, 1, 2)
+    assert error.abs().mean() < 40  # the pairs belong together: levels of 255
+
+
+def test_mistakes(config: DecoderConfig) -> None:
+    with pytest.raises(ValueError, match="held_out must be from 1 to drawn - 1"):
+        replace(config, held_out=3)
+    with pytest.raises(ValueError, match="drawn_share"):
+        replace(config, drawn_share=1.5)
+    config.out.mkdir()
+    save_file({"latents": np.zeros((2, 1)), "renderings": np.zeros((2, 1))}, config.out / "pairs.safetensors")
+    with pytest.raises(ValueError, match=r"pairs\.safetensors holds 2 pairs, not 3"):
+        pairs(None, config)  # type: ignore[arg-type]
