@@ -34,7 +34,7 @@ from irg_mini.perception.autoencoder import batch_of, reconstruction_loss, rende
 from irg_mini.perception.training import Training, TrainingConfig, weights_of
 from irg_mini.world.detector import LABEL_DETECTOR, Detector
 
-PAIRS = "pairs.safetensors"
+PAIRS_A_FILE = 160
 DRAWN_TOGETHER = 32
 
 
@@ -180,20 +180,24 @@ def draw_pairs(pipe: IRGPipeline, config: DecoderConfig, numbers: Sequence[int])
             renderings.append(world.render(scene, config.size, sprites))
         drawn: list[Drawn] = pipe.engine.run(programs)
         latents += [one.latents.numpy().astype(np.float16) for one in drawn]
-        print(f"{len(latents)} of {len(numbers)} plans are drawn", flush=True)
     return np.stack(latents), np.stack(renderings)
 
 
 def pairs(pipe: IRGPipeline, config: DecoderConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of an earlier start of the same run, or new ones."""
-    path = config.out / PAIRS
-    if not path.exists():
-        latents, renderings = draw_pairs(pipe, config, range(config.drawn))
-        write_bytes(path, save_arrays({"latents": latents, "renderings": renderings}))
-    arrays = load_file(path)
-    if len(arrays["latents"]) != config.drawn:
-        raise ValueError(f"{path} holds {len(arrays['latents'])} pairs, not {config.drawn}: give another --out")
-    return arrays["latents"], arrays["renderings"]
+    """All pairs of a run, in files of ``PAIRS_A_FILE``; those of an earlier start are read."""
+    found = []
+    for start in range(0, config.drawn, PAIRS_A_FILE):
+        numbers = range(start, min(start + PAIRS_A_FILE, config.drawn))
+        path = config.out / f"pairs-{numbers[0]:05d}-{numbers[-1]:05d}.safetensors"
+        if not path.exists():
+            latents, renderings = draw_pairs(pipe, config, numbers)
+            write_bytes(path, save_arrays({"latents": latents, "renderings": renderings}))
+            print(f"{numbers[-1] + 1} of {config.drawn} plans are drawn", flush=True)
+        found.append(load_file(path))
+    return (
+        np.concatenate([arrays["latents"] for arrays in found]),
+        np.concatenate([arrays["renderings"] for arrays in found]),
+    )
 
 
 def main(config: DecoderConfig) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from irg.model.network.autoencoder import CompactAutoencoder, CompactConfig
 from irg.reasoning.pipeline import IRGPipeline
+from irg_mini.perception import decoder
 from irg_mini.perception.decoder import DecoderConfig, DecoderTraining, Pools, draw_pairs, pairs
 from irg_mini.world.sprites import Sprites
 
@@ -66,12 +66,22 @@ def test_the_models_drawings_of_plans(config: DecoderConfig, sprites: Sprites) -
     assert error.abs().mean() < 40  # the pairs belong together: levels of 255
 
 
+def test_pairs_of_an_earlier_start_are_read(config: DecoderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def draw(_: object, config: DecoderConfig, numbers: range) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(numbers)
+        return np.array(numbers, np.float16), np.array(numbers, np.uint8)
+
+    monkeypatch.setattr(decoder, "draw_pairs", draw)
+    monkeypatch.setattr(decoder, "PAIRS_A_FILE", 2)
+    assert pairs(None, config)[1].tolist() == [0, 1, 2]  # type: ignore[arg-type]
+    assert pairs(None, replace(config, drawn=5))[1].tolist() == [0, 1, 2, 3, 4]  # type: ignore[arg-type]
+    assert asked == [range(2), range(2, 3), range(2, 4), range(4, 5)]
+
+
 def test_mistakes(config: DecoderConfig) -> None:
     with pytest.raises(ValueError, match="held_out must be from 1 to drawn - 1"):
         replace(config, held_out=3)
     with pytest.raises(ValueError, match="drawn_share"):
         replace(config, drawn_share=1.5)
-    config.out.mkdir()
-    save_file({"latents": np.zeros((2, 1)), "renderings": np.zeros((2, 1))}, config.out / "pairs.safetensors")
-    with pytest.raises(ValueError, match=r"pairs\.safetensors holds 2 pairs, not 3"):
-        pairs(None, config)  # type: ignore[arg-type]
