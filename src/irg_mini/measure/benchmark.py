@@ -27,7 +27,7 @@ from irg.results.reflection import is_done
 from irg.results.trajectory import Trajectory, Turn
 from irg_mini import world
 from irg_mini.measure.critic import true_reflection
-from irg_mini.measure.prompts import crowded_requests, geneval_requests, held_out_requests
+from irg_mini.measure.prompts import crowded_requests, geneval_requests, held_out_requests, verifiable_requests
 from irg_mini.measure.table import table
 from irg_mini.world.detector import EVAL_DETECTOR, LABEL_DETECTOR, RENAMED, SCORE_THRESHOLD, Detector
 
@@ -82,9 +82,10 @@ class Evaluation:
     """A detector's folder, or one of the bundled eval-detector and label-detector."""
     out: str = "irg-bench/mini"
     prompts: int = 198
-    prompt_set: Literal["held-out", "crowded", "geneval"] = "held-out"
+    prompt_set: Literal["held-out", "crowded", "verifiable", "geneval"] = "held-out"
     """held-out: combinations that training never sampled, in GenEval's six forms; crowded: such of three to six things,
-    and things on and behind others; geneval: the official prompts."""
+    and things on and behind others; verifiable: those of the crowded ones whose true scenes the detector accepts (it
+    misses half-hidden things); geneval: the official prompts."""
     geneval: str | None = None
     """Where GenEval's prompts are; default: fetched once, like ``irg bench run`` does."""
     num_images: int = renamed(was="images", default=1)
@@ -124,6 +125,9 @@ class _Run:
             self.requests = geneval_requests(evaluation.prompts, evaluation.geneval, names)
         elif evaluation.prompt_set == "crowded":
             self.requests = crowded_requests(evaluation.prompts, evaluation.seed, names)
+        elif evaluation.prompt_set == "verifiable":
+            sprites = world.load_sprites()
+            self.requests = verifiable_requests(evaluation.prompts, evaluation.seed, self.detector, sprites)
         else:
             self.requests = held_out_requests(evaluation.prompts, evaluation.seed, names)
         self.pipe = IRGPipeline.from_pretrained(evaluation.model)

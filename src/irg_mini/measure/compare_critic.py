@@ -20,7 +20,8 @@ class CompareCritic(TextCritic):
         self.size = size
 
     def accepts(self, prompt: str, thinking: str) -> bool:
-        """Whether a plan is a layout without a flaw. One of a prompt that the world can't read always is."""
+        """Whether a plan is a layout without a flaw, and with room for everything: what overlaps is hard to draw and to
+        tell apart. A plan of a prompt that the world can't read is always accepted."""
         request = world.parse_prompt(prompt)
         if request is None:
             return True
@@ -29,6 +30,8 @@ class CompareCritic(TextCritic):
         except ValueError:
             return False
         if request.background is not None and scene.background != request.background:
+            return False
+        if world.worst_overlap(request, scene) > world.TOUCHING:
             return False
         return not world.find_flaws(request, world.see(scene, self.size), size=self.size)
 

@@ -7,7 +7,6 @@ things don't cover one another. ``mini-sizes``: the sizes of a step's plans are 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
 
 import numpy as np
 
@@ -17,10 +16,7 @@ from irg.results.trajectory import Trajectory
 from irg_mini import world
 from irg_mini.data.stages import Sprites
 from irg_mini.world.detector import LABEL_DETECTOR, SCORE_THRESHOLD, Detector
-from irg_mini.world.scene import crowding, may_overlap
 
-TOUCHING = 0.05
-"""The world's own scenes let things crowd one another so far."""
 CLIPPED = 2.0
 """A plan's sizes are at most this much (in nats) too frequent or too rare."""
 
@@ -125,18 +121,7 @@ class OverlapReward:
         scene = scene_of(trajectory)
         if scene is None:
             return Score(0.0)
-        include = request_of(prompt).include
-        related = {
-            frozenset((entry.name, include[entry.position[1]].name))
-            for entry in include
-            if entry.position is not None and may_overlap(entry.position[0])
-        }
-        apart = [
-            crowding(one.box, other.box)
-            for one, other in combinations(scene.things, 2)
-            if frozenset((one.name, other.name)) not in related
-        ]
-        return Score(-max(0.0, max(apart, default=0.0) - TOUCHING))
+        return Score(-max(0.0, world.worst_overlap(request_of(prompt), scene) - world.TOUCHING))
 
 
 @dataclass(frozen=True)

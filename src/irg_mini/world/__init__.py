@@ -13,7 +13,7 @@ from irg_mini.world.render import DEGRADATIONS, contact_sheet, degrade, render
 from irg_mini.world.repair import correct, replan
 from irg_mini.world.request import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, make_request
 from irg_mini.world.request_sampling import sample_request
-from irg_mini.world.rules import Seen, relation_strength, satisfied, see
+from irg_mini.world.rules import TOUCHING, Seen, relation_strength, satisfied, see, worst_overlap
 from irg_mini.world.scene import Scene, Thing, boxes, snap
 from irg_mini.world.sprites import SpriteFetchError, Sprites, fetch_sprites, load_sprites
 from irg_mini.world.thinking import parse_layout, think, write_layout
@@ -35,6 +35,7 @@ __all__ = [
     "SIZES",
     "STYLES",
     "TAGS",
+    "TOUCHING",
     "VOCABULARIES",
     "Edit",
     "Flaw",
@@ -89,5 +90,6 @@ __all__ = [
     "training_caption",
     "unknown_words",
     "vocabulary",
+    "worst_overlap",
     "write_layout",
 ]

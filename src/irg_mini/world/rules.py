@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from irg.evaluation.benchmarks import geneval_rules
 from irg.evaluation.benchmarks.geneval_rules import HOLDS_ABOVE, Box
 from irg_mini.world.geometry import STRENGTHS
 from irg_mini.world.request import Request
-from irg_mini.world.scene import Scene, boxes
+from irg_mini.world.scene import Scene, boxes, crowding, may_overlap
+
+TOUCHING = 0.05
+"""Overlap up to which two things are beside one another: what the world's own scenes keep to."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,20 @@ def satisfied(request: Request, seen: Sequence[Seen], threshold: float | None = 
     """GenEval's verdict on an image; `threshold` replaces GenEval's own limit on the objects' scores."""
     groups = kept(seen, score_threshold(request) if threshold is None else threshold)
     return not geneval_rules.unmet(request.include, request.exclude, groups, placed)
+
+
+def worst_overlap(request: Request, scene: Scene) -> float:
+    """The largest overlap of two things that the request does not put on or behind one another: shared area over the
+    smaller one's, from 0 to 1."""
+    include = request.include
+    related = {
+        frozenset((entry.name, include[entry.position[1]].name))
+        for entry in include
+        if entry.position is not None and may_overlap(entry.position[0])
+    }
+    apart = [
+        crowding(one.box, other.box)
+        for one, other in combinations(scene.things, 2)
+        if frozenset((one.name, other.name)) not in related
+    ]
+    return max(apart, default=0.0)

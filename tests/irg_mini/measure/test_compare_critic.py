@@ -37,6 +37,7 @@ def critic() -> CompareCritic:
         ("medium red apple at (2,6)", False),
         (RIGHT + "; small dog at (5,10)", False),
         ("large red", False),
+        ("medium red apple at (6,6); medium blue bus at (9,6)", False),  # they overlap
     ],
 )
 def test_plans(critic: CompareCritic, things: str, accepted: bool) -> None:
