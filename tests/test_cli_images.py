@@ -68,6 +68,13 @@ def files_in(folder: str) -> set[str]:
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
 
 
+def test_a_text_may_be_longer_than_a_files_name(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    question = "What is wrong here? " * 300
+    assert cli.main(["ask", "red.png", question]) == 0
+    assert cli.main(["edit", "red.png", question]) == 0
+    assert [call["prompts"] for call in fake.calls] == [[question], [question]]
+
+
 def test_improve_one_image(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["improve", "red.png", "--prompt", "a cat", "--rounds", "2", "--num-timesteps", "9"]) == 0
     call = fake.calls[0]

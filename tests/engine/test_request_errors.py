@@ -53,6 +53,23 @@ def same(got: Any, wanted: Any) -> None:
     assert got[1].ids == wanted[1].ids
 
 
+def test_a_sequence_longer_than_the_models_is_refused_before_it_is_computed(
+    tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer, engine: Engine
+) -> None:
+    most = tiny_loaded.config.decoder.max_position_embeddings
+    with engine.session() as session:
+        for length in (most - 2, most - 1):  # a text begins and ends with a token of its own
+            session.add(iter_say(length), 0)
+        events = list(session)
+    (failed,) = (event for event in events if isinstance(event, RequestFailed))
+    assert failed.request == 1 and f"take {most + 1:,} positions, and the model has {most:,}" in str(failed.error)
+
+
+def iter_say(length: int) -> Program:
+    """Says so many tokens, and ends."""
+    yield Say((7,) * length)
+
+
 def outcome(engine: Engine, programs: Sequence[Program]) -> dict[int, Any]:
     """Values and errors by request; afterwards every row is free."""
     with engine.session() as session:

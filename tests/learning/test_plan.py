@@ -69,7 +69,7 @@ def test_a_plan_from_sizes_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 2
     assert "parameters: 14,607,260,128, trained: 14,575,018,464 (99.78%)" in out
     assert "PROBLEM: data: data/irgl/first is neither a parquet file nor a folder with parquet files" in out
-    assert "tokens_per_pack: 40000" in out and "samples per step, improving_full: 8.4" in out
+    assert "tokens_per_pack: 40000" in out and "samples per step, improving_full: 8.0" in out
     assert "memory per GPU, estimated: " in out
 
 
@@ -88,6 +88,29 @@ def test_a_plan_from_rows(planned: Callable[..., TrainRecipe]) -> None:
     assert 0.8 * 200 < plan.tokens_per_pack <= 200 and plan.trained == plan.parameters - 2 * 64 * 32
     assert plan.samples_per_pack.keys() == {"initial_full", "improving_full"}
     assert "no problems found" in report(plan)
+
+
+def test_guessed_packs_hold_a_sample_of_every_mandatory_mode() -> None:
+    stage_1 = recipes.load(TrainRecipe, ROOT / "recipes" / "irg-7b-stage1.yaml")
+    plan = make_plan(replace(stage_1, model="bagel_7b", data=("nowhere",)), gpus=8)
+    assert all(plan.samples_per_pack[mode] >= 1 for mode in stage_1.mixture.mandatory)
+    assert abs(plan.tokens_per_pack - 40_000) < 1
+    small = make_plan(replace(stage_1, model="bagel_7b", data=("nowhere",), tokens_per_pack=20_000), gpus=8)
+    assert any("a sample of every mandatory mode is" in problem for problem in small.problems)
+
+
+def test_more_memory_than_a_gpu_has_is_a_problem_and_hours_count_what_is_done_again() -> None:
+    stage_1 = replace(
+        recipes.load(TrainRecipe, ROOT / "recipes" / "irg-7b-stage1.yaml"), model="bagel_7b", data=("nowhere",)
+    )
+    assert not any("GB a GPU are needed" in problem for problem in make_plan(stage_1, gpus=8).problems)
+    plain = make_plan(replace(stage_1, parallel=replace(stage_1.parallel, recompute="none")), gpus=8)
+    (problem,) = (problem for problem in plain.problems if "GB a GPU are needed" in problem)
+    assert "an H100 has 80 GB" in problem or torch.cuda.is_available()
+    assert plain.recomputed == 0
+    full = make_plan(stage_1, gpus=8)
+    assert 1.30 < (full.flops + full.recomputed) / plain.flops < 1.35  # three forwards become four, but for the head
+    assert "with what parallel.recompute does again" in report(full)
 
 
 def test_a_plan_names_every_mistake(planned: Callable[..., TrainRecipe]) -> None:

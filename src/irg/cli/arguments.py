@@ -330,6 +330,6 @@ def _first_sentence(panel: str) -> str:
     framed = "╭" in plain
     lines = [line.strip().strip("│").strip() for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
     paragraphs = re.split(r"\s*[─-]{10,}\s*", " ".join(line for line in lines if line))
-    message = paragraphs[0 if framed or len(paragraphs) == 1 else 1].replace(", 'None'", "")
+    message = paragraphs[0 if framed or len(paragraphs) == 1 else 1].replace(", 'None'", "").replace("'None', ", "")
     nearest = re.search(r"Perhaps you meant.*?(--[\w-]+)", " ".join(paragraphs))
     return (message or "the arguments can't be read") + (f"; did you mean {nearest[1]}?" if nearest else "")

@@ -18,6 +18,8 @@ from irg import registry
 from irg.recipes import choose
 from irg.version import __version__
 
+_LONGEST_MESSAGE = 2000
+
 Command = Callable[[Sequence[str]], int]
 # name -> (what it does, "module:function" that is imported when it is called, or a group of commands)
 Table = Mapping[str, tuple[str, "str | Command | Table"]]
@@ -170,10 +172,12 @@ def _no_command(name: str, table: Table) -> str:
 
 
 def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename is not None else ""
-        return _shown(f"{name}{error.strerror}")
-    return _shown(" ".join(str(error).split())) or type(error).__name__
+        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    if len(text) > _LONGEST_MESSAGE:  # it quotes what was given, which may be a book
+        text = f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
+    return _shown(text) or type(error).__name__
 
 
 def _shown(text: str) -> str:

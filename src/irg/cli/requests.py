@@ -34,9 +34,16 @@ def images_and_text(words: Sequence[str], example: str) -> tuple[tuple[Path, ...
     Raises:
         ValueError: one of them is missing.
     """
-    if len(words) < 2 or Path(words[-1]).is_file():
+    if len(words) < 2 or _is_file(words[-1]):
         raise ValueError(f"image files and then a text in quotes are needed; for example: {example}")
     return tuple(Path(word) for word in words[:-1]), words[-1]
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except OSError:  # a text may be too long for a name
+        return False
 
 
 def collect(

@@ -43,7 +43,23 @@ class Prefiller:
             else:
                 request.throw(error)
         else:
-            request.advance(Said(request.append(self.parts_of(op, request.generator))))
+            handles = request.append(self.parts_of(op, request.generator))
+            self._check_length(request)
+            request.advance(Said(handles))
+
+    def _check_length(self, request: Request) -> None:
+        """Raises:
+        ValueError: the sequence is longer than those that the model was made for; its work grows with the square.
+        """
+        (_, positions), most = (
+            request.marks(range(len(request.parts))),
+            self.runner.config.decoder.max_position_embeddings,
+        )
+        if positions > most:
+            raise ValueError(
+                f"prompt, texts and images take {positions:,} positions, and the model has {most:,} "
+                "(max_position_embeddings of its configuration): a shorter prompt is needed"
+            )
 
     def prefill(self, requests: Sequence[Request]) -> None:
         """Compute what the sequences of requests that begin to write or draw lack, all in one forward."""

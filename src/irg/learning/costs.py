@@ -99,6 +99,14 @@ def step_flops(config: ModelConfig, work: Work, frozen: Sequence[str] = (), adap
     return sum(flops * (2 if part in still else 3) for part, flops in parts.items())
 
 
+def forward_again(config: ModelConfig, work: Work, recipe: TrainRecipe) -> float:
+    """Operations that a step does again to save memory: with ``parallel.recompute`` full the layers' forward, with
+    selective every second matrix product of it."""
+    parts = forward_flops(config, work)
+    products = parts["und"] + parts["gen"] + parts["vit"]
+    return {"none": 0.0, "selective": products / 2, "full": products + parts["attention"]}[recipe.parallel.recompute]
+
+
 def memory_bytes(
     config: ModelConfig, work: Work, parameters: int, trained: int, shards: int, recipe: TrainRecipe
 ) -> dict[str, float]:

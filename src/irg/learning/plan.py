@@ -4,7 +4,7 @@ Nothing is trained and no weight is read: the model is built without memory, the
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, models
 
 from irg.learning import combinations
-from irg.learning.costs import Work, memory_bytes, step_flops, work_of
+from irg.learning.costs import Work, forward_again, memory_bytes, step_flops, work_of
 from irg.learning.data.loader import PackLoader, row_sources
 from irg.learning.data.rows import Rejections
 from irg.learning.data.samples import SampleBuilder, TrajectoryEncoder, grids_of
@@ -37,6 +37,7 @@ T = TypeVar("T")
 PACKS_MADE = 8  # packs that are made to see how they come out
 NOMINAL = {"prompt": 60, "thinking": 300, "reflection": 500}  # tokens, where there are no rows to look at
 ASSUMED_MFU, ASSUMED_PEAK = 0.4, 989e12  # for hours: 40 % of an H100
+H100_MEMORY = 80e9
 
 
 def checked_tokenizer(folder: Path, config: ModelConfig) -> TextTokenizer:
@@ -75,6 +76,7 @@ class Plan:
     longest: int = 0
     rejected: int = 0
     flops: float = 0.0  # of a step, all GPUs
+    recomputed: float = 0.0  # done again to save memory, besides
     memory: dict[str, float] = field(default_factory=dict)  # bytes a GPU
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -103,7 +105,21 @@ def make_plan(recipe: TrainRecipe, gpus: int | None = None) -> Plan:
     plan.flops = plan.streams * step_flops(opened.config, work, recipe.frozen, adapters)
     shards = 1 if adapters or plan.gpus == 1 else max(1, plan.gpus // recipe.parallel.replicas)
     plan.memory = memory_bytes(opened.config, work, plan.parameters, plan.trained, shards, recipe)
+    plan.recomputed = forward_again(opened.config, work, recipe) * plan.streams
+    _check_memory(plan)
     return plan
+
+
+def _check_memory(plan: Plan) -> None:
+    """A problem where a GPU has too little memory: this machine's, or an H100 where it has none."""
+    here = torch.cuda.is_available()
+    has = torch.cuda.get_device_properties(0).total_memory if here else H100_MEMORY
+    if plan.recipe.device != "cpu" and (needed := sum(plan.memory.values())) > has:
+        plan.problems.append(
+            f"about {needed / 1e9:.0f} GB a GPU are needed, {'the one here' if here else 'an H100'} has "
+            f"{has / 1e9:.0f} GB: more GPUs (they share the weights), parallel.recompute full, a lower "
+            "tokens_per_pack, optimizer.kind adamw8bit, or adapters (lora.rank)"
+        )
 
 
 @dataclass(frozen=True)
@@ -220,22 +236,41 @@ def _nominal(plan: Plan, config: ModelConfig) -> Work:
     image = EncodedImage(None, *grids_of(side, side, config))
     one = EncodedTrajectory(system=(0,) * 90, prompt=texts["prompt"], thinking=texts["thinking"], image=image)
     two = replace(one, reflection=texts["reflection"], improved=image)
-    total, tokens = Work(), 0.0
     weights = {mode: weight for mode, weight in recipe.mixture.weights().items() if weight}
-    share, shares = Counter[str](), sum(weights.values())
-    for mode in MODES:
-        if mode in weights:
-            layout = lay_out(write(mode, two if mode.startswith("improving") else one), config.grammar)
-            share[mode] = len(layout)
-            n = 1000 * weights[mode] / shares
-            tokens += n * len(layout)
-            total += Work(*(round(n * value) for value in vars(work_of([layout])).values()))
-    scale = recipe.tokens_per_pack / tokens
-    plan.samples_per_pack = {mode: 1000 * scale * weights[mode] / shares for mode in share}
-    plan.tokens_per_pack, plan.longest = recipe.tokens_per_pack, max(share.values())
+    layouts = {
+        mode: lay_out(write(mode, two if mode.startswith("improving") else one), config.grammar) for mode in weights
+    }
+    lengths = {mode: len(layout) for mode, layout in layouts.items()}
+    counts = _filled(recipe.tokens_per_pack, lengths, weights, recipe.mixture.mandatory)
+    plan.samples_per_pack = {mode: counts[mode] for mode in MODES if mode in counts}
+    plan.tokens_per_pack = sum(n * lengths[mode] for mode, n in counts.items())
+    plan.longest = max(lengths.values())
     if not plan.rows and plan.longest > min(recipe.max_tokens_per_sample, recipe.tokens_per_pack):
         plan.problems.append(f"samples of {plan.longest} tokens are more than max_tokens_per_sample or tokens_per_pack")
-    return Work(*(round(value * scale) for value in vars(total).values()))
+    elif not plan.rows and plan.tokens_per_pack > recipe.tokens_per_pack:
+        plan.problems.append(
+            f"a sample of every mandatory mode is {plan.tokens_per_pack:,.0f} tokens together, more than "
+            f"tokens_per_pack {recipe.tokens_per_pack}"
+        )
+    total: dict[str, float] = Counter()
+    for mode, n in counts.items():
+        for name, value in vars(work_of([layouts[mode]])).items():
+            total[name] += n * value
+    return Work(**{name: round(value) for name, value in total.items()})
+
+
+def _filled(
+    budget: int, lengths: Mapping[str, int], weights: Mapping[str, float], mandatory: Sequence[str]
+) -> dict[str, float]:
+    """Samples of each mode in a full pack: one of each mandatory mode at least, the others by their weights."""
+    counts = dict[str, float]()
+    while True:
+        others = [mode for mode in weights if mode not in counts]
+        room = budget - sum(n * lengths[mode] for mode, n in counts.items())
+        scale = max(0.0, room / sum(weights[mode] * lengths[mode] for mode in others)) if others else 0.0
+        if not (short := [mode for mode in others if mode in mandatory and weights[mode] * scale < 1]):
+            return counts | {mode: weights[mode] * scale for mode in others}
+        counts |= dict.fromkeys(short, 1.0)
 
 
 def report(plan: Plan, more: Sequence[str] = ()) -> str:
@@ -243,7 +278,7 @@ def report(plan: Plan, more: Sequence[str] = ()) -> str:
     import yaml
 
     recipe = plan.recipe
-    seconds = plan.flops / plan.gpus / (ASSUMED_MFU * ASSUMED_PEAK)
+    seconds = (plan.flops + plan.recomputed) / plan.gpus / (ASSUMED_MFU * ASSUMED_PEAK)
     total = sum(plan.memory.values())
     resolved = _plain(asdict(recipe))
     lines = ["# recipe, resolved", yaml.safe_dump(resolved, sort_keys=False, width=120).rstrip(), "", "# plan"]
@@ -264,10 +299,11 @@ def report(plan: Plan, more: Sequence[str] = ()) -> str:
         lines.append(f"memory per GPU, estimated: {total / 1e9:.1f} GB ({parts})")
         lines.append(f"floating-point operations per step: {plan.flops:.3e}")
     if plan.memory and recipe.device != "cpu":
+        again = ", with what parallel.recompute does again" if plan.recomputed else ""
         hours = seconds * recipe.steps * plan.gpus / 3600
         lines.append(
             f"at an assumed {ASSUMED_MFU:.0%} of an H100's bfloat16 peak: {seconds:.1f} s a step, {hours:,.0f} GPU "
-            f"hours for {recipe.steps:,} steps (reading images not counted)"
+            f"hours for {recipe.steps:,} steps{again} (reading images not counted)"
         )
     lines += [f"note: {note}" for note in plan.notes] + [f"PROBLEM: {problem}" for problem in plan.problems]
     return "\n".join([*lines, "no problems found" if not plan.problems else ""]).rstrip()
