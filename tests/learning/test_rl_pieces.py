@@ -211,6 +211,10 @@ def test_a_limit_must_be_passed_several_times_in_a_row() -> None:
     guard.check({"reward_failed": 0.5, "entropy": 0.3})
     with pytest.raises(ValueError, match=r"0.4 of all texts have a reward that failed \(the last: no line\)"):
         guard.check({"reward_failed": 0.4, "entropy": 0.3}, "no line")
+    alike = LimitGuard(Limits(equal_groups=0.9, patience=1))
+    alike.check({"equal_groups": 0.9})
+    with pytest.raises(ValueError, match=r"1 of all groups have equal rewards, and limits.equal_groups is 0.9"):
+        alike.check({"equal_groups": 1.0})
 
 
 # -------------------------------------------------------------------------------------------------- prompts and recipes

@@ -312,6 +312,7 @@ def test_the_command_tells_recipes_apart(
     assert not (tmp_path / "out").exists()
     assert main(["train", str(file), "--dry-run", "--prompts.path", "nowhere", "--rewards", "[{name: lov}]"]) == 2
     told = capsys.readouterr().out
+    assert "no prompts could be read: they are guessed" in told and "operations per step" in told
     assert "PROBLEM: prompts: nowhere can't be read" in told and "PROBLEM: no plug-in 'lov'" in told
     assert main(["train", str(file)]) == 0
     assert (tmp_path / "out" / "model").is_dir() and len(log(tmp_path / "out")) == 1

@@ -11,6 +11,7 @@ _MEANING = {
     "malformed": "of all texts are malformed",
     "kl": "nats a token from the model that the run started from",
     "entropy": "nats of entropy a token",
+    "equal_groups": "of all groups have equal rewards",
 }
 
 
@@ -31,7 +32,8 @@ class LimitGuard:
             ValueError: a limit was passed in too many steps in a row.
         """
         limits = self.limits
-        bounds = {"reward_failed": limits.reward_failures, "malformed": limits.malformed, "kl": limits.kl}
+        bounds = {"reward_failed": limits.reward_failures}
+        bounds |= {name: getattr(limits, name) for name in ("malformed", "kl", "equal_groups")}
         beyond = {name: bool(bound) and record.get(name, 0.0) > bound for name, bound in bounds.items()}
         bounds["entropy"] = limits.entropy
         beyond["entropy"] = bool(limits.entropy) and record.get("entropy", limits.entropy) < limits.entropy

@@ -6,6 +6,8 @@ Nothing is written by the model and nothing is scored: texts are taken to be as 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from PIL import Image
+
 from irg.engine.ops import Written
 from irg.learning import plan as imitation
 from irg.learning.costs import Work, forward_flops, memory_bytes, step_flops, work_of
@@ -13,12 +15,14 @@ from irg.learning.data.samples import TrajectoryEncoder
 from irg.learning.plan import NOMINAL, Opened, Plan
 from irg.learning.rl.drawings import drawing_prefix
 from irg.learning.rl.packs import Learned, filled
+from irg.learning.rl.prompts import Prompt
 from irg.learning.rl.recipe import RLRecipe
 from irg.learning.rl.rewards import Rewards
 from irg.learning.rl.rollouts import Group, prefix_of, slots_of
 from irg.learning.rl.trajectories import image_tokens, seen
 from irg.model.network.config import ModelConfig
 from irg.model.placement.kv_cache_size import bytes_per_slot
+from irg.results.folder import encode_png
 from irg.sequence.layout import TokenLayout, lay_out
 from irg.sequence.parts import Part, Target, Text, noised_copies
 
@@ -38,22 +42,35 @@ def make_plan(recipe: RLRecipe, gpus: int | None = None) -> RLPlan:
     """Look a recipe over, its prompts and rewards too."""
     plan = RLPlan(recipe, gpus or 1)
     opened = imitation.open_model(plan)
-    ready = plan.attempt(lambda: _checked(recipe))
+    plan.attempt(lambda: _check_prompts(recipe))
     plan.attempt(lambda: Rewards(recipe.rewards).close())
     if opened is None:
         return plan
     imitated = imitation.imitation_work(plan, opened) if recipe.imitates else Work()
-    if ready and opened.tokenizer is not None:
+    if opened.tokenizer is not None:
         plans = {"drawing": _drawings, "trajectory": _trajectories}
         plans.get(recipe.policy, _rollouts)(plan, recipe, opened, imitated)
     return plan
 
 
-def _checked(recipe: RLRecipe) -> bool:
+def _check_prompts(recipe: RLRecipe) -> None:
     recipe.prompts.check(recipe.policy == "reflection")
     if recipe.evaluate.every and recipe.evaluate.prompts is not None:
         recipe.evaluate.prompts.check(recipe.policy == "reflection")
-    return True
+
+
+def _prompts(plan: RLPlan, recipe: RLRecipe, config: ModelConfig) -> list[Prompt]:
+    """Those of the first step; nominal ones where there are none, whose problem is told already."""
+    count = recipe.rollout.prompts
+    try:
+        return recipe.prompts.draw(recipe.seed, 0, count)
+    except ValueError:
+        lengths = f"{NOMINAL['prompt']} tokens each, thinking {NOMINAL['thinking']}"
+        plan.notes.append(f"no prompts could be read: they are guessed, {lengths}")
+    side = config.vae_resize.max_size
+    image = encode_png(Image.new("RGB", (side, side)), {}) if recipe.policy == "reflection" else None
+    text, thinking = (4 * NOMINAL[name] * "x" for name in ("prompt", "thinking"))
+    return [Prompt(text, {}, thinking if image else None, image)] * count
 
 
 def _rollouts(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) -> None:
@@ -61,9 +78,9 @@ def _rollouts(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
     assert opened.tokenizer is not None
     config = opened.config
     encoder = TrajectoryEncoder(config, opened.tokenizer, opened.profile)
-    prompts = plan.attempt(lambda: recipe.prompts.draw(recipe.seed, 0, recipe.rollout.prompts))
-    prefixes = plan.attempt(lambda: [prefix_of(prompt, encoder) for prompt in prompts]) if prompts else None
-    if prompts is None or prefixes is None:
+    prompts = _prompts(plan, recipe, config)
+    prefixes = plan.attempt(lambda: [prefix_of(prompt, encoder) for prompt in prompts])
+    if prefixes is None:
         return
     plan.written = min(recipe.rollout.max_tokens, NOMINAL[recipe.policy])
     text = Written((), "", (0,) * plan.written, 0.0, True, (0.0,) * (plan.written + 1))
@@ -130,9 +147,7 @@ def _drawings(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
         plan.problems.append(str(error))
         return
     encoder = TrajectoryEncoder(config, opened.tokenizer, opened.profile)
-    prompts = plan.attempt(lambda: recipe.prompts.draw(recipe.seed, 0, recipe.rollout.prompts))
-    if prompts is None:
-        return
+    prompts = _prompts(plan, recipe, config)
     grid, samples = (how.height // stride, how.width // stride), recipe.rollout.samples
     prefixes = [drawing_prefix(prompt, encoder) for prompt in prompts]
     targets: list[Part] = [Target(grid, noise=i) for i in range(samples * recipe.targets_per_image)]
@@ -143,6 +158,7 @@ def _drawings(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) ->
     own = [len(lay_out(prefix, config.grammar)) for prefix in prefixes]
     plan.texts, plan.prefix = recipe.rollout.prompts * samples, sum(own) / len(own)
     _add_up(plan, recipe, opened, packs, imitated, samples * (how.num_timesteps - 1) * _forward(config, one))
+    _add_cache(plan, recipe, opened, max(own))
 
 
 def _trajectories(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work) -> None:
@@ -155,9 +171,9 @@ def _trajectories(plan: RLPlan, recipe: RLRecipe, opened: Opened, imitated: Work
         plan.problems.append(str(error))
         return
     encoder = TrajectoryEncoder(config, opened.tokenizer, opened.profile)
-    prompts = plan.attempt(lambda: recipe.prompts.draw(recipe.seed, 0, rollout.prompts))
-    prefixes = plan.attempt(lambda: [prefix_of(prompt, encoder) for prompt in prompts]) if prompts else None
-    if prompts is None or prefixes is None:
+    prompts = _prompts(plan, recipe, config)
+    prefixes = plan.attempt(lambda: [prefix_of(prompt, encoder) for prompt in prompts])
+    if prefixes is None:
         return
     thinking, plan.written = (min(rollout.max_tokens, NOMINAL[name]) for name in ("thinking", "reflection"))
     image, text = seen(encoder, how).as_context(), Text((0,) * plan.written, loss=True)
@@ -222,7 +238,7 @@ def report(plan: RLPlan) -> str:
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
             f"rollouts are {share:.0%} of the operations below",
         ]
-        if recipe.device != "cpu":
-            plan.notes.append("decoding is bound by memory, not by operations: rollouts take several times their share")
+    if plan.texts and recipe.policy != "drawing" and recipe.device != "cpu":
+        plan.notes.append("decoding is bound by memory, not by operations: rollouts take several times their share")
     lines.append("rewards: " + ", ".join(f"{term.weight:g} x {term.name}" for term in recipe.rewards))
     return imitation.report(plan, lines)

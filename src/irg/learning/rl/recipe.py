@@ -163,10 +163,11 @@ class Limits:
     malformed: float = 0.5  # share of malformed texts
     kl: float = 0.0  # mean divergence of a token from the reference, in nats
     entropy: float = 0.0  # mean entropy of a token, in nats: the least
+    equal_groups: float = 0.0  # share of groups whose rewards are all equal, from which nothing is learned
     patience: int = 3
 
     def __post_init__(self) -> None:
-        if min(self.reward_failures, self.malformed, self.kl, self.entropy) < 0 or self.patience < 1:
+        if min(self.reward_failures, self.malformed, self.kl, self.entropy, self.equal_groups) < 0 or self.patience < 1:
             raise ValueError("limits must not be negative, patience at least 1")
 
 

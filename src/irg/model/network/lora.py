@@ -55,7 +55,10 @@ class LoraLinear(nn.Linear):
             wrapped.bias.requires_grad_(False)
         device = linear.weight.device
         bound = 1 / math.sqrt(linear.in_features)
-        a = torch.zeros(r, linear.in_features).uniform_(-bound, bound, generator=generator)
+        on_meta = device.type == "meta"  # there are no values then: drawing them would take its time
+        a = torch.zeros(r, linear.in_features, device=device if on_meta else "cpu")
+        if not on_meta:
+            a.uniform_(-bound, bound, generator=generator)
         wrapped.lora_A = nn.Parameter(a.to(device))
         wrapped.lora_B = nn.Parameter(torch.zeros(linear.out_features, r, device=device))
         wrapped.scale = scale
