@@ -33,7 +33,7 @@ def tiny_pipe(tiny_loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def options() -> ServerOptions:
     limits = Limits(max_running=4, max_waiting=8, max_images=8, max_steps=300, max_body_mb=0.5, url_ttl_s=600)
-    return ServerOptions(port=0, model_names=("gpt-image-1",), critics=("gate",), limits=limits)
+    return ServerOptions(port=0, page=False, model_names=("gpt-image-1",), critics=("gate",), limits=limits)
 
 
 @pytest.fixture(scope="module")

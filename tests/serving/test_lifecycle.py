@@ -120,7 +120,7 @@ def folder(tiny_loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -
 @contextmanager
 def command(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``irg serve`` in a process of its own, ready; and its address."""
-    line = [sys.executable, "-m", "irg", "serve", "--model", str(folder), "--device", "cpu", *words]
+    line = [sys.executable, "-m", "irg", "serve", "--model", str(folder), "--device", "cpu", "--no-page", *words]
     paths = os.pathsep.join([str(Path(__file__).resolve().parents[2] / "src"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths})
     assert process.stderr is not None

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ from PIL import Image
 
 from irg.engine.events import ImageDone, TextDelta, TextDone
 from irg.reasoning.pipeline import IRGPipeline
+from irg.reasoning.protocols.base import find
+from irg.reasoning.settings import Settings
 from irg.results.trajectory import Trajectory
 from irg.serving.auth import ApiKeys
+from irg.serving.capabilities import Capabilities
 from irg.serving.errors import ApiError
 from irg.serving.options import ServerOptions
 from irg.serving.service import Service
@@ -166,6 +170,47 @@ def test_no_page_without_gradio_or_with_keys(monkeypatch: pytest.MonkeyPatch) ->
     assert not page(ApiKeys())
 
 
+@pytest.mark.parametrize(
+    ("name", "critics", "wanted"),
+    [
+        ("irg", ("gate",), (("generate", "improve", "edit", "ask"), ("direct", "think", "irg"), ("self", "gate"), 8)),
+        ("rvr", (), (("generate", "improve", "edit", "ask"), ("direct", "irg"), ("self",), 1)),
+        ("bagel", (), (("generate", "edit", "ask"), ("direct", "think"), (), 8)),
+        ("bagel", ("gate",), (("generate", "improve", "edit", "ask"), ("direct", "think", "irg"), ("gate",), 8)),
+        ("thinkmorph", ("gate",), (("generate", "edit", "ask"), ("direct", "think", "irg"), ("self",), 8)),
+    ],
+)
+def test_what_a_protocol_can_behind_a_server(name: str, critics: tuple[str, ...], wanted: tuple[Any, ...]) -> None:
+    found = Capabilities.of(find(name), ServerOptions(critics=critics))
+    assert (found.tasks, found.modes, found.critics, found.max_rounds) == wanted
+
+
+def test_the_form_offers_what_the_protocol_has() -> None:
+    pytest.importorskip("gradio", reason="needs the extra ui")
+    from irg.serving.ui.page import Page
+
+    made = Service(lambda: None, ServerOptions(critics=("gate",)), ApiKeys())  # type: ignore[arg-type, return-value]
+    form = Page(made)
+
+    async def told() -> list[dict[Any, Any]]:
+        found = []
+        async for changes in form._offer():
+            found.append(changes)
+            pipe = SimpleNamespace(protocol=find("rvr"), defaults=Settings(rounds=3))
+            made.model = SimpleNamespace(pipe=pipe)  # type: ignore[assignment]
+        return found
+
+    loading, ready = asyncio.run(told())
+    assert loading == {form.status: "The model is being loaded ..."}
+    assert ready[form.mode]["choices"] == [("Draw, look, draw better", "irg"), ("Draw at once", "direct")]
+    assert (ready[form.rounds]["maximum"], ready[form.rounds]["value"]) == (1, 1)
+    assert ready[form.critic]["choices"] == [("The model itself", "self"), ("gate", "gate")]
+    shown = {key.elem_id: change["visible"] for key, change in form._use("generate", "direct").items()}
+    assert (shown["given"], shown["mode"], shown["rounds"], shown["critic"]) == (False, True, False, False)
+    shown = {key.elem_id: change["visible"] for key, change in form._use("improve", "direct").items()}
+    assert (shown["given"], shown["mode"], shown["rounds"], shown["critic"]) == (True, False, True, True)
+
+
 # ----------------------------------------------------------------------------------------------------------- a browser
 
 
@@ -181,10 +226,11 @@ def running(service: Service) -> Iterator[Running]:
 def page(running: Running) -> Iterator[Any]:
     """The page in a real Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("needs Chromium")
     with playwright.sync_playwright() as browsers:
+        names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+        found = next(filter(None, map(shutil.which, names)), browsers.chromium.executable_path)
+        if not Path(found).is_file():
+            pytest.skip("needs Chromium or Chrome on the PATH, or Playwright's own (playwright install chromium)")
         flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
         browser = browsers.chromium.launch(executable_path=found, args=flags)
         made = browser.new_page(viewport={"width": 1280, "height": 1000})
@@ -204,6 +250,7 @@ def test_in_a_browser(page: Any, running: Running, tmp_path: Path) -> None:
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#first img")
     assert page.input_value("#thinking textarea").startswith("Scene:")
+    assert page.is_visible("#rounds") and not page.is_visible("#critic")  # as the protocol has it
     page.wait_for_selector("#download", state="visible")
     assert "Seed 3" in page.inner_text("#status")
     assert "Analysis:" in page.input_value("#reflection textarea")

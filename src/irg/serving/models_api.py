@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from irg.serving.answers import now
+from irg.serving.capabilities import Capabilities
 from irg.serving.documentation import ERRORS
 from irg.serving.errors import ApiError
 from irg.serving.metrics import CONTENT_TYPE
@@ -52,20 +53,22 @@ async def model(name: str, request: Request) -> ModelAnswer:
 def _models(service: Service) -> list[ModelAnswer]:
     pipe = service.loaded().pipe
     usual, sizes = pipe.defaults, pipe.sizes
-    can = {
-        "tasks": ["generate", "edit", "improve", "ask"],
-        "modes": ["direct", "think", "irg"],
+    can = Capabilities.of(pipe.protocol, service.options)
+    told = {
+        "tasks": can.tasks,
+        "modes": can.modes,
         "protocol": pipe.protocol.name,
         "size": f"{usual.width}x{usual.height}",
         "size_stride": sizes.stride,
         "max_side": sizes.largest,
         "output_formats": ["png", "jpeg", "webp"],
-        "critics": ["self", *service.options.critics],
+        "critics": can.critics,
+        "max_rounds": can.max_rounds,
         "settings": usual.to_dict(),
         "limits": service.options.limits.to_dict(),
     }
     names = (pipe.name, *service.options.model_names)
-    return [ModelAnswer(id=name, created=_STARTED, capabilities=can) for name in names]
+    return [ModelAnswer(id=name, created=_STARTED, capabilities=told) for name in names]
 
 
 @router.get("/health", response_class=Response, responses={500: ERRORS[500]})

@@ -1,8 +1,9 @@
 """The page: a form, what the loop shows as it goes on, results to compare and to take away."""
 
+import asyncio
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,21 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from starlette.responses import RedirectResponse
 
+from irg.critics.options import SELF
 from irg.reasoning.protocols.base import Task
+from irg.reasoning.settings import Mode
 from irg.results.trajectory import Trajectory
+from irg.serving.capabilities import Capabilities
 from irg.serving.guard import PAGE
 from irg.serving.service import Service
 from irg.serving.ui.results import changes_of, command, zipped
 from irg.serving.ui.running import Form, Progress, run, sentence
 
-TASKS: dict[str, Task] = {"Draw": "generate", "Improve": "improve", "Edit": "edit", "Ask": "ask"}
-MODES = {"Think, draw, look, draw better": "irg", "Think, draw": "think", "Draw at once": "direct"}
-EFFORTS = {"Draft": "low", "Balanced": "medium", "Best": "high"}
+TASKS: dict[Task, str] = {"generate": "Draw", "improve": "Improve", "edit": "Edit", "ask": "Ask"}
+MODES: dict[Mode, str] = {"irg": "Draw, look, draw better", "think": "Think, draw", "direct": "Draw at once"}
+THINKS_FIRST = "Think, draw, look, draw better"
+"""Mode ``irg`` of protocols that have ``think``, too."""
+EFFORTS = [("Draft", "low"), ("Balanced", "medium"), ("Best", "high")]
 SIZES = ("auto", "1:1", "4:3", "3:4", "16:9", "9:16")
 HISTORY = 24
 """Images that a session's history keeps."""
@@ -67,7 +73,7 @@ class Page:
             self._wire()
 
     def _form(self) -> None:
-        self.task = gr.Radio(list(TASKS), value="Draw", label="What to do", elem_id="task")
+        self.task = gr.Radio(_named(TASKS), value="generate", label="What to do", elem_id="task")
         self.image = gr.Image(
             type="filepath",
             image_mode=None,  # the file as it is: the project's own reader decodes it
@@ -87,9 +93,14 @@ class Page:
             self.go = gr.Button("Generate", variant="primary", elem_id="generate")
             self.stop = gr.Button("Stop", elem_id="stop")
         gr.Markdown("<small>Ctrl+Enter generates, Escape stops.</small>")
-        self.mode = gr.Radio(list(MODES), value=next(iter(MODES)), label="Mode", elem_id="mode")
-        self.rounds = gr.Slider(1, self._limits.max_rounds, 1, step=1, label="Rounds: times to look again")
-        self.effort = gr.Radio(list(EFFORTS), value="Balanced", label="Effort: steps of each image")
+        self.mode = gr.Radio(_named(MODES), value="irg", label="Mode", elem_id="mode")
+        most = self._limits.max_rounds
+        self.rounds = gr.Slider(1, most, 1, step=1, label="Rounds: times to look again", elem_id="rounds")
+        critics = self.service.options.critics
+        self.critic = gr.Dropdown(
+            [SELF, *critics], value=SELF, label="Who looks at the image", visible=bool(critics), elem_id="critic"
+        )
+        self.effort = gr.Radio(EFFORTS, value="medium", label="Effort: steps of each image", elem_id="effort")
         with gr.Row():
             self.size = gr.Dropdown(list(SIZES), value="auto", label="Size", allow_custom_value=True)
             self.count = gr.Slider(1, self._limits.max_images, 1, step=1, label="Images")
@@ -120,8 +131,15 @@ class Page:
         )
 
     def _wire(self) -> None:
-        self.task.change(self._of_task, self.task, [self.image, self.mode, self.size], api_visibility="private")
-        inputs = [self.task, self.image, self.prompt, self.mode, self.rounds, self.effort, self.size, self.count]
+        offered = [self.status, self.task, self.mode, self.rounds, self.critic]
+        self.blocks.load(
+            self._offer, None, offered, show_progress="hidden", concurrency_limit=None, api_visibility="private"
+        )
+        used = [self.image, self.mode, self.size, self.rounds, self.critic]
+        for changed in (self.task, self.mode):
+            changed.change(self._use, [self.task, self.mode], used, api_visibility="private")
+        inputs = [self.task, self.image, self.prompt, self.mode, self.rounds, self.critic]
+        inputs += [self.effort, self.size, self.count]
         outputs = [self.status, self.thinking, self.first, self.reflection, self.last, self.answer, self.changes]
         results = [self.slider, self.gallery, self.download, self.copy, self.history]
         began = self.go.click(
@@ -135,18 +153,47 @@ class Page:
         )
         self.stop.click(lambda: "Stopped.", None, self.status, cancels=[began], queue=False, api_visibility="private")
 
-    @staticmethod
-    def _of_task(task: str) -> list[Any]:
-        """What of the form a task has use for."""
-        return [gr.update(visible=task != "Draw"), gr.update(visible=task == "Draw"), gr.update(visible=task != "Ask")]
+    async def _offer(self) -> AsyncIterator[dict[Any, Any]]:
+        """What the model's protocol has, as soon as the model is there."""
+        while self.service.model is None:
+            if self.service.problem is not None:
+                yield {self.status: "⚠️ The model could not be loaded; the server's log says why."}
+                return
+            yield {self.status: "The model is being loaded ..."}
+            await asyncio.sleep(0.5)
+        pipe = self.service.loaded().pipe
+        can, usual = Capabilities.of(pipe.protocol, self.service.options), pipe.defaults
+        labels = MODES | {"irg": THINKS_FIRST} if "think" in can.modes else MODES
+        modes = [(label, mode) for mode, label in labels.items() if mode in can.modes]
+        critics = [("The model itself" if critic == SELF else critic, critic) for critic in can.critics]
+        yield {
+            self.status: "",
+            self.task: gr.update(choices=[(TASKS[task], task) for task in can.tasks], value=can.tasks[0]),
+            self.mode: gr.update(choices=modes, value=usual.mode if usual.mode in can.modes else modes[0][1]),
+            self.rounds: gr.update(maximum=can.max_rounds, value=min(usual.rounds, can.max_rounds)),
+            self.critic: gr.update(choices=critics, value=critics[0][1] if critics else None),
+        }
+
+    def _use(self, task: Task, mode: Mode) -> dict[Any, Any]:
+        """Show what of the form a task and mode have use for."""
+        loops = _loops(task, mode)
+        shown = {
+            self.image: task != "generate",
+            self.mode: task == "generate",
+            self.size: task != "ask",
+            self.rounds: loops,
+            self.critic: loops and bool(self.service.options.critics),
+        }
+        return {component: gr.update(visible=visible) for component, visible in shown.items()}
 
     async def _run(
         self,
-        task: str,
+        task: Task,
         image: str | None,
         prompt: str,
-        mode: str,
+        mode: Mode,
         rounds: float,
+        critic: str | None,
         effort: str,
         size: str,
         count: float,
@@ -157,20 +204,22 @@ class Page:
         """Carry a request out, and show it: what each step changes on the page."""
         chosen = secrets.randbelow(2**32) if random or seed is None else int(seed)
         settings: dict[str, Any] = {"seed": chosen}
-        if task == "Draw":
-            settings["mode"] = MODES[mode]
-        if task == "Improve" or settings.get("mode") == "irg":
+        if task == "generate":
+            settings["mode"] = mode
+        if _loops(task, mode):
             settings["rounds"] = int(rounds)
-        given = Path(image).read_bytes() if image is not None and task != "Draw" else None
-        form = Form(prompt, TASKS[task], given, int(count), size, EFFORTS[effort], settings)
-        yield self._cleared(form) | {self.seed: chosen}
+            if critic not in (None, SELF):
+                settings["critic"] = critic
+        given = Path(image).read_bytes() if image is not None and task != "generate" else None
+        form = Form(prompt, task, given, int(count), size, effort, settings)
+        yield self._cleared(form, image) | {self.seed: chosen}
         progress, images = Progress(), 0
         try:
             async with aclosing(run(self.service, form)) as steps:
                 async for progress in steps:
                     changed = self._texts(progress, form)
                     if len(progress.rounds) > images:  # an image is sent once
-                        changed |= self._images(progress)
+                        changed |= self._images(progress, form)
                         images = len(progress.rounds)
                     yield changed
             found = [one for _, one in sorted(progress.finished.items())]
@@ -179,26 +228,36 @@ class Page:
         except Exception as error:
             yield {self.status: f"⚠️ {sentence(error)}"}
 
-    def _cleared(self, form: Form) -> dict[Any, Any]:
-        """Nothing of the request before."""
-        hidden = (self.slider, self.gallery, self.download, self.copy)
-        empty = {self.first: None, self.last: None, self.changes: ""}
-        return self._texts(Progress(), form) | empty | {one: gr.update(visible=False) for one in hidden}
+    def _cleared(self, form: Form, image: str | None) -> dict[Any, Any]:
+        """Places for what this request will show, with nothing of the one before. ``image``: the given one's path."""
+        loops, draws = _loops(form.task, form.settings.get("mode")), form.task != "ask"
+        label = "Your image" if form.task == "improve" else "First image" if loops else "Image"
+        shown = {self.answer: not draws, self.reflection: loops}
+        shown[self.thinking] = draws and form.settings.get("mode") != "direct"
+        for one in (self.slider, self.gallery, self.download, self.copy):
+            shown[one] = False
+        return {
+            self.status: Progress().status,
+            self.changes: "",
+            self.first: gr.update(value=image if form.task == "improve" else None, label=label, visible=draws),
+            self.last: gr.update(value=None, visible=loops),
+            **{component: gr.update(value=None, visible=visible) for component, visible in shown.items()},
+        }
 
     def _texts(self, progress: Progress, form: Form) -> dict[Any, Any]:
         turns = sorted(progress.texts)
         thinking = progress.text(0)
         reflection = progress.text(turns[-1]) if turns and turns[-1] > 0 else ""
+        said = {self.thinking: thinking, self.reflection: reflection}
         if form.task == "ask":
-            said = {self.thinking: "", self.reflection: "", self.answer: gr.update(value=thinking or reflection)}
-        else:
-            said = {self.thinking: thinking, self.reflection: reflection}
+            said = {self.answer: thinking or reflection}
         return {self.status: progress.status, **said}
 
-    def _images(self, progress: Progress) -> dict[Any, Any]:
-        """The first image that was drawn, and the newest."""
-        drawn = [progress.rounds[turn] for turn in sorted(progress.rounds)]
-        return {self.first: drawn[0]} if len(drawn) == 1 else {self.last: drawn[-1]}
+    def _images(self, progress: Progress, form: Form) -> dict[Any, Any]:
+        """The newest image, in its place: that of the first or of the improved one."""
+        newest = progress.rounds[max(progress.rounds)]
+        is_first = len(progress.rounds) == 1 and form.task != "improve"
+        return {self.first if is_first else self.last: newest}
 
     def _ended(self, found: list[Trajectory], form: Form, history: list[Any], archive: Path) -> dict[Any, Any]:
         """What is shown once everything is finished."""
@@ -213,7 +272,7 @@ class Page:
         same = form.task == "generate" and form.quality == "medium"  # the command line has no quality
         return {
             self.status: _summary(first, len(found)),
-            self.answer: gr.update(value=first.answer or "", visible=form.task == "ask"),
+            self.answer: first.answer or "",
             self.changes: changes_of(first),
             self.slider: gr.update(value=pair, visible=pair is not None),
             self.gallery: gr.update(value=images, visible=len(images) > 1),
@@ -230,15 +289,19 @@ class Page:
         return command(form.prompt, self.service.loaded().pipe.name, form.settings["seed"], named)
 
 
+def _named(names: Mapping[Any, str]) -> list[tuple[str, Any]]:
+    """Choices of a component: what is shown, and its value."""
+    return [(label, value) for value, label in names.items()]
+
+
+def _loops(task: Task, mode: Mode | None) -> bool:
+    """Whether an image is looked at and drawn again."""
+    return task == "improve" or (task == "generate" and mode == "irg")
+
+
 def _image(label: str, name: str) -> gr.Image:
     buttons: list[Any] = ["download", "fullscreen"]
     return gr.Image(label=label, interactive=False, format="png", elem_id=name, height=300, buttons=buttons)
-
-
-def _gallery(label: str, name: str, columns: int) -> gr.Gallery:
-    return gr.Gallery(
-        label=label, columns=columns, height=240, object_fit="contain", visible=False, elem_id=name, interactive=False
-    )
 
 
 def _summary(trajectory: Trajectory, count: int) -> str:

@@ -1,0 +1,37 @@
+"""What may be asked of the served model: its protocol's tasks and modes, with the critics that the server allows."""
+
+from dataclasses import dataclass
+
+from irg.critics.options import SELF
+from irg.reasoning.protocols.base import Protocol, Task
+from irg.reasoning.settings import Mode
+from irg.serving.options import ServerOptions
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What requests to a server can be.
+
+    Attributes:
+        tasks, modes: in the protocol's order.
+        critics: who may reflect in the loop: ``self`` is the model.
+        max_rounds: times that an image can be looked at and drawn again.
+    """
+
+    tasks: tuple[Task, ...]
+    modes: tuple[Mode, ...]
+    critics: tuple[str, ...]
+    max_rounds: int
+
+    @classmethod
+    def of(cls, protocol: Protocol, options: ServerOptions) -> "Capabilities":
+        """Those of a protocol behind a server. A model that does not reflect by itself needs a critic for its loop."""
+        others = () if "critic" in protocol.unused else options.critics
+        critics = ((SELF,) if protocol.reflects else ()) + others
+        most = options.limits.max_rounds
+        return cls(
+            tuple(task for task in protocol.tasks if critics or task != "improve"),
+            tuple(mode for mode in protocol.modes if critics or mode != "irg"),
+            critics,
+            most if protocol.max_rounds is None else min(most, protocol.max_rounds),
+        )
