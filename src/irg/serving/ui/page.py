@@ -46,9 +46,14 @@ CSS = """
 #status { min-height: 1.6em; }
 footer { display: none !important; }
 #first img, #last img { width: 100%; height: 100%; object-fit: contain; }
+#gallery .grid-container, #history .grid-container {
+  grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)) !important;
+}
 @media (max-width: 760px) {
   .stacked { flex-direction: column !important; }
   .stacked > * { width: 100% !important; min-width: 0 !important; }
+  .form-column { display: contents !important; }
+  #settings { order: 1; }  /* after what is shown */
 }
 """
 
@@ -65,8 +70,10 @@ class Page:
         with self.blocks:
             gr.Markdown("## irg: think, draw, look again, draw better")
             with gr.Row(elem_classes="stacked"):
-                with gr.Column(scale=2, min_width=320):
+                with gr.Column(scale=2, min_width=320, elem_classes="form-column"):
                     self._form()
+                    with gr.Column(elem_id="settings"):
+                        self._settings()
                 with gr.Column(scale=3, min_width=320):
                     self._shown()
             self.history_state: gr.State = gr.State([])
@@ -93,6 +100,8 @@ class Page:
             self.go = gr.Button("Generate", variant="primary", elem_id="generate")
             self.stop = gr.Button("Stop", elem_id="stop")
         gr.Markdown("<small>Ctrl+Enter generates, Escape stops.</small>")
+
+    def _settings(self) -> None:
         self.mode = gr.Radio(_named(MODES), value="irg", label="Mode", elem_id="mode")
         most = self._limits.max_rounds
         self.rounds = gr.Slider(1, most, 1, step=1, label="Rounds: times to look again", elem_id="rounds")
@@ -119,7 +128,7 @@ class Page:
         self.changes = gr.Markdown("")
         self.slider = gr.ImageSlider(label="Compare", interactive=False, visible=False, elem_id="slider")
         self.gallery = gr.Gallery(
-            label="All images", columns=4, height=260, object_fit="contain", visible=False, elem_id="gallery"
+            label="All images", columns=4, height=150, object_fit="contain", visible=False, elem_id="gallery"
         )
         with gr.Row():
             self.download = gr.DownloadButton("Download everything (zip)", visible=False, elem_id="download")
@@ -127,7 +136,7 @@ class Page:
             label="The same from the command line", interactive=False, visible=False, elem_id="copy", buttons=["copy"]
         )
         self.history = gr.Gallery(
-            label="This session", columns=6, height=220, object_fit="contain", visible=False, elem_id="history"
+            label="This session", columns=6, height=150, object_fit="contain", visible=False, elem_id="history"
         )
 
     def _wire(self) -> None:
@@ -274,6 +283,7 @@ class Page:
             self.status: _summary(first, len(found)),
             self.answer: first.answer or "",
             self.changes: changes_of(first),
+            self.last: gr.update(visible=pair is not None and _loops(form.task, form.settings.get("mode"))),
             self.slider: gr.update(value=pair, visible=pair is not None),
             self.gallery: gr.update(value=images, visible=len(images) > 1),
             self.download: gr.update(value=str(archive), visible=True),
