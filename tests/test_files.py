@@ -26,8 +26,8 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
         write_json(tmp_path / "file" / "a.json", {})
     assert "file" in str(raised.value.filename) and ".tmp-" not in str(raised.value.filename)
     path = tmp_path / "a.txt"
-    with pytest.raises(FileNotFoundError) as raised, written(path):
-        pass  # nothing was written
+    with pytest.raises(FileNotFoundError) as raised, written(path) as temporary:
+        temporary.unlink()
     assert raised.value.filename == str(path)
 
 
@@ -45,12 +45,59 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-def test_leftovers_are_swept(tmp_path: Path) -> None:
-    temporary_name(tmp_path / "a").write_text("")
-    temporary_name(tmp_path / "b").mkdir()
+def test_leftovers_of_the_dead_are_swept(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    temporary_name(deep / "file").write_text("")
+    temporary_name(tmp_path / "folder").mkdir()
     (tmp_path / "kept").write_text("")
+    with written(deep / "alive") as file, written_folder(tmp_path / "new") as folder:
+        file.write_text("x")
+        sweep(tmp_path)
+        assert [*deep.iterdir()] == [file] and folder.is_dir()
     sweep(tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "kept", "new"]
+    assert (deep / "alive").read_text() == "x"
+
+
+def test_a_lock_sweeps_its_folder(tmp_path: Path) -> None:
+    temporary_name(tmp_path / "file").write_text("")
+    with locked(tmp_path / ".lock", "no"):
+        assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from irg import files
+place = Path(sys.argv[1])
+if sys.argv[2] == "writing":
+    with files.written_folder(place) as temporary:
+        (temporary / "half").write_text("")
+        os.kill(os.getpid(), 9)
+rename = Path.rename
+def die(path, target):
+    if target == place:
+        os.kill(os.getpid(), 9)  # what was there is set aside, the new one is not yet in its place
+    rename(path, target)
+Path.rename = die
+with files.written_folder(place) as temporary:
+    (temporary / "half").write_text("")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs locks that end with their process")
+@pytest.mark.parametrize("moment", ["writing", "renaming"])
+def test_a_killed_writer_of_a_folder_leaves_what_was_there(tmp_path: Path, moment: str) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "old").write_text("old")
+    subprocess.run([sys.executable, "-c", KILLED, str(place), moment])
+    assert len([*tmp_path.iterdir()]) == 2
+    with pytest.raises(RuntimeError), written_folder(place):
+        assert [entry.name for entry in place.iterdir()] == ["old"]
+        raise RuntimeError
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("cut", [b'{"n": 2', b'{"n": 2}', b"\xff", b'{"text": "' + b"x" * 200_000])

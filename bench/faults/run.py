@@ -1,13 +1,12 @@
-"""Kill and disk campaigns: ``python bench/faults/run.py [WORK ...] [--kills 100] [--others 10] [--faults kill disk ...]``.
+"""Kill and disk campaigns: ``python bench/faults/run.py [WORK ...] [--faults kill disk] [--kills 100] [--others 10]``.
 
-Works are in ``works.py`` (and the server in ``serving.py``), faults in ``campaign.py``; figures in
+Works are in ``works.py`` (and the server in ``server.py``), faults in ``campaign.py``; figures in
 ``docs/reliability.md``. Exit code 1 if anything was lost, doubled, changed or left behind.
 """
 
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,9 +14,11 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads can't be forked safely
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from campaign import CLOCK, Campaign, Outcome, fake_clock  # noqa: E402
-from works import SERVERS, WORKS  # noqa: E402
+from campaign import Campaign, Outcome
+from server import Serving
+from works import SERVERS, WORKS
 
+SERVING = "serving"
 FAULTS = ("kill", "disk", "readonly", "handles", "twice", "clock")
 
 
@@ -26,9 +27,9 @@ def campaign_of(name: str, base: Path, chosen: list[str], kills: int, others: in
     import irg.cli.train
     import irg.learning.trainer  # noqa: F401  (what is imported here, forked processes need not import)
 
-    campaign = Campaign(WORKS[name](base), base, seed)
+    campaign = Serving(base, seed) if name == SERVING else Campaign(WORKS[name](base), base, seed)
     outcomes = []
-    for fault in chosen:
+    for fault in chosen if name != SERVING else [fault for fault in chosen if fault in Serving.__dict__]:
         outcome = getattr(campaign, fault)(kills if fault == "kill" else others)
         print(outcome.line(), *outcome.problems[:10], sep="\n    ", flush=True)
         outcomes.append(outcome)
@@ -38,28 +39,23 @@ def campaign_of(name: str, base: Path, chosen: list[str], kills: int, others: in
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("works", nargs="*", choices=[*WORKS, []], metavar="WORK", help="default: all")
+    parser.add_argument("works", nargs="*", choices=[*WORKS, SERVING, []], metavar="WORK", help="default: all")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--others", type=int, default=10, help="how often each of the other faults strikes")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    faked = CLOCK in os.environ
-    chosen = [fault for fault in options.faults if (fault == "clock") == faked]
     failed = False
-    for name in options.works or WORKS if chosen else ():
+    for name in options.works or [*WORKS, SERVING]:
         base = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
         try:
-            found = campaign_of(name, base, chosen, options.kills, options.others, options.seed)
+            found = campaign_of(name, base, list(options.faults), options.kills, options.others, options.seed)
             failed |= any(outcome.problems for outcome in found)
         finally:
             for server in SERVERS:
                 server.kill(0)
             SERVERS.clear()
             shutil.rmtree(base, ignore_errors=True)
-    if "clock" in options.faults and not faked:  # in a process of its own: the library is there from the start
-        with tempfile.NamedTemporaryFile() as setting:
-            failed |= subprocess.run([sys.executable, *sys.argv], env=fake_clock(Path(setting.name))).returncode != 0
     return failed
 
 

@@ -1,5 +1,6 @@
 """What the campaigns interrupt: one function for each piece of work, on random models that take milliseconds."""
 
+import hashlib
 import json
 import random
 import sys
@@ -15,7 +16,8 @@ from irg.files import write_text
 
 TIMES = {"seconds", "step_seconds", "tokens_per_second", "wait", "mfu", "memory", "eta", "flops"}
 REPOSITORY = Path(__file__).resolve().parents[2]
-SERVERS: list[Child] = []  # that works have started
+SERVERS: list[Child] = []  # processes that works have started
+SERVED: list[object] = []  # in such a process: kept, or they would end
 sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))  # servers and rows that the tests have
 
 
@@ -62,11 +64,25 @@ def _training_content(folder: Path) -> Content:
     """The model's and the last checkpoint's files, and each step's last line of the log without times."""
     run = folder / "run"
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
-    found = digests(run, "model/*") | digests(run, f"checkpoints/{last.name}/*")
+    found = digests(run, "model/*") | {f"checkpoint {name}": digest for name, digest in _tensors(last).items()}
+    found |= {f"too many: {path}": "" for path in sorted(run.glob("checkpoints/*"))[:-2]}
     for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         kept = {key: value for key, value in values.items() if not any(time in key for time in TIMES)}
         found[f"log {values['step']}"] = json.dumps(kept, sort_keys=True)
+    return found
+
+
+def _tensors(folder: Path) -> Content:
+    """Digests of the tensors of a folder's safetensors files, whose order in a file may differ."""
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        content = file.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        for name, entry in json.loads(content[8 : 8 + size]).items():
+            if name != "__metadata__":
+                first, end = (8 + size + offset for offset in entry["data_offsets"])
+                found[name] = hashlib.sha256(content[first:end]).hexdigest()
     return found
 
 
@@ -77,7 +93,7 @@ def training(base: Path) -> Work:
         "model": str(model(base)),
         "data": [str(base / "rows")],
         "out": str(base / "work" / "run"),
-        "steps": 12,
+        "steps": 5,
         "mixture": {"initial_full": 0.5, "improving_full": 1.0},
         "tokens_per_pack": 3000,
         "log_every": 1,
@@ -103,7 +119,7 @@ def rl(base: Path) -> Work:
         "kind": "rl",
         "model": str(model(base)),
         "out": str(base / "work" / "run"),
-        "steps": 6,
+        "steps": 4,
         "prompts": {"kind": "file", "path": str(prompts)},
         "rewards": [{"name": "short-words"}],
         "rollout": {"prompts": 2, "samples": 3, "max_tokens": 6},
@@ -159,7 +175,7 @@ def data(base: Path) -> Work:
     url = served(base, server)
     from teachers import recipe_file
 
-    file = recipe_file(base / "recipe.yaml", url, base / "work" / "build", 8)
+    file = recipe_file(base / "recipe.yaml", url, base / "work" / "build", 4)
 
     def run(_: Path) -> int:
         return call("data", "build", file) or call("data", "export", file)
@@ -220,10 +236,12 @@ def download(base: Path) -> Work:
 
         from hub_server import hub_server
 
-        address, _ = hub_server(source, "").__enter__()
+        hub = hub_server(source, "")
+        address, _ = hub.__enter__()
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(texts))
         files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=files.serve_forever, daemon=True).start()
+        SERVED.extend((hub, files))
         return f"{address} http://127.0.0.1:{files.server_port}/"
 
     addresses = served(base, server)
@@ -242,7 +260,11 @@ def download(base: Path) -> Work:
         constants.HF_HUB_CACHE = str(work / "hub")
         origin = Origin("here", "0" * 40, "none", "free", plain)
         files = tuple(PinnedFile(name, *pin, ((origin, name),)) for name, pin in pins.items())
-        fetch(PromptSource("here", "these", {"all": files}), "all", work / "cache", False, print)
+        try:
+            fetch(PromptSource("here", "these", {"all": files}), "all", work / "cache", False, print)
+        except (ValueError, OSError) as error:
+            print(error)
+            return 2
         return call("model", "convert", "someone/tiny", work / "out", "--overwrite")
 
     def content(work: Path) -> Content:

@@ -1,10 +1,11 @@
 """Files that are whole or not there, locks, and JSON lines that survive a kill. Nobody else writes a temporary file.
 
 A file or folder is written under a temporary name beside its place, synced to the disk and renamed. Temporary names
-begin with ``.tmp-``; :func:`sweep` removes those that a killed process has left.
+begin with ``.tmp-`` and are locked while their writer lives; :func:`sweep` removes those of killed processes.
 """
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from irg.text_files import parse_json
 
-TEMPORARY = ".tmp-"
+TEMPORARY, SET_ASIDE = ".tmp-", ".before-"
 
 
 def temporary_name(path: Path) -> Path:
@@ -37,8 +38,10 @@ def written(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
+        temporary.touch()
+        with _held(temporary):
+            yield temporary
+            _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
@@ -79,20 +82,33 @@ def write_json(path: Path, value: Any) -> None:
 def written_folder(place: Path) -> Iterator[Path]:
     """An empty temporary folder that takes the place of ``place`` if the block succeeds, and is removed if not.
 
-    What was at ``place`` is set aside first and comes back should the renaming fail. Whether it may be replaced is for
-    the caller to check.
+    What was at ``place`` is set aside first and comes back should the renaming fail, or should it have been killed when
+    this is next called. Whether it may be replaced is for the caller to check.
 
     Raises:
         OSError: it can't be written.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
+    _mend(place)
     temporary = temporary_name(place)
     try:
         temporary.mkdir()
-        yield temporary
-        publish_folder(temporary, place)
+        with _held(temporary):
+            yield temporary
+            publish_folder(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mend(place: Path) -> None:
+    """What writers of ``place`` that were killed have left: what they set aside comes back if nothing is there."""
+    for earlier in place.parent.glob(f"{SET_ASIDE}*-{glob.escape(place.name)}"):
+        if place.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+        else:
+            earlier.rename(place)
+    for leftover in place.parent.glob(f"{TEMPORARY}*-{glob.escape(place.name)}"):
+        _remove_abandoned(leftover)
 
 
 def publish_folder(temporary: Path, place: Path) -> None:
@@ -111,7 +127,7 @@ def _into_place(temporary: Path, place: Path) -> None:
     if not place.exists():
         temporary.rename(place)
         return
-    earlier = temporary_name(place)
+    earlier = place.with_name(temporary_name(place).name.replace(TEMPORARY, SET_ASIDE, 1))
     place.rename(earlier)
     try:
         temporary.rename(place)
@@ -136,17 +152,50 @@ def _sync(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files and folders that a killed process left in ``folder`` and its folders."""
-    for leftover in [*folder.glob(f"{TEMPORARY}*"), *folder.glob(f"*/{TEMPORARY}*")]:
-        if leftover.is_dir() and not leftover.is_symlink():
+    """Remove temporary files and folders in ``folder``, at any depth, whose writers were killed."""
+    for inside, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if name.startswith(TEMPORARY):
+                _remove_abandoned(Path(inside) / name)
+
+
+def _remove_abandoned(leftover: Path) -> None:
+    """Remove a temporary file or folder unless a living process writes it, or that can't be told."""
+    with contextlib.suppress(OSError), _held(leftover, refuse=True):
+        if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
+def _held(path: Path, refuse: bool = False) -> Iterator[None]:
+    """Lock a file or folder for as long as this process lives at most; nothing is locked where the system can't.
+
+    Raises:
+        OSError: with ``refuse``: another process holds it, or it can't be locked.
+    """
+    if os.name == "nt":  # there an open file can't be renamed, and what is open can't be removed
+        yield
+        return
+    import fcntl
+
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if refuse:
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file ``path``; the system lets go of it when the process ends, however it ends.
+    """Hold the lock file ``path`` of its folder; the system lets go of it when the process ends, however it ends.
+    What killed processes have left in the folder is removed first (:func:`sweep`).
 
     Raises:
         ValueError: another process holds it; the message is ``refusal``.
@@ -158,6 +207,7 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     except Timeout:
         raise ValueError(refusal) from None
     try:
+        sweep(path.parent)
         yield
     finally:
         lock.release()

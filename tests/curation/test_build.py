@@ -207,11 +207,14 @@ def test_a_damaged_shard_is_named_and_comes_back(tmp_path: Path) -> None:
         folder = make(plan)
         rows, calls = finished(folder), len(server.log)
         victim = folder.stage_folders["reflect"].of_block(0)[0]
-        victim.write_bytes(victim.read_bytes()[:100])
-        with pytest.raises(
-            ValueError, match=r"reflect-\w{8}/00000\.parquet: damaged .*delete this file and build again"
-        ):
-            build(plan)
+        flipped = bytearray(victim.read_bytes())
+        flipped[300] ^= 1
+        for broken in (flipped, flipped[:100]):
+            victim.write_bytes(broken)
+            with pytest.raises(
+                ValueError, match=r"reflect-\w{8}/00000\.parquet: damaged .*delete this file and build again"
+            ):
+                build(plan)
         victim.unlink()
         make(plan)
         assert [row.digest for row in finished(folder)] == [row.digest for row in rows] and len(server.log) == calls

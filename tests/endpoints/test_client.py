@@ -350,6 +350,8 @@ def test_a_damaged_answer_is_set_aside_and_asked_for_again(tmp_path: Path) -> No
         (file,) = tmp_path.glob("??/*.json")
         file.write_bytes(file.read_bytes()[:20])
         assert chat(server, tmp_path)[0].text == "7" and len(server.log) == 2
+        file.write_bytes(file.read_bytes().replace(b'"7"', b'"6"'))  # a flipped bit
+        assert chat(server, tmp_path)[0].text == "7" and len(server.log) == 3
         assert file.with_suffix(".damaged").exists()
 
 

@@ -226,12 +226,14 @@ def test_a_half_written_checkpoint_is_no_checkpoint(recipe: Make, tmp_path: Path
     crash(Trainer(recipe(), quiet=True), 5)
     newest = latest(tmp_path / "run")
     assert newest is not None
-    half = newest.with_name("step-00000006.part")
+    half, deleted = newest.with_name("step-00000007.part"), newest.with_name("step-00000001")
     shutil.copytree(newest, half)
     (half / "state.json").write_text('{"step": 5')
+    shutil.copytree(newest, deleted)
+    (deleted / "state.json").unlink()
     folder = train(recipe(), quiet=True)
     assert identical(finished / "model", folder)
-    assert not half.exists()
+    assert not half.exists() and not deleted.exists()
 
 
 def test_a_damaged_checkpoint_is_named(recipe: Make, tmp_path: Path, finished: Path) -> None:
@@ -239,9 +241,14 @@ def test_a_damaged_checkpoint_is_named(recipe: Make, tmp_path: Path, finished: P
     crash(Trainer(recipe(), quiet=True), 5)
     damaged = tmp_path / "run" / "checkpoints" / "step-00000004"
     (shard,) = damaged.glob("*.safetensors")
-    shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"step-00000004 is damaged .*delete it"):
-        train(recipe(), quiet=True)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    for broken, told in ((content, "bytes have changed"), (content[:1000], "bytes have changed"), (None, "No such")):
+        shard.unlink()
+        if broken is not None:
+            shard.write_bytes(broken)
+        with pytest.raises(ValueError, match=rf"step-00000004 is damaged .*{told}.*delete it"):
+            train(recipe(), quiet=True)
     shutil.rmtree(damaged)
     assert identical(finished / "model", train(recipe(), quiet=True))
 

@@ -1,5 +1,6 @@
 """Clients that go away, and servers that are told to end, or are killed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
 from irg.reasoning.pipeline import IRGPipeline
 from irg.serving.options import ServerOptions
+from irg.serving.server import LoopFailures
 from serving import Running, serving, until
 
 GENERATE = "/v1/images/generations"
@@ -108,6 +110,20 @@ def test_a_full_queue_says_when_to_come_again(tiny_pipe: IRGPipeline, options: S
         assert running.metric('irg_rejections_total{reason="queue_full"}') == 1
         first.close()
         second.close()
+
+
+def test_the_same_failure_of_the_loop_is_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    """As when there are no file handles left for new connections: asyncio tells it for each place in the backlog."""
+    loop, failures = asyncio.new_event_loop(), LoopFailures()
+    loop.set_exception_handler(failures)
+    context = {"message": "socket.accept() out of system resource", "exception": OSError(24, "Too many open files")}
+    with caplog.at_level("ERROR", "irg.serve"):
+        for _ in range(1000):
+            loop.call_exception_handler(context)
+        loop.call_exception_handler({"message": "something else"})
+    loop.close()
+    messages = [record.getMessage() for record in caplog.records]
+    assert set(messages) == {context["message"], "something else"} and len(messages) < 20
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,6 @@ def build(
     prompt_filter = None if filtering.passes_all(recipe.filter) else filtering.PromptFilter(recipe.filter)
     folder = BuildFolder.of(recipe, prompt_filter)
     with files.locked(folder.lock, folder.lock_refusal):
-        for path in (folder.out / "stages", folder.answers):
-            files.sweep(path)
         before = last_keys(folder)
         for line in [] if only_prompts else check_changes(folder, before, redo):
             log(line)

@@ -59,7 +59,7 @@ def validate(folder: Path) -> Findings:
 
 def _rows(file: Path, found: Findings) -> Any:
     try:
-        opened = pq.ParquetFile(file)
+        opened = pq.ParquetFile(file, page_checksum_verification=True)
         missing = [name for name in COLUMNS if name not in opened.schema_arrow.names]
         if missing:
             found.problems.append(f"{file}: no column {', '.join(missing)}")

@@ -84,7 +84,7 @@ def png(pixels_HW3: np.ndarray) -> bytes:
 
 
 def write_shard(records: Sequence[TrajectoryRecord], path: Path) -> None:
-    """Write records as one parquet file, whole or not at all."""
+    """Write records as one parquet file with checksums, whole or not at all."""
     with written(path) as temporary:
         table = pa.Table.from_pylist([record.to_row() for record in records], SCHEMA)
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

@@ -38,9 +38,9 @@ def digest(*parts: Any) -> str:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """A parquet file, whole or not at all."""
+    """A parquet file, whole or not at all; its pages have checksums, or flipped bytes would go unseen."""
     with files.written(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", compression_level=3)
+        pq.write_table(table, temporary, compression="zstd", compression_level=3, write_page_checksum=True)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -50,7 +50,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ValueError: it is damaged or lacks a column.
     """
     try:
-        return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+        chosen = None if columns is None else list(columns)
+        return pq.read_table(path, columns=chosen, partitioning=None, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -6,6 +6,7 @@
 Files appear by renaming, so each is whole or not there; many processes may share a folder.
 """
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -33,6 +34,8 @@ class AnswerCache:
             entry: dict[str, Any] = parse_json(file.read_bytes())
             if not isinstance(entry, dict) or "response" not in entry:
                 raise ValueError("it lacks a response")
+            if entry.get("sha256", own := _digest(entry["response"])) != own:  # earlier versions kept none
+                raise ValueError("its bytes have changed")
             return entry
         except FileNotFoundError:
             return None
@@ -43,7 +46,8 @@ class AnswerCache:
 
     def put(self, key: str, entry: dict[str, Any]) -> None:
         """Keep an answer; when this returns it outlives the process and the machine's power."""
-        files.write_bytes(self._file(key), json.dumps(entry).encode())
+        kept = entry | {"sha256": _digest(entry["response"])}
+        files.write_bytes(self._file(key), json.dumps(kept).encode())
         if entry.get("cost"):
             # After the answer, which is worth more than its line. Many processes append to this file, so it is not for
             # files.JsonLines, which cuts off the last line when it opens.
@@ -63,3 +67,7 @@ class AnswerCache:
                 except (ValueError, KeyError, TypeError):
                     log.warning("%s: a damaged line is left out of the sum", file)
         return total
+
+
+def _digest(response: Any) -> str:
+    return hashlib.sha256(json.dumps(response, sort_keys=True).encode()).hexdigest()

@@ -180,10 +180,15 @@ def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
         if grown:
             info.save(folder)
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
         raise FileExistsError(f"{folder}: is not empty and contains no run; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     info.save(folder)
+
+
+def _is_content(path: Path) -> bool:
+    """Whether it is more than what a kill has left of an unwritten file."""
+    return not path.name.startswith(files.TEMPORARY)
 
 
 def missing_samples(folder: Path, info: RunInfo, prompts: Sequence[BenchPrompt]) -> list[Sample]:

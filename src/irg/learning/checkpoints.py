@@ -2,13 +2,15 @@
 
 ``step-00000100/`` holds safetensors shards (one a rank, with the places of the pieces in their headers) and
 ``state.json``. It appears by renaming, when all ranks have written all of it: a folder without the ending ``.part`` is
-whole. (The ranks write into one folder, so its temporary name is fixed.) Nothing is pickled.
+whole. (The ranks write into one folder, so its temporary name is fixed.) ``state.json`` has a CRC-32 of each shard:
+a checkpoint whose bytes have changed is refused. Nothing is pickled.
 """
 
 import json
 import logging
 import shutil
 import warnings
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -27,7 +29,9 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # th
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)  # it logs every tensor
 
 STATE = "state.json"
+CHECKSUMS = "checksums"  # in state.json: CRC-32 of each shard, by name
 _PART = ".part"
+_CHUNK = 1 << 24
 
 
 def folder_of(out: Path) -> Path:
@@ -50,6 +54,14 @@ def prune(out: Path, keep: int) -> None:
     for path in checkpoints(out)[:-keep]:
         (path / STATE).unlink(missing_ok=True)  # first: a half-deleted folder is no checkpoint
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_unfinished(out: Path) -> None:
+    """Delete what kills have left of checkpoints that were being written or deleted."""
+    whole = set(checkpoints(out))
+    for path in folder_of(out).glob("step-*"):
+        if path not in whole:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Writer:
@@ -101,6 +113,7 @@ class Writer:
         try:
             done.result()
             if self.ranks.main:
+                about[CHECKSUMS] = {shard.name: _crc32(shard) for shard in sorted(part.glob("*.safetensors"))}
                 (part / STATE).write_text(json.dumps(about) + "\n", encoding="utf-8")
                 files.publish_folder(part, path)
                 prune(self.out, self.keep)
@@ -148,6 +161,35 @@ def read_names(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     except Exception as error:
         raise _damaged(path, error) from None
     return {name: (entry.size, entry.properties.dtype) for name, entry in found.items()}  # type: ignore[union-attr]
+
+
+def check(path: Path, about: Mapping[str, Any], ranks: Ranks) -> None:
+    """Read a checkpoint's shards, each by one rank, and compare their checksums. Collective.
+
+    Args:
+        about: its ``state.json``; those of earlier versions have no checksums.
+
+    Raises:
+        ValueError: a shard is missing or its bytes have changed.
+    """
+    problem: str | None = None
+    for number, (name, expected) in enumerate(about.get(CHECKSUMS, {}).items()):
+        if number % ranks.world == ranks.rank and problem is None:
+            try:
+                if _crc32(path / name) != expected:
+                    problem = f"{name}: its bytes have changed"
+            except OSError as error:
+                problem = f"{name}: {error.strerror or error}"
+    if found := next((one for one in ranks.gather(problem) if one), None):
+        raise _damaged(path, ValueError(found))
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            value = zlib.crc32(piece, value)
+    return value
 
 
 def read_tensors(path: Path, tensors: dict[str, Tensor], ranks: Ranks) -> None:

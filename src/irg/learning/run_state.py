@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from irg.learning.checkpoints import read_about, read_names, read_tensors
+from irg.learning.checkpoints import check, read_about, read_names, read_tensors
 from irg.learning.gradient_guard import GradientGuard
 from irg.learning.optim import belongs, build_optimizers, from_saved, to_saved
 from irg.learning.parallel import Ranks
@@ -72,7 +72,9 @@ class RunState:
         Raises:
             ValueError: it is damaged, or other weights were trained.
         """
-        about, names = read_about(path), read_names(path)
+        about = read_about(path)
+        check(path, about, ranks)
+        names = read_names(path)
         own = {f"{kind}/{name}" for name in self.named_weights for kind in ("weight", "average")}
         if missing := sorted(own - names.keys()):
             raise ValueError(

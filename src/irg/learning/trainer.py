@@ -21,7 +21,7 @@ from torch import Tensor
 
 from irg import files
 from irg.learning import combinations, parallel, sampling
-from irg.learning.checkpoints import Writer, latest
+from irg.learning.checkpoints import Writer, latest, remove_unfinished
 from irg.learning.costs import peak_flops, step_flops
 from irg.learning.data.loader import build_loader
 from irg.learning.data.packing import Pack, read_images
@@ -356,7 +356,7 @@ def train(recipe: TrainRecipe, quiet: bool = False, force: bool = False, trainer
 
 @contextmanager
 def only_run(out: Path, ranks: parallel.Ranks) -> Iterator[None]:
-    """Hold the lock of a run's folder; the main process does it for all.
+    """Hold the lock of a run's folder, rid of what a kill has left there; the main process does it for all.
 
     Raises:
         ValueError: another run holds it.
@@ -366,6 +366,7 @@ def only_run(out: Path, ranks: parallel.Ranks) -> Iterator[None]:
         if ranks.main:
             try:
                 held.enter_context(files.locked(out / ".lock", refusal))
+                remove_unfinished(out)
             except ValueError as error:
                 problem = str(error)
             except OSError as error:

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
@@ -74,6 +77,7 @@ class Server(uvicorn.Server):
 
     async def _listen(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(LoopFailures())
         for number in _SIGNALS:
             with contextlib.suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, self.stop)
@@ -112,3 +116,17 @@ class Server(uvicorn.Server):
         if self.service.keys:
             return "; no page, since API keys are set"
         return "; a page in the browser needs pip install 'irg[ui]'"
+
+
+class LoopFailures:
+    """Logs what nobody else catches, the same at most once a second: without file handles asyncio tells the same
+    thousands of times a second."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        message, now = str(context["message"]), time.monotonic()
+        if now - self._told.get(message, -math.inf) >= 1:
+            self._told[message] = now
+            logs.LOG.error(message, exc_info=context.get("exception"))

@@ -74,7 +74,7 @@ def open_parquet(file: Path, columns: Sequence[str]) -> pq.ParquetFile:
     """
     kind = "trajectory" if columns == TRAJECTORY else "conversation"
     try:
-        opened = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        opened = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
     except Exception as error:
         raise ValueError(f"{file}: not a {kind} parquet file: {error}") from None
     if missing := [name for name in columns if name not in opened.schema_arrow.names]:
