@@ -383,6 +383,20 @@ def test_mistakes_in_an_endpoint(fields: dict[str, Any], told: str) -> None:
         Endpoint(**{"url": "http://x/v1", "model": "m", **fields})
 
 
+def test_a_key_is_written_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not with a kept answer, nor in what is logged or raised where calls fail."""
+    monkeypatch.setenv("A_KEY", "sk-secret-123")
+    with FaultyServer(lambda path, body: "7", faults=lambda key: ("500",)) as server, caplog.at_level("DEBUG"):
+        chat(server, tmp_path, api_key_env="A_KEY")
+        with pytest.raises(EndpointError) as raised:
+            chat(server, None, api_key_env="A_KEY", attempts=1, messages=[{"role": "user", "content": "else"}])
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    told = caplog.text + str(raised.value) + repr(raised.value.__cause__)
+    assert files and not any(b"secret" in file.read_bytes() for file in files) and "secret" not in told
+
+
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(ValueError, match="environment variable SOME_KEY"):

@@ -77,7 +77,7 @@ def load_diffusers(config: DiffusersTargets) -> Any:
 
     dtype = torch.bfloat16 if config.device.startswith("cuda") else torch.float32
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(config.model, torch_dtype=dtype)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(config.model, torch_dtype=dtype, use_safetensors=True)
     except OSError as error:
         raise ValueError(
             f"target.model: no diffusers pipeline {config.model!r}: {' '.join(str(error).split())}"
