@@ -1,6 +1,9 @@
 """Layers that wait in host memory: the same numbers, and only the copies that are needed."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +93,94 @@ def test_text_copies_the_understanding_expert_only() -> None:
     assert run(None) == 4
     assert run(tokens) == 8 + 2  # the two that were ready are the understanding expert's
     assert run(tokens) == 8
+
+
+# ------------------------------------------------------------------------------------------------------------ streams
+
+
+class Streams:
+    """Stands for ``torch.cuda``: notes what each stream does to which memory, and what events put before what.
+
+    Every access has a clock: how many of each stream's accesses come before it for sure.
+    """
+
+    def __init__(self) -> None:
+        self.main = self.current = Stream()
+        self.accesses: list[tuple[int, bool, Stream, dict[Stream, int]]] = []  # memory, written, stream, clock
+
+    def Stream(self, device: torch.device) -> "Stream":
+        return Stream()
+
+    def current_stream(self, device: torch.device) -> "Stream":
+        return self.current
+
+    @contextmanager
+    def stream(self, stream: "Stream") -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def access(self, memory: int, written: bool) -> None:
+        clock = self.current.clock
+        clock[self.current] = clock.get(self.current, 0) + 1
+        self.accesses.append((memory, written, self.current, dict(clock)))
+
+    def races(self) -> list[int]:
+        """Memory that two accesses without an order are to, one of which writes; ``ANY`` is all memory."""
+        return [
+            a[0]
+            for n, a in enumerate(self.accesses)
+            for b in self.accesses[n + 1 :]
+            if (a[1] or b[1]) and (a[0] == b[0] or ANY in (a[0], b[0])) and b[3].get(a[2], 0) < a[3][a[2]]
+        ]
+
+
+class Stream:
+    def __init__(self) -> None:
+        self.clock: dict[Stream, int] = {}
+
+    def record_event(self) -> dict["Stream", int]:
+        return dict(self.clock)
+
+    def wait_event(self, event: dict["Stream", int]) -> None:
+        for stream, count in event.items():
+            self.clock[stream] = max(self.clock.get(stream, 0), count)
+
+
+ANY = -1
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("packed", [True, False])
+def test_copies_and_layers_wait_for_each_other(layers: int, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No layer computes on what is being copied, nor is anything copied over what is still computed with, the first
+    copies included: their memory may have been freed by work that is not done."""
+    model, streams = random_model(deeper(layers), seed=1), Streams()
+    streams.access(ANY, written=True)
+    copy_ = torch.Tensor.copy_
+
+    def copied(self: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        if streams.current is not streams.main:
+            streams.access(self.data_ptr(), written=True)
+        return copy_(self, source)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copied)
+    decoder = model.language_model.model
+    LayerOffload(list(decoder.layers), range(layers), torch.device("cpu"), packed, streams)
+    for layer in decoder.layers:
+        memory = {p.untyped_storage().data_ptr(): "_moe_gen" in name for name, p in layer.named_parameters()}
+
+        def computes(_: object, args: tuple[Any, ...], memory: dict[int, bool] = memory) -> None:
+            for pointer, generation in memory.items():
+                if not generation or args[1] is not None:
+                    streams.access(pointer, written=False)
+
+        layer.register_forward_pre_hook(computes)  # after the offload's hook
+    tokens = torch.zeros(1, 32)
+    for generation in (None, None, tokens, None, tokens, tokens):
+        rope = decoder.rope(torch.zeros(1 if generation is None else 2), tokens.dtype)
+        decoder(tokens, generation, rope, lambda layer, q, k, v: q)
+    assert any(written for _, written, *_ in streams.accesses[1:]) and streams.races() == []
 
 
 def test_offloaded_layers_are_spread_evenly() -> None:

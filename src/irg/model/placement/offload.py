@@ -37,20 +37,31 @@ class LayerOffload:
     """Keeps the ``offloaded`` layers of a model in host memory. The model is used as before."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], offloaded: Sequence[int], device: torch.device, packed: bool | None = None
+        self,
+        layers: Sequence[nn.Module],
+        offloaded: Sequence[int],
+        device: torch.device,
+        packed: bool | None = None,
+        streams: Any = None,
     ) -> None:
-        """``packed``: an expert's tensors are one block, copied at once (default: on CUDA, where it is pinned, if host
-        memory has room)."""
+        """Args:
+        packed: an expert's tensors are one block, copied at once (default: on CUDA, where it is pinned, if host memory
+            has room).
+        streams: the module that has them: ``torch.cuda`` on CUDA, else none; tests give one that records.
+        """
         self.device, self.offloaded = device, list(offloaded)
         self.copies = 0  # of an expert of a layer to the device, so far
         cuda = device.type == "cuda"
         packed = (cuda and _fit_host_memory([layers[i] for i in offloaded])) if packed is None else packed
-        self._stream = torch.cuda.Stream(device) if cuda else None
+        self._streams = torch.cuda if cuda else streams
+        self._stream = None if self._streams is None else self._streams.Stream(device)
         leaves = [{expert: _leaves(layers[i], expert) for expert in EXPERTS} for i in self.offloaded]
         self._host_buffers = [{e: _to_host(_tensors(own[e]), packed, pinned=cuda) for e in EXPERTS} for own in leaves]
         self._device_buffers = [
             _DeviceBuffer({e: _like(host[e], device) for e in EXPERTS}) for host in self._host_buffers[:2]
         ]
+        for buffer in self._device_buffers:  # what had their memory before may still be computed with
+            buffer.done = self._event()
         for number, own in enumerate(leaves):
             for expert in EXPERTS:
                 _bind(own[expert], self._device_buffers[number % 2].tensors[expert], packed)
@@ -63,17 +74,20 @@ class LayerOffload:
             )
         ]
 
+    def _event(self) -> Any:
+        """An event behind all that computes so far; None without streams."""
+        return None if self._streams is None else self._streams.current_stream(self.device).record_event()
+
     def _before(self, number: int, args: tuple[Any, ...]) -> None:
         buffer = self._device_buffers[number % 2]
         for expert in _experts_of(args):
             self._copy(number, expert)
-            if self._stream is not None:
-                torch.cuda.current_stream(self.device).wait_event(buffer.ready[expert])
+            if self._streams is not None:
+                self._streams.current_stream(self.device).wait_event(buffer.ready[expert])
 
     def _after(self, number: int, args: tuple[Any, ...]) -> None:
         """Prefetch the buffer's next layer (after the last layers, the first ones of the next pass)."""
-        if self._stream is not None:
-            self._device_buffers[number % 2].done = torch.cuda.current_stream(self.device).record_event()
+        self._device_buffers[number % 2].done = self._event()
         following = number + 2 if number + 2 < len(self.offloaded) else number % 2
         for expert in _experts_of(args):
             self._copy(following, expert)
@@ -84,7 +98,7 @@ class LayerOffload:
         if buffer.holds[expert] == number:
             return
         with self._copy_stream():
-            if self._stream is not None and buffer.done is not None:
+            if self._stream is not None:
                 self._stream.wait_event(buffer.done)
             for target, source in zip(buffer.tensors[expert], self._host_buffers[number][expert], strict=True):
                 target.copy_(source, non_blocking=True)
@@ -94,7 +108,7 @@ class LayerOffload:
         self.copies += 1
 
     def _copy_stream(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        return nullcontext() if self._streams is None else self._streams.stream(self._stream)
 
 
 def _fit_host_memory(layers: Sequence[nn.Module]) -> bool:
