@@ -53,11 +53,10 @@ class Options:
 
 
 @dataclass
-class Case:
-    """A model and the samples of one pack."""
+class Samples:
+    """The samples of one pack, their images by number."""
 
     config: ModelConfig
-    model: UnifiedModel
     samples: list[list[Part]]
     patches: dict[int, Tensor]
     latents: dict[int, Tensor]
@@ -65,9 +64,21 @@ class Case:
     normals: list[float]
 
 
+@dataclass
+class Case(Samples):
+    """A pack, and the model that learns from it."""
+
+    model: UnifiedModel
+
+
 def build_case(options: Options) -> Case:
-    """Random trajectories of mixed sizes in the six modes, as many as fit."""
+    """Random trajectories and random weights."""
     config = mid() if options.model == "mid" else tiny()
+    return Case(**vars(build_samples(config, options.tokens)), model=random_model(config, 0).train())
+
+
+def build_samples(config: ModelConfig, tokens: int) -> Samples:
+    """Random trajectories of mixed sizes in the six modes, as many as fit."""
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     side, patch_side = config.max_latent_size, config.vit_max_num_patch_per_side - 2
     patches: dict[int, Tensor] = {}
@@ -94,7 +105,7 @@ def build_case(options: Options) -> Case:
         )
         parts = write(mode, two if mode.startswith("improving") else one)
         n = len(lay_out(parts, config.grammar))
-        if used + n > options.tokens:
+        if used + n > tokens:
             misses += 1
             continue
         samples.append(parts)
@@ -102,7 +113,7 @@ def build_case(options: Options) -> Case:
     blocks = [p for sample in samples for p in sample if isinstance(p, Latents | Target)]
     noise = torch.randn(sum(p.tokens for p in blocks), config.latent_values, generator=generator)
     normals = rng.standard_normal(len(blocks)).tolist()
-    return Case(config, random_model(config, 0).train(), samples, patches, latents, noise, normals)
+    return Samples(config, samples, patches, latents, noise, normals)
 
 
 # ------------------------------------------------------------------------------------------------------ the two sides

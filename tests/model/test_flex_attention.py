@@ -54,6 +54,16 @@ def test_masks_of_a_real_pack() -> None:
     assert torch.equal(reading, wanted)
 
 
+def test_the_mask_comes_with_the_move_to_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no layer makes another."""
+    layouts = six_modes()
+    attend = FlexAttention(layouts, StreamOrder.of(layouts))
+    assert attend._mask is None  # in the thread that makes packs
+    attend = attend.to("cpu")
+    monkeypatch.setattr(FlexAttention, "_made_mask", lambda self: pytest.fail("made in a layer"))
+    attend(0, *(x.detach() for x in heads(sum(map(len, layouts)))))
+
+
 @pytest.mark.gpu
 def test_flex_on_a_gpu() -> None:
     layouts = six_modes()

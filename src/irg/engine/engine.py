@@ -63,7 +63,7 @@ class Engine:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far, by phase."""
-        return self.scheduler.seconds
+        return self.scheduler.times.seconds
 
     def session(self, max_concurrent_requests: int | None = None) -> "Session":
         """A session for one caller. At most ``max_concurrent_requests`` of its requests run at a time, the others wait.

@@ -8,10 +8,6 @@ A request's random numbers are its own. The requests beside it change its result
 sum in another order. In bfloat16 on a GPU that can turn a close choice between two tokens.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from irg.engine.batching import fail_on_error
@@ -20,6 +16,7 @@ from irg.engine.denoise import Denoiser
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.ngram_drafter import NgramDrafter
 from irg.engine.ops import Draw, Fork, Write
+from irg.engine.phase_clock import PhaseClock
 from irg.engine.prefill import Prefiller
 from irg.engine.request import Request
 from irg.engine.runner import Runner
@@ -39,7 +36,8 @@ class Scheduler:
         self.prefiller = Prefiller(runner, tokenizer)
         self.decoder = TextDecoder(runner, self.prefiller, drafter)
         self.denoiser = Denoiser(runner, self.prefiller)
-        self.seconds = {"prefill": 0.0, "decode": 0.0, "denoise": 0.0, "vae": 0.0}
+        times = PhaseClock(("prefill", "decode", "denoise", "vae"), runner.model.device)
+        self.times, self.clock = times, times.phase
         self._waited = 0  # decoding turns since an image could have been denoised
 
     def add(self, request: Request) -> None:
@@ -126,10 +124,3 @@ class Scheduler:
             self._waited += bool(denoising)
             with self.clock("decode"):
                 self.decoder.step(decoding)
-
-    @contextmanager
-    def clock(self, phase: str) -> Iterator[None]:
-        """Around everything that belongs to a phase."""
-        started = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - started

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from irg.learning.recipe import Parallel
+from irg.model.network.flex_attention import KEEPS_COMPILED
 from irg.model.network.unified import UnifiedModel
 
 
@@ -137,6 +138,8 @@ def _selective() -> Any:
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         torch.ops.higher_order.flex_attention,
     }
+    if KEEPS_COMPILED:  # as flex attention is, unless the whole layer is
+        attention.add(torch.ops.higher_order.inductor_compiled_code)
     products = {aten.mm.default, aten.addmm.default}
     seen = {True: 0, False: 0}
 

@@ -52,7 +52,7 @@ def build_loader(
         attention_of(recipe, ranks.device),
         complete=ranks.mesh is not None,
     )
-    return PackLoader(feed)
+    return PackLoader(feed, pinned=ranks.device.type == "cuda")
 
 
 def row_sources(
@@ -87,8 +87,10 @@ def row_sources(
 class PackLoader:
     """Makes packs, one step ahead in a thread."""
 
-    def __init__(self, feed: Feed, ahead: bool = True) -> None:
-        """``ahead``: make the next step's packs in a thread.
+    def __init__(self, feed: Feed, ahead: bool = True, pinned: bool = False) -> None:
+        """Args:
+            ahead: make the next step's packs in a thread.
+            pinned: put them into pinned memory.
 
         Raises:
             ValueError: there are too few rows for the data streams.
@@ -98,6 +100,7 @@ class PackLoader:
         for source in self.sources.values():
             source.check(feed.streams)
         self.feed = Feed(**vars(feed) | {"sources": self.sources})
+        self.pinned = pinned
         self._streams: dict[int, DataStream] = {}
         self._states: list[Mapping[str, Any]] = []
         self._pool = ThreadPoolExecutor(1, "packs") if ahead else None
@@ -132,7 +135,8 @@ class PackLoader:
     def _made(self, step: int, stream: int) -> Pack:
         if stream not in self._streams:
             self._streams[stream] = DataStream(self.feed, stream, self._states[stream] if self._states else None)
-        return self._streams[stream].pack(step)
+        pack = self._streams[stream].pack(step)
+        return pack.pinned() if self.pinned else pack
 
     def resume(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Go on where checkpointed data streams stood. Another number of streams shares what they had left. With no

@@ -66,9 +66,19 @@ class Pack:
     state: dict[str, Any] = field(default_factory=dict)  # of the data stream after this pack: what a checkpoint keeps
 
     def to(self, device: torch.device | str) -> "Pack":
-        """The same pack on another device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        """The same pack on another device; the host does not wait for copies from pinned memory."""
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
         return replace(self, batch=self.batch.to(device), attend=self.attend.to(device), **moved)
+
+    def pinned(self) -> "Pack":
+        """The same pack in pinned memory, its unread images included."""
+        pinned: dict[str, Any] = {k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)}
+        if self.unread is not None:
+            pixels = [image.pin_memory() for image in self.unread.pixels]
+            pinned["unread"] = UnreadImages(pixels, self.unread.of_block)
+        return replace(self, batch=self.batch.pinned(), **pinned)
 
 
 def pack_of(
@@ -180,7 +190,8 @@ def read_images(
         count = max(1, PIXELS_AT_ONCE // (height * width))
         for start in range(0, len(members), count):
             some = members[start : start + count]
-            x_N3HW = torch.stack([pack.unread.pixels[i] for i in some]).to(weight.device, weight.dtype)
+            on_device = [pack.unread.pixels[i].to(weight.device, non_blocking=True) for i in some]
+            x_N3HW = torch.stack(on_device).to(weight.dtype)
             shape = (
                 len(some),
                 config.autoencoder.z_channels,

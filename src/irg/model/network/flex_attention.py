@@ -19,6 +19,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from irg.model.network.token_batch import StreamOrder
 from irg.sequence.layout import TokenLayout, may_attend
 
+KEEPS_COMPILED = hasattr(torch.ops.higher_order, "inductor_compiled_code")
+"""Whether this PyTorch shows compiled functions to selective checkpointing as one operation."""
+
 
 class FlexAttention:
     """Joint attention over a training pack, as :class:`irg.model.network.packed_attention.PackedAttention` computes it.
@@ -41,25 +44,31 @@ class FlexAttention:
         self._mask: BlockMask | None = None
 
     def to(self, device: torch.device | str) -> "FlexAttention":
-        """The same plan on another device."""
+        """The same plan on another device, with its mask: made here, not inside a layer that is compiled or run again
+        for its gradients."""
         moved = copy(self)
-        moved.facts_4T, moved._mask = self.facts_4T.to(device), None
+        moved.facts_4T = self.facts_4T.to(device)
+        moved._mask = moved._made_mask()
         return moved
 
     @property
     def mask(self) -> BlockMask:
-        """Which tiles are seen whole, in part, or not at all; made once per pack."""
+        """Which tiles are seen whole, in part, or not at all; made once."""
         if self._mask is None:
-            sample_T, split_T, mode_T, order_T = self.facts_4T.unbind()
-
-            def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Any:
-                one = split_T[q], mode_T[q], order_T[q]
-                return (sample_T[q] == sample_T[k]) & may_attend(one, (split_T[k], mode_T[k], order_T[k]))
-
-            tokens, cuda = self.facts_4T.shape[1], self.facts_4T.is_cuda
-            device = str(self.facts_4T.device)
-            self._mask = create_block_mask(visible, None, None, tokens, tokens, device=device, _compile=cuda)
+            self._mask = self._made_mask()
         return self._mask
+
+    def _made_mask(self) -> BlockMask:
+        sample_T, split_T, mode_T, order_T = self.facts_4T.unbind()
+
+        def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Any:
+            one = split_T[q], mode_T[q], order_T[q]
+            return (sample_T[q] == sample_T[k]) & may_attend(one, (split_T[k], mode_T[k], order_T[k]))
+
+        tokens, cuda = self.facts_4T.shape[1], self.facts_4T.is_cuda
+        create = _compiled_mask() if cuda else create_block_mask
+        made: BlockMask = create(visible, None, None, tokens, tokens, device=str(self.facts_4T.device))
+        return made
 
     def __call__(self, layer: int, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> Tensor:
         q, k, v = (x.transpose(0, 1)[None] for x in (q_THE, k_TKE, v_TKE))
@@ -71,4 +80,11 @@ class FlexAttention:
 
 @lru_cache
 def _compiled() -> Any:
-    return torch.compile(flex_attention, dynamic=True)
+    """The kernel; its results can be kept by selective checkpointing, which otherwise sees nothing compiled."""
+    options: dict[str, Any] | None = {"wrap_inductor_compiled_regions": True} if KEEPS_COMPILED else None
+    return torch.compile(flex_attention, dynamic=True, options=options)
+
+
+@lru_cache
+def _compiled_mask() -> Any:
+    return torch.compile(create_block_mask, dynamic=True)

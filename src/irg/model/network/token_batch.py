@@ -62,9 +62,16 @@ class TokenBatch:
         return compute() if self.repeated is None else self.repeated.once(name, compute)
 
     def to(self, device: torch.device | str) -> "TokenBatch":
-        """The same batch on another device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        """The same batch on another device; the host does not wait for copies from pinned memory."""
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
         return replace(self, **moved)
+
+    def pinned(self) -> "TokenBatch":
+        """The same batch in pinned memory."""
+        pinned: dict[str, Any] = {k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True)
