@@ -4,6 +4,7 @@ import json
 import struct
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from irg.engine.runner import Runner
+from irg.engine.token_sampling import Position, choose
 from irg.model.describe import describe, in_lines
 from irg.model.network.autoencoder import build_autoencoder
 from irg.model.network.config import bagel_7b
+from irg.model.network.unified import UnifiedModel
 from irg.model.placement import loading
 from irg.model.placement.devices import free_memory, layer_devices, parse_devices
 from irg.model.placement.loading import load_with_plan
@@ -22,8 +25,9 @@ from irg.model.placement.memory_plan import RequestShape, estimate, plan_memory,
 from irg.model.weights.checkpoint import CheckedFolder, LoadedModel, check_folder, load_model, save_model
 from irg.model.weights.convert import Conversion, convert
 from irg.model.weights.folders import BUNDLED
-from irg.model.weights.initialize import write_folder
+from irg.model.weights.initialize import narrower, write_folder
 from irg.model.weights.quantize import QuantizedLinear
+from irg.reasoning.pipeline import IRGPipeline
 from irg.sequence.parts import Latents, Patches, Target, Text
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -181,6 +185,57 @@ def test_activations_are_bounded_by_the_estimate() -> None:
         branches.velocity(noise, torch.tensor([0.5]))
     need = estimate(check_folder(BUNDLED / "mini"), "bf16", RequestShape(128, 128)).activations
     assert 0.5 * need < live.peak < 1.15 * need
+
+
+@pytest.mark.parametrize("requests", [1, 3, 8])
+def test_the_network_takes_what_is_planned(checked: CheckedFolder, requests: int) -> None:
+    """BAGEL-7B's widths at 1024 x 1024 on the meta device (two layers: activations are those of one), every tensor
+    counted: what drawing holds is planned; looking at an image and decoding drafted, sampled tokens hold less."""
+    config = replace(checked.config, decoder=replace(checked.config.decoder, num_hidden_layers=2))
+    with torch.device("meta"):
+        model, autoencoder = UnifiedModel(config).to(torch.bfloat16), build_autoencoder(config.autoencoder)
+        pixels, patches = torch.empty(16, 128, 128), torch.empty(4900, config.vit.patch_values)
+        noise = torch.empty(3 * requests * 4096, config.latent_values)
+    runner = Runner(model, autoencoder)
+    runner.cache.expect(3 * requests, 14_000)
+    contexts = [runner.cache.new() for _ in range(requests)]
+    runner.extend([(context, [Text((5,) * 100)]) for context in contexts])
+
+    def look() -> None:
+        runner.extend([(one, [Latents((64, 64), pixels), Patches((70, 70), patches)]) for one in contexts])
+
+    def decode() -> None:
+        logits_BNV = runner.feed(contexts, [[5] * 8] * requests)
+        choose(logits_BNV.flatten(0, 1), [Position(0.7, 0.5, top_k=50, top_p=0.9)] * 8 * requests, logprobs=True)
+
+    def draw() -> None:
+        branches.velocity(noise, torch.tensor([0.5]))
+
+    peaks = {}
+    for work in (look, decode, draw):
+        if work is draw:
+            others = [runner.cache.fork(one, 100, 100) for one in contexts for _ in range(2)]
+            branches = runner.branches([(one, (64, 64)) for one in (*contexts, *others)], times=(0.5,))
+        known = [*model.parameters(), *runner.cache.keys_RLKE, *runner.cache.values_RLKE, pixels, patches, noise]
+        with torch.inference_mode(), _Live(known) as live:
+            work()
+        peaks[work.__name__] = live.peak
+    planned = estimate(checked, "bf16", RequestShape(requests=requests)).activations
+    assert peaks["draw"] == pytest.approx(planned, rel=0.1)
+    assert peaks["decode"] < peaks["look"] < planned
+
+
+@pytest.mark.gpu
+def test_a_request_takes_what_is_planned_of_a_gpu(tmp_path: Path) -> None:
+    """A network of BAGEL's widths over four and with its autoencoder: all that PyTorch allocates for a whole loop."""
+    config = narrower(bagel_7b(), 4)
+    write_folder(tmp_path, config)
+    pipe = IRGPipeline.from_pretrained(tmp_path, device="cuda", memory="bf16")
+    torch.cuda.reset_peak_memory_stats()
+    drawing = {"num_timesteps": 3, "improve_num_timesteps": 3, "improve_cfg_img_scale": 2.0, "size": "1024x1024"}
+    pipe("three red apples", mode="irg", max_think_tokens=300, temperature=0.0, **drawing)
+    need = estimate(check_folder(tmp_path), "bf16", RequestShape())
+    assert torch.cuda.max_memory_allocated() == pytest.approx(need.total - need.reserve, rel=0.1)
 
 
 @pytest.mark.parametrize("requests", [1, 8])
