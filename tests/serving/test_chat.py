@@ -99,13 +99,19 @@ def test_a_chat_is_streamed(served: Running, modalities: list[str], key: str) ->
 
 
 @FORMS
-def test_an_image_that_stands_is_sent_again_under_its_own_number(
-    served: Running, modalities: list[str], key: str
-) -> None:
-    """The loop may end early: a client that puts images by their index then has none of them twice."""
+def test_a_loop_that_ends_early_sends_no_image_twice(served: Running, modalities: list[str], key: str) -> None:
+    """Clients append what comes."""
     served.gate.open()
-    sent = images_sent(list(chat(served, DRAW, seed=7, stream=True, critic="gate", modalities=modalities)), key)
-    assert [image["index"] for image in sent] == [0, 0] and sent[0] == sent[1]
+    chunks = list(chat(served, DRAW, seed=7, stream=True, critic="gate", modalities=modalities))
+    assert [image["index"] for image in images_sent(chunks, key)] == [0]
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_tools_may_be_offered(served: Running) -> None:
+    """Clients such as Open WebUI offer theirs with every chat."""
+    tool = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+    answer = chat(served, DRAW, seed=7, tools=[tool], tool_choice="auto", mode="direct")
+    assert answer.choices[0].finish_reason == "stop" and len(answer.choices[0].message.images) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,6 +121,7 @@ def test_an_image_that_stands_is_sent_again_under_its_own_number(
         ([*DRAW, {"role": "assistant", "content": "x"}], {}, "messages", "must be the user's"),
         ([{"role": "user", "content": " "}], {}, "messages", "has no text"),
         (DRAW, {"modalities": ["text"]}, "modalities", "needs an image"),
+        (DRAW, {"tool_choice": "required"}, "tool_choice", "'auto' or 'none'"),
         (DRAW, {"temprature": 1}, "temprature", "did you mean 'temperature'"),
         ([{"role": "user", "content": "x", "surprise": 1}], {}, "messages.0.surprise", "unknown field"),
         (DRAW, {"size": "32x32", "image_config": {"aspect_ratio": "1:1"}}, "size", "same setting"),

@@ -35,6 +35,12 @@ def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str
     assert said in capsys.readouterr().err
 
 
+def test_not_in_the_processes_of_torchrun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["serve"]) == 2
+    assert "irg serve runs in one process, not in those of torchrun" in capsys.readouterr().err
+
+
 def test_a_key_is_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from irg.serving.auth import ApiKeys
 

@@ -86,6 +86,8 @@ def main(argv: Sequence[str]) -> int:
         OSError: the address can't be listened on.
     """
     options = parse(ServeOptions, argv, "irg serve", "Serve a model over HTTP, as OpenAI's API.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("irg serve runs in one process, not in those of torchrun; --ray serves by several replicas")
     needed = ("fastapi", "uvicorn", "sse_starlette", "python_multipart", "prometheus_client")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ValueError(f"irg serve needs {', '.join(missing)}: pip install 'irg[serve]'")

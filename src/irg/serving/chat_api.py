@@ -59,6 +59,9 @@ class ChatRequest(Generation):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    tools: list[dict[str, Any]] | None = Field(None, description="may be offered; the model never calls one")
+    tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class AnswerMessage(BaseModel):
@@ -202,18 +205,21 @@ class _Delivery:
                 rounds[event.request] += 1
             elif isinstance(event, Finished):
                 trajectories.append(event.trajectory)
-                yield self.chunk(event.request, await self.last(event), "stop")
+                yield self.chunk(event.request, await self.last(event, rounds[event.request]), "stop")
         if self.fields.stream_options and self.fields.stream_options.include_usage:
             yield self.chunk(None, {}) | {"usage": self.usage(trajectories).model_dump()}
 
-    async def last(self, event: Finished) -> dict[str, Any]:
-        """The delta with the image that stands, or what was said instead of drawing one."""
+    async def last(self, event: Finished, sent: int) -> dict[str, Any]:
+        """The delta with the image that stands, unless it is the newest of those ``sent``; or what was said instead of
+        drawing one."""
         job, trajectory = self.started.jobs[event.request], event.trajectory
         delta: dict[str, Any] = {"irg": irg_answer(job, trajectory).model_dump()}
         if job.task != "ask" and trajectory.image is None:
             delta["content"] = answer_of(trajectory)
         elif job.task != "ask" and trajectory.image is not None:
-            delta |= await self.image_delta(trajectory.image, _number(trajectory))
+            number = _number(trajectory)
+            if number != sent - 1:
+                delta |= await self.image_delta(trajectory.image, number)
         return delta
 
     async def image_delta(self, image: Image, index: int) -> dict[str, Any]:
