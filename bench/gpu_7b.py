@@ -61,6 +61,8 @@ class GpuOptions:
     """Runs of each mode; the fastest counts. A short one warms up before."""
     requests: int = 1
     """That run together."""
+    rounds: int = 1
+    """Of the loop."""
     device: str = "cuda"
     """cuda, cuda:1 or cpu."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -219,12 +221,14 @@ class Result:
     peak: dict[str, int]
     work: dict[str, Work]
     reserved: int  # most that PyTorch's allocator held, of the whole run
+    cache: int = 0  # bytes of keys and values in the end
 
 
 def job_of(options: GpuOptions, mode: Mode, points: int, system: str, prompt: str) -> Job:
     """A request with the paper's settings."""
     settings = Settings(
         mode=mode,
+        rounds=options.rounds,
         height=options.size,
         width=options.size,
         temperature=0.0,
@@ -253,7 +257,7 @@ def run(
     special = set(vars(model.config.special).values())
     usable = [token for token in range(decoder.vocab_size) if token not in special]
     words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
-    texts = [tuple(usable[: options.thinking_tokens])] * 2
+    texts = [tuple(usable[i % len(usable)] for i in range(options.thinking_tokens))] * (1 + options.rounds)
     engine = Engine(runner, tokenizer, speculative=False)  # every text is the same: all of it could be drafted
     engine.scheduler.clock = runner.stages.stage  # type: ignore[method-assign]  # waits for the device
     session = engine.session()
@@ -269,7 +273,8 @@ def run(
     total = time.perf_counter() - started
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     stages = runner.stages
-    return Result(memory_mode, mode, total, stages.seconds, stages.peak, runner.counted.stages, reserved)
+    cache = sum(slab.nbytes for slab in (*runner.cache.keys_RLKE, *runner.cache.values_RLKE))
+    return Result(memory_mode, mode, total, stages.seconds, stages.peak, runner.counted.stages, reserved, cache)
 
 
 def measure(
