@@ -32,11 +32,13 @@ ATTRIBUTES = tuple(attribute for members in GROUPS.values() for attribute in mem
 GROUP_OF = {attribute: group for group, members in GROUPS.items() for attribute in members}
 RECALL_WITHIN = 0.3
 _TEXT = re.compile(r"the text ['\"](.*)['\"] in the image")
-_ANSWER = re.compile(r"^(yes|no)\b", re.IGNORECASE)
+_NUMBER = r"(?:(?:q|question|answer)?\s*\d+\s*[.):-]+\s*)?"  # as the question numbers them
+_ANSWER = re.compile(rf"[*_\s]*{_NUMBER}[*_\s]*(yes|no)(?![^\W_])", re.IGNORECASE)
 
 
 def parse(text: str) -> list[str]:
-    """The judge's answers, ``yes`` or ``no``: of each line that starts with one of the words."""
+    """The judge's answers, ``yes`` or ``no``: of each line that starts with one of the words, as the official script
+    reads them; a number before it ("1. yes", "Q1: yes") and emphasis ("**Yes**") may stand there, too."""
     found = (_ANSWER.match(line.strip()) for line in text.split("\n"))
     return [match[1].lower() for match in found if match]
 

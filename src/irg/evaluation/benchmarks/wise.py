@@ -22,10 +22,12 @@ _LAST_ID = 1000
 _LABEL = "(Consistency|Realism|Aesthetic Quality)"
 _STRICT = re.compile(rf"\*{{0,2}}{_LABEL}\*{{0,2}}\s*:?\s*(\d)", re.IGNORECASE)
 _BAGEL = re.compile(rf"\*{{0,2}}{_LABEL}\*{{0,2}}\s*[:：]?\s*(\d)", re.IGNORECASE)
-# Emphasis, quotes, brackets and a dash or an equals sign may stand between label and digit; "(0-2)" is skipped.
+# Emphasis, quotes, brackets and a dash or an equals sign may stand between label and digit; "(0-2)" and "0-2 ->" are
+# skipped, "2.0" is 2.
 _TOLERANT = re.compile(
     r"(Consistency|Realism|Aesthetic(?:s|[\s_-]+Quality)?)(?:\s*score)?[\s*_`\"'\])]*(?:\(0\s*[-–]\s*2\)[\s*_`\"']*)?"
-    r"(?:[:：=–—-]|is\b)?[\s*_`\"'\[(]*(?<![\d.])([0-2])(?![\d.]*\d)",
+    r"(?:[:：=–—-]|is\b)?[\s*_`\"'\[(]*(?:0\s*[-–]\s*2\s*(?:->|=>|[→:=])[\s*_`\"']*)?"
+    r"(?<![\d.])([0-2])(?:\.0+)?(?![\d.]*\d)(?!\s*[-–]\s*\d)",
     re.IGNORECASE,
 )
 _BARE = re.compile(r"^\s*([0-2])\s*$", re.MULTILINE)
