@@ -246,6 +246,15 @@ def test_a_grid_holds_four_and_black_is_missing(tmp_path):
         layout.write(tmp_path, prompt, 1, "m", flat(1, 4))
 
 
+def test_one_image_in_the_place_of_a_grid_is_taken_whole(tmp_path):
+    layout, prompt = LAYOUTS["oneig"], replace(PROMPT, tag="anime")
+    path = layout.write(tmp_path, prompt, 0, "m", flat(10))  # our own run of one image a prompt: three black tiles
+    assert layout.find(tmp_path, prompt, 0, "m", samples=1).pixels().size == (8, 8)
+    flat(10, 16).save(path)
+    assert layout.find(tmp_path, prompt, 0, "m", samples=1).pixels().size == (16, 16)
+    assert layout.find(tmp_path, prompt, 0, "m", samples=4).pixels().size == (8, 8)
+
+
 def test_images_that_are_none(tmp_path):
     assert LAYOUTS["wise"].find(tmp_path, BenchPrompt("1", "", ""), 0, "m") is None
     (tmp_path / "1.png").write_bytes(b"not a picture")

@@ -311,8 +311,9 @@ def _read_judge(_: Path, content: bytes) -> None:
 
 def _read_endpoint(_: Path, content: bytes) -> None:
     from irg.endpoints.answers import check_error, counts, quoted, text_of
+    from irg.text_files import parse_json
 
-    answer = json.loads(content)
+    answer = parse_json(content)
     if isinstance(answer, dict):
         quoted(answer)
         counts(answer.get("usage"))

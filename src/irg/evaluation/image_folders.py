@@ -81,8 +81,14 @@ class ImageFolderLayout:
         """How many images a prompt there is a place for."""
         return 1 if self.samples == 1 else _TILES if self.grid else _MAX_SAMPLES
 
-    def find(self, folder: Path, prompt: BenchPrompt, sample: int, model: str) -> ImageFile | None:
+    def find(
+        self, folder: Path, prompt: BenchPrompt, sample: int, model: str, samples: int | None = None
+    ) -> ImageFile | None:
         """The image, or None if it is missing.
+
+        Args:
+            samples: how many images a prompt there are. Where it is one, a file that is no grid with three black tiles
+                is that image, as other generators write it.
 
         Images of other generators may have another extension or, where files are numbered, other leading zeros.
 
@@ -96,6 +102,8 @@ class ImageFolderLayout:
         if path is None:
             return None
         if not self.grid:
+            return ImageFile(path)
+        if samples == 1 and any(np.asarray(ImageFile(path, tile).pixels()).any() for tile in range(1, _TILES)):
             return ImageFile(path)
         image = ImageFile(path, sample)
         return image if np.asarray(image.pixels()).any() else None

@@ -162,7 +162,7 @@ def _find(
 ) -> JudgedImage:
     prompt, sample, turn = place
     try:
-        image = benchmark.layout.find(images.folders[turn], prompt, sample, images.model_name)
+        image = benchmark.layout.find(images.folders[turn], prompt, sample, images.model_name, images.samples)
     except ValueError as error:
         return JudgedImage(prompt, sample, turn, None, "unreadable", message=str(error))
     if not all(judge.covers(prompt) for judge in judges):
