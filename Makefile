@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test fuzz lint format docs clean
 
 help:
 	@echo "make demo    draw one prompt with the bundled model (into demo-out/)"
 	@echo "make test    lint, format check, types, import rules, tests"
+	@echo "make fuzz    changed and random bytes into every reader, for minutes (FUZZ_INPUTS for each, default 4000)"
 	@echo "make lint    all of that but the tests"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make docs    build the documentation site into site/"
@@ -35,6 +36,9 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+fuzz: $(STAMP)
+	IRG_FUZZ_INPUTS=$(or $(FUZZ_INPUTS),4000) $(BIN)/python -m pytest -n auto tests/fuzz $(PYTEST_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

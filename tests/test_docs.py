@@ -95,6 +95,16 @@ def test_readme_names_the_two_commands_of_a_fresh_machine() -> None:
     assert re.search(r"^make demo\b", blocks, re.M) and re.search(r"^make test\b", blocks, re.M)
 
 
+def test_every_fault_has_a_test_that_exists() -> None:
+    """The table of ``docs/reliability.md``: its numbers have no gap, and each row names tests by file and name."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+)b? \| .* \| (`tests/.*`) \|$", text, re.M)
+    assert {int(number) for number, _ in rows} == set(range(len(rows) - 1)) and len(rows) > 40
+    for number, tests in rows:
+        for file, name in re.findall(r"`([\w/.]+)::(\w+)`", tests):
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"fault {number}: {file}::{name}"
+
+
 def test_the_site_has_every_page() -> None:
     told = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     assert {page.name for page in ROOT.glob("docs/*.md")} == set(re.findall(r'"([\w-]+\.md)"', told))
