@@ -39,6 +39,15 @@ from irg.reasoning.settings import Mode, Settings
 from work import STAGES, Counted, CountingRunner, Work
 
 
+# seconds an image at 1024 x 1024 that others report, printed below a table of the full size
+PUBLIC = (
+    ("IRG paper (arXiv 2509.06945), BAGEL, 50 points", "think 29.8, loop 60.6; 28.2 and 29.4 GB"),
+    ("vLLM-Omni BAGEL (#1903), 50 steps, guidance 4.0 / 1.5, one GPU, not named", "19.04; 27.2 GiB"),
+    ("the same on two GPUs", "Ulysses 13.9; ring and Cache-DiT 8.72"),
+    ("SenseNova-U1 8B-MoT, H100", "21.18; with TeaCache 9.73"),
+)
+
+
 @dataclass
 class GpuOptions:
     """Time direct, think and irg with random weights of BAGEL-7B's size, with the roofline beside it."""
@@ -329,6 +338,9 @@ def main(options: GpuOptions) -> int:
                 print(row(result, machine), flush=True)
         except (ValueError, torch.OutOfMemoryError) as error:
             print(f"| {memory_mode} | {' '.join(str(error).split())[:150]} |", flush=True)
+    if (options.config, options.narrow, options.size) == ("bagel_7b", 1, 1024):
+        print("\n| reported by others | s, memory |\n|---|---|")
+        print("\n".join(f"| {who} | {what} |" for who, what in PUBLIC))
     if options.json:
         report = {"machine": asdict(machine), "options": asdict(options) | {"json": None}}
         rows = [asdict(result) for result in results]
