@@ -31,7 +31,7 @@ from irg.model.weights.folders import is_model_folder, model_folder
 from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.prompts import BAGEL_PROFILE
-from irg.sequence.layout import lay_out
+from irg.sequence.layout import TokenLayout, lay_out
 
 T = TypeVar("T")
 PACKS_MADE = 8  # packs that are made to see how they come out
@@ -237,8 +237,10 @@ def _nominal(plan: Plan, config: ModelConfig) -> Work:
     one = EncodedTrajectory(system=(0,) * 90, prompt=texts["prompt"], thinking=texts["thinking"], image=image)
     two = replace(one, reflection=texts["reflection"], improved=image)
     weights = {mode: weight for mode, weight in recipe.mixture.weights().items() if weight}
-    layouts = {
-        mode: lay_out(write(mode, two if mode.startswith("improving") else one), config.grammar) for mode in weights
+    layouts: dict[str, TokenLayout] = {
+        mode: lay_out(write(mode, two if mode.startswith("improving") else one), config.grammar)
+        for mode in MODES
+        if mode in weights
     }
     lengths = {mode: len(layout) for mode, layout in layouts.items()}
     counts = _filled(recipe.tokens_per_pack, lengths, weights, recipe.mixture.mandatory)
@@ -252,7 +254,7 @@ def _nominal(plan: Plan, config: ModelConfig) -> Work:
             f"a sample of every mandatory mode is {plan.tokens_per_pack:,.0f} tokens together, more than "
             f"tokens_per_pack {recipe.tokens_per_pack}"
         )
-    total: dict[str, float] = Counter()
+    total = dict.fromkeys(vars(Work()), 0.0)
     for mode, n in counts.items():
         for name, value in vars(work_of([layouts[mode]])).items():
             total[name] += n * value
