@@ -38,7 +38,6 @@ from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Mode, Settings
 from work import STAGES, Counted, CountingRunner, Work
 
-
 # seconds an image at 1024 x 1024 that others report, printed below a table of the full size
 PUBLIC = (
     ("IRG paper (arXiv 2509.06945), BAGEL, 50 points", "think 29.8, loop 60.6; 28.2 and 29.4 GB"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -9,19 +10,20 @@ import torch
 
 
 class PhaseClock:
-    """Adds up. Nothing waits for the device before :attr:`seconds` is read."""
+    """Adds up. Nothing waits for the device before :attr:`seconds` is read, which any thread may do."""
 
     def __init__(self, phases: Sequence[str], device: torch.device, events: Any = None) -> None:
         """``events``: the module that has them: ``torch.cuda`` on CUDA, else none; tests give one of their own."""
         self._seconds = dict.fromkeys(phases, 0.0)
         self._events = torch.cuda if device.type == "cuda" else events
         self._open: list[tuple[str, Any, Any]] = []  # intervals whose ends the device may not have reached
+        self._lock = Lock()
 
     @property
     def seconds(self) -> dict[str, float]:
         """By phase, so far."""
         self._settle(wait=True)
-        return self._seconds
+        return dict(self._seconds)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -44,8 +46,9 @@ class PhaseClock:
         return event
 
     def _settle(self, wait: bool) -> None:
-        while self._open and (wait or self._open[0][2].query()):
-            name, begin, end = self._open.pop(0)
-            if wait:
-                end.synchronize()
-            self._seconds[name] += begin.elapsed_time(end) / 1000
+        with self._lock:
+            while self._open and (wait or self._open[0][2].query()):
+                name, begin, end = self._open.pop(0)
+                if wait:
+                    end.synchronize()
+                self._seconds[name] += begin.elapsed_time(end) / 1000
