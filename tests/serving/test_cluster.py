@@ -177,3 +177,13 @@ def cancelled(cluster: Cluster) -> float:
 def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray[serve]: the extra scale")
+def test_replicas_scale_by_the_requests_of_each() -> None:
+    """Between the least and the most, by what one runs at once; without a most their number is fixed."""
+    from irg.serving.cluster.run import ClusterOptions, _scaling
+
+    assert _scaling(ClusterOptions(2), running=8) == {"num_replicas": 2}
+    config = _scaling(ClusterOptions(1, 4), running=8)["autoscaling_config"]
+    assert (config.min_replicas, config.max_replicas, config.target_ongoing_requests) == (1, 4, 8)
