@@ -20,7 +20,7 @@ MAX_PIXELS = 89_478_485
 
 # Said by an error of our own, or of no use to a user.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF data and TIFF tags
 
 # Formats that Pillow decodes by itself: EPS would start Ghostscript, and others take nearly any bytes for theirs.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "QOI", "AVIF", "HEIF")

@@ -4,7 +4,8 @@ Control tokens are never read out of a user's text: whatever looks like ``<|im_e
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,8 @@ class TextTokenizer:
         """
         if not path.is_file():
             raise ValueError(f"{path} is missing: a model folder needs its tokenizer")
-        try:
+        with _told(f"{path} is not a readable tokenizer"):
             return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"{path} is not a readable tokenizer: {error}") from None
 
     @property
     def special(self) -> SpecialTokens:
@@ -122,6 +121,17 @@ class TextTokenizer:
         return lambda token: stream.step(self.tokenizer, token) or ""
 
 
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """The library's failures, which are plain ``Exception`` or a panic of its Rust code, as ValueError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{what}: {error}") from None
+
+
 def _from_vocabulary(folder: Path) -> Tokenizer:
     """Qwen2's byte-level BPE from ``vocab.json``, ``merges.txt`` and the added tokens the other files list."""
     vocab = {token: index for token, index in read_json(folder / VOCAB).items() if type(index) is int}
@@ -141,10 +151,8 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
         "model": {"type": "BPE", "vocab": vocab, "merges": _merges(folder / MERGES), "byte_fallback": False},
     }
-    try:
+    with _told(f"{folder / VOCAB} and {MERGES} are not a readable tokenizer"):
         tokenizer = Tokenizer.from_str(json.dumps(description))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{folder / VOCAB} and {MERGES} are not a readable tokenizer: {error}") from None
     moved = [token["content"] for token in added if tokenizer.token_to_id(token["content"]) != token["id"]]
     if moved:
         raise ValueError(
