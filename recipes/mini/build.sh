@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds irg-mini from nothing into build/mini, on a CPU. Every step resumes or is skipped when its result is there.
 # Version 1 took about five hours on two AVX2 cores, version 2 about two more on two with bfloat16 units, version 3 an hour
-# and a half, version 4 three hours. Needs npm once, for the icons.
+# and a half, version 4 three hours,
+# version 5 half an hour. Needs npm once, for the icons.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=build/mini
@@ -85,4 +86,9 @@ irg train recipes/mini/15-own-mistakes.yaml
 step $here/final-4/irg.json python -m irg.learning.averaging --models $here/longer/model $here/own-mistakes/model \
   --share 0.35 --out $here/final-4
 irg bench mini --model $here/final-4 --detector $here/eval-2 --modes always direct redraw --out $here/bench-4
-step $here/irg-mini/weights.safetensors irg model convert $here/final-4 $here/irg-mini --dtype bfloat16  # what is bundled
+
+# ---- version 5: a planner that learned by reward, a decoder that knows what the model draws
+irg train recipes/mini/rl-plan.yaml --model $here/final-4 --out $here/plan
+step $here/decoder/ae.safetensors python -m irg_mini.perception.decoder --model $here/plan/model --out $here/decoder --minutes 14
+step $here/irg-mini/weights.safetensors irg model convert $here/plan/model $here/irg-mini --dtype bfloat16  # what is bundled
+cp $here/decoder/ae.safetensors $here/irg-mini/

@@ -10,7 +10,7 @@ from PIL import Image
 from irg import registry
 from irg.critics import CriticError, CriticOptions, Review, Verdict
 from irg.engine.ops import Wait
-from irg.reasoning.critique import Critics, Critique, ask_critic, failures
+from irg.reasoning.critique import Critics, Critique, ask_critic, failures, verdicts
 from irg.results.trajectory import Trajectory, Turn
 
 REVIEW = Review("a red cup", Image.new("RGB", (4, 4)), "plan", 2)
@@ -113,3 +113,20 @@ def test_critics_are_made_once_with_their_options_and_closed(monkeypatch: pytest
     critics.close()
     critics.close()
     assert made[0][2].closed == mine.closed == 1
+
+
+def test_verdicts_are_told_with_their_image() -> None:
+    image = Image.new("RGB", (4, 4))
+    wrong = Critique("fake", VERDICT).to_dict()
+    done = Critique("fake", Verdict("", "", True, 1.0)).to_dict()
+    failed = Critique("fake", None, CriticError("outage", "gone"), "self").to_dict()
+    turns = [
+        Turn("plan", image),
+        Turn("a", image, critic=wrong),
+        Turn("b", image, critic=failed),
+        Turn("c", None, critic=done),
+    ]
+    assert verdicts(Trajectory("p", "irg", 0, "m", {}, turns)) == [
+        "The critic fake on image 1: blue",
+        "The critic fake on image 3: nothing is wrong",
+    ]

@@ -175,7 +175,7 @@ def _draw(
 ) -> int:
     """Run all requests; each result is written as soon as it is finished, if there is an output. Returns how many
     failed."""
-    from irg.reasoning.critique import failures
+    from irg.reasoning.critique import failures, verdicts
     from irg.reasoning.events import Failed, Finished
 
     failed = 0
@@ -207,7 +207,7 @@ def _draw(
             else:
                 files = [name for name in event.trajectory.image_names() if name is not None]
                 search = event.trajectory.search
-                for line in [search.why, *search.notes] if search else ():
+                for line in [*verdicts(event.trajectory), *([search.why, *search.notes] if search else ())]:
                     display.line(line)
                 display.line(f"Written to {folder}: {', '.join([*files, JSON_NAME, REPORT_NAME])}")
     return failed

@@ -126,3 +126,14 @@ def failures(trajectory: Trajectory) -> list[str]:
         for turn in trajectory.turns
         if (by := turn.critic) is not None and "failed" in by
     ]
+
+
+def verdicts(trajectory: Trajectory) -> list[str]:
+    """A line for each verdict in a trajectory: whose, on which image, and what is wrong there."""
+    lines, images = [], 0
+    for turn in trajectory.turns:
+        if turn.critic is not None and "failed" not in turn.critic:
+            found = "nothing is wrong" if turn.critic["done"] else turn.critic["wrong"] or turn.critic["change"]
+            lines.append(f"The critic {turn.critic['name']} on image {images}: {found}")
+        images += turn.image is not None
+    return lines
