@@ -320,12 +320,6 @@ def test_the_command_tells_recipes_apart(
     assert len(kept) == 2 and kept[0]["reward"] >= kept[1]["reward"] and kept[0]["prompt"] == "a dog"
 
 
-def test_several_processes_are_refused(recipe: Make) -> None:
-    from irg.learning.combinations import Run, problems
-
-    assert "kind rl runs in one process so far, not in 2" in problems(Run(recipe(), 2, True))
-
-
 def test_rollouts_are_those_of_separate_requests(recipe: Make) -> None:
     """What is packed and learned from is what the model writes to the same prompt and seed alone."""
     trainer = RLTrainer(recipe(), quiet=True)

@@ -69,10 +69,6 @@ RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message
         "to true, or images.latents to mean",
     ),
     (
-        lambda r: r.recipe.kind == "rl" and r.processes > 1,
-        "kind rl runs in one process so far, not in {processes}",
-    ),
-    (
         lambda r: _draws(r.recipe) and r.recipe.parallel.precision == "bfloat16" and not r.adapters,
         "policy drawing holds its old policy in float32: set parallel.precision to float32, or train adapters "
         "(lora.rank)",

@@ -6,7 +6,7 @@ they are spread.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -56,6 +56,13 @@ class Ranks:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def spread(self, items: Sequence[Any], more: Sequence[Any], make: Callable[[Any, Any], Sequence[Any]]) -> list[Any]:
+        """``make(items, more)``, one result for each item, of which every rank makes a part; on every rank."""
+        own = range(len(items))[self.rank :: self.world]
+        made = dict(zip(own, make([items[i] for i in own], [more[i] for i in own]), strict=True))
+        found = {number: value for part in self.gather(made) for number, value in part.items()}
+        return [found[number] for number in range(len(items))]
 
     def barrier(self) -> None:
         """Wait for all."""

@@ -34,12 +34,14 @@ def averaged_model(
     adapter: LoraConfig | None,
     ranks: parallel.Ranks,
     dtype: torch.dtype,
+    everywhere: bool = False,
 ) -> UnifiedModel | None:
     """The model with averaged weights, unsharded, in the main process; None in the others, which all must call this.
 
     Args:
         averages: by trained parameter.
         dtype: of the gathered copies of sharded weights: what the run computes in.
+        everywhere: make it in all processes.
     """
     parallel.reshard(model)
     with torch.device("meta"):
@@ -48,6 +50,7 @@ def averaged_model(
             add_adapters(plain, adapter)
     made: dict[nn.Parameter, nn.Parameter] = {}
     problem: torch.OutOfMemoryError | None = None
+    here = ranks.main or everywhere
     for name, module in model.named_modules():
         for leaf, parameter in module._parameters.items():
             if parameter is None:
@@ -57,16 +60,16 @@ def averaged_model(
                 if isinstance(value, DTensor):
                     value = value.full_tensor()  # all ranks together, also after one has failed
                 try:
-                    low = isinstance(parameter, DTensor) and adapter is None and ranks.main and problem is None
+                    low = isinstance(parameter, DTensor) and adapter is None and here and problem is None
                     value = value.to(dtype) if low else value
                 except torch.OutOfMemoryError as error:
                     problem = error
-                kept = ranks.main and problem is None
+                kept = here and problem is None
                 made[parameter] = nn.Parameter(value if kept else torch.empty(0), requires_grad=False)
             plain.get_submodule(name)._parameters[leaf] = made[parameter]
     if problem is not None:
         raise problem
-    return plain if ranks.main else None
+    return plain if here else None
 
 
 def draw(

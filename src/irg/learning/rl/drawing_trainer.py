@@ -72,7 +72,7 @@ class DrawingTrainer(RLTrainer):
             "rollout_images_per_second": seeds.size / (drawn - started),
         }
         self.limits.check(record, self._failure)
-        return record | {"stop": float(stop())}
+        return record | {"stop": self.any_rank(stop())}
 
     @property
     def draws_itself(self) -> bool:
@@ -83,7 +83,9 @@ class DrawingTrainer(RLTrainer):
         """The model that draws: with the average of weights, or as it is. What is not trained is shared, not copied."""
         dtype = getattr(torch, self.recipe.parallel.precision)
         averages = {} if self.draws_itself else self.state.averages()
-        model = sampling.averaged_model(self.model, averages, adapter_of(self.recipe), self.ranks, dtype)
+        model = sampling.averaged_model(
+            self.model, averages, adapter_of(self.recipe), self.ranks, dtype, everywhere=True
+        )
         assert model is not None
         return model.eval()
 
@@ -91,9 +93,9 @@ class DrawingTrainer(RLTrainer):
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], window: int | None = None
     ) -> list[DrawnGroup]:
         """Images for prompts by the old policy, from step ``window`` on with stochastic steps."""
-        how, old = self.recipe.rollout, self.old_policy()
-        args = (old, self.loaded.autoencoder, self.encoder, prompts, self.recipe.drawing)
-        return draw_groups(*args, seeds, how.at_once, window)
+        how, at_once = self.recipe.drawing, self.recipe.rollout.at_once
+        args = (self.old_policy(), self.loaded.autoencoder, self.encoder)
+        return self.ranks.spread(prompts, seeds, lambda some, own: draw_groups(*args, some, how, own, at_once, window))
 
     def judge_drawings(self, groups: Sequence[DrawnGroup]) -> list[list[Judged]]:
         """The rewards of all images, by group."""
@@ -110,13 +112,13 @@ class DrawingTrainer(RLTrainer):
         return DrawingFigures()
 
     @torch.no_grad()
-    def _score_before(self, batches: Sequence[Sequence[Any]]) -> None:
+    def _score_before(self, packs: Sequence[tuple[int, Any]]) -> None:
         """Prepare all packs, and let the old policy and the reference predict their velocities before the first update.
         (Where the policy itself drew and there is one update, the old velocities are those that the gradient is taken
         of.)"""
-        noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1)
         old = None if self.draws_itself and self.recipe.updates == 1 else self.old_policy()
-        for own in (pack for batch in batches for pack in batch):
+        for number, own in packs:
+            noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1, number)
             if self.ranks.device.type != "cpu":
                 own.to(self.ranks.device)
             prepare_targets(own, self.recipe, noise)

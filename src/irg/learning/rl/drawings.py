@@ -82,7 +82,16 @@ def draw_groups(
 
 
 def _drawn(draw: ops.Draw) -> ops.Program:
-    return (yield draw)
+    return on_cpu((yield draw))
+
+
+def on_cpu(drawn: ops.Drawn) -> ops.Drawn:
+    """An image whose tensors are on the CPU, where they wait for their pack and can go to other processes."""
+    steps = tuple(
+        replace(one, x_ND=one.x_ND.cpu(), x_after_ND=one.x_after_ND.cpu(), logprob=one.logprob.cpu())
+        for one in drawn.stochastic
+    )
+    return replace(drawn, latents=drawn.latents.cpu(), stochastic=steps)
 
 
 @dataclass

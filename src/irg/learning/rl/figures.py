@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irg.learning.parallel import Ranks
 from irg.learning.rl.loss import PolicyLosses
 from irg.learning.rl.packs import PolicyPack
 from irg.learning.rl.recipe import RLRecipe
@@ -79,6 +80,23 @@ class StepFigures:
         self.losses.append(float(loss))
         self.tokens += pack.pack.tokens
         self.chosen += pack.chosen
+
+    def over(self, ranks: Ranks) -> "StepFigures":
+        """The figures of all ranks together; all must call this. (A rank's losses are ``world`` times their part.)"""
+        whole, *others = ranks.gather(self)
+        for other in others:
+            whole.add_other(other)
+        whole.losses = [sum(whole.losses) / ranks.world]
+        return whole
+
+    def add_other(self, other: "StepFigures") -> None:
+        """Add another rank's figures."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.losses += other.losses
+        self.tokens += other.tokens
+        self.chosen += other.chosen
+        self.ratio_gap = max(self.ratio_gap, other.ratio_gap)
 
     def record(self, recipe: RLRecipe) -> dict[str, float]:
         """Means over the chosen tokens of all updates, and the sum of the losses by update."""

@@ -120,14 +120,18 @@ def _add_up(plan: RLPlan, recipe: RLRecipe, opened: Opened, packs: list[Work], i
     plan.flops += before * _forward(config, whole)
     plan.flops += recipe.updates * plan.streams * step_flops(config, imitated, recipe.frozen, adapters)
     largest = max([*packs, imitated], key=lambda work: work.und + work.gen)
-    plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, 1, recipe)
+    shards = 1 if adapters else max(1, plan.gpus // recipe.parallel.replicas)
+    plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, shards, recipe)
+    if plan.gpus > 1 and not adapters:
+        plan.memory["whole weights for rollouts"] = float(_itemsize(recipe) * plan.parameters)
     if recipe.measures_divergence and not adapters:
         plan.memory["reference"] = float(_itemsize(recipe) * plan.trained)
 
 
 def _add_cache(plan: RLPlan, recipe: RLRecipe, opened: Opened, slots: int) -> None:
     """Memory of keys and values: a row of so many slots for each sample."""
-    rows = (recipe.rollout.at_once or recipe.rollout.prompts) * recipe.rollout.samples
+    prompts = -(-recipe.rollout.prompts // plan.gpus)  # of one GPU
+    rows = min(recipe.rollout.at_once or prompts, prompts) * recipe.rollout.samples
     bytes_ = rows * slots * bytes_per_slot(opened.config.decoder, _itemsize(recipe))
     plan.memory["key-value cache"] = float(bytes_)
 

@@ -20,7 +20,7 @@ class Reference:
         self._model = model
         if not self._adapters:
             start = {p: p.detach().clone() for p in model.parameters() if p.requires_grad}
-            copied = sampling.averaged_model(model, start, None, ranks, dtype)
+            copied = sampling.averaged_model(model, start, None, ranks, dtype, everywhere=True)
             assert copied is not None
             self._model = copied
 

@@ -15,5 +15,10 @@ def train_by_reward(recipe: RLRecipe, quiet: bool = False, force: bool = False) 
     Raises:
         ValueError: see :func:`irg.learning.trainer.train`; or a limit of the recipe was passed.
     """
+    return train(recipe, quiet, force, trainer_of(recipe))
+
+
+def trainer_of(recipe: RLRecipe) -> type[RLTrainer]:
+    """The trainer of a recipe's policy."""
     trainers: dict[str, type[RLTrainer]] = {"drawing": DrawingTrainer, "trajectory": TrajectoryTrainer}
-    return train(recipe, quiet, force, trainers.get(recipe.policy, RLTrainer))
+    return trainers.get(recipe.policy, RLTrainer)

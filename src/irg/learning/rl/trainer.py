@@ -4,6 +4,7 @@ All that a supervised run is made of (model, optimizer, guard, checkpoints, log,
 :class:`irg.learning.trainer.Trainer`'s; only the step is another. Nothing random is kept: see ``docs/rl.md``.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +57,8 @@ class RLTrainer(Trainer):
     ) -> None:
         recipe.prompts.check(recipe.policy == "reflection")
         self.rewards = Rewards(recipe.rewards)
-        self.rewards.prepare()
+        if ranks is None or ranks.main:  # it alone asks for rewards
+            self.rewards.prepare()
         super().__init__(recipe, quiet, force, ranks)
         self.limits = LimitGuard(recipe.limits)
         dtype = getattr(torch, recipe.parallel.precision)
@@ -94,14 +96,18 @@ class RLTrainer(Trainer):
         self.limits.check(record, self._failure)
         if self.state.step % recipe.log_every == 0:
             self._keep_texts(groups, judged, values)
-        return record | {"stop": float(stop())}
+        return record | {"stop": self.any_rank(stop())}
+
+    def any_rank(self, stop: bool) -> float:
+        """1 if any rank wants to stop, else 0."""
+        return float(any(self.ranks.gather(stop)))
 
     def roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float) -> list[Group]:
-        """Texts for prompts with the weights as they are."""
+        """Texts for prompts with the weights as they are; each rank writes a part of them."""
         write = Write(self.recipe.rollout.max_tokens, temperature, logprobs=True)
         with self.rollout_model() as model:
-            at_once = self.recipe.rollout.at_once
-            return roll_out(model, self.loaded.autoencoder, self.encoder, prompts, write, seeds, at_once)
+            args, at_once = (model, self.loaded.autoencoder, self.encoder), self.recipe.rollout.at_once
+            return self.ranks.spread(prompts, seeds, lambda some, own: roll_out(*args, some, write, own, at_once))
 
     @contextmanager
     def rollout_model(self) -> Iterator[UnifiedModel]:
@@ -120,7 +126,7 @@ class RLTrainer(Trainer):
         if self.ranks.mesh is None:
             return self.computing
         dtype = getattr(torch, self.recipe.parallel.precision)
-        gathered = sampling.averaged_model(self.model, {}, adapter_of(self.recipe), self.ranks, dtype)
+        gathered = sampling.averaged_model(self.model, {}, adapter_of(self.recipe), self.ranks, dtype, everywhere=True)
         assert gathered is not None
         return gathered
 
@@ -132,8 +138,10 @@ class RLTrainer(Trainer):
         return [[next(found) for _ in group.texts] for group in groups]
 
     def judge_pairs(self, pairs: Sequence[tuple[Prompt, Trajectory]]) -> list[Judged]:
-        """The rewards of trajectories, each with its prompt. The first failure is a warning."""
-        judged = self.rewards.judge([prompt for prompt, _ in pairs], [trajectory for _, trajectory in pairs])
+        """The rewards of trajectories, each with its prompt: the main process asks for them. The first failure is a
+        warning."""
+        columns = [prompt for prompt, _ in pairs], [trajectory for _, trajectory in pairs]
+        judged: list[Judged] = self.ranks.gather(self.rewards.judge(*columns) if self.ranks.main else None)[0]
         failures = [one.failure for one in judged if one.failure]
         if failures:
             self._failure, what = failures[0], "images" if self.recipe.policy == "drawing" else "texts"
@@ -153,14 +161,20 @@ class RLTrainer(Trainer):
         supervised = self._supervised()
         noise = generator(recipe.seed, Draw.NOISE, state.step)
         figures = self.new_figures()
-        for pack in (pack for batch in batches for pack in batch):
+        shares = [self._share(batch) for batch in batches]
+        packs = {id(pack): pack for share in shares for pack, _ in share}
+        for pack in packs.values():
             read_images(pack.pack, self.loaded.autoencoder, self.config, noise)
-        self._score_before(batches)
+        numbers = {id(pack): i for i, pack in enumerate(pack for batch in batches for pack in batch)}
+        self._score_before([(numbers[key], pack) for key, pack in packs.items()])
         for _ in range(recipe.epochs):
-            for batch in batches or ((),):
+            for batch, share in zip(batches or ((),), shares or ((),), strict=True):
                 divisors = self._divisors(batch)
-                for number, pack in enumerate(batch):
-                    self._policy_backward(pack, divisors, figures, number)
+                for number, (pack, counts) in enumerate(share):
+                    if counts:
+                        self._policy_backward(pack, divisors, figures, number)
+                    else:
+                        self._policy_backward(pack, (math.inf, math.inf), self.new_figures(), number)
                 if supervised:
                     metrics = self.gradients(supervised, recipe.supervised_weight)
                     figures.supervised = metrics.summed(
@@ -172,12 +186,21 @@ class RLTrainer(Trainer):
         work = [pack.pack.work for batch in batches for pack in batch] * recipe.epochs
         work += [pack.work for pack in supervised.values()] * len(figures.updates)
         flops = [step_flops(self.config, w, recipe.frozen, bool(recipe.lora.rank)) for w in work if w]
-        return figures.record(recipe) | {"lr_factor": factor, "flops": sum(flops)}
+        whole = figures.over(self.ranks)
+        return whole.record(recipe) | {"lr_factor": factor, "flops": sum(flops)}
+
+    def _share(self, batch: Sequence[Any]) -> list[tuple[Any, bool]]:
+        """This rank's packs of a batch, and whether they count. All ranks run as many, for sharded weights are gathered
+        by all together: where packs run out, the last one is run again and counts nothing."""
+        own = [(pack, True) for pack in batch[self.ranks.rank :: self.ranks.world]]
+        most = -(-len(batch) // self.ranks.world)
+        return own + [(batch[-1], False)] * (most - len(own))
 
     def _divisors(self, batch: Sequence[Any]) -> tuple[float, float]:
-        """What a batch's sums over tokens of texts and of targets are divided by."""
-        counts = [pack.counts(self.recipe.loss.average) for pack in batch]
-        return sum(texts for texts, _ in counts), sum(targets for _, targets in counts)
+        """What sums over a pack's tokens of texts and of targets are divided by, so that the mean of all ranks'
+        gradients, which FSDP takes, is that of a batch."""
+        counts, world = [pack.counts(self.recipe.loss.average) for pack in batch], self.ranks.world
+        return sum(texts for texts, _ in counts) / world, sum(targets for _, targets in counts) / world
 
     def new_figures(self) -> StepFigures:
         """Of a step that begins."""
@@ -190,10 +213,10 @@ class RLTrainer(Trainer):
         return {stream: self.loader.pack(self.state.step, stream) for stream in streams}
 
     @torch.no_grad()
-    def _score_before(self, batches: Sequence[Sequence[PolicyPack]]) -> None:
+    def _score_before(self, packs: Sequence[tuple[int, Any]]) -> None:
         """Log-probabilities of the reference; and before the first update where there are several. (Where there is one,
         they are those that the gradient is taken of.)"""
-        for pack in (pack for batch in batches for pack in batch):
+        for _, pack in packs:
             if self.recipe.updates > 1:
                 pack.old_L = self._scores(self.computing, pack)[0]
             if self.reference is not None:
@@ -279,6 +302,8 @@ class RLTrainer(Trainer):
 
     def write_texts(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Keep some texts of the step that was just taken."""
+        if not self.ranks.main:
+            return
         with files.JsonLines(Path(self.recipe.out) / TEXTS) as file:
             for line in lines:
                 file.append({"step": self.state.step, **line})

@@ -8,7 +8,7 @@ from PIL import Image
 from irg.engine.ops import Draw, Drawn, Program, Write, Written
 from irg.learning.data.samples import TrajectoryEncoder, grids_of
 from irg.learning.modes import EncodedImage
-from irg.learning.rl.drawings import settings_of
+from irg.learning.rl.drawings import on_cpu, settings_of
 from irg.learning.rl.prompts import Prompt
 from irg.learning.rl.recipe import Drawing
 from irg.learning.rl.rollouts import forked, look_at, operations_of, prefix_of, run_together, slots_of
@@ -144,7 +144,7 @@ def _rounds(write: Write, draw: Draw, encoder: TrajectoryEncoder, rounds: int) -
         written: Written = yield write
         if is_done(written.text):
             return [*found, Round(written, None)]
-        drawn: Drawn = yield draw
+        drawn: Drawn = on_cpu((yield draw))
         found.append(Round(written, drawn))
         if len(found) == rounds:
             return found

@@ -80,7 +80,7 @@ class TrajectoryTrainer(RLTrainer):
         self.limits.check(record, self._failure)
         if self.state.step % recipe.log_every == 0:
             self._keep_trajectories(groups, outcomes, values)
-        return record | {"stop": float(stop())}
+        return record | {"stop": self.any_rank(stop())}
 
     def rounds(
         self,
@@ -102,14 +102,20 @@ class TrajectoryTrainer(RLTrainer):
         with self.rollout_model() as model:
             rest = (write, recipe.drawing)
             args, at_once = (model, self.loaded.autoencoder, self.encoder), recipe.rollout.at_once
-            turns = first_turns(*args, prompts, *rest, [own[0] for own in seeds], at_once)
+            first = [own[0] for own in seeds]
+            turns = self.ranks.spread(prompts, first, lambda some, own: first_turns(*args, some, *rest, own, at_once))
             started = time.perf_counter()
             roots = self.judge_pairs([(turn, root_of(turn, self.encoder, name)) for turn in turns])
             seconds = time.perf_counter() - started
             kept = [number for number, one in enumerate(roots) if one.total is not None]
             kept = kept if all_roots else chosen_groups(roots, recipe.credit)
             prompts, siblings = [turns[number] for number in kept], [seeds[number][1:] for number in kept]
-            groups = roll_out_rounds(*args, prompts, *rest, recipe.credit.rounds, siblings, at_once, window)
+            rounds = recipe.credit.rounds
+            groups = self.ranks.spread(
+                prompts,
+                siblings,
+                lambda some, own: roll_out_rounds(*args, some, *rest, rounds, own, at_once, window),
+            )
         started = time.perf_counter()
         outcomes = self.judge_rounds(groups, [roots[number] for number in kept])
         return groups, outcomes, roots, seconds + time.perf_counter() - started
@@ -144,10 +150,10 @@ class TrajectoryTrainer(RLTrainer):
     # ---- learning
 
     @torch.no_grad()
-    def _score_before(self, batches: Sequence[Sequence[Any]]) -> None:
+    def _score_before(self, packs: Sequence[tuple[int, Any]]) -> None:
         """Noise all packs; score them by the reference, and before the first update where there are several."""
-        noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1)
-        for own in (pack for batch in batches for pack in batch):
+        for number, own in packs:
+            noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1, number)
             if self.ranks.device.type != "cpu":
                 own.to(self.ranks.device)
             prepare_targets(own.flow, self.recipe, noise)
@@ -175,8 +181,8 @@ class TrajectoryTrainer(RLTrainer):
             advantages_L, weights_L = text.advantages_L.to(device), text.weights_L.to(device)
             scored = policy_losses(logprobs_L, entropy_L, old_L, advantages_L, text.reference_L, recipe.loss)
             drawn = flow_losses(new_MD, old_MD, flow, recipe.drawing)
-            loss = recipe.ce_weight * (weights_L * scored.loss_L).sum() / max(1, divisors[0])
-            loss = loss + recipe.mse_weight * drawn.loss_M.sum() / max(1, divisors[1])
+            loss = recipe.ce_weight * (weights_L * scored.loss_L).sum() / divisors[0]
+            loss = loss + recipe.mse_weight * drawn.loss_M.sum() / (divisors[1] or 1)
             loss.backward()
         except torch.OutOfMemoryError:
             raise out_of_memory(pack.pack, self.state.step, number, recipe) from None
@@ -229,6 +235,11 @@ class TrajectoryFigures(StepFigures):
     def __init__(self) -> None:
         super().__init__()
         self.flow = DrawingFigures()
+
+    def add_other(self, other: "StepFigures") -> None:
+        assert isinstance(other, TrajectoryFigures)
+        super().add_other(other)
+        self.flow.add_other(other.flow)
 
     def record(self, recipe: Any) -> dict[str, float]:
         return super().record(recipe) | self.flow.means(recipe.drawing.learning)
