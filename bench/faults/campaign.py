@@ -9,6 +9,7 @@ Disks that fill up or can't be written are small tmpfs mounts: run as root, or u
 
 import contextlib
 import hashlib
+import math
 import os
 import random
 import resource
@@ -130,7 +131,9 @@ def digests(folder: Path, pattern: str = "**/*") -> Content:
 class Campaign:
     """All faults on one work, in ``base``: its folder is always ``base/work``, so that paths never differ."""
 
-    def __init__(self, work: Work, base: Path, seed: int = 0) -> None:
+    def __init__(self, work: Work, base: Path, seed: int = 0, limit_s: float = math.inf) -> None:
+        """``limit_s``: no fault is tried again after so many seconds."""
+        self.limit_s, self.end = limit_s, math.inf
         self.work, self.base, self.rng = work, base, random.Random(f"{seed} {work.name}")
         self.folder, self.log = base / "work", base / "log.txt"
         began = time.monotonic()
@@ -178,17 +181,24 @@ class Campaign:
     @contextlib.contextmanager
     def _measured(self, fault: str) -> Iterator[Outcome]:
         outcome, began = Outcome(self.work.name, fault), time.monotonic()
+        self.end = began + self.limit_s
         yield outcome
         outcome.seconds = time.monotonic() - began
+
+    def _times(self, count: int) -> Iterator[int]:
+        """0, 1, ... below ``count``, while there is time."""
+        for number in range(count):
+            if time.monotonic() < self.end:
+                yield number
 
     def kill(self, count: int) -> Outcome:
         """``kill -9`` at random moments; killed again and again until it comes to an end, then anew."""
         with self._measured("kill") as outcome:
-            while outcome.faults < count:
+            while outcome.faults < count and time.monotonic() < self.end:
                 child = self._begin()
                 if child.kill(self.rng.uniform(0, 1.1 * self.seconds)):
                     outcome.faults += 1
-                    if outcome.faults < count and self.rng.random() < 0.8:
+                    if outcome.faults < count and time.monotonic() < self.end and self.rng.random() < 0.8:
                         continue
                     self._finish(outcome)
                 elif child.code != 0:
@@ -202,7 +212,7 @@ class Campaign:
     def disk(self, count: int) -> Outcome:
         """A disk that is too small for the work; then it grows."""
         with self._measured("disk") as outcome:
-            for _ in range(count):
+            for _ in self._times(count):
                 pages = max(4, int(self.rng.uniform(0, 1.0) * self.bytes) // 4096)
                 with tmpfs(self.folder, f"size={4096 * pages}"):
                     child = self._begin()
@@ -216,7 +226,7 @@ class Campaign:
     def readonly(self, count: int) -> Outcome:
         """A disk that can't be written any more from some moment on."""
         with self._measured("readonly") as outcome:
-            for number in range(count):
+            for number in self._times(count):
                 with tmpfs(self.folder, f"size={max(64 << 20, 4 * self.bytes)}"):
                     if number:  # the first time it is from the start
                         self._begin().kill(self.rng.uniform(0, self.seconds))
@@ -232,7 +242,7 @@ class Campaign:
     def handles(self, count: int) -> Outcome:
         """Too few file handles."""
         with self._measured("handles") as outcome:
-            for _ in range(count):
+            for _ in self._times(count):
                 limit = len(os.listdir("/proc/self/fd")) + self.rng.randrange(0, 12)
                 child = self._begin(lambda limit=limit: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
                 self._ended_properly(child, outcome)
@@ -244,7 +254,7 @@ class Campaign:
     def twice(self, count: int) -> Outcome:
         """Two at once in the same folder: one is refused, or both get there."""
         with self._measured("twice") as outcome:
-            for _ in range(count):
+            for _ in self._times(count):
                 one = self._begin()
                 time.sleep(self.rng.choice((0, 0.5 * self.rng.random() * self.seconds)))
                 other = self._begin(log="other.txt")
@@ -260,7 +270,7 @@ class Campaign:
     def clock(self, count: int) -> Outcome:
         """The clock (Python's ``time.time``) is set back three days while it works, and then it is killed."""
         with self._measured("clock") as outcome:
-            for _ in range(count):
+            for _ in self._times(count):
                 moment = self.rng.uniform(0, self.seconds)
                 child = self._begin(lambda moment=moment: set_clock_back(moment, 3 * 24 * 3600))
                 child.kill(moment + self.rng.uniform(0, self.seconds))

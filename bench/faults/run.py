@@ -22,15 +22,16 @@ SERVING = "serving"
 FAULTS = ("kill", "disk", "readonly", "handles", "twice", "clock")
 
 
-def campaign_of(name: str, base: Path, chosen: list[str], kills: int, others: int, seed: int) -> list[Outcome]:
+def campaign_of(name: str, base: Path, chosen: list[str], options: argparse.Namespace) -> list[Outcome]:
     """All chosen faults on one work."""
     import irg.cli.train
     import irg.learning.trainer  # noqa: F401  (what is imported here, forked processes need not import)
 
-    campaign = Serving(base, seed) if name == SERVING else Campaign(WORKS[name](base), base, seed)
+    limits = (options.seed, 60 * options.minutes)
+    campaign = Serving(base, *limits) if name == SERVING else Campaign(WORKS[name](base), base, *limits)
     outcomes = []
     for fault in chosen if name != SERVING else [fault for fault in chosen if fault in Serving.__dict__]:
-        outcome = getattr(campaign, fault)(kills if fault == "kill" else others)
+        outcome = getattr(campaign, fault)(options.kills if fault == "kill" else options.others)
         print(outcome.line(), *outcome.problems[:10], sep="\n    ", flush=True)
         outcomes.append(outcome)
     return outcomes
@@ -43,13 +44,14 @@ def main() -> int:
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--others", type=int, default=10, help="how often each of the other faults strikes")
+    parser.add_argument("--minutes", type=float, default=60.0, help="the most that one fault on one work may take")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     failed = False
     for name in options.works or [*WORKS, SERVING]:
         base = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
         try:
-            found = campaign_of(name, base, list(options.faults), options.kills, options.others, options.seed)
+            found = campaign_of(name, base, list(options.faults), options)
             failed |= any(outcome.problems for outcome in found)
         finally:
             for server in SERVERS:

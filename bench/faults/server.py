@@ -5,6 +5,7 @@ undisturbed server draws.
 """
 
 import json
+import math
 import resource
 import socket
 import time
@@ -50,9 +51,9 @@ def ask(port: int, folder: Path) -> int:
 class Serving(Campaign):
     """The faults of ``campaign.py``, where they mean something else for a server."""
 
-    def __init__(self, base: Path, seed: int = 0) -> None:
+    def __init__(self, base: Path, seed: int = 0, limit_s: float = math.inf) -> None:
         self.port, self.model = free_port(), model(base)
-        super().__init__(Work("serving", self._undisturbed, digests), base, seed)
+        super().__init__(Work("serving", self._undisturbed, digests), base, seed, limit_s)
 
     def _serve(self, handles: int = 0, log: str = "server.txt") -> Child:
         words = ("serve", "--model", self.model, "--device", "cpu", "--port", self.port, "--no-page")
@@ -72,7 +73,7 @@ class Serving(Campaign):
     def kill(self, count: int) -> Outcome:
         """The server is killed and started again until the client has all its images, then anew."""
         with self._measured("kill") as outcome:
-            while outcome.faults < count:
+            while outcome.faults < count and time.monotonic() < self.end:
                 client = self._client()
                 while client.alive:
                     server = self._serve()
@@ -90,7 +91,7 @@ class Serving(Campaign):
         with self._measured("handles") as outcome:
             server = self._serve(handles=64)
             ask(self.port, self.folder)
-            for _ in range(count):
+            for _ in self._times(count):
                 self._clear()
                 idle = list(self._connections())
                 time.sleep(0.3)
@@ -113,7 +114,7 @@ class Serving(Campaign):
         """A second server on the port is refused in a line, and the first one is not disturbed."""
         with self._measured("twice") as outcome:
             server, client = self._serve(), self._client()
-            for _ in range(count):
+            for _ in self._times(count):
                 other = self._serve(log="other.txt")
                 self._ended_properly(other, outcome)
                 outcome.faults += 1
