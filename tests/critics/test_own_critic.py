@@ -1,17 +1,13 @@
 """The package that docs/critics.md shows works: taken out of the page, installed, and used."""
 
 import json
-import os
-import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from plugin_package import install
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = re.compile(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 USE = """
 from PIL import Image
 from irg.critics import CriticError, Review, make_critic
@@ -29,20 +25,8 @@ critic.close()
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which pip has installed the page's package."""
-    if find_spec("pip") is None or find_spec("setuptools") is None:
-        pytest.skip("needs pip and setuptools")
-    package, target = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
-    files = dict(FILES.findall((ROOT / "docs" / "critics.md").read_text(encoding="utf-8")))
-    assert set(files) == {"pyproject.toml", "irg_color_critic.py"}
-    for name, text in files.items():
-        (package / name).write_text(text, encoding="utf-8")
-    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-    command = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(target), str(package)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    paths = [str(target), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    """An environment that has the page's package."""
+    return install("critics", "irg_color_critic", tmp_path_factory.mktemp("plugin"))
 
 
 def test_a_critic_of_ones_own_judges_images(installed: dict[str, str]) -> None:
@@ -59,7 +43,7 @@ def test_it_tells_irg_generate_what_to_change(installed: dict[str, str], tmp_pat
     few = ("--num-timesteps", "2", "--improve-num-timesteps", "2", "--rounds", "1", "--max-think-tokens", "60")
     words = ("a red cup", "a cup", "--critic", "color-share:0.999", *few, "--out", str(tmp_path / "out"), "--json")
     command = [sys.executable, "-m", "irg", "generate", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=installed | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, env=installed)
     assert done.returncode == 0, done.stderr
     told, refused = sorted(map(json.loads, done.stdout.splitlines()), key=lambda one: one["index"])
     (verdict,), (failure,) = told["critics"], refused["critics"]

@@ -1,41 +1,26 @@
 """The package that docs/protocols.md shows works: taken out of the page, installed, and used."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from plugin_package import ROOT, install
 
 from irg import registry
 from irg.reasoning.protocols.base import find
 from irg.reasoning.settings import Settings, with_options
 
-ROOT = Path(__file__).resolve().parents[3]
-FILES = re.compile(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = ("--model", "mini", "--device", "cpu", "--num-timesteps", "2", "--improve-num-timesteps", "2", "--size", "64")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which pip has installed the page's package."""
-    if find_spec("pip") is None or find_spec("setuptools") is None:
-        pytest.skip("needs pip and setuptools")
-    package, target = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
-    files = dict(FILES.findall((ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")))
-    assert set(files) == {"pyproject.toml", "irg_sentence_protocol.py"}
-    for name, text in files.items():
-        (package / name).write_text(text, encoding="utf-8")
-    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-    command = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(target), str(package)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    paths = [str(target), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    """An environment that has the page's package."""
+    return install("protocols", "irg_sentence_protocol", tmp_path_factory.mktemp("plugin"))
 
 
 def irg(environment: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
