@@ -209,6 +209,12 @@ def test_the_form_offers_what_the_protocol_has() -> None:
     assert (shown["given"], shown["mode"], shown["rounds"], shown["critic"]) == (False, True, False, False)
     shown = {key.elem_id: change["visible"] for key, change in form._use("improve", "direct").items()}
     assert (shown["given"], shown["mode"], shown["rounds"], shown["critic"]) == (True, False, True, True)
+    assert (shown["revise"], shown["tries"]) == (False, False)  # RvR has one way
+    made.model = SimpleNamespace(pipe=SimpleNamespace(protocol=find("irg")))  # type: ignore[assignment]
+    shown = {key.elem_id: change["visible"] for key, change in form._use("generate", "irg").items()}
+    assert (shown["revise"], shown["tries"]) == (True, True)
+    shown = {key.elem_id: change["visible"] for key, change in form._use("generate", "think").items()}
+    assert (shown["revise"], shown["tries"]) == (False, False)
 
 
 # ----------------------------------------------------------------------------------------------------------- a browser

@@ -16,12 +16,14 @@ class Capabilities:
         tasks, modes: in the protocol's order.
         critics: who may reflect in the loop: ``self`` is the model.
         max_rounds: times that an image can be looked at and drawn again.
+        revises: a flaw may be answered by a new thinking (the setting ``revise``).
     """
 
     tasks: tuple[Task, ...]
     modes: tuple[Mode, ...]
     critics: tuple[str, ...]
     max_rounds: int
+    revises: bool
 
     @classmethod
     def of(cls, protocol: Protocol, options: ServerOptions) -> "Capabilities":
@@ -34,4 +36,5 @@ class Capabilities:
             tuple(mode for mode in protocol.modes if critics or mode != "irg"),
             critics,
             most if protocol.max_rounds is None else min(most, protocol.max_rounds),
+            "revise" not in protocol.unused,
         )

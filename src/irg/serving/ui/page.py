@@ -27,6 +27,8 @@ TASKS: dict[Task, str] = {"generate": "Draw", "improve": "Improve", "edit": "Edi
 MODES: dict[Mode, str] = {"irg": "Draw, look, draw better", "think": "Think, draw", "direct": "Draw at once"}
 THINKS_FIRST = "Think, draw, look, draw better"
 """Mode ``irg`` of protocols that have ``think``, too."""
+REVISE = {"reflection": "Draw as the reflection says", "thinking": "Think anew, then draw"}
+MAX_TRIES = 8
 EFFORTS = [("Draft", "low"), ("Balanced", "medium"), ("Best", "high")]
 SIZES = ("auto", "1:1", "4:3", "3:4", "16:9", "9:16")
 HISTORY = 24
@@ -109,6 +111,18 @@ class Page:
         self.critic = gr.Dropdown(
             [SELF, *critics], value=SELF, label="Who looks at the image", visible=bool(critics), elem_id="critic"
         )
+        self.revise = gr.Radio(
+            _named(REVISE), value="reflection", label="When something is wrong", visible=False, elem_id="revise"
+        )
+        self.tries = gr.Slider(
+            1,
+            MAX_TRIES,
+            1,
+            step=1,
+            label="Thinkings to try, as the critic says",
+            visible=False,
+            elem_id="tries",
+        )
         self.effort = gr.Radio(EFFORTS, value="medium", label="Effort: steps of each image", elem_id="effort")
         with gr.Row():
             self.size = gr.Dropdown(list(SIZES), value="auto", label="Size", allow_custom_value=True)
@@ -140,14 +154,14 @@ class Page:
         )
 
     def _wire(self) -> None:
-        offered = [self.status, self.task, self.mode, self.rounds, self.critic]
+        offered = [self.status, self.task, self.mode, self.rounds, self.critic, self.revise, self.tries]
         self.blocks.load(
             self._offer, None, offered, show_progress="hidden", concurrency_limit=None, api_visibility="private"
         )
-        used = [self.image, self.mode, self.size, self.rounds, self.critic]
+        used = [self.image, self.mode, self.size, self.rounds, self.critic, self.revise, self.tries]
         for changed in (self.task, self.mode):
             changed.change(self._use, [self.task, self.mode], used, api_visibility="private")
-        inputs = [self.task, self.image, self.prompt, self.mode, self.rounds, self.critic]
+        inputs = [self.task, self.image, self.prompt, self.mode, self.rounds, self.critic, self.revise, self.tries]
         inputs += [self.effort, self.size, self.count]
         outputs = [self.status, self.thinking, self.first, self.reflection, self.last, self.answer, self.changes]
         results = [self.slider, self.gallery, self.download, self.copy, self.history]
@@ -181,7 +195,7 @@ class Page:
             self.mode: gr.update(choices=modes, value=usual.mode if usual.mode in can.modes else modes[0][1]),
             self.rounds: gr.update(maximum=can.max_rounds, value=min(usual.rounds, can.max_rounds)),
             self.critic: gr.update(choices=critics, value=critics[0][1] if critics else None),
-        }
+        } | self._of_flaws(usual.mode == "irg")
 
     def _use(self, task: Task, mode: Mode) -> dict[Any, Any]:
         """Show what of the form a task and mode have use for."""
@@ -193,7 +207,16 @@ class Page:
             self.rounds: loops,
             self.critic: loops and bool(self.service.options.critics),
         }
-        return {component: gr.update(visible=visible) for component, visible in shown.items()}
+        return {component: gr.update(visible=visible) for component, visible in shown.items()} | self._of_flaws(loops)
+
+    def _of_flaws(self, loops: bool) -> dict[Any, Any]:
+        """Show how a flaw is answered, where the model's protocol leaves a choice."""
+        model, options = self.service.model, self.service.options
+        revises = loops and model is not None and Capabilities.of(model.pipe.protocol, options).revises
+        return {
+            self.revise: gr.update(visible=revises),
+            self.tries: gr.update(visible=revises and bool(options.critics)),
+        }
 
     async def _run(
         self,
@@ -203,6 +226,8 @@ class Page:
         mode: Mode,
         rounds: float,
         critic: str | None,
+        revise: str,
+        tries: float,
         effort: str,
         size: str,
         count: float,
@@ -219,6 +244,10 @@ class Page:
             settings["rounds"] = int(rounds)
             if critic not in (None, SELF):
                 settings["critic"] = critic
+            if revise != "reflection":
+                settings["revise"] = revise
+            if tries > 1:
+                settings["thinking_tries"] = int(tries)
         given = Path(image).read_bytes() if image is not None and task != "generate" else None
         form = Form(prompt, task, given, int(count), size, effort, settings)
         yield self._cleared(form, image) | {self.seed: chosen}

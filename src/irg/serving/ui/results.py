@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from irg.reasoning.critique import verdicts
 from irg.results.reflection import sections
 from irg.results.trajectory import Trajectory
 
@@ -36,8 +37,9 @@ def command(prompt: str, model: str, seed: int, changes: dict[str, object]) -> s
 
 
 def changes_of(trajectory: Trajectory) -> str:
-    """What the last reflection saw and changed, in Markdown; empty where it says neither."""
+    """What the last reflection saw and changed, and what critics said, in Markdown; empty where there is neither."""
     texts = [turn.texts[0] for turn in trajectory.turns[1:] if turn.texts]
     found = sections(texts[-1]) if texts else {}
     shown = (("Looked", "analysis"), ("Changed", "improvements"))
-    return "\n\n".join(f"**{title}:** {found[name]}" for title, name in shown if found.get(name))
+    said = [f"**{title}:** {found[name]}" for title, name in shown if found.get(name)]
+    return "\n\n".join([*said, *verdicts(trajectory)])
