@@ -8,7 +8,6 @@ Offload and two devices change no number by design; offload is run to show it.
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 from engine import Case, Ids, Options, build_case, replayed
 from irg.engine.decode import TextDecoder
 from irg.engine.engine import Engine
-from irg.engine.events import ImageDone, TextDone
+from irg.engine.events import ImageDone, RequestFailed, TextDone
 from irg.engine.ops import Operation, Program, Write
 from irg.engine.request import Request
 from irg.engine.runner import Runner
@@ -103,6 +102,8 @@ def run(case: Case, given: list[list[Ids]] | None) -> Outcome:
             texts[event.request].append(event.ids)
         elif isinstance(event, ImageDone):
             images[event.request].append(event.image)
+        elif isinstance(event, RequestFailed):
+            raise event.error
     seconds = time.perf_counter() - started
     alone = texts if given is None else _written_alone(case)
     choices = [decoder.seen.get(i, []) for i in range(len(case.jobs))]
@@ -132,17 +133,15 @@ def _until_first_text(program: Program) -> Program:
 
 
 class _Watching(TextDecoder):
-    """Takes the likeliest token, and notes it even where the text is given."""
+    """Notes the model's own token, the likeliest, even where the text is given."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.seen: dict[int, list[Ids]] = {}
 
-    def _choose(self, requests: Sequence[Request], logits_BV: torch.Tensor) -> list[int]:
-        chosen = logits_BV.argmax(dim=-1).tolist()
-        for request, token in zip(requests, chosen, strict=True):
-            self.seen.setdefault(request.index, []).append((token,))
-        return chosen
+    def _take(self, request: Request, token: int) -> None:
+        self.seen.setdefault(request.index, []).append((token,))
+        super()._take(request, token)
 
 
 def psnr(one: Image.Image, two: Image.Image) -> float:

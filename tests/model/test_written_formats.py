@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from weight_formats import LAYERS, projections, weights_of, write_dfloat11
@@ -128,8 +129,10 @@ def test_dfloat11_draws_what_its_original_draws(folder: Path, tmp_path: Path) ->
     for name in ("before", "after"):
         assert main(["generate", "a cat", "--model", str(folder), "--out", str(tmp_path / name), *QUICK]) == 0
         write_dfloat11(folder) if name == "before" else None
-    before, after = (next((tmp_path / name).rglob("*.png")).read_bytes() for name in ("before", "after"))
-    assert before == after
+    before, after = (Image.open(next((tmp_path / name).rglob("*.png"))) for name in ("before", "after"))
+    assert before.tobytes() == after.tobytes()
+    loaded = [json.loads(image.text["irg"])["loaded"] for image in (before, after)]  # type: ignore[attr-defined]
+    assert loaded[0]["fingerprint"] != loaded[1]["fingerprint"]  # of the files, which differ
 
 
 # ---------------------------------------------------------------------------------------------- files of weights alone
