@@ -489,6 +489,7 @@ def test_devices_that_are_not_supported_are_refused_before_anything_is_loaded(
 
 
 def test_a_recipe_with_an_old_name_works_and_prints_the_new_one(tmp_path: Path) -> None:
+    pytest.importorskip("datasketch", reason="needs the extra data")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "out: o\nprompts: {sources: [{kind: file, path: p.txt}]}\ndraft: {kind: model, options: {}, batch: 2}\n"
