@@ -90,11 +90,13 @@ def test_a_new_thinking(run: Callable[..., Trajectory], tmp_path: Path) -> None:
     assert second.thinking == first.thinking and third.thinking == first.thinking  # greedy: the same context, so again
     assert second.image != first.image  # other noise
     assert [turn.reflection for turn in found.turns[1:]] == [one.reflection for one in critic.read]
+    assert [turn.settings["num_timesteps"] for turn in found.turns] == [3, 3, 3]  # 5 is for those that follow a reflection
     assert found.reflection == third.reflection and third.texts == [third.reflection, third.thinking]
     assert third.seconds.keys() == {"reflecting", "thinking", "critic", "drawing"} and third.tokens > first.tokens
     read = Trajectory.load(found.save(tmp_path / "saved"))
     assert [turn.reflection for turn in read.turns] == [turn.reflection for turn in found.turns]
     page = (tmp_path / "saved" / "report.html").read_text("utf-8")
+    assert page.count("the cup is blue") == 2  # the critic's reason, which no text of the model's has
     assert page.count("<h3>Reflection</h3>") == 2 and page.count("<h3>Thinking</h3>") == 3
     assert [one.thinking for one in critic.read] == [first.thinking, second.thinking]
 

@@ -119,6 +119,7 @@ def _turn(job: Job, index: int, step: Step) -> Turn:
     texts = {"reflecting": step.reflection, "thinking": step.thinking}
     written = {stage: text for stage, text in texts.items() if isinstance(text, Written)}
     seconds |= {stage: text.seconds for stage, text in written.items()}
+    drawn_as = index if step.reflection is None else 0  # from a new thinking: as first images are
     if step.critique.critic:
         seconds["critic"] = step.critique.seconds
     if step.image is not None:
@@ -126,7 +127,7 @@ def _turn(job: Job, index: int, step: Step) -> Turn:
     return Turn(
         thinking=None if step.thinking is None else step.text,
         image=step.image.image if step.image else None,
-        settings=job.settings.draw(index).to_dict() if step.image else {},
+        settings=job.settings.draw(drawn_as).to_dict() if step.image else {},
         seconds=seconds,
         tokens=sum(len(text.ids) for text in written.values()),
         details=step.details,
