@@ -90,7 +90,7 @@ def test_a_new_thinking(run: Callable[..., Trajectory], tmp_path: Path) -> None:
     assert second.thinking == first.thinking and third.thinking == first.thinking  # greedy: the same context, so again
     assert second.image != first.image  # other noise
     assert [turn.reflection for turn in found.turns[1:]] == [one.reflection for one in critic.read]
-    assert [turn.settings["num_timesteps"] for turn in found.turns] == [3, 3, 3]  # 5 is for those that follow a reflection
+    assert [turn.settings["num_timesteps"] for turn in found.turns] == [3, 3, 3]  # 5: by a reflection
     assert found.reflection == third.reflection and third.texts == [third.reflection, third.thinking]
     assert third.seconds.keys() == {"reflecting", "thinking", "critic", "drawing"} and third.tokens > first.tokens
     read = Trajectory.load(found.save(tmp_path / "saved"))
