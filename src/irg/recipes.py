@@ -20,6 +20,8 @@ from irg.deprecation import old_names, warn
 from irg.text_files import read_text
 
 T = TypeVar("T")
+MOST_NESTED = 100
+"""Lists and mappings inside one another; what is meant to be a recipe has four or five."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,10 +232,21 @@ def _put(data: dict[str, Any], name: str, value: _Raw) -> None:
 
 
 def _parse_yaml(text: str) -> Any:
-    """YAML with two repairs: ``2e-5`` is a number (YAML 1.1 reads text), a key given twice is an error."""
+    """YAML with three repairs: ``2e-5`` is a number (YAML 1.1 reads text), a key given twice is an error, and so
+    is deep nesting, before the parser has spent seconds on it."""
     import yaml
 
     class Loader(yaml.SafeLoader):
+        depth = 0
+
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+            self.depth += 1
+            if self.depth > MOST_NESTED:
+                raise ValueError("not a recipe: nested too deeply")
+            node: yaml.Node | None = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
             twice = next((key for key in keys if keys.count(key) > 1), None)
@@ -247,8 +260,6 @@ def _parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ValueError("not a recipe: nested too deeply") from error
 
 
 def _join(where: str, name: str) -> str:
