@@ -20,6 +20,7 @@ from irg.model.placement.offload import offload_layers
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import random_model
 from irg.model.weights.tokenizer import TextTokenizer
+from irg.reasoning.pipeline import IRGPipeline
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +102,9 @@ def test_cuda_graphs_write_the_same(tiny_loaded: LoadedModel, tiny_tokenizer: Te
     for _ in range(2):
         for got, want in zip(run(runner, tiny_tokenizer, 1), wanted, strict=True):
             assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
+
+
+def test_what_can_not_be_compiled_is_told_before_the_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irg.reasoning.pipeline.load_with_plan", None)
+    with pytest.raises(ValueError, match="compile needs the whole model on one device"):
+        IRGPipeline.from_pretrained("mini", compile=True, memory="offload")

@@ -18,6 +18,7 @@ from irg.model.network.packed_attention import dense_attention
 from irg.model.network.token_batch import TokenBatch
 from irg.model.network.unified import UnifiedModel
 
+NOT_WHOLE = "compile needs the whole model on one device: not offloaded, not on several"
 ROW_MULTIPLE = 1024
 """Rows have a multiple of so many slots: requests that differ a little have the same shapes."""
 
@@ -37,7 +38,7 @@ class CompiledDecoding:
             ValueError: the model is spread over several devices, or offloaded.
         """
         if any(layer._forward_pre_hooks for layer in model.language_model.model.layers):
-            raise ValueError("compile needs the whole model on one device: not offloaded, not on several")
+            raise ValueError(NOT_WHOLE)
         self.model, self.cache, self.tokens = model, cache, tokens
         cache.row_multiple = ROW_MULTIPLE
         cuda = cache.device.type == "cuda"

@@ -25,6 +25,11 @@ _NEEDED_IMAGES: dict[Task, str] = {
 }
 
 
+def several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
+    """Images as a sequence, where one alone may be given."""
+    return [images] if isinstance(images, str | Path | bytes | Image) else images
+
+
 def given_image(source: ImageSource, protocol: Protocol, config: ModelConfig) -> Image:
     """A given image as the autoencoder takes it; the ViT's rule is applied to that, as BAGEL does it.
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from irg.deprecation import warn
+from irg.engine.compiled_decoding import NOT_WHOLE
 from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.guidance_parallel import runner_of
@@ -31,11 +32,11 @@ from irg.model.weights.profile import Profile, read_profile
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.critique import Critics
 from irg.reasoning.events import CandidateDone, DenoiseStep, Event, Failed, Finished, GenerationError
-from irg.reasoning.jobs import Jobs, given_image
+from irg.reasoning.jobs import Jobs, given_image, several
 from irg.reasoning.model_settings import checked_settings, image_sizes, usual_request
 from irg.reasoning.output import IRGOutput
 from irg.reasoning.prompts import BAGEL_PROFILE
-from irg.reasoning.protocols.base import Job, Protocol, Task, find
+from irg.reasoning.protocols.base import Protocol, Task, find
 from irg.reasoning.protocols.irg import redraw
 from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL
 from irg.reasoning.protocols.selection import ProtocolTexts, find_model, select_protocol, usual_settings
@@ -137,6 +138,8 @@ class IRGPipeline:
         dtype = parse_dtype(dtype)
         processes = None if parallel is None else join(parallel, device)
         devices, adapters = parse_devices(None if processes else device), lora_sources(lora)
+        if compile and (memory == "offload" or len(devices) > 1):
+            raise ValueError(NOT_WHOLE)
         folder, weights = find_model(model, weights, protocol, say, offline)
         own_profile = read_profile(folder)
         profile = own_profile or BAGEL_PROFILE
@@ -222,8 +225,8 @@ class IRGPipeline:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         chosen = with_options(settings or self.defaults, options, self.sizes)
-        events = self.stream(prompts, self._seeds(seed, len(prompts)), chosen, batch_size)
-        outputs = self._outputs(events, callback_on_step_end)
+        seeds = self._seeds(seed, len(prompts))
+        outputs = self._outputs(self.stream(prompts, seeds, chosen, batch_size), callback_on_step_end)
         return outputs[0] if isinstance(prompt, str) else outputs
 
     def improve(
@@ -275,7 +278,7 @@ class IRGPipeline:
             GenerationError: the request failed while it ran.
         """
         chosen = self._about_images(settings, options | {"mode": "think" if think else "direct"})
-        events = self.stream([instruction], self._seeds(seed, 1), chosen, task="edit", images=[_several(images)])
+        events = self.stream([instruction], self._seeds(seed, 1), chosen, task="edit", images=[several(images)])
         return self._outputs(events, callback_on_step_end)[0]
 
     def ask(
@@ -298,7 +301,7 @@ class IRGPipeline:
         given = {"mode": "think" if think else "direct", "max_think_tokens": max_tokens, "temperature": temperature}
         options = {name: value for name, value in given.items() if value is not None}
         chosen = self._about_images(settings, options)
-        events = self.stream([question], self._seeds(seed, 1), chosen, task="ask", images=[_several(images)])
+        events = self.stream([question], self._seeds(seed, 1), chosen, task="ask", images=[several(images)])
         return self._outputs(events, None)[0].trajectory.answer or ""
 
     def _about_images(self, settings: Settings | None, options: Mapping[str, Any]) -> Settings:
@@ -356,10 +359,7 @@ class IRGPipeline:
             settings.check_same_everywhere()
         requests = zip(prompts, seeds, given, strict=True)
         jobs = [self.jobs.make(prompt, settings, seed, task, own) for prompt, seed, own in requests]
-        return self._stream(jobs, self._limit(batch_size))
-
-    def _stream(self, jobs: Sequence[Job], limit: int) -> Generator[Event, None, None]:
-        return self._run([self.requests.searching(job) for job in jobs], limit)
+        return self._run([self.requests.searching(job) for job in jobs], self._limit(batch_size))
 
     def _run(self, searches: Sequence[Searching], limit: int) -> Generator[Event, None, None]:
         """Run the candidates of all requests; a request is finished when its candidates have scores."""
@@ -446,7 +446,3 @@ class IRGPipeline:
         if len(seeds) != count:
             raise ValueError(f"{count} prompts need as many seeds (or one for all), got {len(seeds)}")
         return [check_seed(s) for s in seeds]
-
-
-def _several(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
-    return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
