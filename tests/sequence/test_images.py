@@ -1,5 +1,7 @@
 """Images to tokens and back."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from irg.image_files import to_rgb
-from irg.sequence.images import ResizeRule, patchify, to_image, to_tensor, unpatchify
+from irg.sequence.images import ResizeRule, patchify, resize_bicubic, to_image, to_tensor, unpatchify
 
 VAE, VIT = ResizeRule(1024, 512, 16), ResizeRule(980, 224, 14)
 
@@ -52,6 +54,23 @@ def test_resize_and_normalize() -> None:
     assert pixels.shape == (3, 16, 32) and pixels.dtype == torch.float32
     assert torch.equal(pixels[0], torch.ones(16, 32)) and torch.equal(pixels[1], -torch.ones(16, 32))
     assert pixels[2, 0, 0].item() == pytest.approx(127 / 255 * 2 - 1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "digest"),
+    [
+        ((80, 48), "df4e41a76f62add2"),  # only the height shrinks: first the height
+        ((60, 20), "14ee32f198177a91"),  # the height loses twice what the width loses: first the width
+        ((60, 19), "103b77d97c9fd277"),  # and more than twice: first the height
+        ((48, 80), "b699f3ac0915512c"),
+    ],
+)
+def test_every_version_of_pillow_resizes_alike(size: tuple[int, int], digest: str) -> None:
+    """The digests are of what Pillow 13.0 does by itself; version 12 gives others for two of these sizes."""
+    y, x = np.mgrid[0:50, 0:75]
+    levels_HWC = np.stack([x * y * 7 % 256, (x * x + y * 31) % 256, (x * 97 + y * y) % 256], -1)
+    resized = resize_bicubic(Image.fromarray(levels_HWC.astype(np.uint8)), size)
+    assert sha256(resized.tobytes()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
