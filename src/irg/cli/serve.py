@@ -49,7 +49,8 @@ class ServeOptions(ModelOptions):
     log_prompts: bool = False
     """Write prompts into the log."""
     max_running: int = 8
-    """Images that are made at once (or as many as memory has room for)."""
+    """Images that are made at once (or as many as memory has room for). With 1 no request changes another's result, not
+    even by rounding."""
     max_waiting: int = 64
     """Images that may wait; beyond that requests are refused with 429."""
     max_images: int = 10

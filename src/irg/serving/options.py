@@ -12,7 +12,7 @@ class Limits:
     """The most that requests may ask for.
 
     Attributes:
-        max_running: images that are drawn at once.
+        max_running: images that are drawn at once; 1: results are bit for bit those of each request alone.
         max_waiting: images that wait for a place; beyond that requests are refused (429).
         max_images: images of one request (``n``).
         max_pixels: of an image to draw; default: what the model draws.
