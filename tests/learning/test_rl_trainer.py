@@ -19,7 +19,7 @@ from irg import registry
 from irg.cli.main import main
 from irg.engine.ops import Write, Written
 from irg.learning.checkpoints import checkpoints
-from irg.learning.recipe import Lora, Mixture, Optimizer
+from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel
 from irg.learning.rl.packs import Learned, PolicyPack, learned, policy_packs
 from irg.learning.rl.prompts import FilePrompts, Prompt, TrajectoryPrompts
 from irg.learning.rl.recipe import Advantage, Evaluate, Limits, Loss, RLRecipe, Rollout
@@ -107,6 +107,8 @@ def test_the_ratio_before_the_first_update_is_one(recipe: Make) -> None:
     assert trainer.train_step()["ratio_gap"] == 0.0
     moving = RLTrainer(recipe(minibatches=2), quiet=True).train_step()
     assert moving["ratio_gap"] > 1e-4
+    low = RLTrainer(recipe(minibatches=2, parallel=Parallel(precision="bfloat16")), quiet=True).train_step()
+    assert low["ratio_gap"] > 1e-4
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])

@@ -30,6 +30,14 @@ def _draws(recipe: TrainRecipe) -> bool:
     return getattr(recipe, "policy", None) == "drawing"
 
 
+def _workers(recipe: TrainRecipe) -> int:
+    return getattr(getattr(recipe, "rollout", None), "workers", 0)
+
+
+def _has_ray() -> bool:
+    return find_spec("ray") is not None
+
+
 RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message with the fields of Run)
     (
         lambda r: r.recipe.optimizer.kind == "muon" and r.sharded,
@@ -72,6 +80,10 @@ RULES: tuple[tuple[Callable[[Run], bool], str], ...] = (  # (applies to, message
         lambda r: _draws(r.recipe) and r.recipe.parallel.precision == "bfloat16" and not r.adapters,
         "policy drawing holds its old policy in float32: set parallel.precision to float32, or train adapters "
         "(lora.rank)",
+    ),
+    (
+        lambda r: _workers(r.recipe) > 0 and not _has_ray(),
+        "rollout.workers needs ray: pip install 'irg[scale]'",
     ),
     (
         lambda r: r.recipe.validate_every > 0 and not r.recipe.data,

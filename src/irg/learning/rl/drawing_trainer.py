@@ -9,10 +9,13 @@ Legend: G latent tokens of a pack, M those of targets; D values per token.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from irg.learning import sampling
 from irg.learning.gradient_guard import out_of_memory
@@ -79,12 +82,18 @@ class DrawingTrainer(RLTrainer):
         """Rollouts are drawn with the weights as they are, not with their average."""
         return self.recipe.drawing.learning == "flow-grpo"
 
+    def rollout_averages(self) -> Mapping[Parameter, Tensor]:
+        return {} if self.draws_itself else self.state.averages()
+
+    @contextmanager
+    def rollout_model(self) -> Iterator[UnifiedModel]:
+        yield self.old_policy()
+
     def old_policy(self) -> UnifiedModel:
         """The model that draws: with the average of weights, or as it is. What is not trained is shared, not copied."""
         dtype = getattr(torch, self.recipe.parallel.precision)
-        averages = {} if self.draws_itself else self.state.averages()
         model = sampling.averaged_model(
-            self.model, averages, adapter_of(self.recipe), self.ranks, dtype, everywhere=True
+            self.model, self.rollout_averages(), adapter_of(self.recipe), self.ranks, dtype, everywhere=True
         )
         assert model is not None
         return model.eval()
@@ -93,9 +102,7 @@ class DrawingTrainer(RLTrainer):
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], window: int | None = None
     ) -> list[DrawnGroup]:
         """Images for prompts by the old policy, from step ``window`` on with stochastic steps."""
-        how, at_once = self.recipe.drawing, self.recipe.rollout.at_once
-        args = (self.old_policy(), self.loaded.autoencoder, self.encoder)
-        return self.ranks.spread(prompts, seeds, lambda some, own: draw_groups(*args, some, how, own, at_once, window))
+        return self.made(draw_groups, prompts, seeds, how=self.recipe.drawing, window=window)
 
     def judge_drawings(self, groups: Sequence[DrawnGroup]) -> list[list[Judged]]:
         """The rewards of all images, by group."""

@@ -122,18 +122,25 @@ def _add_up(plan: RLPlan, recipe: RLRecipe, opened: Opened, packs: list[Work], i
     largest = max([*packs, imitated], key=lambda work: work.und + work.gen)
     shards = 1 if adapters else max(1, plan.gpus // recipe.parallel.replicas)
     plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, shards, recipe)
-    if plan.gpus > 1 and not adapters:
+    if plan.gpus > 1 and not adapters and not recipe.rollout.workers:
         plan.memory["whole weights for rollouts"] = float(_itemsize(recipe) * plan.parameters)
     if recipe.measures_divergence and not adapters:
         plan.memory["reference"] = float(_itemsize(recipe) * plan.trained)
 
 
 def _add_cache(plan: RLPlan, recipe: RLRecipe, opened: Opened, slots: int) -> None:
-    """Memory of keys and values: a row of so many slots for each sample."""
-    prompts = -(-recipe.rollout.prompts // plan.gpus)  # of one GPU
+    """Memory of keys and values: a row of so many slots for each sample. Workers have it, and the model, beside."""
+    workers = recipe.rollout.workers
+    prompts = -(-recipe.rollout.prompts // (workers or plan.gpus))  # of one GPU
     rows = min(recipe.rollout.at_once or prompts, prompts) * recipe.rollout.samples
     bytes_ = rows * slots * bytes_per_slot(opened.config.decoder, _itemsize(recipe))
-    plan.memory["key-value cache"] = float(bytes_)
+    if not workers:
+        plan.memory["key-value cache"] = float(bytes_)
+        return
+    gigabytes = (_itemsize(recipe) * plan.parameters + bytes_) / 1e9
+    plan.notes.append(
+        f"rollouts are made by workers ({workers}) with {gigabytes:.1f} GB each: weights, keys and values"
+    )
 
 
 def _itemsize(recipe: RLRecipe) -> int:

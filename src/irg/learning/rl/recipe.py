@@ -21,12 +21,16 @@ class Rollout:
     temperature: float = 1.0
     max_tokens: int = 512
     at_once: int = 0  # prompts whose texts are written together, each text with keys and values of its own; 0: all
+    workers: int = 0  # processes that make the rollouts, started by Ray, a GPU each; 0: the learning ones do it
 
     def __post_init__(self) -> None:
-        if self.prompts < 1 or self.samples < 2 or self.max_tokens < 1 or self.at_once < 0:
+        if self.prompts < 1 or self.samples < 2 or self.max_tokens < 1 or self.at_once < 0 or self.workers < 0:
             raise ValueError(
-                "rollout: prompts and max_tokens must be at least 1, samples at least 2, at_once not negative"
+                "rollout: prompts and max_tokens must be at least 1, samples at least 2, at_once and workers not "
+                "negative"
             )
+        if self.workers and not self.at_once:
+            raise ValueError("rollout.workers needs rollout.at_once: the prompts that a worker is given at a time")
         if not 0 < self.temperature <= 10:
             raise ValueError(f"rollout.temperature must be above 0 and at most 10, got {self.temperature}")
 

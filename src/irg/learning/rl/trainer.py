@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from irg import files
 from irg.engine.ops import Write
@@ -33,6 +34,7 @@ from irg.learning.rl.recipe import RLRecipe
 from irg.learning.rl.reference import Reference
 from irg.learning.rl.rewards import Judged, Rewards
 from irg.learning.rl.rollouts import Group, roll_out
+from irg.learning.rl.workers import Make, RolloutWorkers
 from irg.learning.setup import adapter_of
 from irg.learning.trackers import Trackers
 from irg.learning.trainer import Trainer
@@ -64,6 +66,9 @@ class RLTrainer(Trainer):
         dtype = getattr(torch, recipe.parallel.precision)
         self.reference = Reference(self.computing, self.ranks, dtype) if recipe.measures_divergence else None
         self._failure = ""  # why a reward failed last
+        started = recipe.rollout.workers and self.ranks.main
+        self.workers = RolloutWorkers(recipe, self.encoder) if started else None
+        self._sent = -1  # the step whose weights the workers have
 
     # ---- one step
 
@@ -105,21 +110,52 @@ class RLTrainer(Trainer):
     def roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float) -> list[Group]:
         """Texts for prompts with the weights as they are; each rank writes a part of them."""
         write = Write(self.recipe.rollout.max_tokens, temperature, logprobs=True)
+        return self.made(roll_out, prompts, seeds, write=write)
+
+    def made(self, make: Make, prompts: Sequence[Prompt], seeds: Sequence[Any], **options: Any) -> list[Any]:
+        """Rollouts of prompts, one result for each: by the workers, or by the ranks, a part each."""
+        options["at_once"] = self.recipe.rollout.at_once
+        if self.recipe.rollout.workers:
+            self._send_weights()
+            return self.ranks.gather(self.workers and self.workers.make(make, prompts, seeds, options))[0]
         with self.rollout_model() as model:
-            args, at_once = (model, self.loaded.autoencoder, self.encoder), self.recipe.rollout.at_once
-            return self.ranks.spread(prompts, seeds, lambda some, own: roll_out(*args, some, write, own, at_once))
+            args = (model, self.loaded.autoencoder, self.encoder)
+            return self.ranks.spread(prompts, seeds, lambda some, own: make(*args, some, seeds=own, **options))
+
+    @torch.no_grad()
+    def _send_weights(self) -> None:
+        """Let the workers have the weights of this step, if they don't yet."""
+        if self._sent == self.state.step:
+            return
+        parallel.reshard(self.model)
+        dtype, averages, weights = getattr(torch, self.recipe.parallel.precision), self.rollout_averages(), {}
+        for name, parameter in self.state.named_weights.items():
+            whole = parallel.whole(averages.get(parameter, parameter.detach()))  # all ranks together
+            if self.workers:
+                weights[name] = whole.to("cpu", None if self.recipe.lora.rank else dtype)
+        if self.workers:
+            self.workers.load(weights)
+        self._sent = self.state.step
+
+    def rollout_averages(self) -> Mapping[Parameter, Tensor]:
+        """Averaged weights that rollouts are made with, by parameter; of those left out, the weights as they are."""
+        return {}
 
     @contextmanager
     def rollout_model(self) -> Iterator[UnifiedModel]:
         """The model for the engine, with the weights as they are."""
-        if self.low:
-            self.low.refresh()
+        self._refresh()
         model = self._plain()
         was_training = model.training
         try:
             yield model
         finally:
             model.train(was_training)
+
+    def _refresh(self) -> None:
+        """Let the copy in low precision, if there is one, have the weights as they are."""
+        if self.low:
+            self.low.refresh()
 
     def _plain(self) -> UnifiedModel:
         """The model for the engine: sharded weights are gathered."""
@@ -166,6 +202,7 @@ class RLTrainer(Trainer):
         for pack in packs.values():
             read_images(pack.pack, self.loaded.autoencoder, self.config, noise)
         numbers = {id(pack): i for i, pack in enumerate(pack for batch in batches for pack in batch)}
+        self._refresh()
         self._score_before([(numbers[key], pack) for key, pack in packs.items()])
         for _ in range(recipe.epochs):
             for batch, share in zip(batches or ((),), shares or ((),), strict=True):
@@ -182,6 +219,7 @@ class RLTrainer(Trainer):
                     )
                 if batch or supervised:
                     figures.updates.append(self.update(factor))
+                    self._refresh()
         state.step += 1
         work = [pack.pack.work for batch in batches for pack in batch] * recipe.epochs
         work += [pack.work for pack in supervised.values()] * len(figures.updates)
@@ -324,6 +362,8 @@ class RLTrainer(Trainer):
             return super().fit()
         finally:
             self.rewards.close()
+            if self.workers:
+                self.workers.close()
 
 
 def _malformed(group: Group, judged: Sequence[Judged]) -> list[bool]:

@@ -98,24 +98,15 @@ class TrajectoryTrainer(RLTrainer):
             all_roots: go on from right first images, too, however many there are.
         """
         recipe, name = self.recipe, self.profile.name
-        write = Write(recipe.rollout.max_tokens, temperature, logprobs=True)
-        with self.rollout_model() as model:
-            rest = (write, recipe.drawing)
-            args, at_once = (model, self.loaded.autoencoder, self.encoder), recipe.rollout.at_once
-            first = [own[0] for own in seeds]
-            turns = self.ranks.spread(prompts, first, lambda some, own: first_turns(*args, some, *rest, own, at_once))
-            started = time.perf_counter()
-            roots = self.judge_pairs([(turn, root_of(turn, self.encoder, name)) for turn in turns])
-            seconds = time.perf_counter() - started
-            kept = [number for number, one in enumerate(roots) if one.total is not None]
-            kept = kept if all_roots else chosen_groups(roots, recipe.credit)
-            prompts, siblings = [turns[number] for number in kept], [seeds[number][1:] for number in kept]
-            rounds = recipe.credit.rounds
-            groups = self.ranks.spread(
-                prompts,
-                siblings,
-                lambda some, own: roll_out_rounds(*args, some, *rest, rounds, own, at_once, window),
-            )
+        how = {"write": Write(recipe.rollout.max_tokens, temperature, logprobs=True), "drawing": recipe.drawing}
+        turns = self.made(first_turns, prompts, [own[0] for own in seeds], **how)
+        started = time.perf_counter()
+        roots = self.judge_pairs([(turn, root_of(turn, self.encoder, name)) for turn in turns])
+        seconds = time.perf_counter() - started
+        kept = [number for number, one in enumerate(roots) if one.total is not None]
+        kept = kept if all_roots else chosen_groups(roots, recipe.credit)
+        prompts, siblings = [turns[number] for number in kept], [seeds[number][1:] for number in kept]
+        groups = self.made(roll_out_rounds, prompts, siblings, **how, rounds=recipe.credit.rounds, window=window)
         started = time.perf_counter()
         outcomes = self.judge_rounds(groups, [roots[number] for number in kept])
         return groups, outcomes, roots, seconds + time.perf_counter() - started

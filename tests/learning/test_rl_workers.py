@@ -1,0 +1,166 @@
+"""Rollout workers: a run's bits don't depend on how many there are. Once with a double of Ray, once with Ray itself."""
+
+import importlib.util
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from irg.learning.combinations import Run, problems
+from irg.learning.recipe import Lora, Optimizer, Parallel
+from irg.learning.rl.plan import make_plan
+from irg.learning.rl.prompts import FilePrompts
+from irg.learning.rl.recipe import Advantage, Credit, Drawing, Evaluate, Limits, RLRecipe, Rollout
+from irg.learning.rl.rewards import RewardTerm
+from irg.learning.rl.run import train_by_reward
+
+from .worker import low
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+IMAGES = Drawing(32, 32, num_timesteps=4)
+POLICIES: dict[str, dict[str, Any]] = {
+    "thinking in bfloat16": {"parallel": Parallel(precision="bfloat16")},
+    "drawing": {"policy": "drawing", "drawing": IMAGES, "rollout": Rollout(3, 2, at_once=1), "ema": 0.5},
+    "trajectory, adapters": {
+        "policy": "trajectory",
+        "drawing": IMAGES,
+        "credit": Credit(right_groups=3),
+        "lora": Lora(rank=2, base="float32"),
+    },
+}
+
+
+class ActorDied(Exception):
+    """What Ray raises when a worker has ended."""
+
+
+class RayDouble(SimpleNamespace):
+    """As much of Ray as the workers use, in this process. What is sent is pickled, as Ray does."""
+
+    exceptions = SimpleNamespace(RayActorError=ActorDied)
+
+    def __init__(self) -> None:
+        self.actors: list[Any] = []
+        self.calls: list[tuple[int, str]] = []
+        self.broken = False
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def remote(self, **resources: Any) -> Callable[[type], Any]:
+        return lambda kind: SimpleNamespace(remote=lambda *args: self._start(kind, args))
+
+    def _start(self, kind: type, args: Any) -> Any:
+        number = len(self.actors)
+        self.actors.append(kind(*pickle.loads(pickle.dumps(args))))
+
+        def call(name: str, *args: Any) -> Any:
+            self.calls.append((number, name))
+            return getattr(self.actors[number], name)(*pickle.loads(pickle.dumps(args)))
+
+        methods = {n: SimpleNamespace(remote=lambda *args, n=n: call(n, *args)) for n in ("load", "make")}
+        return SimpleNamespace(number=number, **methods)
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def get(self, results: list[Any]) -> list[Any]:
+        if self.broken:
+            raise ActorDied("killed")
+        return pickle.loads(pickle.dumps(results))
+
+    def kill(self, actor: Any) -> None:
+        self.calls.append((actor.number, "kill"))
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> RayDouble:
+    """A double in the place of Ray."""
+    double = RayDouble()
+    monkeypatch.setitem(sys.modules, "ray", double)
+    monkeypatch.setattr("irg.learning.combinations._has_ray", lambda: True)
+    return double
+
+
+@pytest.fixture
+def recipe(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RLRecipe]:
+    """A small recipe with so many workers."""
+    monkeypatch.setattr("irg.registry.load", lambda group, name: low)
+    (tmp_path / "p.txt").write_text("a dog\ntwo cats on a couch\nthree\n")
+
+    def make(workers: int, **changes: Any) -> RLRecipe:
+        made = RLRecipe(
+            model=str(folder),
+            out=str(tmp_path / f"{workers}"),
+            steps=2,
+            prompts=FilePrompts("file", str(tmp_path / "p.txt")),
+            rewards=(RewardTerm("low"),),
+            rollout=Rollout(prompts=3, samples=3, max_tokens=5, at_once=1),
+            advantage=Advantage("grpo", "step"),
+            optimizer=Optimizer(lr=1e-2, eps=1e-8),
+            evaluate=Evaluate(2, count=2),
+            limits=Limits(malformed=0.0),
+        )
+        made = replace(made, **changes)
+        return replace(made, rollout=replace(made.rollout, workers=workers))
+
+    return make
+
+
+def outcome(recipe: RLRecipe) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Weights, and rewards by step, held-out ones at the end."""
+    train_by_reward(recipe, quiet=True)
+    lines = [json.loads(line) for line in (Path(recipe.out) / "log.jsonl").read_text().splitlines()]
+    rewards = [line.get("reward", 0.0) for line in lines] + [lines[-1]["held_out_reward"]]
+    return load_file(Path(recipe.out) / "model" / "weights.safetensors"), rewards
+
+
+def same(one: tuple[dict[str, torch.Tensor], list[float]], other: tuple[dict[str, torch.Tensor], list[float]]) -> bool:
+    return one[1] == other[1] and all(torch.equal(one[0][name], other[0][name]) for name in one[0])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_workers_make_the_rollouts_of_the_learner(ray: RayDouble, recipe: Callable[..., RLRecipe], policy: str) -> None:
+    changes = POLICIES[policy]
+    alone = outcome(recipe(0, **changes))
+    assert not ray.actors
+    assert same(alone, outcome(recipe(2, **changes)))
+    made = [number for number, name in ray.calls if name == "make"]
+    assert set(made) == {0, 1} and made.count(0) > made.count(1)  # three prompts a step, in turns
+    assert [ray.calls.count((number, "load")) for number in (0, 1)] == [3, 3]  # two steps, and before and after them
+    assert ray.calls[-2:] == [(0, "kill"), (1, "kill")]
+
+
+def test_the_dry_run_counts_their_memory_apart(ray: RayDouble, recipe: Callable[..., RLRecipe]) -> None:
+    alone, apart = make_plan(recipe(0)), make_plan(recipe(2))
+    assert not apart.problems and not ray.actors
+    assert alone.memory["key-value cache"] > 0 and "key-value cache" not in apart.memory
+    assert any("rollouts are made by workers (2) with 0.0 GB each" in note for note in apart.notes)
+
+
+def test_a_worker_that_ends_is_told(ray: RayDouble, recipe: Callable[..., RLRecipe]) -> None:
+    ray.broken = True
+    with pytest.raises(ValueError, match=r"a rollout worker ended \(killed\); start the run again to go on"):
+        train_by_reward(recipe(1), quiet=True)
+
+
+def test_what_workers_need(recipe: Callable[..., RLRecipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"rollout\.workers needs rollout\.at_once"):
+        Rollout(workers=2)
+    monkeypatch.setattr("irg.learning.combinations._has_ray", lambda: False)
+    assert problems(Run(recipe(1), 1, False)) == ["rollout.workers needs ray: pip install 'irg[scale]'"]
+    assert problems(Run(recipe(0), 1, False)) == []
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not HAS_RAY, reason="needs ray: the extra scale")
+def test_two_workers_of_ray(recipe: Callable[..., RLRecipe]) -> None:
+    assert same(outcome(recipe(0)), outcome(recipe(2)))
