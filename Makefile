@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz lint format docs clean
+.PHONY: help demo test fuzz lint format docs matrix audit clean
 
 help:
 	@echo "make demo    draw one prompt with the bundled model (into demo-out/)"
@@ -15,6 +15,8 @@ help:
 	@echo "make lint    all of that but the tests"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make docs    build the documentation site into site/"
+	@echo "make matrix  the package from wheel and sdist and with the oldest core dependencies, in empty environments"
+	@echo "make audit   known vulnerabilities of what is installed in $(VENV); asks the vulnerability service of PyPI"
 	@echo "make clean   remove caches and the demo's output ($(VENV) stays)"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -48,6 +50,13 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' -c constraints.txt
 	$(BIN)/zensical build --clean --strict
+
+matrix:
+	$(PYTHON) .ci/matrix $(MATRIX_ARGS)
+
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf build dist site demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

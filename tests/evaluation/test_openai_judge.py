@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from irg import promptsets
+from irg.cli.main import main
 from irg.evaluation.image_folders import LAYOUTS
 from irg.evaluation.results import Result
 from irg.evaluation.scoring import ScoreRequest, score
@@ -68,7 +69,7 @@ class Server:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def answer(self, body: dict[str, Any]) -> Reply | None:
         image = body["messages"][0]["content"][1]["image_url"]["url"]
@@ -178,6 +179,20 @@ def test_the_question_and_the_image_go_out_as_they_should(server: Server, reques
     url = body["messages"][0]["content"][1]["image_url"]["url"]
     sent = base64.b64decode(re.fullmatch(r"data:image/png;base64,(.*)", url)[1])
     assert sent == (request_.images / "3.png").read_bytes()
+
+
+def test_options_of_the_command_are_in_the_body(server: Server, request_: ScoreRequest, tmp_path: Path) -> None:
+    """--max-tokens, --temperature, and --extra, which adds fields and leaves out those that a model refuses."""
+    words = ["bench", "score", "wise", "--images", str(request_.images), "--prompts", str(request_.prompts)]
+    words += ["--judge", "openai:m", "--url", server.url, "--cache-dir", str(tmp_path / "c"), "--turns", "last"]
+    own = ["--max-tokens", "77", "--temperature", "0.25", "--extra", '{"reasoning_effort": "low"}']
+    assert main([*words, *own, "--out", str(tmp_path / "one")]) == 0
+    sent = [{name: value for name, value in body.items() if name != "messages"} for body in server.bodies]
+    assert sent == [{"model": "m", "max_tokens": 77, "temperature": 0.25, "reasoning_effort": "low"}] * 12
+    without = ["--extra", '{"max_tokens": null, "temperature": null, "max_completion_tokens": 99}']
+    assert main([*words, *without, "--out", str(tmp_path / "two")]) == 0
+    assert all(body.keys() == {"model", "messages", "max_completion_tokens"} for body in server.bodies[12:])
+    assert len(server.bodies) == 24 and server.bodies[-1]["max_completion_tokens"] == 99
 
 
 def test_usage_and_cost_are_summed(server: Server, request_: ScoreRequest) -> None:

@@ -64,7 +64,7 @@ def hub_server(folder: Path, cut: str) -> Iterator[tuple[str, list[tuple[str, st
                 self.wfile.write(body[:only])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", seen
     finally:

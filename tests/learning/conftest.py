@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from trajectory_rows import write_shards
 
+from irg import registry
 from irg.curation.records import TrajectoryRecord, png
 from irg.learning.data.loader import PackLoader, row_sources
 from irg.learning.data.rows import Rejections
 from irg.learning.data.samples import SampleBuilder, TrajectoryEncoder
 from irg.learning.data.stream import Feed
 from irg.learning.recipe import Mixture, Optimizer, TrainRecipe
+from irg.learning.rl.prompts import FilePrompts
+from irg.learning.rl.recipe import Limits, RLRecipe
+from irg.learning.rl.rewards import RewardTerm
 from irg.model.network.packed_attention import PackedAttention
 from irg.model.weights.checkpoint import LoadedModel, save_model
 from irg.model.weights.profile import Profile
@@ -115,3 +119,39 @@ def small_recipe(folder: Path, rows: Path, tmp_path: Path) -> Callable[..., Trai
         return replace(base, **changes)
 
     return make
+
+
+@pytest.fixture
+def small_rl_recipe(folder: Path, tmp_path: Path) -> Callable[..., RLRecipe]:
+    """A small recipe by reward with some fields changed; its prompts are the lines of ``prompts.txt``."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a dog\ntwo cats on a couch\nthree\n")
+
+    def make(**changes: Any) -> RLRecipe:
+        base = RLRecipe(
+            model=str(folder),
+            out=str(tmp_path / "run"),
+            steps=4,
+            prompts=FilePrompts("file", str(prompts)),
+            rewards=(RewardTerm("low"),),
+            optimizer=Optimizer(lr=1e-2, eps=1e-8, betas=(0.9, 0.95)),
+            limits=Limits(malformed=0.0),
+            save_every=1,
+        )
+        return replace(base, **changes)
+
+    return make
+
+
+@pytest.fixture
+def add_rewards(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives rewards their names, as installed packages do."""
+    real = registry.load
+
+    def add(**own: Any) -> None:
+        def load(group: str, name: str) -> Any:
+            return own[name] if group == registry.REWARDS and name in own else real(group, name)
+
+        monkeypatch.setattr(registry, "load", load)
+
+    return add

@@ -1,17 +1,15 @@
 """The flow head by reward: DiffusionNFT's loss in literal numbers, and runs on a tiny model that learns to draw."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from irg import registry
 from irg.engine import ops
 from irg.engine.flow import time_grid
 from irg.learning.combinations import Run, problems
@@ -22,65 +20,36 @@ from irg.learning.rl.flow_grpo import flow_grpo_losses, step_logprobs
 from irg.learning.rl.flow_learning import velocities, window_of
 from irg.learning.rl.nft import nft_losses, optimality
 from irg.learning.rl.plan import make_plan, report
-from irg.learning.rl.prompts import FilePrompts, Prompt, TrajectoryPrompts
+from irg.learning.rl.prompts import Prompt, TrajectoryPrompts
 from irg.learning.rl.recipe import Advantage, Drawing, Evaluate, Limits, Loss, RLRecipe, Rollout
 from irg.learning.rl.rewards import RewardTerm
 from irg.learning.rl.run import train_by_reward
-from irg.results.trajectory import Trajectory
+
+from .runs import dark, identical, log, weights
 
 Make = Callable[..., RLRecipe]
 
 
-def dark(prompt: Prompt, trajectory: Trajectory) -> float:
-    """How dark the image is, from 0 to 1."""
-    assert trajectory.image is not None
-    return 1 - float(np.asarray(trajectory.image).mean()) / 255
-
-
 @pytest.fixture(autouse=True)
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = registry.load
-    monkeypatch.setattr(
-        registry, "load", lambda group, name: dark if (group, name) == (registry.REWARDS, "dark") else real(group, name)
-    )
+def plugins(add_rewards: Callable[..., None]) -> None:
+    add_rewards(dark=dark)
 
 
 @pytest.fixture
-def recipe(folder: Path, tmp_path: Path) -> Make:
-    """A small recipe with some fields changed."""
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a dog\ntwo cats on a couch\n")
-
-    def make(**changes: Any) -> RLRecipe:
-        base = RLRecipe(
-            model=str(folder),
-            out=str(tmp_path / "run"),
-            steps=4,
-            policy="drawing",
-            prompts=FilePrompts("file", str(prompts)),
-            rewards=(RewardTerm("dark"),),
-            rollout=Rollout(prompts=2, samples=4),
-            drawing=Drawing(32, 32, num_timesteps=4),
-            advantage=Advantage("grpo", "step", least_std=1e-6),
-            frozen=("vit_model", "connector", "und", "embed_tokens"),
-            optimizer=Optimizer(lr=1e-2, eps=1e-8, betas=(0.9, 0.95)),
-            limits=Limits(malformed=0.0),
-            ema=0.5,
-            tokens_per_pack=200,
-            save_every=1,
-        )
-        return replace(base, **changes)
-
-    return make
-
-
-def log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    (file,) = [p for p in path.glob("*.safetensors") if p.name != "ae.safetensors"]
-    return load_file(file)
+def recipe(small_rl_recipe: Make, tmp_path: Path) -> Make:
+    """Two prompts a step, four images each."""
+    (tmp_path / "prompts.txt").write_text("a dog\ntwo cats on a couch\n")
+    return partial(
+        small_rl_recipe,
+        policy="drawing",
+        rewards=(RewardTerm("dark"),),
+        rollout=Rollout(prompts=2, samples=4),
+        drawing=Drawing(32, 32, num_timesteps=4),
+        advantage=Advantage("grpo", "step", least_std=1e-6),
+        frozen=("vit_model", "connector", "und", "embed_tokens"),
+        ema=0.5,
+        tokens_per_pack=200,
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- loss
@@ -255,8 +224,7 @@ def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, changes: dict[st
     whole = train_by_reward(recipe(out=str(tmp_path / "whole"), **changes), quiet=True)
     train_by_reward(recipe(stop_after=2, **changes), quiet=True)
     parts = train_by_reward(recipe(**changes), quiet=True)
-    left, right = weights(whole), weights(parts)
-    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    assert identical(whole, parts)
     same = ("reward", "policy_loss", "grad_norm", "old_gap", "held_out_reward")
     for one, other in zip(log(whole.parent), log(parts.parent), strict=True):
         assert {name: one.get(name) for name in same} == {name: other.get(name) for name in same}

@@ -7,21 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-from irg import registry
 from irg.cli.main import main
 from irg.engine.ops import Write, Written
 from irg.learning.checkpoints import checkpoints
 from irg.learning.recipe import Lora, Mixture, Optimizer, Parallel
 from irg.learning.rl.packs import Learned, PolicyPack, learned, policy_packs
-from irg.learning.rl.prompts import FilePrompts, Prompt, TrajectoryPrompts
+from irg.learning.rl.prompts import Prompt, TrajectoryPrompts
 from irg.learning.rl.recipe import Advantage, Evaluate, Limits, Loss, RLRecipe, Rollout
 from irg.learning.rl.rewards import RewardTerm
 from irg.learning.rl.rollouts import Group, roll_out
@@ -29,6 +27,8 @@ from irg.learning.rl.run import train_by_reward
 from irg.learning.rl.trainer import RLTrainer
 from irg.model.network.packed_attention import PackedAttention
 from irg.results.trajectory import Trajectory
+
+from .runs import identical, log, weights
 
 Make = Callable[..., RLRecipe]
 
@@ -44,52 +44,14 @@ def broken(prompt: Prompt, trajectory: Trajectory) -> float:
 
 
 @pytest.fixture(autouse=True)
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"low": low, "broken": broken}
-    real = registry.load
-
-    def load(group: str, name: str) -> Any:
-        return known[name] if group == registry.REWARDS and name in known else real(group, name)
-
-    monkeypatch.setattr(registry, "load", load)
+def plugins(add_rewards: Callable[..., None]) -> None:
+    add_rewards(low=low, broken=broken)
 
 
 @pytest.fixture
-def recipe(folder: Path, tmp_path: Path) -> Make:
-    """A small recipe with some fields changed."""
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a dog\ntwo cats on a couch\nthree\n")
-
-    def make(**changes: Any) -> RLRecipe:
-        base = RLRecipe(
-            model=str(folder),
-            out=str(tmp_path / "run"),
-            steps=4,
-            prompts=FilePrompts("file", str(prompts)),
-            rewards=(RewardTerm("low"),),
-            rollout=Rollout(prompts=3, samples=4, max_tokens=6),
-            optimizer=Optimizer(lr=1e-2, eps=1e-8, betas=(0.9, 0.95)),
-            limits=Limits(malformed=0.0),
-            tokens_per_pack=120,
-            save_every=1,
-        )
-        return replace(base, **changes)
-
-    return make
-
-
-def log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    (file,) = [p for p in path.glob("*.safetensors") if p.name != "ae.safetensors"]
-    return load_file(file)
-
-
-def identical(a: Path, b: Path) -> bool:
-    left, right = weights(a), weights(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+def recipe(small_rl_recipe: Make) -> Make:
+    """Three prompts a step, four texts each."""
+    return partial(small_rl_recipe, rollout=Rollout(prompts=3, samples=4, max_tokens=6), tokens_per_pack=120)
 
 
 SAME = ("reward", "entropy", "length", "policy_loss", "grad_norm", "rollout_gap", "kl")

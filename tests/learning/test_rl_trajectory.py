@@ -2,22 +2,19 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from irg import registry
 from irg.engine.ops import Written
 from irg.learning.recipe import Lora, Mixture, Optimizer
 from irg.learning.rl.credit import Outcome, chosen_groups, outcome_figures, trajectory_return
 from irg.learning.rl.plan import make_plan, report
-from irg.learning.rl.prompts import FilePrompts, Prompt, TrajectoryPrompts
-from irg.learning.rl.recipe import Advantage, Credit, Drawing, Evaluate, Limits, Loss, RLRecipe, Rollout
+from irg.learning.rl.prompts import Prompt, TrajectoryPrompts
+from irg.learning.rl.recipe import Advantage, Credit, Drawing, Evaluate, Loss, RLRecipe, Rollout
 from irg.learning.rl.rewards import Judged, RewardTerm, Score
 from irg.learning.rl.run import train_by_reward
 from irg.learning.rl.trajectories import Round, TrajectoryGroup
@@ -25,14 +22,10 @@ from irg.learning.rl.trajectory_packs import learned_trajectories, trajectory_pa
 from irg.learning.rl.trajectory_trainer import TrajectoryTrainer
 from irg.results.trajectory import Trajectory
 
+from .runs import dark, identical, log
+
 Make = Callable[..., RLRecipe]
 FREE = Credit(gain=0.0, further_gains=0.0, damage=0.0, false_stop=0.0)
-
-
-def dark(prompt: Prompt, trajectory: Trajectory) -> float:
-    """How dark the last image is, from 0 to 1."""
-    assert trajectory.image is not None and trajectory.turns[-1].image is trajectory.image
-    return 1 - float(np.asarray(trajectory.image).mean()) / 255
 
 
 def low(prompt: Prompt, trajectory: Trajectory) -> Score:
@@ -42,46 +35,25 @@ def low(prompt: Prompt, trajectory: Trajectory) -> Score:
 
 
 @pytest.fixture(autouse=True)
-def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, own = registry.load, {"dark": dark, "low": low}
-    monkeypatch.setattr(registry, "load", lambda group, name: own[name] if name in own else real(group, name))
+def plugins(add_rewards: Callable[..., None]) -> None:
+    add_rewards(dark=dark, low=low)
 
 
 @pytest.fixture
-def recipe(folder: Path, tmp_path: Path) -> Make:
-    """A small recipe with some fields changed. The first images are drawn."""
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a dog\ntwo cats on a couch\n")
-
-    def make(**changes: Any) -> RLRecipe:
-        base = RLRecipe(
-            model=str(folder),
-            out=str(tmp_path / "run"),
-            steps=3,
-            policy="trajectory",
-            prompts=FilePrompts("file", str(prompts)),
-            rewards=(RewardTerm("dark"),),
-            rollout=Rollout(prompts=2, samples=4, max_tokens=5),
-            drawing=Drawing(32, 32, num_timesteps=4),
-            credit=Credit(rounds=2, right_groups=2),
-            advantage=Advantage("grpo", "group", least_std=1e-4, clip=1.0),
-            optimizer=Optimizer(lr=1e-2, eps=1e-8, betas=(0.9, 0.95)),
-            limits=Limits(malformed=0.0),
-            tokens_per_pack=250,
-            save_every=1,
-        )
-        return replace(base, **changes)
-
-    return make
-
-
-def log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    (file,) = [p for p in path.glob("*.safetensors") if p.name != "ae.safetensors"]
-    return load_file(file)
+def recipe(small_rl_recipe: Make, tmp_path: Path) -> Make:
+    """Two prompts a step, four trajectories each. The first images are drawn."""
+    (tmp_path / "prompts.txt").write_text("a dog\ntwo cats on a couch\n")
+    return partial(
+        small_rl_recipe,
+        steps=3,
+        policy="trajectory",
+        rewards=(RewardTerm("dark"),),
+        rollout=Rollout(prompts=2, samples=4, max_tokens=5),
+        drawing=Drawing(32, 32, num_timesteps=4),
+        credit=Credit(rounds=2, right_groups=2),
+        advantage=Advantage("grpo", "group", least_std=1e-4, clip=1.0),
+        tokens_per_pack=250,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- credit
@@ -225,8 +197,7 @@ def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, changes: dict[st
     whole = train_by_reward(recipe(out=str(tmp_path / "whole"), **changes), quiet=True)
     train_by_reward(recipe(stop_after=2, **changes), quiet=True)
     parts = train_by_reward(recipe(**changes), quiet=True)
-    left, right = weights(whole), weights(parts)
-    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    assert identical(whole, parts)
     same = ("reward", "last", "grad_norm", "held_out/last", "kl")
     for one, other in zip(log(whole.parent), log(parts.parent), strict=True):
         assert {name: one.get(name) for name in same} == {name: other.get(name) for name in same}

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from irg.learning.checkpoints import checkpoints, latest
@@ -25,6 +24,8 @@ from irg.model.network.unified import UnifiedModel
 from irg.model.weights.checkpoint import LoadedModel, load_model
 from irg.reasoning.pipeline import IRGPipeline
 
+from .runs import identical, log, weights
+
 Make = Callable[..., TrainRecipe]
 
 
@@ -32,21 +33,6 @@ Make = Callable[..., TrainRecipe]
 def recipe(small_recipe: Make) -> Make:
     """A small recipe with some fields changed."""
     return small_recipe
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of an exported model, or of the only shard of a checkpoint."""
-    (file,) = [p for p in path.glob("*.safetensors") if p.name != "ae.safetensors"]
-    return load_file(file)
-
-
-def identical(a: Path, b: Path) -> bool:
-    left, right = weights(a), weights(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def home() -> Iterator[Home]:
         def log_message(self, *_: object) -> None: ...
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
     served.url = f"http://127.0.0.1:{running.server_port}/"
     yield served
     running.shutdown()
