@@ -256,43 +256,44 @@ def test_a_hub_that_is_down_leaves_the_cache(hub: FakeHub) -> None:
     assert snapshot(HubName("someone/tiny")) == hub.folder
 
 
-_DOWNLOAD = """
+_LOADS = """
 import sys
 from irg.model.weights.checkpoint import load_model
 from irg.model.weights.folders import model_folder
-folder = model_folder(sys.argv[1], say=print)
-load_model(folder)
-print(sorted(path.name for path in folder.iterdir()))
+for name in sys.argv[1:]:
+    try:
+        folder = model_folder(name, say=print)
+    except ValueError as error:
+        print(error)
+    else:
+        load_model(folder)
+        print(sorted(path.name for path in folder.iterdir()))
 """
 
 
 def test_the_library_downloads_and_finds_it_offline(hub: FakeHub, tmp_path: Path) -> None:
     """By the real huggingface_hub: a broken connection is tried again; offline the cache is enough."""
-    offline = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    cache = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
 
-    def run(repo: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-c", _DOWNLOAD, repo]
-        return subprocess.run(words, env=os.environ | offline | extra, capture_output=True, text=True, timeout=120)
+    def loaded(*names: str, **environment: str) -> list[str]:
+        words = [sys.executable, "-c", _LOADS, *names]
+        done = subprocess.run(words, env=os.environ | cache | environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
 
     with hub_server(hub.folder, cut="weights.safetensors") as (url, seen):
-        first = run("someone/tiny", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
-        assert first.returncode == 0, first.stderr
-        unknown = run("someone/none", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
-        tagged = run("someone/tiny@v2", HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
-        seen_revision = [what for what, _ in seen if what.endswith("/api/models/someone/tiny/revision/v2")]
-    assert seen_revision, "the revision was asked for"
-    assert f"(4 files) of someone/tiny from {url}" in first.stdout.splitlines()[0]
+        names = ("someone/tiny", "someone/none", "someone/tiny@v2")
+        announced, first, unknown, tagged = loaded(*names, HF_HUB_OFFLINE="0", HF_ENDPOINT=url)
+        paths = [what for what, _ in seen]
+    assert any(path.endswith("/api/models/someone/tiny/revision/v2") for path in paths), "the revision was asked for"
+    assert f"(4 files) of someone/tiny from {url}" in announced
     files = ["ae.safetensors", "config.json", "tokenizer.json", "weights.safetensors"]
-    assert first.stdout.splitlines()[-1] == str(files)
-    tries = [what for what, _ in seen if what.startswith("GET") and what.endswith("weights.safetensors")]
+    assert first == tagged == str(files), "and v2 is the same commit: nothing is downloaded anew"
+    tries = [path for path in paths if path.startswith("GET") and path.endswith("weights.safetensors")]
     assert len(tries) == 2, "the broken one was tried again"
-    assert not any(what.endswith("README.md") for what, _ in seen)
-    assert f"'someone/none' is not on {url}, or is private" in unknown.stderr.splitlines()[-1]
-    assert tagged.returncode == 0 and tagged.stdout.splitlines() == [str(files)], "the same commit: nothing anew"
-    again = run("someone/tiny@v2")
-    assert again.returncode == 0 and again.stdout.splitlines() == [str(files)], again.stderr
-    again = run("someone/tiny")
-    assert again.returncode == 0 and again.stdout.splitlines() == [str(files)], again.stderr
+    assert not any(path.endswith("README.md") for path in paths)
+    assert f"'someone/none' is not on {url}, or is private" in unknown
+    assert loaded("someone/tiny@v2", "someone/tiny", HF_HUB_OFFLINE="1") == [str(files)] * 2
 
 
 def test_a_mistyped_path_is_not_looked_for_on_the_hub(hub: FakeHub, tmp_path: Path, monkeypatch: Any) -> None:
