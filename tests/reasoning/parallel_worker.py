@@ -1,7 +1,7 @@
 """One of several processes of tests/reasoning/test_parallel.py: ``python parallel_worker.py OUT.pt``.
 
 Draws two prompts by irg-mini, guided, one loop, in both ways to share the work; writes what this process got and what
-it had of the work.
+it had of the work. Then it runs ``irg generate``, as ``torchrun -m irg generate`` does.
 """
 
 import sys
@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from irg.cli.main import main
 from irg.engine.guidance_parallel import SharedBranches
-from irg.model.placement.processes import leave
 from irg.reasoning.output import IRGOutput
 from irg.reasoning.pipeline import IRGPipeline
 
 PROMPTS = ["a red apple", "two cats and a blue car"]
+COMMAND = ["generate", "a red apple", "--mode", "think", "--num-timesteps", "3", "--seed", "1", "--device", "cpu"]
 OPTIONS = {"rounds": 1, "stop_when_done": False, "num_timesteps": 4, "improve_num_timesteps": 3}
 
 
@@ -57,4 +58,4 @@ def run(kind: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.save({kind: run(kind) for kind in ("tensor", "guidance")}, sys.argv[1])
-    leave()
+    sys.exit(main([*COMMAND, "--parallel", "guidance"]))

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,24 @@ from irg.reasoning.settings import Settings
 from .parallel_worker import OPTIONS, PROMPTS, drawn
 
 
-def run_two(*command: str, folder: Path) -> list[subprocess.CompletedProcess[str]]:
-    """The command in two processes, as torchrun starts them; {rank} in it is their number."""
+@dataclass
+class Process:
+    """What a process printed, and what it got by the way to share the work."""
+
+    out: str
+    error: str
+    got: dict[str, Any]
+
+
+def run_two(folder: Path) -> list[Process]:
+    """The worker in two processes, as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, *(word.format(rank=rank) for word in command)],
+            [sys.executable, str(Path(__file__).with_name("parallel_worker.py")), f"{rank}.pt"],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": ":".join(sys.path)},
             cwd=folder,
             stdout=subprocess.PIPE,
@@ -38,9 +48,10 @@ def run_two(*command: str, folder: Path) -> list[subprocess.CompletedProcess[str
     ]
     try:
         done = []
-        for process in started:
+        for rank, process in enumerate(started):
             out, error = process.communicate(timeout=300)
-            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, error))
+            assert process.returncode == 0, error
+            done.append(Process(out, error, torch.load(folder / f"{rank}.pt")))
         return done
     finally:
         for process in started:
@@ -55,18 +66,13 @@ def alone() -> dict[str, list]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes got, by the way they share the work."""
-    folder = tmp_path_factory.mktemp("parallel")
-    worker = str(Path(__file__).with_name("parallel_worker.py"))
-    for one in run_two(worker, str(folder / "{rank}.pt"), folder=folder):
-        assert one.returncode == 0, one.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[Process]:
+    return run_two(tmp_path_factory.mktemp("parallel"))
 
 
 @pytest.mark.parametrize("kind", ["tensor", "guidance"])
-def test_two_processes_draw_what_one_draws(kind: str, alone: dict[str, list], together: list[dict[str, Any]]) -> None:
-    both = [got[kind] for got in together]
+def test_two_processes_draw_what_one_draws(kind: str, alone: dict[str, list], together: list[Process]) -> None:
+    both = [process.got[kind] for process in together]
     for got in both:
         assert got["texts"] == alone["texts"]
         assert len(got["images"]) == len(alone["images"]) == 4
@@ -84,13 +90,10 @@ def test_two_processes_draw_what_one_draws(kind: str, alone: dict[str, list], to
         assert set(both[0]["tokens"]) == set(both[1]["tokens"]) == {128, 64}
 
 
-def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    command = ["-m", "irg", "generate", "a red apple", "--mode", "think", "--num-timesteps", "3", "--seed", "1"]
-    done = run_two(*command, "--parallel", "guidance", "--device", "cpu", folder=tmp_path)
-    assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
-    assert "Written to" in done[0].stdout
-    assert done[1].stdout == ""
-    assert len(list((tmp_path / "irg-out").iterdir())) == 1
+def test_only_the_first_process_writes(together: list[Process]) -> None:
+    first, second = together
+    assert "Written to irg-out" in first.out
+    assert second.out == ""
 
 
 def test_mistakes_are_told_before_the_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:

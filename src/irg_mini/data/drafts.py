@@ -22,7 +22,8 @@ from irg.reasoning.pipeline import IRGPipeline
 from irg_mini import world
 from irg_mini.data.requests import check_tags, drawable, random_request
 from irg_mini.data.stages import MiniReflections, MiniTargets, see_all
-from irg_mini.world.detector import LABEL_DETECTOR, SCORE_THRESHOLD, Detector
+from irg_mini.world.detector import LABEL_DETECTOR, Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from irg_mini.data.stages import (
     request_of,
     see_all,
 )
-from irg_mini.world.detector import LABEL_DETECTOR, SCORE_THRESHOLD
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 SeenPair = tuple[Any, Any]
 """What is seen in draft and target (lists of ``world.Seen``); None: no detector has looked."""
@@ -69,6 +69,8 @@ class MiniRowJudge(RowJudge):
         return WorldJudgeStage(self)
 
     def grader(self) -> Grader:
+        from irg_mini.world.detector import LABEL_DETECTOR
+
         return DetectorGrader(self.detector or LABEL_DETECTOR)
 
     def make(self, row: Row, seen: SeenPair = (None, None)) -> Row:

@@ -22,7 +22,7 @@ from irg.deprecation import renamed
 from irg.image_files import open_image
 from irg_mini import world
 from irg_mini.data.requests import drawable
-from irg_mini.world.detector import SCORE_THRESHOLD, Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 BY = {"model": "irg_mini.world"}
 Sprites = Literal["fluent", "builtin"]
@@ -107,6 +107,8 @@ def load_detector(resources: Resources, folder: str) -> Any:
     Raises:
         ValueError: there is none in ``folder``.
     """
+    from irg_mini.world.detector import Detector  # needs torch, which most builds do without
+
     return resources.get_or_load(f"detector {folder}", lambda: Detector.load(folder))
 
 

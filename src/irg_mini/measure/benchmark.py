@@ -29,7 +29,8 @@ from irg_mini import world
 from irg_mini.measure.critic import true_reflection
 from irg_mini.measure.prompts import crowded_requests, geneval_requests, held_out_requests, verifiable_requests
 from irg_mini.measure.table import table
-from irg_mini.world.detector import EVAL_DETECTOR, LABEL_DETECTOR, RENAMED, SCORE_THRESHOLD, Detector
+from irg_mini.world.detector import EVAL_DETECTOR, LABEL_DETECTOR, RENAMED, Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 
 from irg.critics import CriticError, CriticOptions, Review, Verdict, WorkerCritic
 from irg_mini import world
-from irg_mini.world.detector import LABEL_DETECTOR, SCORE_THRESHOLD, Detector
+from irg_mini.world.detector import LABEL_DETECTOR, Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.settings import with_options
 from irg_mini import world
 from irg_mini.measure.prompts import crowded_requests, held_out_requests
-from irg_mini.world.detector import EVAL_DETECTOR, SCORE_THRESHOLD, Detector
+from irg_mini.world.detector import EVAL_DETECTOR, Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 CELL = 8
 """Pixels of a latent cell: what counts as covered by a thing."""

@@ -10,7 +10,8 @@ from irg.learning.rl.rewards import Score
 from irg.results.trajectory import Trajectory
 from irg_mini import world
 from irg_mini.measure.plan_rewards import detector_named, request_of
-from irg_mini.world.detector import LABEL_DETECTOR, SCORE_THRESHOLD
+from irg_mini.world.detector import LABEL_DETECTOR
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 
 @dataclass(frozen=True)

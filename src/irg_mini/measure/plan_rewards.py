@@ -15,7 +15,8 @@ from irg.learning.rl.rewards import Score
 from irg.results.trajectory import Trajectory
 from irg_mini import world
 from irg_mini.data.stages import Sprites
-from irg_mini.world.detector import LABEL_DETECTOR, SCORE_THRESHOLD, Detector
+from irg_mini.world.detector import LABEL_DETECTOR, Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 CLIPPED = 2.0
 """A plan's sizes are at most this much (in nats) too frequent or too rare."""

@@ -18,7 +18,8 @@ from irg.evaluation.statistics import Estimate, share
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini import world
 from irg_mini.measure.prompts import crowded_requests, held_out_requests
-from irg_mini.world.detector import EVAL_DETECTOR, SCORE_THRESHOLD, Detector
+from irg_mini.world.detector import EVAL_DETECTOR, Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 SIZE = 128
 BATCH = 100

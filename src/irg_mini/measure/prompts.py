@@ -9,7 +9,8 @@ import numpy as np
 from irg import promptsets
 from irg.evaluation.runs import select_prompts
 from irg_mini import world
-from irg_mini.world.detector import SCORE_THRESHOLD, Detector
+from irg_mini.world.detector import Detector
+from irg_mini.world.rules import SCORE_THRESHOLD
 
 TAGS = world.TAGS
 RENDERINGS = 6

@@ -36,8 +36,6 @@ training."""
 
 LABEL_DETECTOR, EVAL_DETECTOR = "label-detector", "eval-detector"
 RENAMED = {"mini-judge": LABEL_DETECTOR, "mini-referee": EVAL_DETECTOR}
-SCORE_THRESHOLD = 0.3
-"""A thing counts as seen if its score is above this."""
 
 
 @dataclass(frozen=True)

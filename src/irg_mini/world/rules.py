@@ -14,6 +14,8 @@ from irg_mini.world.scene import Scene, boxes, crowding, may_overlap
 
 TOUCHING = 0.05
 """Overlap up to which two things are beside one another: what the world's own scenes keep to."""
+SCORE_THRESHOLD = 0.3
+"""A thing counts as seen if its score is above this."""
 
 
 @dataclass(frozen=True)
