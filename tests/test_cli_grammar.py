@@ -73,7 +73,8 @@ def test_every_setting_is_an_option_of_every_command(kind: type) -> None:
     drawing = [one.name for one in fields(DrawSettings)]
     own = [one.name for one in fields(Settings) if one.name not in ("initial", "improving", *FLAGS)]
     assert set(VALUES) == {*own, *drawing}
-    words, wanted = ["x", "--stop-when-done", "--no-keep-best"], {"stop_when_done": True, "keep_best": False}
+    words = ["x", "--stop-when-done", "--no-keep-best", "--effort", "draft"]
+    wanted = {"stop_when_done": True, "keep_best": False, "effort": "draft"}
     for name in (*own, *drawing, *(IMPROVE + name for name in drawing)):
         text, value = VALUES[name.removeprefix(IMPROVE)]
         words += [f"--{name.replace('_', '-')}", text]

@@ -157,11 +157,10 @@ async def _local(
 ) -> AsyncIterator["host.Progress | Shown | None"]:
     """Run the loop in this process; fills ``result``."""
     from irg.reasoning.events import DenoiseStep, Failed, Finished, ImageDone
-    from irg.reasoning.settings import with_options
 
     pipe = model.pipe
     usual = pipe.defaults if image is None else pipe.defaults.sized_by_image()
-    settings = with_options(usual, options, pipe.sizes)
+    settings = pipe.with_options(usual, options)
     given = 0 if image is None else 1
     first, later = settings.initial.num_timesteps - 1, settings.improving.num_timesteps - 1
     rounds = settings.rounds if given or settings.mode == "irg" else 0

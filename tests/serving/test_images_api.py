@@ -113,7 +113,8 @@ def test_quality_and_names_of_other_servers_become_settings(served: Running) -> 
     def steps(found: dict[str, Any]) -> list[int]:
         return [found[name]["num_timesteps"] - 1 for name in ("initial", "improving")]
 
-    assert [steps(settings(quality=name)) for name in ("auto", "low", "high")] == [[3, 2], [2, 1], [6, 4]]
+    assert [steps(settings(quality=name)) for name in ("auto", "low", "high")] == [[3, 2], [1, 1], [6, 4]]
+    assert steps(settings(effort="best", improve_num_timesteps=6)) == [6, 5]
     assert steps(settings(num_inference_steps=5)) == [5, 5]
     found = settings(guidance_scale=1.5, flow_shift=2.0, think=True, think_do_sample=False, cfg_interval=[0.2, 0.9])
     assert (found["mode"], found["temperature"], found["initial"]["cfg_text_scale"]) == ("think", 0.0, 1.5)

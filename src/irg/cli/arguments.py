@@ -35,8 +35,9 @@ from irg.critics.options import CriticOptions
 from irg.deprecation import old_names
 from irg.endpoints import json_object
 from irg.engine.settings import DrawSettings
+from irg.reasoning.effort import Effort
 from irg.reasoning.protocols.official_texts import read_own_text
-from irg.reasoning.settings import IMPROVE, SIZE, Settings, check_options, named_critics, of_later_images
+from irg.reasoning.settings import EFFORT, IMPROVE, SIZE, Settings, check_options, named_critics, of_later_images
 from irg.reasoning.sizes import PRESETS, parse_size
 
 T = TypeVar("T")
@@ -171,6 +172,8 @@ def _setting_flags(without: tuple[str, ...], first_is_given: bool) -> type:
         text = "Width and height in pixels; or a ratio at the model's usual size, such as 16:9, or "
         text += f"{', '.join(PRESETS)}."
         made.append(("size", Annotated[str | None, _help(text, "WIDTHxHEIGHT")], field(default=None)))
+    text = "Less or more work an image; drawing settings that are given beside it stand. Default: the model's settings."
+    made.append((EFFORT, Annotated[Effort | None, _help(text)], field(default=None)))
     return make_dataclass("SettingOptions", made, frozen=True)
 
 

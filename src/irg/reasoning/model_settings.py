@@ -6,6 +6,7 @@ from typing import Any
 
 from irg.model.network.config import ModelConfig
 from irg.model.placement.memory_plan import RequestShape
+from irg.reasoning.effort import Presets
 from irg.reasoning.settings import SIZE, Settings, with_options
 from irg.reasoning.sizes import ImageSizes, parse_size
 
@@ -17,7 +18,7 @@ def image_sizes(config: ModelConfig, usual: Settings) -> ImageSizes:
 
 
 def checked_settings(
-    config: ModelConfig, usual: Settings, options: Mapping[str, Any], say: Callable[[str], None]
+    config: ModelConfig, usual: Settings, options: Mapping[str, Any], presets: Presets, say: Callable[[str], None]
 ) -> Settings:
     """The model's own settings with ``options``; a ``size`` that is a ratio is told in pixels.
 
@@ -25,7 +26,7 @@ def checked_settings(
         ValueError: an option is not acceptable, or the network does not draw images of the size.
     """
     sizes = image_sizes(config, usual)
-    chosen = with_options(usual, options, sizes)
+    chosen = with_options(usual, options, sizes, presets)
     assert chosen.height is not None and chosen.width is not None
     sizes.check(chosen.width, chosen.height)
     if isinstance(parse_size(options.get(SIZE, 1)), Fraction):

@@ -148,7 +148,7 @@ class IRGPipeline:
         config = read_config(folder)
         tokenizer.check(config, folder)
         usual = usual_settings(config, profile, selected.protocol)
-        defaults = checked_settings(config, usual, options or {}, say)
+        defaults = checked_settings(config, usual, options or {}, profile.efforts, say)
         if defaults.mode == "irg":  # a loop that can't be is told before the weights are loaded
             selected.protocol.check(defaults, usual, "generate")
         protocol_texts = ProtocolTexts(selected.protocol, profile, system_prompt, texts, say, offline)
@@ -170,6 +170,10 @@ class IRGPipeline:
         pipe = cls(engine, profile, str(model), plan, selected.protocol, protocol_texts, critics, record)
         pipe.defaults, pipe.protocol_reason = defaults, selected.reason
         return pipe
+
+    def with_options(self, settings: Settings, options: Mapping[str, Any]) -> Settings:
+        """:func:`irg.reasoning.settings.with_options` with this model's sizes and presets."""
+        return with_options(settings, options, self.sizes, self.profile.efforts)
 
     def max_concurrent_requests(self, most: int = 8) -> int:
         """How many requests of the usual size to run at a time: ``most``, or as many as memory has room for."""
@@ -215,7 +219,8 @@ class IRGPipeline:
                 has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
             options: single settings by name, over ``settings``: those of :class:`Settings` (``mode``, ``rounds``,
                 ``height``, ``width``, ``temperature``, ...), ``size`` for width and height (``"512x384"``, ``"16:9"``,
-                ``"wide"``: :mod:`irg.reasoning.sizes`), those of ``DrawSettings`` for the first image
+                ``"wide"``: :mod:`irg.reasoning.sizes`), ``effort`` (``"draft"``, ``"balanced"``, ``"best"``:
+                :mod:`irg.reasoning.effort`), those of ``DrawSettings`` for the first image
                 (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later images.
 
         Raises:
@@ -224,7 +229,7 @@ class IRGPipeline:
                 (:meth:`stream` goes on with them).
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        chosen = with_options(settings or self.defaults, options, self.sizes)
+        chosen = self.with_options(settings or self.defaults, options)
         seeds = self._seeds(seed, len(prompts))
         outputs = self._outputs(self.stream(prompts, seeds, chosen, batch_size), callback_on_step_end)
         return outputs[0] if isinstance(prompt, str) else outputs
@@ -306,7 +311,7 @@ class IRGPipeline:
 
     def _about_images(self, settings: Settings | None, options: Mapping[str, Any]) -> Settings:
         """The settings of a request about given images."""
-        return with_options(settings or self.defaults.sized_by_image(), of_later_images(options), self.sizes)
+        return self.with_options(settings or self.defaults.sized_by_image(), of_later_images(options))
 
     def _outputs(
         self, stream: Generator[Event, None, None], callback_on_step_end: StepCallback | None

@@ -6,11 +6,13 @@ keyword arguments of the pipeline and dictionaries in recipes have these names (
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from irg.critics.options import SELF, check_critic
 from irg.deprecation import accepts_old_names, old_names, renamed, warn
 from irg.engine.settings import IMPROVING, DrawSettings, choice, number, whole
+from irg.reasoning.effort import Presets, with_effort
 from irg.reasoning.sizes import ImageSizes, parse_size
 from irg.recipes import build, choose
 
@@ -24,6 +26,7 @@ MAX_PROMPT_BYTES = 100_000
 MAX_SEED = 2**63 - 1
 MAX_SIDE = 65536
 SIZE = "size"  # stands for width and height
+EFFORT = "effort"  # stands for drawing settings that are not given beside it
 CRITIC = "critic"  # in the place of a critic's name: the one that reflects
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
 # settings of mode irg alone begin with these
@@ -174,18 +177,27 @@ class Settings:
 LOOP_SETTINGS = tuple(name for name in Settings.__dataclass_fields__ if name.startswith(_LATER))
 
 
-def with_options(settings: Settings, options: Mapping[str, Any], sizes: ImageSizes | None = None) -> Settings:
+def with_options(
+    settings: Settings,
+    options: Mapping[str, Any],
+    sizes: ImageSizes | None = None,
+    presets: Presets = MappingProxyType({}),
+) -> Settings:
     """``settings`` with single values changed by name: fields of :class:`Settings`, fields of :class:`DrawSettings` for
-    the first image, and the same with ``improve_`` before them for later images; ``size`` stands for width and height.
-    A ``critic`` without a ``mode`` means mode ``irg``.
+    the first image, and the same with ``improve_`` before them for later images; ``size`` stands for width and height,
+    ``effort`` for drawing settings that are not among the options. A ``critic`` without a ``mode`` means mode ``irg``.
 
     Args:
         sizes: the model's, for a ``size`` that is a ratio.
+        presets: the model's, for an ``effort``.
 
     Raises:
         ValueError: a name is unknown or a value not acceptable; it is named as it was given.
     """
-    options = _with_pixels(options, sizes)
+    options = dict(_with_pixels(options, sizes))
+    if EFFORT in options:
+        initial, improving = with_effort(options.pop(EFFORT), settings.initial, settings.improving, presets)
+        settings = replace(settings, initial=initial, improving=improving)
     own: dict[str, Any] = {}
     first: dict[str, Any] = {}
     later: dict[str, Any] = {}
@@ -201,7 +213,13 @@ def with_options(settings: Settings, options: Mapping[str, Any], sizes: ImageSiz
         elif name in Settings.__dataclass_fields__:
             own[name] = value
         else:
-            known = [*Settings.__dataclass_fields__, SIZE, *DRAW_FIELDS, *(IMPROVE + field for field in DRAW_FIELDS)]
+            known = [
+                *Settings.__dataclass_fields__,
+                SIZE,
+                EFFORT,
+                *DRAW_FIELDS,
+                *(IMPROVE + field for field in DRAW_FIELDS),
+            ]
             raise ValueError(f"unknown setting {name!r}{choose(name, known)}; there are {', '.join(known)}")
     if own.get("critic", SELF) != SELF:
         own.setdefault("mode", "irg")

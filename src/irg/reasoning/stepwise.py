@@ -25,7 +25,7 @@ from irg.reasoning.events import GenerationError
 from irg.reasoning.negative_prompt import with_negative_prompt
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.protocols.base import Job, Step
-from irg.reasoning.settings import DRAW_FIELDS, Settings, check_prompt, check_seed, of_later_images, with_options
+from irg.reasoning.settings import DRAW_FIELDS, Settings, check_prompt, check_seed, of_later_images
 
 _MAX_ROUNDS = 100  # of Settings
 _NO_SEARCH = {"candidates": 1, "keep_best": False, "budget_seconds": None, "budget_images": None}
@@ -146,7 +146,7 @@ class PausedRequest:
 
     def _with(self, options: dict[str, Any], seed: int | None) -> "PausedRequest":
         """With other settings from here on, and other random numbers."""
-        job = replace(self.job, settings=with_options(self.job.settings, options, self.pipe.sizes))
+        job = replace(self.job, settings=self.pipe.with_options(self.job.settings, options))
         state = self.random_state if seed is None else generator(check_seed(seed)).get_state()
         return replace(self, job=job, random_state=state)
 
@@ -174,7 +174,7 @@ def start(
         ValueError: the prompt, the seed, the image or a setting is not usable.
     """
     usual = settings or (pipe.defaults if image is None else pipe.defaults.sized_by_image())
-    chosen = with_options(usual, options if image is None else of_later_images(options), pipe.sizes)
+    chosen = pipe.with_options(usual, options if image is None else of_later_images(options))
     for name, off in _NO_SEARCH.items():
         if getattr(chosen, name) != off:
             raise ValueError(f"{name} has no meaning for a request in single steps")

@@ -10,14 +10,24 @@ from PIL.Image import Image
 
 from irg.critics.options import SELF
 from irg.engine.settings import DrawSettings
+from irg.reasoning.effort import OF_QUALITY
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.protocols.base import Job, Task
 from irg.reasoning.search import Searching
-from irg.reasoning.settings import CRITIC, IMPROVE, MAX_SEED, Settings, check_options, of_later_images, with_options
+from irg.reasoning.settings import (
+    CRITIC,
+    EFFORT,
+    IMPROVE,
+    MAX_SEED,
+    Settings,
+    check_options,
+    of_later_images,
+    with_options,
+)
 from irg.reasoning.sizes import parse_size
 from irg.serving.errors import ApiError, invalid
 from irg.serving.options import Limits, ServerOptions
-from irg.serving.schemas import ALIASES, SETTINGS, STEPS_OF_QUALITY, Generation
+from irg.serving.schemas import ALIASES, SETTINGS, Generation
 
 
 @dataclass(frozen=True)
@@ -87,22 +97,41 @@ class Translator:
             changes["size"] = self._size(size)
         elif {"width", "height"} <= changes.keys() and self.options.fit_sizes:
             changes["size"] = self._size(f"{changes.pop('width')}x{changes.pop('height')}")
+        usual = self._with_effort(request.effort, quality)
         if task == "generate":
             check_options({name: value for name, value in changes.items() if name not in ("critic", "select")})
-            settings = with_options(self.pipe.defaults, changes, self.pipe.sizes)
+            settings = self.pipe.with_options(usual, changes)
         else:
-            usual = self.pipe.defaults.sized_by_image()
-            settings = with_options(usual, of_later_images(changes), self.pipe.sizes)
+            settings = self.pipe.with_options(usual.sized_by_image(), of_later_images(changes))
         for name, value, own in (("critic", settings.critic, (SELF,)), ("select", settings.select, (SELF, CRITIC))):
             allowed = (*own, *self.options.critics)
             if value not in allowed:
                 raise ValueError(f"{name} must be one that this server allows ({', '.join(allowed)}), got {value!r}")
-        if quality is not None:
-            settings = _of_quality(settings, quality, self.limits.max_steps)
         if (steps := request.num_inference_steps) is not None:
             points = {"num_timesteps": steps + 1}
             settings = with_options(settings, points | {IMPROVE + name: n for name, n in points.items()})
         return settings
+
+    def _with_effort(self, effort: str | None, quality: str | None) -> Settings:
+        """The model's own settings at an effort, with no more updates than the server allows or the model usually
+        takes."""
+        named = None if quality is None else OF_QUALITY.get(quality)
+        if effort is not None and named is not None:
+            raise ValueError("effort and quality are the same setting; give one of them")
+        usual = self.pipe.defaults
+        if (effort or named) is None:
+            return usual
+        chosen = self.pipe.with_options(usual, {EFFORT: effort or named})
+
+        def limited(draw: DrawSettings, own: DrawSettings) -> DrawSettings:
+            most = max(own.num_timesteps, self.limits.max_steps + 1)
+            return replace(draw, num_timesteps=min(draw.num_timesteps, most))
+
+        return replace(
+            chosen,
+            initial=limited(chosen.initial, usual.initial),
+            improving=limited(chosen.improving, usual.improving),
+        )
 
     def _changes(self, request: Generation) -> dict[str, Any]:
         """Settings by name, as the request gives them under whatever name."""
@@ -157,16 +186,4 @@ def _beyond(name: str, value: object, most: str) -> ApiError:
 def _named(message: str) -> str | None:
     """The setting that an error's message begins with."""
     word = message.partition(" ")[0].rstrip(":")
-    return word if word in (*SETTINGS, *ALIASES, "size", "seed", "think") else None
-
-
-def _of_quality(settings: Settings, quality: str, max_steps: int) -> Settings:
-    """Settings with a preset's number of updates, as far as the server's limit goes."""
-    factor = STEPS_OF_QUALITY.get(quality, 1.0)
-
-    def scaled(draw: DrawSettings) -> DrawSettings:
-        usual = draw.num_timesteps - 1
-        steps = min(max(1, round(usual * factor)), max(usual, max_steps))
-        return replace(draw, num_timesteps=steps + 1)
-
-    return replace(settings, initial=scaled(settings.initial), improving=scaled(settings.improving))
+    return word if word in (*SETTINGS, *ALIASES, "size", "seed", "think", "effort") else None

@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from irg.engine.settings import DrawSettings
+from irg.reasoning.effort import Effort
 from irg.reasoning.settings import IMPROVE, MAX_SEED, Settings
 from irg.serving.errors import of_validation
 from irg.serving.image_data import OutputFormat
 
 Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"]
-STEPS_OF_QUALITY = {"low": 0.5, "medium": 1.0, "standard": 1.0, "high": 2.0, "hd": 2.0, "xhigh": 3.0, "max": 4.0}
-"""Updates of an image, as a multiple of the model's usual number."""
 
 
 class Strict(BaseModel):
@@ -56,6 +55,7 @@ class Generation(_SettingFields):  # type: ignore[misc, valid-type]
     """
 
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    effort: Effort | None = Field(None, description="presets of drawing settings that are not given")
     num_inference_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="updates of every image")
     guidance_scale: float | None = Field(None, description="cfg_text_scale")
     true_cfg_scale: float | None = Field(None, description="cfg_text_scale")

@@ -22,7 +22,7 @@ from rich.progress import track
 from irg.deprecation import old_names, renamed, warn
 from irg.files import JsonLines, locked, read_json_lines, write_json, write_text
 from irg.reasoning.pipeline import IRGPipeline
-from irg.reasoning.settings import Settings, with_options
+from irg.reasoning.settings import Settings
 from irg.results.reflection import is_done
 from irg.results.trajectory import Trajectory, Turn
 from irg_mini import world
@@ -141,7 +141,7 @@ class _Run:
     def settings(self, variant: Variant) -> Settings:
         """The model's own, the variant's, and what was asked for."""
         changes = {"rounds": self.evaluation.rounds, **variant.settings, **self.evaluation.settings}
-        return with_options(self.pipe.defaults, changes, self.pipe.sizes)
+        return self.pipe.with_options(self.pipe.defaults, changes)
 
     def results(self, name: str) -> list[dict[str, Any]]:
         """Draw and judge all prompts in one way; a line of ``<out>/<name>.jsonl`` for each image asked for."""

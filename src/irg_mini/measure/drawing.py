@@ -19,7 +19,6 @@ from PIL import Image
 
 from irg.evaluation.statistics import share, stratified_interval
 from irg.reasoning.pipeline import IRGPipeline
-from irg.reasoning.settings import with_options
 from irg_mini import world
 from irg_mini.measure.prompts import crowded_requests, held_out_requests
 from irg_mini.world.detector import EVAL_DETECTOR, Detector
@@ -93,7 +92,7 @@ def draw(measure: DrawingMeasure) -> list[Drawing]:
     outputs = pipe(
         [world.caption(request) for request in requests],
         seed=[1000 * measure.seed + 17 * i for i in range(len(requests))],
-        settings=with_options(pipe.defaults, options, pipe.sizes),
+        settings=pipe.with_options(pipe.defaults, options),
         batch_size=measure.batch_size,
     )
     found = []

@@ -28,7 +28,6 @@ from irg.engine.ops import Drawn, Program, Say
 from irg.files import write_bytes, write_json
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.protocols.base import Job
-from irg.reasoning.settings import with_options
 from irg_mini import world
 from irg_mini.perception.autoencoder import batch_of, reconstruction_loss, render_pool, to_batch
 from irg_mini.perception.training import Training, TrainingConfig, weights_of
@@ -167,7 +166,7 @@ def _draw_plan(job: Job, plan: str) -> Program:
 
 def draw_pairs(pipe: IRGPipeline, config: DecoderConfig, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Latents, float16 [M, z, h, w], that the model drew of random plans, and the plans' renderings."""
-    settings = with_options(pipe.defaults, {"mode": "think"}, pipe.sizes)
+    settings = pipe.with_options(pipe.defaults, {"mode": "think"})
     sprites = world.load_sprites(config.sprites)
     latents, renderings = [], []
     for start in range(0, len(numbers), DRAWN_TOGETHER):

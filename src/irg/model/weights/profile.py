@@ -22,6 +22,8 @@ class Profile:
 
     ``draft_texts`` are examples of the thinking it writes, if that has a form: the n-gram drafter proposes tokens from
     them.
+
+    ``efforts`` are changes of drawing settings for less or more work (:mod:`irg.reasoning.effort`).
     """
 
     name: str
@@ -31,6 +33,7 @@ class Profile:
     settings: dict[str, Any] = field(default_factory=dict)
     draft_texts: tuple[str, ...] = ()
     protocol: str = ""
+    efforts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write ``irg.json`` into a model folder."""

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from anyio.to_thread import run_sync
@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.responses import RedirectResponse
 
 from irg.critics.options import SELF
+from irg.reasoning.effort import Effort
 from irg.reasoning.protocols.base import Task
 from irg.reasoning.settings import Mode
 from irg.results.trajectory import Trajectory
@@ -29,7 +30,7 @@ THINKS_FIRST = "Think, draw, look, draw better"
 """Mode ``irg`` of protocols that have ``think``, too."""
 REVISE = {"reflection": "Draw as the reflection says", "thinking": "Think anew, then draw"}
 MAX_TRIES = 8
-EFFORTS = [("Draft", "low"), ("Balanced", "medium"), ("Best", "high")]
+EFFORTS = [(name.capitalize(), name) for name in get_args(Effort)]
 SIZES = ("auto", "1:1", "4:3", "3:4", "16:9", "9:16")
 HISTORY = 24
 """Images that a session's history keeps."""
@@ -123,7 +124,7 @@ class Page:
             visible=False,
             elem_id="tries",
         )
-        self.effort = gr.Radio(EFFORTS, value="medium", label="Effort: steps of each image", elem_id="effort")
+        self.effort = gr.Radio(EFFORTS, value="balanced", label="Effort", elem_id="effort")
         with gr.Row():
             self.size = gr.Dropdown(list(SIZES), value="auto", label="Size", allow_custom_value=True)
             self.count = gr.Slider(1, self._limits.max_images, 1, step=1, label="Images")
@@ -237,7 +238,7 @@ class Page:
     ) -> AsyncIterator[dict[Any, Any]]:
         """Carry a request out, and show it: what each step changes on the page."""
         chosen = secrets.randbelow(2**32) if random or seed is None else int(seed)
-        settings: dict[str, Any] = {"seed": chosen}
+        settings: dict[str, Any] = {"seed": chosen, "effort": effort}
         if task == "generate":
             settings["mode"] = mode
         if _loops(task, mode):
@@ -249,7 +250,7 @@ class Page:
             if tries > 1:
                 settings["thinking_tries"] = int(tries)
         given = Path(image).read_bytes() if image is not None and task != "generate" else None
-        form = Form(prompt, task, given, int(count), size, effort, settings)
+        form = Form(prompt, task, given, int(count), size, settings)
         yield self._cleared(form, image) | {self.seed: chosen}
         progress, images = Progress(), 0
         try:
@@ -307,7 +308,6 @@ class Page:
         ]
         finals = [(one.image, f"seed {one.seed}: {one.prompt}"[:80]) for one in found if one.image is not None]
         history = [*reversed(finals), *history][:HISTORY]
-        same = form.task == "generate" and form.quality == "medium"  # the command line has no quality
         return {
             self.status: _summary(first, len(found)),
             self.answer: first.answer or "",
@@ -316,7 +316,7 @@ class Page:
             self.slider: gr.update(value=pair, visible=pair is not None),
             self.gallery: gr.update(value=images, visible=len(images) > 1),
             self.download: gr.update(value=str(archive), visible=True),
-            self.copy: gr.update(value=self._command(form), visible=same),
+            self.copy: gr.update(value=self._command(form), visible=form.task == "generate"),
             self.history: gr.update(value=history, visible=bool(history)),
             self.history_state: history,
         }

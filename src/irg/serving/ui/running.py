@@ -37,7 +37,6 @@ class Form:
     image: bytes | None = None
     count: int = 1
     size: str = "auto"
-    quality: str = "medium"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -108,7 +107,7 @@ async def run(service: Service, form: Form) -> AsyncGenerator[Progress]:
         assert form.image is not None
         images = [await run_sync(decode, form.image, limits.max_input_pixels, "image")]
     size = None if form.size == "auto" else form.size
-    own: dict[str, Any] = {"count": form.count, "size": size, "quality": form.quality, "task": form.task}
+    own: dict[str, Any] = {"count": form.count, "size": size, "task": form.task}
     with model.engine.arriving():
         searches = await run_sync(lambda: model.translator.jobs(fields, form.prompt, images=images, **own))
         submission = model.engine.submit(searches, limits.timeout_s, texts=True)
