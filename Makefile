@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/irg generate "a photo of a baseball glove and a knife right of a green sink" --seed 1632 \
-	  --critic mini-compare --revise thinking --out demo-out --overwrite
+	$(BIN)/irg generate "a photo of a bicycle, an orange right of a motorcycle and a suitcase" --seed 5250 \
+	  --out demo-out --overwrite
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -63,8 +63,8 @@ def max_tokens() -> io.Int.Input:
 
 
 def critic() -> io.String.Input:
-    tooltip = "Who looks and reflects: self (the model), endpoint:MODEL, hf:MODEL, or a plug-in's name."
-    return io.String.Input("critic", default="self", optional=True, tooltip=tooltip)
+    tooltip = "Who says what is wrong: self (the model), endpoint:MODEL, hf:MODEL, a plug-in's name; empty: as usual."
+    return io.String.Input("critic", default="", optional=True, tooltip=tooltip)
 
 
 def negative_prompt() -> io.String.Input:

@@ -99,7 +99,7 @@ class Generate(io.ComfyNode):
         image_guidance: float,
         temperature: float,
         seed: int,
-        critic: str = "self",
+        critic: str = "",
         negative_prompt: str = "",
         image: "Tensor | None" = None,
     ) -> io.NodeOutput:
@@ -111,8 +111,8 @@ class Generate(io.ComfyNode):
         }
         first = {"mode": mode, "steps": steps, "cfg_text_scale": guidance}
         both = {"size": size, "temperature": temperature, "negative_prompt": negative_prompt}
-        both["critic"] = "" if critic == "self" else critic
         loops = later if mode == "irg" or image is not None else {}
+        both["critic"] = critic if loops or critic != "self" else ""
         options = inputs.given(**both, **loops, **({} if image is not None else first))
         source = None if image is None else to_pillow(image)
         result = Result(first=source)

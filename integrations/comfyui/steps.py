@@ -61,15 +61,14 @@ class Think(io.ComfyNode):
         max_tokens: int,
         temperature: float,
         seed: int,
-        critic: str = "self",
+        critic: str = "",
         negative_prompt: str = "",
         own_text: str = "",
     ) -> io.NodeOutput:
         from irg.reasoning.stepwise import start
 
         model.check_critic(critic)
-        own = {"critic": critic} if critic != "self" else {}
-        options = inputs.given(mode=mode, size=size, negative_prompt=negative_prompt, **own)
+        options = inputs.given(mode=mode, size=size, negative_prompt=negative_prompt, critic=critic)
         texts = inputs.given(max_tokens=max_tokens, temperature=temperature, text=own_text)
         begun = start(model.pipe, prompt, seed, **options)
         context = await _taken(begun.write(**texts), 1)
@@ -108,14 +107,13 @@ class StartFromImage(io.ComfyNode):
         image: "Tensor",
         prompt: str,
         seed: int,
-        critic: str = "self",
+        critic: str = "",
         negative_prompt: str = "",
     ) -> io.NodeOutput:
         from irg.reasoning.stepwise import start
 
         model.check_critic(critic)
-        own = {"critic": critic} if critic != "self" else {}
-        options = inputs.given(negative_prompt=negative_prompt, **own)
+        options = inputs.given(negative_prompt=negative_prompt, critic=critic)
         return io.NodeOutput(start(model.pipe, prompt, seed, image=to_pillow(image), **options))
 
 

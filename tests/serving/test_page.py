@@ -28,7 +28,14 @@ from irg.serving.ui.results import changes_of, command, zipped
 from irg.serving.ui.running import Form, Progress, run, sentence
 from serving import Running, serving
 
-SMALL = {"seed": 3, "num_timesteps": 3, "improve_num_timesteps": 3, "mode": "irg", "stop_when_done": False}
+SMALL = {
+    "seed": 3,
+    "num_timesteps": 3,
+    "improve_num_timesteps": 3,
+    "mode": "irg",
+    "critic": "self",
+    "stop_when_done": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +188,7 @@ def test_no_page_without_gradio_or_with_keys(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_a_protocol_can_behind_a_server(name: str, critics: tuple[str, ...], wanted: tuple[Any, ...]) -> None:
-    found = Capabilities.of(find(name), ServerOptions(critics=critics))
+    found = Capabilities.of(find(name), "self", ServerOptions(critics=critics))
     assert (found.tasks, found.modes, found.critics, found.max_rounds) == wanted
 
 
@@ -210,7 +217,7 @@ def test_the_form_offers_what_the_protocol_has() -> None:
     shown = {key.elem_id: change["visible"] for key, change in form._use("improve", "direct").items()}
     assert (shown["given"], shown["mode"], shown["rounds"], shown["critic"]) == (True, False, True, True)
     assert (shown["revise"], shown["tries"]) == (False, False)  # RvR has one way
-    made.model = SimpleNamespace(pipe=SimpleNamespace(protocol=find("irg")))  # type: ignore[assignment]
+    made.model = SimpleNamespace(pipe=SimpleNamespace(protocol=find("irg"), defaults=Settings()))  # type: ignore[assignment]
     shown = {key.elem_id: change["visible"] for key, change in form._use("generate", "irg").items()}
     assert (shown["revise"], shown["tries"]) == (True, True)
     shown = {key.elem_id: change["visible"] for key, change in form._use("generate", "think").items()}
@@ -256,7 +263,7 @@ def test_in_a_browser(page: Any, running: Running, tmp_path: Path) -> None:
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#first img")
     assert page.input_value("#thinking textarea").startswith("Scene:")
-    assert page.is_visible("#rounds") and not page.is_visible("#critic")  # as the protocol has it
+    assert page.is_visible("#rounds") and page.input_value("#critic input") == "mini-compare"  # as the model has it
     page.wait_for_selector("#download", state="visible")
     assert "Seed 3" in page.inner_text("#status")
     assert "Analysis:" in page.input_value("#reflection textarea")

@@ -11,7 +11,7 @@ from irg.engine.ops import Written
 from irg.image_files import ImageSource, open_image
 from irg.model.network.config import ModelConfig
 from irg.reasoning.critique import Critics
-from irg.reasoning.protocols.base import Job, Protocol, Step, Task
+from irg.reasoning.protocols.base import Job, Protocol, Step, Task, draws_again
 from irg.reasoning.protocols.selection import ProtocolTexts
 from irg.reasoning.settings import Settings, check_negative_prompt, check_prompt
 from irg.reasoning.sizes import ImageSizes
@@ -86,7 +86,8 @@ class Jobs:
         texts = self.texts.read(task, settings.mode)
         system = self.texts.system(task, texts)
         options = self.protocol.job_options(self.config)
-        options["critic"] = self.critics.get(settings.critic)
+        if draws_again(task, settings.mode):  # the model's own critic is set in every mode
+            options["critic"] = self.critics.get(settings.critic)
         options["critic_fallback"] = settings.critic_fallback if self.protocol.reflects else "keep"
         return Job(prompt, system, settings, height, width, task, tuple(given), texts, seed, **options)
 

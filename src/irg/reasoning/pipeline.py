@@ -73,7 +73,8 @@ class IRGPipeline:
         self.loaded = dict(loaded or {})
         self.config = engine.runner.config
         self.protocol, self.protocol_reason = protocol or find(DEFAULT_PROTOCOL), ""
-        self.defaults = usual_settings(self.config, profile, self.protocol)
+        parallel = engine.runner.processes is not None
+        self.defaults = usual_settings(self.config, profile, self.protocol, parallel)
         self.critics = critics or Critics()
         self.sizes = image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
@@ -147,7 +148,7 @@ class IRGPipeline:
         tokenizer = TextTokenizer.from_folder(folder)
         config = read_config(folder)
         tokenizer.check(config, folder)
-        usual = usual_settings(config, profile, selected.protocol)
+        usual = usual_settings(config, profile, selected.protocol, processes is not None)
         defaults = checked_settings(config, usual, options or {}, profile.efforts, say)
         if defaults.mode == "irg":  # a loop that can't be is told before the weights are loaded
             selected.protocol.check(defaults, usual, "generate")

@@ -31,6 +31,7 @@ CRITIC = "critic"  # in the place of a critic's name: the one that reflects
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
 # settings of mode irg alone begin with these
 _LATER = (IMPROVE, "rounds", "reflect", "max_reflect", "recall", "stop_", "look", "critic", "revise", "thinking_tries")
+OF_CRITIC = {"revise": "reflection", "thinking_tries": 1}  # as for the model itself
 DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -186,6 +187,8 @@ def with_options(
     """``settings`` with single values changed by name: fields of :class:`Settings`, fields of :class:`DrawSettings` for
     the first image, and the same with ``improve_`` before them for later images; ``size`` stands for width and height,
     ``effort`` for drawing settings that are not among the options. A ``critic`` without a ``mode`` means mode ``irg``.
+    Where it takes another critic's place, ``revise`` and ``thinking_tries``, which were chosen for that one, are as for
+    the model itself unless they are given, too.
 
     Args:
         sizes: the model's, for a ``size`` that is a ratio.
@@ -223,6 +226,8 @@ def with_options(
             raise ValueError(f"unknown setting {name!r}{choose(name, known)}; there are {', '.join(known)}")
     if own.get("critic", SELF) != SELF:
         own.setdefault("mode", "irg")
+    if SELF != settings.critic != own.get("critic", settings.critic):
+        own = OF_CRITIC | own
     changed = replace(settings, **own)
     initial = replace(changed.initial, **first)
     try:

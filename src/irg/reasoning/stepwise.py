@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from irg.critics import Critic, Review, Verdict
+from irg.critics import Critic, Review, TextCritic, Verdict
 from irg.engine.events import EngineEvent, RequestDone, RequestFailed
 from irg.engine.ops import Draw, Drawn, Look, Operation, Program, Said, Say, Wait, Write, Written
 from irg.image_files import ImageSource
@@ -227,7 +227,8 @@ class _Running:
         job = before.job
         if job.critic is not None:
             asked = sum(done.op is Wait for done in before.record)
-            job = replace(job, critic=_AskedBefore(job.critic, asked))
+            wrapped = _ReadBefore if isinstance(job.critic, TextCritic) else _AskedBefore
+            job = replace(job, critic=wrapped(job.critic, asked))
         program = before.pipe.protocol.program(job)
         self._program: Program = with_negative_prompt(program, job.settings.negative_prompt)
 
@@ -315,6 +316,15 @@ class _AskedBefore(Critic):
 
     def close(self) -> None:
         self._critic.close()
+
+
+class _ReadBefore(_AskedBefore, TextCritic):
+    """The same of a critic that reads."""
+
+    _critic: TextCritic
+
+    def accepts(self, prompt: str, thinking: str) -> bool:
+        return self._critic.accepts(prompt, thinking)
 
 
 def _said(written: Written) -> Generator[Operation, Any, Written]:

@@ -14,7 +14,7 @@ class Capabilities:
 
     Attributes:
         tasks, modes: in the protocol's order.
-        critics: who may reflect in the loop: ``self`` is the model.
+        critics: who may reflect in the loop, the model's usual one first: ``self`` is the model.
         max_rounds: times that an image can be looked at and drawn again.
         revises: a flaw may be answered by a new thinking (the setting ``revise``).
     """
@@ -26,10 +26,16 @@ class Capabilities:
     revises: bool
 
     @classmethod
-    def of(cls, protocol: Protocol, options: ServerOptions) -> "Capabilities":
-        """Those of a protocol behind a server. A model that does not reflect by itself needs a critic for its loop."""
+    def of(cls, protocol: Protocol, usual: str, options: ServerOptions) -> "Capabilities":
+        """Those of a protocol behind a server. A model that does not reflect by itself needs a critic for its loop.
+
+        Args:
+            usual: the critic of the model's own settings.
+        """
         others = () if "critic" in protocol.unused else options.critics
-        critics = ((SELF,) if protocol.reflects else ()) + others
+        critics = tuple(dict.fromkeys((usual, SELF, *others)))
+        if not protocol.reflects:
+            critics = tuple(critic for critic in critics if critic != SELF)
         most = options.limits.max_rounds
         return cls(
             tuple(task for task in protocol.tasks if critics or task != "improve"),

@@ -53,7 +53,7 @@ async def model(name: str, request: Request) -> ModelAnswer:
 def _models(service: Service) -> list[ModelAnswer]:
     pipe = service.loaded().pipe
     usual, sizes = pipe.defaults, pipe.sizes
-    can = Capabilities.of(pipe.protocol, service.options)
+    can = Capabilities.of(pipe.protocol, usual.critic, service.options)
     told = {
         "tasks": can.tasks,
         "modes": can.modes,

@@ -103,8 +103,9 @@ class Translator:
             settings = self.pipe.with_options(usual, changes)
         else:
             settings = self.pipe.with_options(usual.sized_by_image(), of_later_images(changes))
+        own_critic = self.pipe.defaults.critic
         for name, value, own in (("critic", settings.critic, (SELF,)), ("select", settings.select, (SELF, CRITIC))):
-            allowed = (*own, *self.options.critics)
+            allowed = tuple(dict.fromkeys((*own, own_critic, *self.options.critics)))
             if value not in allowed:
                 raise ValueError(f"{name} must be one that this server allows ({', '.join(allowed)}), got {value!r}")
         if (steps := request.num_inference_steps) is not None:

@@ -52,11 +52,13 @@ class Variant:
     generator: Literal["model", "world"] = "model"
 
 
-_ALWAYS = {"mode": "irg", "stop_when_done": False}
+_OWN = {"mode": "irg", "critic": "self"}
+_ALWAYS = _OWN | {"stop_when_done": False}
 VARIANTS: dict[str, Variant] = {
     "direct": Variant({"mode": "direct"}),
     "think": Variant({"mode": "think"}),
     "irg": Variant({"mode": "irg"}),
+    "own": Variant(_OWN),
     "always": Variant(_ALWAYS),
     "redraw": Variant({"mode": "think"}, seed_offset=500_009),  # an independent second image
     "again": Variant(_ALWAYS, seed_offset=500_009),  # the same images as redraw's, and looked at
@@ -92,10 +94,11 @@ class Evaluation:
     num_images: int = renamed(was="images", default=1)
     """Images a prompt."""
     modes: tuple[str, ...] = ("direct", "think", "irg")
-    """Ways of reasoning: direct, think, irg, always, redraw, again (redraw, and looked at), blind, vit-only,
-    vae-only, no-text-guidance, no-image-guidance, shuffled (another prompt's reflections; after always), ground-truth
-    (true reflections), best-of-4 (images, of which the ground truth picks one), keep-best (of the loop's images, by the
-    ground truth), rendered (right images by the world itself)."""
+    """Ways of reasoning: direct, think, irg, own (irg by the model's own reflections, as are the next ones), always
+    (without a stop), redraw, again (redraw, and looked at), blind, vit-only, vae-only, no-text-guidance,
+    no-image-guidance, shuffled (another prompt's reflections; after always), ground-truth (true reflections), best-of-4
+    (images, of which the ground truth picks one), keep-best (of the loop's images, by the ground truth), rendered
+    (right images by the world itself)."""
     rounds: int = 1
     seed: int = 0
     batch_size: int = renamed(was="batch", default=16)

@@ -147,6 +147,11 @@ class Step:
         return cls(text if critique.verdict is not None else None, None, stop=critique.stop, critique=critique)
 
 
+def draws_again(task: Task, mode: str | None) -> bool:
+    """Whether a request looks at an image and draws it again."""
+    return task == "improve" or (task == "generate" and mode == "irg")
+
+
 class Protocol:
     """A model's way to reason. A subclass says what is its own; the rest is as BAGEL does it.
 
@@ -257,12 +262,12 @@ class Protocol:
         for name in self.unused:
             if getattr(settings, name) != getattr(usual, name):
                 raise ValueError(f"{name} has no meaning in protocol {self.name!r}")
-        loops = task == "improve" or (task == "generate" and settings.mode == "irg")
+        loops = draws_again(task, settings.mode)
         if loops and settings.critic == SELF and not self.reflects:
             raise ValueError(
                 f"protocol {self.name!r} does not reflect by itself; its loop needs a critic, such as endpoint:MODEL"
             )
-        if settings.critic != SELF and not loops:
+        if settings.critic not in (SELF, usual.critic) and not loops:
             where = f"mode {settings.mode!r}" if task == "generate" else f"{task}ing"
             raise ValueError(f"critic has no meaning in {where}, which draws no image again; it is for mode 'irg'")
         if loops and self.max_rounds is not None and settings.rounds > self.max_rounds:
@@ -270,7 +275,7 @@ class Protocol:
 
     def text_names(self, task: Task, mode: str) -> tuple[str, ...]:
         """The official texts that the programs of a task and mode need."""
-        if task == "improve" or (task == "generate" and mode == "irg"):
+        if draws_again(task, mode):
             return tuple(self.texts)
         return (self.system_text(task),) if self.texts and mode == "think" else ()
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irg.critics.options import SELF, check_critic
 from irg.model.network.config import ModelConfig
 from irg.model.weights.folders import is_model_folder, model_folder
-from irg.model.weights.profile import Profile
+from irg.model.weights.profile import FILE, Profile
 from irg.model.weights.weight_sets import AUTOENCODER, USUAL, weight_sets
 from irg.reasoning.protocols.base import Protocol, Task, find, states_no_rules
-from irg.reasoning.protocols.known_models import protocol_of, usual_weights
+from irg.reasoning.protocols.known_models import DEFAULT_PROTOCOL, protocol_of, usual_weights
 from irg.reasoning.protocols.official_texts import read_texts
 from irg.reasoning.settings import IMPROVE, Settings, with_options
 
@@ -70,14 +71,26 @@ def find_model(
     return folder, usual
 
 
-def usual_settings(config: ModelConfig, profile: Profile, protocol: Protocol) -> Settings:
+def usual_settings(config: ModelConfig, profile: Profile, protocol: Protocol, parallel: bool = False) -> Settings:
     """The settings of a model in a protocol: those of its profile over the protocol's; under a protocol that is not its
-    own, the protocol's over the profile's."""
+    own, the protocol's over the profile's, and without the profile's critic. It is left out with ``parallel``, too,
+    where several processes run the model: its verdicts might come to each in another order.
+
+    Raises:
+        ValueError: the profile's critic is none that a model may bring: the name alone of one that is installed.
+    """
     size = (protocol.vae_resize if states_no_rules(config) else config.vae_resize).max_size
     side = {"height": size, "width": size}
     if profile.protocol == protocol.name:
-        return with_options(with_options(Settings.from_dict(side), protocol.settings), _by_name(profile.settings))
-    return with_options(Settings.from_dict(side | profile.settings), protocol.settings)
+        settings = with_options(with_options(Settings.from_dict(side), protocol.settings), _by_name(profile.settings))
+    else:
+        settings = with_options(Settings.from_dict(side | profile.settings), protocol.settings)
+    if ":" in settings.critic:  # an endpoint's costs money and gets the images: that is for the user to choose
+        raise ValueError(f"{FILE}: a model's own critic must be a name alone, got {settings.critic!r}")
+    if parallel or protocol.name != (profile.protocol or DEFAULT_PROTOCOL):
+        return with_options(settings, {"critic": SELF})
+    check_critic(settings.critic)
+    return settings
 
 
 def _by_name(settings: Mapping[str, Any]) -> dict[str, Any]:

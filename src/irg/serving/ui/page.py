@@ -15,8 +15,8 @@ from starlette.responses import RedirectResponse
 
 from irg.critics.options import SELF
 from irg.reasoning.effort import Effort
-from irg.reasoning.protocols.base import Task
-from irg.reasoning.settings import Mode
+from irg.reasoning.protocols.base import Task, draws_again
+from irg.reasoning.settings import Mode, Settings, with_options
 from irg.results.trajectory import Trajectory
 from irg.serving.capabilities import Capabilities
 from irg.serving.guard import PAGE
@@ -108,10 +108,7 @@ class Page:
         self.mode = gr.Radio(_named(MODES), value="irg", label="Mode", elem_id="mode")
         most = self._limits.max_rounds
         self.rounds = gr.Slider(1, most, 1, step=1, label="Rounds: times to look again", elem_id="rounds")
-        critics = self.service.options.critics
-        self.critic = gr.Dropdown(
-            [SELF, *critics], value=SELF, label="Who looks at the image", visible=bool(critics), elem_id="critic"
-        )
+        self.critic = gr.Dropdown([SELF], value=SELF, label="Who says what is wrong", visible=False, elem_id="critic")
         self.revise = gr.Radio(
             _named(REVISE), value="reflection", label="When something is wrong", visible=False, elem_id="revise"
         )
@@ -185,8 +182,7 @@ class Page:
                 return
             yield {self.status: "The model is being loaded ..."}
             await asyncio.sleep(0.5)
-        pipe = self.service.loaded().pipe
-        can, usual = Capabilities.of(pipe.protocol, self.service.options), pipe.defaults
+        usual, can = self.service.loaded().pipe.defaults, self._capabilities()
         labels = MODES | {"irg": THINKS_FIRST} if "think" in can.modes else MODES
         modes = [(label, mode) for mode, label in labels.items() if mode in can.modes]
         critics = [("The model itself" if critic == SELF else critic, critic) for critic in can.critics]
@@ -195,29 +191,36 @@ class Page:
             self.task: gr.update(choices=[(TASKS[task], task) for task in can.tasks], value=can.tasks[0]),
             self.mode: gr.update(choices=modes, value=usual.mode if usual.mode in can.modes else modes[0][1]),
             self.rounds: gr.update(maximum=can.max_rounds, value=min(usual.rounds, can.max_rounds)),
-            self.critic: gr.update(choices=critics, value=critics[0][1] if critics else None),
-        } | self._of_flaws(usual.mode == "irg")
+            self.critic: gr.update(choices=critics, value=critics[0][1] if critics else None, visible=len(critics) > 1),
+            self.revise: gr.update(value=usual.revise, visible=can.revises),
+            self.tries: gr.update(value=min(usual.thinking_tries, MAX_TRIES), visible=_reads(can)),
+        }
+
+    def _capabilities(self) -> Capabilities:
+        """Those of the loaded model."""
+        pipe = self.service.loaded().pipe
+        return Capabilities.of(pipe.protocol, pipe.defaults.critic, self.service.options)
 
     def _use(self, task: Task, mode: Mode) -> dict[Any, Any]:
         """Show what of the form a task and mode have use for."""
-        loops = _loops(task, mode)
-        shown = {
-            self.image: task != "generate",
-            self.mode: task == "generate",
-            self.size: task != "ask",
-            self.rounds: loops,
-            self.critic: loops and bool(self.service.options.critics),
-        }
-        return {component: gr.update(visible=visible) for component, visible in shown.items()} | self._of_flaws(loops)
+        shown = {self.image: task != "generate", self.mode: task == "generate", self.size: task != "ask"}
+        if self.service.model is not None:
+            loops, can = draws_again(task, mode), self._capabilities()
+            shown[self.rounds] = loops
+            shown[self.critic] = loops and len(can.critics) > 1
+            shown[self.revise] = loops and can.revises
+            shown[self.tries] = loops and _reads(can)
+        return {component: gr.update(visible=visible) for component, visible in shown.items()}
 
-    def _of_flaws(self, loops: bool) -> dict[Any, Any]:
-        """Show how a flaw is answered, where the model's protocol leaves a choice."""
-        model, options = self.service.model, self.service.options
-        revises = loops and model is not None and Capabilities.of(model.pipe.protocol, options).revises
-        return {
-            self.revise: gr.update(visible=revises),
-            self.tries: gr.update(visible=revises and bool(options.critics)),
-        }
+    def _of_flaws(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        """What was chosen about flaws, as far as it is not what the model does by itself."""
+        if self.service.model is None:
+            return {}
+        usual = self.service.model.pipe.defaults
+        if chosen["critic"] != usual.critic:
+            usual = with_options(usual, {"critic": chosen["critic"]})
+            return {"critic": usual.critic} | _changed(usual, chosen)
+        return _changed(usual, chosen)
 
     async def _run(
         self,
@@ -241,14 +244,9 @@ class Page:
         settings: dict[str, Any] = {"seed": chosen, "effort": effort}
         if task == "generate":
             settings["mode"] = mode
-        if _loops(task, mode):
+        if draws_again(task, mode):
             settings["rounds"] = int(rounds)
-            if critic not in (None, SELF):
-                settings["critic"] = critic
-            if revise != "reflection":
-                settings["revise"] = revise
-            if tries > 1:
-                settings["thinking_tries"] = int(tries)
+            settings |= self._of_flaws({"critic": critic or SELF, "revise": revise, "thinking_tries": int(tries)})
         given = Path(image).read_bytes() if image is not None and task != "generate" else None
         form = Form(prompt, task, given, int(count), size, settings)
         yield self._cleared(form, image) | {self.seed: chosen}
@@ -269,7 +267,7 @@ class Page:
 
     def _cleared(self, form: Form, image: str | None) -> dict[Any, Any]:
         """Places for what this request will show, with nothing of the one before. ``image``: the given one's path."""
-        loops, draws = _loops(form.task, form.settings.get("mode")), form.task != "ask"
+        loops, draws = draws_again(form.task, form.settings.get("mode")), form.task != "ask"
         label = "Your image" if form.task == "improve" else "First image" if loops else "Image"
         shown = {self.answer: not draws, self.reflection: loops}
         shown[self.thinking] = draws and form.settings.get("mode") != "direct"
@@ -312,7 +310,7 @@ class Page:
             self.status: _summary(first, len(found)),
             self.answer: first.answer or "",
             self.changes: changes_of(first),
-            self.last: gr.update(visible=pair is not None and _loops(form.task, form.settings.get("mode"))),
+            self.last: gr.update(visible=pair is not None and draws_again(form.task, form.settings.get("mode"))),
             self.slider: gr.update(value=pair, visible=pair is not None),
             self.gallery: gr.update(value=images, visible=len(images) > 1),
             self.download: gr.update(value=str(archive), visible=True),
@@ -333,9 +331,14 @@ def _named(names: Mapping[Any, str]) -> list[tuple[str, Any]]:
     return [(label, value) for value, label in names.items()]
 
 
-def _loops(task: Task, mode: Mode | None) -> bool:
-    """Whether an image is looked at and drawn again."""
-    return task == "improve" or (task == "generate" and mode == "irg")
+def _changed(usual: Settings, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the chosen settings that are not the usual ones."""
+    return {name: value for name, value in chosen.items() if value != getattr(usual, name)}
+
+
+def _reads(can: Capabilities) -> bool:
+    """Whether there may be a critic that reads thinkings, so that several can be tried."""
+    return can.revises and any(critic != SELF for critic in can.critics)
 
 
 def _image(label: str, name: str) -> gr.Image:
