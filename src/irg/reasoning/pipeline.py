@@ -73,8 +73,7 @@ class IRGPipeline:
         self.loaded = dict(loaded or {})
         self.config = engine.runner.config
         self.protocol, self.protocol_reason = protocol or find(DEFAULT_PROTOCOL), ""
-        parallel = engine.runner.processes is not None
-        self.defaults = usual_settings(self.config, profile, self.protocol, parallel)
+        self.defaults = usual_settings(self.config, profile, self.protocol, engine.runner.processes is not None)
         self.critics = critics or Critics()
         self.sizes = image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
@@ -112,11 +111,9 @@ class IRGPipeline:
             memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``offload`` (layers wait in host memory), or
                 ``auto``, the first that fits (float32 before them on the CPU).
             weights: the name of the weights to take where a folder has several: ``ema`` for ``ema.safetensors``.
-                Default: those that a known model is run with in its protocol, else ``weights``, ``ema``, ``model``,
-                whichever is there first, or the only ones.
-            lora: low-rank adapters to add to the weights, in any of the forms of
-                :mod:`irg.model.weights.adapter_forms`: paths, ``"PATH:SCALE"`` or (path, scale). Merged as the weights
-                are loaded, before they are quantized or offloaded.
+                Default: a known model's own in its protocol, else the first of ``weights``, ``ema``, ``model``.
+            lora: low-rank adapters (:mod:`irg.model.weights.adapter_forms`): paths, ``"PATH:SCALE"`` or (path, scale);
+                merged as the weights are loaded, before they are quantized or offloaded.
             protocol: the way to reason (``docs/protocols.md``); default: the model's own.
             system_prompt: takes the place of the protocol's.
             texts: the protocol's texts by name, which are then not read from their official home.
@@ -128,8 +125,7 @@ class IRGPipeline:
             images: given ones, to be checked, too.
             critics: those that the setting ``critic`` may name; default: made when they are needed.
             parallel: what the processes that ``torchrun`` started share out (:mod:`irg.model.placement.processes`).
-            compile: write texts by a compiled function (:mod:`irg.engine.compiled_decoding`), which the first text of
-                some length of rows waits for.
+            compile: write texts by a compiled function, which the first of some length waits for.
 
         Raises:
             ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
