@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from irg.engine.settings import DrawSettings
+from irg.model.weights.folders import model_folder
+from irg.model.weights.profile import read_profile
 from irg.reasoning.effort import OF_QUALITY, UPDATES
 from irg.reasoning.settings import Settings, check_options, with_options
 
@@ -49,6 +51,15 @@ def test_a_models_own_preset_takes_the_place_of_multiples() -> None:
 def test_mistakes_are_named(effort: object, preset: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         points({"effort": effort}, {"draft": preset})
+
+
+def test_irg_minis_presets_are_acceptable_and_its_best_is_its_own_settings() -> None:
+    profile = read_profile(model_folder("mini"))
+    assert profile is not None
+    own = Settings.from_dict(profile.settings)
+    chosen = {name: with_options(own, {"effort": name}, presets=profile.efforts) for name in UPDATES}
+    assert chosen["draft"].initial.num_timesteps == 5 and chosen["draft"].improving == own.improving
+    assert chosen["balanced"] == chosen["best"] == own
 
 
 def test_recipes_are_checked_without_a_model() -> None:
