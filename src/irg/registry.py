@@ -27,6 +27,9 @@ or a frozen dataclass of such (:mod:`irg.learning.rl.rewards`)."""
 PROMPTS = "irg.prompts"
 """Sources of prompts of such recipes. The object is a frozen dataclass with the field ``kind: Literal["name"]`` that
 subclasses ``PromptSource`` (:mod:`irg.learning.rl.prompts`)."""
+PROMPT_NOTES = "irg.prompt_notes"
+"""What a model can't do with a prompt. The object is ``notes(prompt) -> list of lines``; a model's ``irg.json`` names
+it (:mod:`irg.reasoning.prompt_notes`)."""
 DATA = "irg.data"
 """Parts of data recipes (:mod:`irg.curation.parts`). The object is a frozen dataclass with the field
 ``kind: Literal["name"]`` that subclasses ``Source``, ``Drafts``, ``Reflections``, ``Targets``, ``Thinking`` or

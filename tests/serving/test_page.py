@@ -163,6 +163,7 @@ def test_words_about_a_result(drawn: tuple[Progress, list[str]]) -> None:
     ]
     assert changes_of(replace(found, turns=turns)) == "**Looked:** dim.\n\n**Changed:** light."
     assert changes_of(replace(found, turns=turns[:1])) == ""
+    assert changes_of(replace(found, turns=turns[:1], notes=["a note"])) == "a note"
 
 
 def test_no_page_without_gradio_or_with_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,8 @@ def _draw(
             else:
                 files = [name for name in event.trajectory.image_names() if name is not None]
                 search = event.trajectory.search
-                for line in [*verdicts(event.trajectory), *([search.why, *search.notes] if search else ())]:
+                lines = [*event.trajectory.notes, *verdicts(event.trajectory)]
+                for line in [*lines, *([search.why, *search.notes] if search else ())]:
                     display.line(line)
                 display.line(f"Written to {folder}: {', '.join([*files, JSON_NAME, REPORT_NAME])}")
     return failed
@@ -232,6 +233,7 @@ def _summary(index: int, folder: Path, trajectory: Trajectory) -> dict[str, Any]
         "thinking": trajectory.thinking,
         "reflection": trajectory.reflection,
         "stopped": trajectory.stopped,
+        "notes": trajectory.notes,
         "critics": [turn.critic for turn in trajectory.turns if turn.critic is not None],
         "tokens": trajectory.tokens,
         "seconds": round(trajectory.seconds, 3),

@@ -11,6 +11,7 @@ from irg.engine.ops import Written
 from irg.image_files import ImageSource, open_image
 from irg.model.network.config import ModelConfig
 from irg.reasoning.critique import Critics
+from irg.reasoning.prompt_notes import notes_on
 from irg.reasoning.protocols.base import Job, Protocol, Step, Task, draws_again
 from irg.reasoning.protocols.selection import ProtocolTexts
 from irg.reasoning.settings import Settings, check_negative_prompt, check_prompt
@@ -56,6 +57,7 @@ class Jobs:
         sizes: those that the network draws.
         critics: those that settings may name.
         loaded: what was loaded of the model, for records: weights, precision, adapters.
+        prompt_notes: the plug-in that says what the model can't do with a prompt.
     """
 
     model: str
@@ -66,6 +68,7 @@ class Jobs:
     sizes: ImageSizes
     critics: Critics
     loaded: Mapping[str, Any] = field(default_factory=dict)
+    prompt_notes: str = ""
 
     def make(
         self, prompt: str, settings: Settings, seed: int, task: Task = "generate", images: Sequence[ImageSource] = ()
@@ -117,6 +120,7 @@ class Jobs:
             protocol=self.protocol.name,
             stop_reason=last.stop,
             loaded=dict(self.loaded),
+            notes=notes_on(job.prompt, self.prompt_notes) if job.task in ("generate", "improve") else [],
         )
 
 

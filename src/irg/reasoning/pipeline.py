@@ -77,7 +77,17 @@ class IRGPipeline:
         self.critics = critics or Critics()
         self.sizes = image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
-        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, self.loaded)
+        self.jobs = Jobs(
+            name,
+            self.config,
+            self.protocol,
+            texts,
+            self.defaults,
+            self.sizes,
+            self.critics,
+            self.loaded,
+            profile.prompt_notes,
+        )
         self.requests = Requests(self.jobs, engine)
 
     @classmethod

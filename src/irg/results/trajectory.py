@@ -62,6 +62,7 @@ class Trajectory:
             versions of libraries.
         best: index of the turn whose image was kept, by its score; None: the last image stands.
         search: what else was tried, where several candidates or rounds were judged.
+        notes: what the model can't do with the prompt, a line each.
     """
 
     prompt: str
@@ -77,6 +78,7 @@ class Trajectory:
     loaded: dict[str, Any] = field(default_factory=dict)
     best: int | None = None
     search: Search | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def image(self) -> Image.Image | None:
@@ -159,7 +161,8 @@ class Trajectory:
             | ({} if turn.reflection is None else {"reflection": turn.reflection})
             for turn, name in zip(self.turns, self.image_names(), strict=True)
         ]
-        searched = {} if self.search is None else {"best": self.best, "search": self.search.to_dict()}
+        more: dict[str, Any] = {"notes": self.notes} if self.notes else {}
+        more |= {} if self.search is None else {"best": self.best, "search": self.search.to_dict()}
         return {
             "schema_version": SCHEMA_VERSION,
             "irg_version": self.version,
@@ -173,7 +176,7 @@ class Trajectory:
             "stop_reason": self.stop_reason,
             "settings": self.settings,
             "turns": turns,
-        } | searched
+        } | more
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write images, ``trajectory.json`` and ``report.html`` to ``folder``, wholly or not at all.
@@ -277,6 +280,7 @@ class Trajectory:
             protocol=_get({"protocol": "irg"} | data, "protocol", str, ""),
             stop_reason=_get({"stop_reason": ""} | data, "stop_reason", str, ""),
             loaded=_get({"loaded": {}} | data, "loaded", dict, ""),
+            notes=_get({"notes": []} | data, "notes", list, ""),
             **_search(data, turns, read),
         )
 

@@ -48,6 +48,7 @@ class IrgAnswer(BaseModel):
     protocol: str
     size: str
     stop_reason: str
+    notes: list[str] | None = None
     turns: list[TurnAnswer]
     best: int | None = None
     search: dict[str, Any] | None = None
@@ -105,6 +106,7 @@ def irg_answer(job: Job, trajectory: Trajectory) -> IrgAnswer:
         protocol=trajectory.protocol,
         size=size_of(job),
         stop_reason=trajectory.stop_reason or "rounds",
+        notes=trajectory.notes or None,
         turns=turns,
         best=trajectory.best,
         search=None if trajectory.search is None else trajectory.search.to_dict(),

@@ -20,6 +20,8 @@ class Profile:
 
     ``protocol`` is the way it was trained to reason in (:mod:`irg.reasoning.protocols`); empty: not said.
 
+    ``prompt_notes`` names a plug-in of the group ``irg.prompt_notes``: it says what the model can't do with a prompt.
+
     ``draft_texts`` are examples of the thinking it writes, if that has a form: the n-gram drafter proposes tokens from
     them.
 
@@ -34,6 +36,7 @@ class Profile:
     draft_texts: tuple[str, ...] = ()
     protocol: str = ""
     efforts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    prompt_notes: str = ""
 
     def save(self, folder: Path) -> None:
         """Write ``irg.json`` into a model folder."""

@@ -37,9 +37,10 @@ def command(prompt: str, model: str, seed: int, changes: dict[str, object]) -> s
 
 
 def changes_of(trajectory: Trajectory) -> str:
-    """What the last reflection saw and changed, and what critics said, in Markdown; empty where there is neither."""
+    """What the model can't do with the prompt, what the last reflection saw and changed, and what critics said, in
+    Markdown; empty where there is none of that."""
     texts = [turn.texts[0] for turn in trajectory.turns[1:] if turn.texts]
     found = sections(texts[-1]) if texts else {}
     shown = (("Looked", "analysis"), ("Changed", "improvements"))
     said = [f"**{title}:** {found[name]}" for title, name in shown if found.get(name)]
-    return "\n\n".join([*said, *verdicts(trajectory)])
+    return "\n\n".join([*trajectory.notes, *said, *verdicts(trajectory)])
