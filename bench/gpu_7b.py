@@ -281,8 +281,8 @@ def run(
     total = time.perf_counter() - started
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     stages = runner.stages
-    cache = sum(slab.nbytes for slab in (*runner.cache.keys_RLKE, *runner.cache.values_RLKE))
-    return Result(memory_mode, mode, total, stages.seconds, stages.peak, runner.counted.stages, reserved, cache)
+    counted = runner.counted.stages
+    return Result(memory_mode, mode, total, stages.seconds, stages.peak, counted, reserved, runner.cache.nbytes)
 
 
 def measure(

@@ -70,9 +70,10 @@ def test_images_are_attended_from_without_gathering() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(44, heads, 8, generator=generator) for heads in (4, 2, 2))
     out = attend(0, q, k, v)
-    for row, own in enumerate(np.split(stream, 2)):
+    for context, own in zip(contexts, np.split(stream, 2), strict=True):
         tokens = torch.from_numpy(own)
-        keys, values = (slab[0][row, :29].transpose(0, 1) for slab in (cache.keys_RLKE, cache.values_RLKE))
+        slots = cache.slots_of(context.row, 29)
+        keys, values = (slab[0][slots].transpose(0, 1) for slab in (cache.keys_SKE, cache.values_SKE))
         assert torch.equal(keys[:, 7:], k[tokens].transpose(0, 1))
         wanted = dense_attention(q[tokens].transpose(0, 1)[None], keys[None], values[None])[0].transpose(0, 1)
         assert torch.allclose(out[tokens], wanted, atol=1e-6)

@@ -45,7 +45,7 @@ def program(prompt: str) -> Program:
 def run(runner: Runner, tokenizer: TextTokenizer, requests: int) -> list[Any]:
     engine = Engine(runner, tokenizer, ("the red cat",))
     with engine.session() as session:
-        added = [session.add(program(f"{n} cats"), seed=n, expected_slots=300) for n in range(requests)]
+        added = [session.add(program(f"{n} cats"), seed=n, expected_slots=(300, 300, 300)) for n in range(requests)]
         for _ in session:
             pass
     for request in added:
@@ -72,7 +72,7 @@ def test_a_request_is_compiled_once_and_writes_the_same(
             assert torch.allclose(got[3].latents, want[3].latents, atol=1e-5)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"] and not counters["unimplemented"]
-    assert runner.cache.slots == ROW_MULTIPLE
+    assert runner.cache.shape == ((1, ROW_MULTIPLE), (1, 300), (1, 300))
 
 
 def test_requests_together_write_the_same(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:

@@ -56,12 +56,9 @@ def fresh(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> Callable[[
 
 def held(runner: Runner, context: Context) -> Tensor:
     """A copy of a context's keys and values."""
-    slabs = (*runner.cache.keys_RLKE, *runner.cache.values_RLKE)
-    return torch.stack([slab[context.row, : context.length] for slab in slabs]).clone()
-
-
-def rows_in_use(runner: Runner) -> int:
-    return sum(holders > 0 for holders in runner.cache._holders)
+    slabs = (*runner.cache.keys_SKE, *runner.cache.values_SKE)
+    slots = slice(0) if context.row is None else runner.cache.slots_of(context.row, context.length)
+    return torch.stack([slab[slots] for slab in slabs]).clone()
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -185,7 +182,7 @@ def test_packed_training_is_incremental_inference(
     ]
     if samples:
         check_incrementally(runner, samples, lambda: random.random() < 0.5)
-    assert rows_in_use(runner) == 0
+    assert runner.cache.rows_in_use == 0
 
 
 def test_a_whole_trajectory_packed_and_incrementally(runner: Runner) -> None:
@@ -248,7 +245,7 @@ def test_all_together_as_each_alone(
     engine = fresh()
     for got, wanted in zip(engine.run(programs()), alone, strict=True):
         same(got, wanted)
-    assert rows_in_use(engine.runner) == 0
+    assert engine.runner.cache.rows_in_use == 0
 
 
 @pytest.mark.parametrize("gap", [1, 7])
@@ -283,7 +280,7 @@ def test_rows_are_used_again(fresh: Callable[[], Engine], alone: list[list[Step]
         for i in (0, 2):
             (got,) = engine.run(programs([i]))
             same(got, alone[i])
-        sizes.append((engine.runner.cache.rows, engine.runner.cache.slots))
+        sizes.append(engine.runner.cache.shape)
     assert sizes[0] == sizes[1]
 
 
@@ -327,8 +324,8 @@ def test_text_branches_are_copied(fresh: Callable[[], Engine]) -> None:
         branch = image.text_uncond
         assert branch is not None and branch.row != request.main.row
         assert torch.equal(held(engine.runner, branch), held(engine.runner, request.main)[:, : branch.length])
-        assert rows_in_use(engine.runner) == 2 + (image.image_uncond is not None)
-    assert rows_in_use(engine.runner) == 0
+        assert engine.runner.cache.rows_in_use == 2 + (image.image_uncond is not None)
+    assert engine.runner.cache.rows_in_use == 0
 
 
 class Counting(SteadyRunner):
@@ -415,7 +412,7 @@ def test_both_branches_may_lack_the_same(fresh: Callable[[], Engine]) -> None:
 
     engine = fresh()
     (drawn,) = engine.run([(program(), 0)])
-    assert isinstance(drawn, Drawn) and rows_in_use(engine.runner) == 0
+    assert isinstance(drawn, Drawn) and engine.runner.cache.rows_in_use == 0
 
 
 def test_images_in_a_row_are_planned_anew(fresh: Callable[[], Engine]) -> None:
@@ -505,7 +502,7 @@ def test_what_is_forgotten_leaves_no_trace(fresh: Callable[[], Engine]) -> None:
     assert plain[0] == detour[0] and plain[1] == detour[1]
     assert (plain[2].handles, plain[2].ids) == (detour[2].handles, detour[2].ids)
     assert torch.allclose(plain[3].latents, detour[3].latents, atol=1e-5)
-    assert rows_in_use(engine.runner) == 0
+    assert engine.runner.cache.rows_in_use == 0
 
 
 def test_with_the_prompt_as_context_a_reflection_sees_no_plan(fresh: Callable[[], Engine]) -> None:
@@ -688,7 +685,7 @@ def test_close_frees_everything(fresh: Callable[[], Engine], alone: list[list[St
         engine.step()
     unfinished = session.unfinished if turns else 0  # what has not begun has nothing to close
     session.close()
-    assert (rows_in_use(engine.runner), engine.scheduler.running, len(closed)) == (0, [], unfinished)
+    assert (engine.runner.cache.rows_in_use, engine.scheduler.running, len(closed)) == (0, [], unfinished)
     (got,) = engine.run(programs([2]))
     same(got, alone[2])
 
@@ -705,7 +702,7 @@ def test_a_program_that_fails_takes_no_rows_with_it(fresh: Callable[[], Engine],
 
     with pytest.raises(RuntimeError, match="no"):
         engine.run([*programs([1]), (program(), 0)])
-    assert rows_in_use(engine.runner) == 0
+    assert engine.runner.cache.rows_in_use == 0
 
 
 def test_a_program_that_does_nothing(fresh: Callable[[], Engine]) -> None:
@@ -727,12 +724,12 @@ def test_seeds_beyond_32_bits_are_seeds_of_their_own(fresh: Callable[[], Engine]
 def test_the_cache_allocates_what_the_memory_plan_counts(
     tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer
 ) -> None:
-    """Three rows a request: main, and two unconditional branches. Five requests: 15 rows; five more use them again."""
+    """A row of each kind a request: main, and two unconditional branches. Five more requests use them again."""
     runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
     engine = Engine(runner, tiny_tokenizer)
     for _ in range(2):
         engine.run([(IRG().program(JOBS[0][1]), seed) for seed in range(5)])
-        assert runner.cache.rows == 15
+        assert [rows for rows, _ in runner.cache.shape] == [5, 5, 5]
 
 
 def one_image() -> Program:

@@ -57,7 +57,7 @@ def fork(*ops: Any, programs: Sequence[Program], seeds: Sequence[int] = SEEDS) -
 
 
 def free(engine: Engine) -> bool:
-    return not any(engine.runner.cache._holders)
+    return engine.runner.cache.rows_in_use == 0
 
 
 def test_forks_write_what_separate_requests_write(fresh: Callable[[], Engine]) -> None:

@@ -93,7 +93,7 @@ def test_tokens_are_taken_back() -> None:
     cache.reserve([(context, 5)])
     cache.commit(context, 5, 5)
     cache.retract(context, 3)
-    assert (context.length, context.position, cache._filled[context.row]) == (2, 2, 2)
+    assert (context.length, context.position, context.row.filled) == (2, 2, 2)
     cache.fork(context)
     cache.reserve([(context, 1)])
     with pytest.raises(AssertionError, match="last on a row"):
@@ -135,7 +135,7 @@ def test_texts_and_images_are_the_same(
             assert [got[0].ids, got[2].ids] == [want[0].ids, want[2].ids]
             assert [got[0].complete, got[2].complete] == [want[0].complete, want[2].complete]
             assert torch.allclose(got[1].latents, want[1].latents, atol=1e-5)
-        assert runner.cache._holders.count(0) == runner.cache.rows
+        assert runner.cache.rows_in_use == 0
         assert runner.forwards <= plain.forwards
 
 

@@ -82,7 +82,7 @@ def outcome(engine: Engine, programs: Sequence[Program]) -> dict[int, Any]:
             elif isinstance(event, RequestFailed):
                 done[event.request] = event.error
     cache = engine.runner.cache
-    assert cache._holders.count(0) == cache.rows and not engine.scheduler.running
+    assert cache.rows_in_use == 0 and not engine.scheduler.running
     return done
 
 

@@ -79,7 +79,7 @@ def same(got: Any, wanted: Any) -> None:
 
 def free(engine: Engine) -> bool:
     cache = engine.runner.cache
-    return cache._holders.count(0) == cache.rows and not engine.scheduler.running and not engine._owners
+    return cache.rows_in_use == 0 and not engine.scheduler.running and not engine._owners
 
 
 def in_thread(work: Callable[[], Any]) -> threading.Thread:

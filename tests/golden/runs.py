@@ -30,7 +30,8 @@ def restore(runner: Runner, keys: Tensor, values: Tensor, position: int) -> Cont
     cache, n = runner.cache, keys.shape[1]
     context = cache.new()
     cache.reserve([(context, n)])
-    slots = (context.row * cache.slots + torch.arange(n)).to(runner.model.device)
+    assert context.row is not None
+    slots = (cache.slots_of(context.row).start + torch.arange(n)).to(runner.model.device)
     for layer, (k, v) in enumerate(zip(keys, values, strict=True)):
         cache.write(layer, slots, k.to(runner.model.device), v.to(runner.model.device))
     cache.commit(context, n, position)
@@ -44,8 +45,9 @@ def restore_all(runner: Runner, recorded: fixture.Context) -> list[Context]:
 
 def held(runner: Runner, context: Context) -> tuple[Tensor, Tensor]:
     """Keys and values of a context as the cache holds them, [layer, token, kv head, head size]."""
-    cache, rows = runner.cache, slice(0, context.length)
-    keys, values = ([slab[context.row, rows] for slab in slabs] for slabs in (cache.keys_RLKE, cache.values_RLKE))
+    assert context.row is not None
+    cache, slots = runner.cache, runner.cache.slots_of(context.row, context.length)
+    keys, values = ([slab[slots] for slab in slabs] for slabs in (cache.keys_SKE, cache.values_SKE))
     return torch.stack(keys), torch.stack(values)
 
 

@@ -85,4 +85,4 @@ def test_engine_writes_the_same(case: Callable[[str], Case], runner: Runner) -> 
         (written,) = engine.run([(program(), 0)])
         assert [grammar.special.bos, *written.ids] == wanted, name
         assert written.complete == (int(e[f"{name}.logits"][-1].argmax()) == ends_with), name
-        assert runner.cache._holders.count(0) == runner.cache.rows
+        assert runner.cache.rows_in_use == 0

@@ -40,7 +40,7 @@ def test_texts(case: Callable[[str], Case], runner: Runner) -> None:
         before = contexts.pop(name.removesuffix("_more"), None) or [runner.cache.new() for _ in texts]
         extend(runner, c, name, before, [[text] for text in texts])
         contexts[name] = before
-    assert runner.cache.rows - runner.cache._holders.count(0) == sum(len(group) for group in contexts.values())
+    assert runner.cache.rows_in_use == sum(len(group) for group in contexts.values())
 
 
 def test_one_image(case: Callable[[str], Case], loaded: LoadedModel, runner: Runner) -> None:

@@ -47,7 +47,7 @@ def walk(model: UnifiedModel) -> None:
     logits = runner.feed([context, other], [[9], [10]])[:, 0]
     branches = runner.branches([(context, (2, 1)), (other, (2, 1))])
     velocity = branches.velocity(torch.zeros(4, config.latent_values), torch.zeros(1))
-    assert [slab.device for slab in runner.cache.keys_RLKE] == devices
+    assert [slab.device for slab in runner.cache.keys_SKE] == devices
     assert (logits.device, velocity.device) == (main, main)
     assert logits.shape == (2, 260) and velocity.shape == (4, config.latent_values)
 

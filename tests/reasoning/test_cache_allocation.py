@@ -21,7 +21,7 @@ def test_three_rounds_at_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """BAGEL's own sizes of images on a tiny network, whose attention, ViT and autoencoder are left out.
 
     An image looked at has 64^2 latent and 70^2 patch tokens, and two around each; one drawn the former. There are
-    three rows (main, and the unconditional text and image branches), as long as the main one's end.
+    three rows: the main one, the text-free one without the last text, the image-free one without what was looked at.
     """
     config = replace(
         tiny(),
@@ -40,8 +40,8 @@ def test_three_rounds_at_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Runner, "decode_latents", lambda self, x: torch.zeros(len(x), 3, 1024, 1024))
     made, slab = list[int](), KVCache._slab
 
-    def counted(self: KVCache, rows: int, slots: int, device: Any) -> Any:
-        new = slab(self, rows, slots, device)
+    def counted(self: KVCache, slots: int, device: Any) -> Any:
+        new = slab(self, slots, device)
         made.append(new.nbytes)
         return new
 
@@ -52,6 +52,7 @@ def test_three_rounds_at_1024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(out.trajectory.turns) == 4
     cache = pipe.engine.runner.cache
     said = sum(len(pipe.engine.tokenizer.encode(text)) + 2 for text in ("three red apples", pipe.profile.system_prompt))
-    slots = said + 4 * (4 + 2) + 3 * (64 * 64 + 2 + 70 * 70 + 2) + 64 * 64 + 2
-    assert (cache.rows, cache.slots) == (3, slots)
-    assert made == [3 * slots * 2 * 8 * 4] * 2 * 2  # heads, their size, float32; keys and values of two layers
+    seen, drawn = 3 * (64 * 64 + 2 + 70 * 70 + 2), 64 * 64 + 2
+    slots = said + 4 * (4 + 2) + seen + drawn
+    assert cache.shape == ((1, slots), (1, slots - 6), (1, slots - seen))
+    assert made == [(3 * slots - 6 - seen) * 2 * 8 * 4] * 2 * 2  # heads, their size, float32; keys and values, 2 layers

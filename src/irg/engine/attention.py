@@ -7,7 +7,7 @@ mask; a text is causal, aligned to the slice's end, which flash attention knows.
 (decoding) share a call, with a mask for their different lengths.
 
 Legend: T new tokens in stream order; N tokens of a call; R rows of a call; Q tokens a row; L slots attended to;
-H query heads; K key-value heads; E head size.
+S slots of the slab; H query heads; K key-value heads; E head size.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irg.engine.cache import Context, KVCache
+from irg.engine.cache import Context, KVCache, Row
 from irg.model.network.packed_attention import dense_attention, to_bias
 
 MAX_TOKENS_TO_SHARE = 16
@@ -36,6 +36,11 @@ class Block:
     tokens: int
     causal: bool = False
     offset: int = 0
+
+    @property
+    def row(self) -> Row:
+        assert self.context.row is not None, "a context whose slots were not reserved"
+        return self.context.row
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,12 @@ class _Placed:
 
 @dataclass(frozen=True)
 class _Call:
-    """One attention call: its query tokens, row by row, and the rows and slots they attend to (all, causally, or as a
-    mask says). Tokens that are neighbors in the stream are a slice, which needs no gathering."""
+    """One attention call: its query tokens, row by row, and the neighboring rows and slots they attend to (all,
+    causally, or as a mask says). Tokens that are neighbors in the stream are a slice, which needs no gathering."""
 
     tokens: Tensor | slice
-    rows: slice
+    first: Row
+    rows: int
     length: int
     causal: bool
     bias_R1QL: Tensor | None
@@ -87,17 +93,17 @@ class CachedAttention:
         """
         self.cache = cache
         placed: list[_Placed] = []
-        ends: dict[int, int] = {}
+        ends: dict[Row, int] = {}
         token_splits = np.split(stream_of_T, np.cumsum([block.tokens for block in blocks])[:-1])
         for block, tokens_N in zip(blocks, token_splits, strict=True):
-            row = block.context.row
+            row = block.row
             slot = max(block.context.length + block.offset, ends.get(row, 0))
             ends[row] = slot + block.tokens
             placed.append(_Placed(block, slot, tokens_N))
-        cache.ensure_slots(max(ends.values()))
+        cache.ensure_slots(ends)
         slots_T = np.empty(len(stream_of_T), np.int64)
         for p in placed:
-            slots_T[p.tokens_N] = p.block.context.row * cache.slots + p.slot + np.arange(p.block.tokens)
+            slots_T[p.tokens_N] = cache.slots_of(p.block.row).start + p.slot + np.arange(p.block.tokens)
         runs = _runs(placed)
         calls = [call for run in runs for call in self._calls(run)]
         self._in_order = all(isinstance(call.tokens, slice) for call in calls)  # then nothing is gathered
@@ -133,8 +139,7 @@ class CachedAttention:
                 visible_QL[:, p.slot : p.end] = np.tri(n, dtype=bool) if p.block.causal else True
             bias_R1QL = to_bias(torch.from_numpy(visible_RQL)[:, None].to(self.cache.device), self.cache.dtype)
         tokens_N = torch.from_numpy(np.concatenate([p.tokens_N for p in run])).to(self.cache.device)
-        rows = slice(first.context.row, first.context.row + len(run))
-        return _Call(tokens_N, rows, length, causal and bias_R1QL is None, bias_R1QL)
+        return _Call(tokens_N, first.row, len(run), length, causal and bias_R1QL is None, bias_R1QL)
 
     def _causal_without_mask(self, block: Block, length: int) -> bool:
         """Whether a kernel knows a causal block's mask by itself: behind other tokens only flash attention on CUDA."""
@@ -158,8 +163,11 @@ class CachedAttention:
         return self._plans[device]
 
     def _attend(self, call: _Call, layer: int, q_NHE: Tensor) -> Tensor:
-        slabs_RLKE = (self.cache.keys_RLKE[layer], self.cache.values_RLKE[layer])
-        k_RKLE, v_RKLE = (slab[call.rows, : call.length].transpose(1, 2) for slab in slabs_RLKE)
+        slabs_SKE = (self.cache.keys_SKE[layer], self.cache.values_SKE[layer])
+        k_RKLE, v_RKLE = (
+            self.cache.rows_of(slab_SKE, call.first, call.rows)[:, : call.length].transpose(1, 2)
+            for slab_SKE in slabs_SKE
+        )
         q_RHQE = q_NHE.unflatten(0, (len(k_RKLE), -1)).transpose(1, 2)
         out_RHQE = dense_attention(q_RHQE, k_RKLE, v_RKLE, call.bias_R1QL, call.causal)
         return out_RHQE.transpose(1, 2).flatten(0, 1)
@@ -179,9 +187,9 @@ def _stretches(tokens_N: np.ndarray) -> list[slice]:
 def _runs(placed: Sequence[_Placed]) -> list[list[_Placed]]:
     """Blocks that share a call, by row: equally few tokens on neighboring rows; any other block alone."""
     runs: list[list[_Placed]] = []
-    for p in sorted(placed, key=lambda p: p.block.context.row):
+    for p in sorted(placed, key=lambda p: (p.block.row.kind, p.block.row.number)):
         last = runs[-1][-1].block if runs else p.block  # the first is not its own neighbor
-        if last.tokens == p.block.tokens <= MAX_TOKENS_TO_SHARE and last.context.row + 1 == p.block.context.row:
+        if last.tokens == p.block.tokens <= MAX_TOKENS_TO_SHARE and last.row.precedes(p.block.row):
             runs[-1].append(p)
         else:
             runs.append([p])

@@ -1,15 +1,17 @@
-"""Keys and values of all contexts in flight: one pre-allocated slab of rows per layer.
+"""Keys and values of all contexts in flight: one pre-allocated slab per layer, which is cut into rows.
 
 A context is a *prefix of a row*. Forking one is O(1): both prefixes share the row, and whichever is appended to first
 goes on in place; the other, if it is appended to as well, is first copied to a row of its own. So no context sees
 another's tokens, and an unconditional branch that only leaves the last parts out costs no prefill: just that copy. A
 context without tokens has no row yet.
 
-Legend: R rows; L slots of a row; K key-value heads; E head size; T tokens.
+Rows of a kind (:class:`RowKind`) are equally long and lie side by side: those of texts alone are short.
+
+Legend: S slots of all rows; R rows of a kind; L slots of one; K key-value heads; E head size; T tokens.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,19 +19,50 @@ import torch
 from torch import Tensor
 
 from irg.model.network.config import DecoderConfig
-from irg.model.placement.kv_cache_size import grown
+from irg.model.placement.kv_cache_size import RowKind, grown
+
+
+@dataclass(eq=False)
+class Row:
+    """A row, by its kind and its number in that."""
+
+    kind: RowKind
+    number: int
+    filled: int = 0  # slots that hold a context's tokens or are reserved for them
+    holders: int = 0  # contexts on it
+
+    def precedes(self, other: "Row") -> bool:
+        """Whether ``other`` is the row behind this one."""
+        return (self.kind, self.number + 1) == (other.kind, other.number)
 
 
 @dataclass(eq=False)
 class Context:
-    """The first ``length`` tokens of a row. ``position`` is the rope position of what comes next."""
+    """The first ``length`` tokens of a row. ``position`` is the rope position of what comes next, ``kind`` that of the
+    row it moves to when it needs one of its own."""
 
-    row: int
+    row: Row | None
     length: int = 0
     position: int = 0
+    kind: RowKind = RowKind.MAIN
 
 
-NO_ROW = -1
+@dataclass
+class _Kind:
+    """The rows of a kind: so many slots each, from a slot of the slab on."""
+
+    rows: list[Row]
+    slots: int
+    first: int
+
+    @property
+    def size(self) -> int:
+        """Slots of all rows."""
+        return len(self.rows) * self.slots
+
+    def of(self, slab_SKE: Tensor) -> Tensor:
+        """A view of the rows, [R, L, K, E]."""
+        return slab_SKE[self.first : self.first + self.size].unflatten(0, (len(self.rows), self.slots))
 
 
 class KVCache:
@@ -47,56 +80,75 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | Sequence[torch.device] = "cpu",
     ) -> None:
-        """``device``: of all slabs, or one for each layer."""
+        """Args:
+        rows, slots: of the main kind, at first.
+        device: of all slabs, or one for each layer.
+        """
         self.heads, self.head_dim = config.num_key_value_heads, config.head_dim
         if isinstance(device, str | torch.device):
             device = [torch.device(device)] * config.num_hidden_layers
         self.devices = list(device)
         self.dtype, self.device = dtype, self.devices[0]
-        self.keys_RLKE = [self._slab(rows, slots, device) for device in self.devices]
-        self.values_RLKE = [self._slab(rows, slots, device) for device in self.devices]
-        self._filled = [0] * rows  # slots that hold a context's tokens or are reserved for them
-        self._holders = [0] * rows  # contexts on the row
-        self._expected = (0, 0)  # rows and slots that are allocated as soon as more than there are is needed
-        self.row_multiple = 1  # rows have a multiple of so many slots
+        self._kinds = _laid_out([(rows, slots), *[(0, 0)] * (len(RowKind) - 1)])
+        self._expected = [(0, 0) for _ in RowKind]  # allocated as soon as more than there is is needed
+        self.row_multiple = 1  # main rows have a multiple of so many slots
+        self.keys_SKE = [self._slab(rows * slots, device) for device in self.devices]
+        self.values_SKE = [self._slab(rows * slots, device) for device in self.devices]
 
     @property
-    def rows(self) -> int:
-        return self.keys_RLKE[0].shape[0]
+    def shape(self) -> tuple[tuple[int, int], ...]:
+        """Rows of every kind, and slots of each of them."""
+        return tuple((len(kind.rows), kind.slots) for kind in self._kinds)
 
     @property
-    def slots(self) -> int:
-        return self.keys_RLKE[0].shape[1]
+    def rows_in_use(self) -> int:
+        """Rows that a context is on."""
+        return sum(row.holders > 0 for kind in self._kinds for row in kind.rows)
 
     @property
     def tokens(self) -> int:
         """Tokens that the rows in use hold, reserved slots included."""
-        return sum(filled for filled, held in zip(self._filled, self._holders, strict=True) if held)
+        return sum(row.filled for kind in self._kinds for row in kind.rows if row.holders)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slabs."""
+        return sum(slab.nbytes for slab in (*self.keys_SKE, *self.values_SKE))
 
     # ---- contexts
 
     def new(self) -> Context:
         """An empty context; it gets a row with its first tokens."""
-        return Context(NO_ROW)
+        return Context(None)
 
-    def fork(self, context: Context, length: int | None = None, position: int | None = None) -> Context:
-        """A context that shares ``context``'s first ``length`` tokens (all by default). Copies nothing."""
+    def fork(
+        self,
+        context: Context,
+        length: int | None = None,
+        position: int | None = None,
+        kind: RowKind | None = None,
+    ) -> Context:
+        """A context that shares ``context``'s first ``length`` tokens (all by default). Copies nothing.
+
+        ``kind``: of the row it moves to, should it need one; by default ``context``'s.
+        """
         length = context.length if length is None else length
         assert 0 <= length <= context.length
-        row = context.row if length else NO_ROW
-        if row != NO_ROW:
-            self._holders[row] += 1
-        return Context(row, length, context.position if position is None else position)
+        row = context.row if length else None
+        if row is not None:
+            row.holders += 1
+        position = context.position if position is None else position
+        return Context(row, length, position, context.kind if kind is None else kind)
 
     def free(self, context: Context) -> None:
         """Give a context up; its row is used again once no context is on it."""
-        if context.row != NO_ROW:
-            self._holders[context.row] -= 1
-            assert self._holders[context.row] >= 0, "a context was freed twice"
+        if context.row is not None:
+            context.row.holders -= 1
+            assert context.row.holders >= 0, "a context was freed twice"
 
-    def expect(self, rows: int, slots: int) -> None:
-        """Tell how many rows of how many slots the requests in flight will need."""
-        self._expected = (rows, slots)
+    def expect(self, shape: Sequence[tuple[int, int]]) -> None:
+        """Tell how many rows of every kind the requests in flight will need, and how many slots those have."""
+        self._expected = list(shape)
 
     def reserve(self, wanted: Sequence[tuple[Context, int]]) -> None:
         """Make every context the last on a row and claim its next slots; a claim ends with commit or release.
@@ -108,113 +160,154 @@ class KVCache:
             wanted: contexts, each with the number of slots it needs; 0 only makes it the last on its row.
         """
         moving = self._moving(wanted)
-        rows = max(self.rows, self.rows - self._holders.count(0) + len(moving))
-        self._grow(rows, max((context.length + tokens for context, tokens in wanted), default=0))
+        self._grow([self._needed(kind, wanted, moving) for kind in RowKind])
         for context, tokens in wanted:
             if context in moving:
                 self._move(context)
                 moving.discard(context)
-            self._filled[context.row] = context.length + tokens
+            _row(context).filled = context.length + tokens
 
     def _moving(self, wanted: Sequence[tuple[Context, int]]) -> set[Context]:
         """The contexts that need a row of their own when slots are reserved in this order."""
-        holders, filled, moving = self._holders.copy(), self._filled.copy(), set[Context]()
+        holders, filled, moving = dict[Row, int](), dict[Row, int](), set[Context]()
         for context, tokens in wanted:
             row = context.row
             if context in moving:
                 continue
-            if row == NO_ROW:
+            if row is None:
                 moving.add(context)
-            elif context.length < filled[row] and holders[row] > 1:
+            elif context.length < filled.get(row, row.filled) and holders.get(row, row.holders) > 1:
                 moving.add(context)
-                holders[row] -= 1
+                holders[row] = holders.get(row, row.holders) - 1
             else:
                 filled[row] = context.length + tokens
         return moving
 
+    def _needed(self, kind: RowKind, wanted: Sequence[tuple[Context, int]], moving: set[Context]) -> tuple[int, int]:
+        """Rows and slots of a kind that are needed to reserve."""
+        used = sum(row.holders > 0 for row in self._kinds[kind].rows) + sum(one.kind == kind for one in moving)
+        lengths = [
+            context.length + tokens
+            for context, tokens in wanted
+            if (context.kind if context in moving else _row(context).kind) == kind
+        ]
+        return used, max(lengths, default=0)
+
     def _move(self, context: Context) -> None:
-        row = self._holders.index(0)
-        if context.length:
-            for slab in (*self.keys_RLKE, *self.values_RLKE):
-                slab[row, : context.length] = slab[context.row, : context.length]
+        row = next(row for row in self._kinds[context.kind].rows if not row.holders)
+        if context.row is not None:
+            old, new = self.slots_of(context.row, context.length), self.slots_of(row, context.length)
+            for slab in (*self.keys_SKE, *self.values_SKE):
+                slab[new] = slab[old]
         self.free(context)
-        self._holders[row], context.row = 1, row
+        row.holders, context.row = 1, row
 
     def commit(self, context: Context, tokens: int, positions: int) -> None:
         """Count ``tokens`` just written at a context's end, which advance its rope position by ``positions``."""
         context.length += tokens
         context.position += positions
-        assert self._filled[context.row] == context.length, "appended to a context that was not reserved"
+        assert _row(context).filled == context.length, "appended to a context that was not reserved"
 
     def release(self, contexts: Sequence[Context]) -> None:
         """Give up slots that were reserved and not committed."""
         for context in contexts:
-            self._filled[context.row] = context.length
+            _row(context).filled = context.length
 
     def retract(self, context: Context, tokens: int) -> None:
         """Take back the last ``tokens`` text tokens of a context that is the last on its row."""
-        assert self._filled[context.row] == context.length, "only the last on a row can be shortened"
+        assert _row(context).filled == context.length, "only the last on a row can be shortened"
         context.length -= tokens
         context.position -= tokens
-        self._filled[context.row] = context.length
+        _row(context).filled = context.length
 
     # ---- storage
 
+    def slots_of(self, row: Row, length: int | None = None) -> slice:
+        """Slots of the slab that are a row's first ``length``, or all."""
+        kind = self._kinds[row.kind]
+        first = kind.first + row.number * kind.slots
+        return slice(first, first + (kind.slots if length is None else length))
+
+    def rows_of(self, slab_SKE: Tensor, first: Row, rows: int) -> Tensor:
+        """A view of neighboring rows, [R, L, K, E]."""
+        start, slots = self.slots_of(first).start, self._kinds[first.kind].slots
+        return slab_SKE[start : start + rows * slots].unflatten(0, (rows, slots))
+
     def write(self, layer: int, slots_T: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> None:
-        """Store keys and values at flat slots (row * slots + slot)."""
-        self.keys_RLKE[layer].flatten(0, 1).index_copy_(0, slots_T, k_TKE)
-        self.values_RLKE[layer].flatten(0, 1).index_copy_(0, slots_T, v_TKE)
+        """Store keys and values at slots of the slab."""
+        self.keys_SKE[layer].index_copy_(0, slots_T, k_TKE)
+        self.values_SKE[layer].index_copy_(0, slots_T, v_TKE)
 
-    def ensure_slots(self, slots: int) -> None:
-        """Grow rows to at least ``slots`` slots."""
-        if slots > self.slots:
-            self._grow(self.rows, slots)
+    def ensure_slots(self, needed: Mapping[Row, int]) -> None:
+        """Grow rows to at least so many slots."""
+        slots = [max((n for row, n in needed.items() if row.kind == kind), default=0) for kind in RowKind]
+        self._grow([(rows, n) for (rows, _), n in zip(self.shape, slots, strict=True)])
 
-    def _slab(self, rows: int, slots: int, device: torch.device) -> Tensor:
-        """Zeros [R, L, K, E], in memory by head, row, slot: attention reads a head's slots one after the other."""
-        shape = (self.heads, rows, slots, self.head_dim)
-        if device.type == "cpu" and rows * slots:  # numpy's zeros take no memory, and no time, before they are written
+    def _slab(self, slots: int, device: torch.device) -> Tensor:
+        """Zeros [S, K, E], in memory by head, then slot: attention reads a head's slots one after the other."""
+        shape = (self.heads, slots, self.head_dim)
+        if device.type == "cpu" and slots:  # numpy's zeros take no memory, and no time, before they are written
             slab = torch.from_numpy(np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)).view(self.dtype)
         else:
             slab = torch.zeros(math.prod(shape), dtype=self.dtype, device=device)
-        return slab.view(shape).permute(1, 2, 0, 3)
+        return slab.view(shape).transpose(0, 1)
 
-    def _grow(self, rows: int, slots: int) -> None:
-        """Grow to at least so many rows and slots, and to what is expected if there is memory for that."""
-        if rows <= self.rows and slots <= self.slots:
+    def _grow(self, needed: Sequence[tuple[int, int]]) -> None:
+        """Grow to at least so many rows and slots of every kind, and to what is expected if there is memory for it."""
+        old = self.shape
+        least = [(max(rows, r), max(slots, s)) for (rows, slots), (r, s) in zip(needed, old, strict=True)]
+        if tuple(least) == old:
             return
-        wide, long = (max(self._expected[0], rows, self.rows), max(self._expected[1], slots, self.slots))
-        if slots > max(self.slots, self._expected[1]):
-            long = grown(self.slots, slots)
-        long, slots = (-(-n // self.row_multiple) * self.row_multiple for n in (long, slots))
-        least = (max(rows, self.rows), max(slots, self.slots))
+        wide = [
+            (max(rows, more_rows), grown(before, slots) if slots > max(before, more) else max(before, more))
+            for (rows, slots), (more_rows, more), (_, before) in zip(least, self._expected, old, strict=True)
+        ]
+        for shape in (least, wide):
+            rows, slots = shape[RowKind.MAIN]
+            shape[RowKind.MAIN] = rows, -(-slots // self.row_multiple) * self.row_multiple
         try:
-            self._resize(wide, long)
+            self._resize(wide)
         except (torch.OutOfMemoryError, MemoryError):
-            if (wide, long) == least:
+            if wide == least:
                 raise
-            self._resize(*least)
+            self._resize(least)
 
-    def _resize(self, rows: int, slots: int) -> None:
-        """Grow every slab, one after the other; when one can't be allocated, all keep their size."""
-        old = (self.rows, self.slots)
-        if (rows, slots) == old:
-            return
-        slabs = [(kind, layer) for kind in (self.keys_RLKE, self.values_RLKE) for layer in range(len(kind))]
+    def _resize(self, shape: Sequence[tuple[int, int]]) -> None:
+        """Resize every slab, one after the other; when one can't be allocated, all keep their size."""
+        old, new = self._kinds, _laid_out(shape, self._kinds)
+        slabs = [(slabs, layer) for slabs in (self.keys_SKE, self.values_SKE) for layer in range(len(slabs))]
         resized = 0
         try:
             for kind, layer in slabs:
-                kind[layer] = self._resized(kind[layer], rows, slots)
+                kind[layer] = self._resized(kind[layer], old, new)
                 resized += 1
         except BaseException:
             for kind, layer in slabs[:resized]:
-                kind[layer] = self._resized(kind[layer], *old)
+                kind[layer] = self._resized(kind[layer], new, old)
             raise
-        self._filled += [0] * (rows - old[0])
-        self._holders += [0] * (rows - old[0])
+        self._kinds = new
 
-    def _resized(self, slab: Tensor, rows: int, slots: int) -> Tensor:
-        new = self._slab(rows, slots, slab.device)
-        rows, slots = min(rows, slab.shape[0]), min(slots, slab.shape[1], max(self._filled, default=0))
-        new[:rows, :slots] = slab[:rows, :slots]
-        return new
+    def _resized(self, slab_SKE: Tensor, old: Sequence["_Kind"], new: Sequence["_Kind"]) -> Tensor:
+        resized_SKE = self._slab(sum(kind.size for kind in new), slab_SKE.device)
+        for before, after in zip(old, new, strict=True):
+            rows = min(len(before.rows), len(after.rows))
+            slots = min(before.slots, after.slots, max((row.filled for row in before.rows), default=0))
+            after.of(resized_SKE)[:rows, :slots] = before.of(slab_SKE)[:rows, :slots]
+        return resized_SKE
+
+
+def _laid_out(shape: Sequence[tuple[int, int]], old: Sequence[_Kind] = ()) -> list[_Kind]:
+    """Kinds of a shape side by side, with the rows that were there."""
+    kinds, first = list[_Kind](), 0
+    for kind, (rows, slots) in zip(RowKind, shape, strict=True):
+        known = old[kind].rows if old else []
+        more = [Row(kind, number) for number in range(len(known), rows)]
+        kinds.append(_Kind([*known, *more], slots, first))
+        first += kinds[-1].size
+    return kinds
+
+
+def _row(context: Context) -> Row:
+    """The row of a context that has one."""
+    assert context.row is not None, "a context without a row"
+    return context.row

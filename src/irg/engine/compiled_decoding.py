@@ -8,12 +8,13 @@ V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from irg.engine.cache import Context, KVCache
+from irg.engine.cache import Context, KVCache, Row
 from irg.model.network.packed_attention import dense_attention
 from irg.model.network.token_batch import TokenBatch
 from irg.model.network.unified import UnifiedModel
@@ -45,13 +46,13 @@ class CompiledDecoding:
         how: dict[str, Any] = {"backend": backend} if backend else {"mode": "reduce-overhead"} if cuda else {}
         self._step: Callable[..., Tensor] = torch.compile(_forward, fullgraph=True, dynamic=False, **how)
         self._inputs: dict[int, tuple[Tensor, Tensor]] = {}  # by B: in (pinned) host memory and on the device
-        self._rows: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}  # by first row and B: slices of slabs
+        self._rows: dict[tuple[Row, int], tuple[list[Tensor], list[Tensor]]] = {}  # by first row and B: slices of slabs
         self._slab: Tensor | None = None  # the first one; another has taken its place when the cache grew
 
     def takes(self, contexts: Sequence[Context], tokens: int) -> bool:
         """Whether contexts, with slots reserved for :attr:`tokens` more each, can be fed so many tokens here."""
-        rows = [context.row for context in contexts]
-        return tokens <= self.tokens and rows == list(range(rows[0], rows[0] + len(rows)))
+        rows = [context.row for context in contexts if context.row is not None]
+        return tokens <= self.tokens and all(one.precedes(other) for one, other in pairwise(rows))
 
     def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]], pad: int) -> Tensor:
         """Logits after every token, float32 [B, N, V], N being that of ``texts_BN``; keys and values of padding are
@@ -81,14 +82,15 @@ class CompiledDecoding:
             self._inputs[texts] = host, torch.zeros_like(host, device=device)
         return self._inputs[texts]
 
-    def _rows_of(self, first: int, texts: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _rows_of(self, first: Row | None, texts: int) -> tuple[list[Tensor], list[Tensor]]:
         """Each layer's keys and values [B, L, K, E] of some rows: the same tensors every time, as graphs want them."""
-        if self._slab is not self.cache.keys_RLKE[0]:
+        assert first is not None, "a context whose slots were not reserved"
+        if self._slab is not self.cache.keys_SKE[0]:
             self._rows.clear()
-            self._slab = self.cache.keys_RLKE[0]
+            self._slab = self.cache.keys_SKE[0]
         if (first, texts) not in self._rows:
-            rows = slice(first, first + texts)
-            slices = [[slab[rows] for slab in kind] for kind in (self.cache.keys_RLKE, self.cache.values_RLKE)]
+            slabs = (self.cache.keys_SKE, self.cache.values_SKE)
+            slices = [[self.cache.rows_of(slab, first, texts) for slab in kind] for kind in slabs]
             for one in (*slices[0], *slices[1]):
                 torch._dynamo.mark_static_address(one)
             self._rows[first, texts] = slices[0], slices[1]

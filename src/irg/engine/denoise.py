@@ -23,6 +23,7 @@ from irg.engine.runner import PredictsVelocity, Runner
 from irg.engine.settings import DrawSettings
 from irg.engine.solvers import HISTORY, Evaluation, solver_step
 from irg.engine.step_cache import extrapolated
+from irg.model.placement.kv_cache_size import RowKind
 from irg.sequence.images import to_image, unpatchify
 
 
@@ -74,9 +75,9 @@ class Denoiser:
                 d = _denoising(request)
                 request.keep_branch(d.op.drop, d.main)
                 if d.op.settings.cfg_text_scale > 1:
-                    d.text_uncond = self._branch(request, d.op.drop_text)
+                    d.text_uncond = self._branch(request, d.op.drop_text, RowKind.TEXT_FREE)
                     if d.op.settings.cfg_img_scale > 1:
-                        d.image_uncond = self._branch(request, d.op.drop_image)
+                        d.image_uncond = self._branch(request, d.op.drop_image, RowKind.IMAGE_FREE)
         self._prefill(drawing)
         for request in drawing:
             if request.live:
@@ -91,8 +92,8 @@ class Denoiser:
                 request.pending.clear()
 
     @staticmethod
-    def _branch(request: Request, dropped: Handles) -> Context:
-        context, parts = request.branch(dropped)
+    def _branch(request: Request, dropped: Handles, kind: RowKind) -> Context:
+        context, parts = request.branch(dropped, kind)
         if parts:
             request.pending.append((context, parts))
         return context
@@ -108,7 +109,7 @@ class Denoiser:
                 f"an image of {op.width}x{op.height} pixels has {shape} latent tokens x values, its noise {noise.shape}"
             )
         times = time_grid(op.settings.num_timesteps, op.settings.timestep_shift).tolist()
-        main = self._branch(request, op.drop)
+        main = self._branch(request, op.drop, RowKind.MAIN)
         return Denoising(op, grid, noise.to(self.runner.model.device, torch.float32), times, main)
 
     # ---- steps
@@ -193,14 +194,14 @@ class Denoiser:
 
     def _plan(self, images: list[Denoising], contexts: list[list[Context]], known: dict[Any, _Plan]) -> _Plan:
         members = tuple((d, len(branches)) for d, branches in zip(images, contexts, strict=True))
-        if (plan := known.get((self.runner.cache.slots, members))) is not None:
+        if (plan := known.get((self.runner.cache.shape, members))) is not None:
             return plan
         blocks = [(c, d.grid) for d, branches in zip(images, contexts, strict=True) for c in branches]
         times = [time for d in images for time in d.times[:-1]]
-        branches = self.runner.branches(blocks, times)  # may grow the cache: its slots are part of the key
+        branches = self.runner.branches(blocks, times)  # may grow the cache: its shape is part of the key
         sizes = [len(d.x_ND) for d, count in members for _ in range(count)]
         x_GD = images[0].x_ND.new_empty(sum(sizes), images[0].x_ND.shape[1])
-        return _Plan((self.runner.cache.slots, members), branches, sizes, x_GD, self._groups(images, contexts))
+        return _Plan((self.runner.cache.shape, members), branches, sizes, x_GD, self._groups(images, contexts))
 
     def _groups(self, images: list[Denoising], contexts: list[list[Context]]) -> list[_Guided]:
         """The guided images by number of branches and settings."""

@@ -23,6 +23,7 @@ from irg.engine.ops import Look, Program, Say, Wait
 from irg.engine.request import Request
 from irg.engine.runner import Runner
 from irg.engine.scheduler import Scheduler
+from irg.model.placement.kv_cache_size import RowKind
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.randomness import generator
 from irg.sequence.images import to_image, unpatchify
@@ -225,7 +226,7 @@ class Session:
         seed: int | torch.Generator,
         index: int | None = None,
         turn: int = 0,
-        expected_slots: int = 0,
+        expected_slots: Sequence[int] = (0,) * len(RowKind),
     ) -> Request:
         """A request, which joins at the next turn.
 
@@ -233,7 +234,7 @@ class Session:
             seed: of its random numbers, or a CPU generator that it alone uses until it ends.
             index: the number in its events, by default 0, 1, ...
             turn: that of its first image.
-            expected_slots: what its longest row of the cache will probably need, which is then allocated once
+            expected_slots: what its rows of the cache will probably need, which are then allocated once
                 (:func:`irg.model.placement.kv_cache_size.request_slots`).
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from irg.engine.cache import NO_ROW, Context, KVCache
+from irg.engine.cache import Context, KVCache
 from irg.engine.events import EngineEvent
 from irg.engine.guidance import scales_at
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
@@ -17,6 +17,7 @@ from irg.engine.ops import Draw, Fork, Handles, Operation, Program, StochasticSt
 from irg.engine.solvers import Evaluation
 from irg.engine.step_cache import runs_network
 from irg.engine.token_sampling import NONE, Position, allowed_next
+from irg.model.placement.kv_cache_size import RowKind
 from irg.randomness import generator
 from irg.sequence.layout import extent
 from irg.sequence.parts import Part
@@ -138,7 +139,7 @@ class Request:
         cancelled: set by any thread; the program is not run after that.
         parent: the request whose Fork this one is part of.
         forks: those of its own Fork that run.
-        expected_slots: of the cache, that its longest row will probably need; 0: unknown.
+        expected_slots: of the cache, that its row of each kind will probably need; 0: unknown, or no such row.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Request:
         cache: KVCache,
         turn: int = 0,
         parent: "Request | None" = None,
-        expected_slots: int = 0,
+        expected_slots: Sequence[int] = (0,) * len(RowKind),
     ) -> None:
         self.index, self.program, self.expected_slots = index, program, expected_slots
         self.generator = seed if isinstance(seed, torch.Generator) else generator(seed)
@@ -282,7 +283,7 @@ class Request:
         parts, self.prefilled = self.parts[self.prefilled : stop], stop
         return parts
 
-    def branch(self, dropped: Handles) -> tuple[Context, list[Part]]:
+    def branch(self, dropped: Handles, kind: RowKind) -> tuple[Context, list[Part]]:
         """A context for the sequence without ``dropped`` parts, and the parts still to be prefilled into it.
 
         Starts from whichever of main and the branches kept shares the longest prefix with it.
@@ -292,7 +293,7 @@ class Request:
         for held, other in self.branches.items():
             if (more := _common(held, kept)) > shared:
                 shared, context = more, other
-        return self.cache.fork(context, *self.marks(kept[:shared])), [self.parts[i] for i in kept[shared:]]
+        return self.cache.fork(context, *self.marks(kept[:shared]), kind), [self.parts[i] for i in kept[shared:]]
 
     def without(self, dropped: Handles) -> tuple[int, ...]:
         """The parts of the sequence but for ``dropped``."""
@@ -303,7 +304,7 @@ class Request:
         main begins with is not kept: main serves as well."""
         kept = self.without(dropped)
         of_main = kept == tuple(range(len(kept))) and len(kept) <= self.prefilled
-        if context is None or of_main or context.row in (NO_ROW, self.main.row):
+        if context is None or of_main or context.row in (None, self.main.row):
             return
         if (old := self.branches.pop(kept, None)) is not None:
             self.cache.free(old)

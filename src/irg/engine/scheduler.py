@@ -20,7 +20,6 @@ from irg.engine.phase_clock import PhaseClock
 from irg.engine.prefill import Prefiller
 from irg.engine.request import Request
 from irg.engine.runner import Runner
-from irg.model.placement.kv_cache_size import ROWS_PER_REQUEST
 from irg.model.weights.tokenizer import TextTokenizer
 
 MAX_DECODE_TURNS_BEFORE_DENOISE = 64
@@ -45,8 +44,8 @@ class Scheduler:
         if not self.running:
             self._reset()
         self.running.append(request)
-        rows, slots = ROWS_PER_REQUEST * len(self.running), max(one.expected_slots for one in self.running)
-        self.prefiller.runner.cache.expect(rows, slots)
+        by_kind = zip(*(one.expected_slots for one in self.running), strict=True)
+        self.prefiller.runner.cache.expect([(sum(n > 0 for n in slots), max(slots)) for slots in by_kind])
 
     @torch.inference_mode()
     def turn(self) -> None:

@@ -40,8 +40,8 @@ class Requests:
         program = searching.limited(candidate, program)
         return session.add(program, job.seed, index, turn=len(job.images), expected_slots=self.expected_slots(job))
 
-    def expected_slots(self, job: Job) -> int:
-        """What a job's longest row of the cache will probably need."""
+    def expected_slots(self, job: Job) -> tuple[int, ...]:
+        """What a job's rows of the cache will probably need."""
         settings, tokenizer = job.settings, self.engine.tokenizer
         said = (job.system, job.prompt, settings.negative_prompt)
         count = sum(len(tokenizer.encode(text)) + 2 for text in said if text) if tokenizer is not None else 0

@@ -45,7 +45,7 @@ def test_a_given_text_is_scored_as_it_is_written() -> None:
         engine.runner.extend([(context, engine.scheduler.prefiller.parts_of(op, torch.Generator()))])
     one_by_one = [engine.runner.feed([context], [[token]])[0, 0] for token in (engine.runner.grammar.special.bos, *ids)]
     assert torch.allclose(scored, torch.stack(one_by_one), atol=1e-4)
-    assert engine.runner.cache._holders.count(1) == 1
+    assert engine.runner.cache.rows_in_use == 1
 
 
 def test_the_table_has_every_row() -> None:

@@ -4,9 +4,19 @@ A request tells its length beforehand, as :func:`request_slots` counts it, so it
 told, or a longer text, makes rows grow as :func:`grown` says.
 """
 
+from enum import IntEnum
+
 from irg.model.network.config import DecoderConfig, ModelConfig
 
-ROWS_PER_REQUEST = 3  # the main context, and those of the unconditional text and image branches
+
+class RowKind(IntEnum):
+    """What a row is for: the main context, and the unconditional text and image branches. A request has one of each."""
+
+    MAIN = 0
+    TEXT_FREE = 1
+    IMAGE_FREE = 2
+
+
 INITIAL_SLOTS = 512  # where no length is known
 GROWTH = 2048
 EXPECTED_TEXT_TOKENS = 300  # of a thinking text: what it may have at most is often far more than models write
@@ -20,8 +30,13 @@ def grown(slots: int, needed: int) -> int:
     return max(needed, min(2 * slots, slots + GROWTH) if slots else INITIAL_SLOTS)
 
 
-def request_slots(config: ModelConfig, said: int, text: int, texts: int, looks: int, height: int, width: int) -> int:
-    """Slots of the longest row of a request: everything it says, writes and looks at, and the image it draws last.
+def request_slots(
+    config: ModelConfig, said: int, text: int, texts: int, looks: int, height: int, width: int
+) -> tuple[int, ...]:
+    """Slots of a request's rows, by :class:`RowKind`; 0: it needs none of this kind.
+
+    The main row ends with everything that is said, written and looked at, and the image drawn last. The text-free one
+    lacks at least the text written last, the image-free one everything looked at.
 
     Args:
         said: tokens of what is said, those around each text included.
@@ -32,8 +47,10 @@ def request_slots(config: ModelConfig, said: int, text: int, texts: int, looks: 
     drawn = (height // config.image_stride) * (width // config.image_stride) + 2
     patch = config.vit.patch_size
     seen_width, seen_height = config.vit_resize.size(width, height)
-    read = drawn + (seen_width // patch) * (seen_height // patch) + 2
-    return said + texts * (text + 2) + looks * read + drawn
+    read = looks * (drawn + (seen_width // patch) * (seen_height // patch) + 2)
+    written = texts * (text + 2)
+    main = said + written + read + drawn
+    return main, main - min(texts, 1) * (text + 2), (main - read) if looks else 0
 
 
 def bytes_per_slot(decoder: DecoderConfig, itemsize: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from irg.model.network.autoencoder import FluxConfig, images_at_once
 from irg.model.network.config import ModelConfig
 from irg.model.placement.devices import free_memory
-from irg.model.placement.kv_cache_size import EXPECTED_TEXT_TOKENS, ROWS_PER_REQUEST, bytes_per_slot, request_slots
+from irg.model.placement.kv_cache_size import EXPECTED_TEXT_TOKENS, RowKind, bytes_per_slot, request_slots
 from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder
 from irg.model.weights.manifest import format_size
@@ -41,8 +41,8 @@ class RequestShape:
     def latent_tokens(self, config: ModelConfig) -> int:
         return (self.height // config.image_stride) * (self.width // config.image_stride)
 
-    def cache_slots(self, config: ModelConfig) -> int:
-        """Slots of a row of the key-value cache at the end of a request."""
+    def cache_slots(self, config: ModelConfig) -> tuple[int, ...]:
+        """Slots of a request's rows of the key-value cache, by :class:`RowKind`."""
         said, texts = SYSTEM_TOKENS + PROMPT_TOKENS, self.rounds + 1
         return request_slots(config, said, self.thinking_tokens, texts, self.rounds, self.height, self.width)
 
@@ -121,8 +121,8 @@ def estimate(
 ) -> MemoryEstimate:
     """What requests of a shape need in a mode.
 
-    * Cache: rows of the main context and of the two unconditional branches for every request, with as many slots as
-      the longest sequence takes (:mod:`irg.model.placement.kv_cache_size`).
+    * Cache: rows of the main context and of the two unconditional branches for every request, each as long as its
+      sequence becomes (:mod:`irg.model.placement.kv_cache_size`).
     * Activations: a denoising step of all three branches, N tokens. At its peak, in an MLP, a layer holds three
       tensors of the intermediate size (gate, up, product) and five of the hidden size; with int8 and int4 also one
       dequantized weight, with int4 half as much again while it is unpacked.
@@ -139,8 +139,7 @@ def estimate(
         offloaded = decoder.num_hidden_layers - resident_layers
         host = weights["layers"] * offloaded // decoder.num_hidden_layers
         on_device += min(2, offloaded) * weights["largest"] - host
-    rows = ROWS_PER_REQUEST * shape.requests
-    tokens = rows * (shape.latent_tokens(config) + 2)
+    tokens = len(RowKind) * shape.requests * (shape.latent_tokens(config) + 2)
     activations = tokens * (3 * decoder.intermediate_size + 5 * decoder.hidden_size) * item
     quantization = quantization_of(mode) or quantizing.stored_quantization(checked.entries)
     if quantization is not None:
@@ -148,7 +147,7 @@ def estimate(
         activations += dequantized if quantization == "int8" else dequantized * 3 // 2
     return MemoryEstimate(
         weights=on_device,
-        cache=rows * shape.cache_slots(config) * bytes_per_slot(decoder, item),
+        cache=shape.requests * sum(shape.cache_slots(config)) * bytes_per_slot(decoder, item),
         activations=activations,
         autoencoder=min(shape.requests, images_at_once(shape.height, shape.width))
         * _autoencoder_bytes(config, shape, item),
