@@ -51,7 +51,7 @@ def planned(blocks: list[tuple[int, int, bool, int]], device: str = "cpu") -> li
 def test_an_image_behind_a_text_needs_no_mask() -> None:
     """Text, latents, patches and text in one forward: four calls, each over what lies before it."""
     calls = planned([(7, 5, True, 0), (7, 20, False, 5), (7, 18, False, 25), (7, 6, True, 43)])
-    assert [call.length for call in calls] == [12, 32, 50, 56]
+    assert [call.view[0][2] for call in calls] == [12, 32, 50, 56]
     assert [call.bias_R1QL is None for call in calls] == [False, True, True, False]
     assert calls[0].bias_R1QL.shape == (1, 1, 5, 12)
 
@@ -88,7 +88,7 @@ def test_texts_of_unequal_contexts_share_a_masked_call() -> None:
     """Decoding: one token each is a call without a mask only where all see everything."""
     (call,) = planned([(7, 1, True, 0), (9, 1, True, 0)])
     visible = (call.bias_R1QL == 0).sum(dim=-1).flatten().tolist()
-    assert (call.length, visible) == (10, [8, 10])
+    assert (call.view[0][2], visible) == (10, [8, 10])
     (call,) = planned([(7, 1, True, 0), (7, 1, True, 0)])
     assert call.bias_R1QL is None and not call.causal
 

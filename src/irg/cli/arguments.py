@@ -65,7 +65,7 @@ class ModelOptions:
     device: str | None = None
     """cpu, cuda, or several that share the layers: cuda:0,cuda:1. Default: CUDA if there is one."""
     compile: bool = False
-    """Compile the writing of texts (torch.compile) when it first happens: slow once, fewer launches a token after."""
+    """Compile writing and drawing (torch.compile) when they first happen: slow once, fewer launches after."""
     protocol: str | None = None
     """The way to reason, such as irg, bagel or umm-reflection. Default: the model's own (irg model info says which)."""
     system_prompt_file: str | None = None

@@ -63,13 +63,12 @@ class _Placed:
 
 @dataclass(frozen=True)
 class _Call:
-    """One attention call: its query tokens, row by row, and the neighboring rows and slots they attend to (all,
-    causally, or as a mask says). Tokens that are neighbors in the stream are a slice, which needs no gathering."""
+    """One attention call: its query tokens, row by row, and the slots of neighboring rows that they attend to (all,
+    causally, or as a mask says), as a view of a slab. Tokens that are neighbors in the stream are a slice, which needs
+    no gathering."""
 
     tokens: Tensor | slice
-    first: Row
-    rows: int
-    length: int
+    view: tuple[tuple[int, ...], tuple[int, ...], int]  # see KVCache.view_of
     causal: bool
     bias_R1QL: Tensor | None
 
@@ -139,7 +138,8 @@ class CachedAttention:
                 visible_QL[:, p.slot : p.end] = np.tri(n, dtype=bool) if p.block.causal else True
             bias_R1QL = to_bias(torch.from_numpy(visible_RQL)[:, None].to(self.cache.device), self.cache.dtype)
         tokens_N = torch.from_numpy(np.concatenate([p.tokens_N for p in run])).to(self.cache.device)
-        return _Call(tokens_N, first.row, len(run), length, causal and bias_R1QL is None, bias_R1QL)
+        view = self.cache.view_of(first.row, len(run), length)
+        return _Call(tokens_N, view, causal and bias_R1QL is None, bias_R1QL)
 
     def _causal_without_mask(self, block: Block, length: int) -> bool:
         """Whether a kernel knows a causal block's mask by itself: behind other tokens only flash attention on CUDA."""
@@ -164,10 +164,7 @@ class CachedAttention:
 
     def _attend(self, call: _Call, layer: int, q_NHE: Tensor) -> Tensor:
         slabs_SKE = (self.cache.keys_SKE[layer], self.cache.values_SKE[layer])
-        k_RKLE, v_RKLE = (
-            self.cache.rows_of(slab_SKE, call.first, call.rows)[:, : call.length].transpose(1, 2)
-            for slab_SKE in slabs_SKE
-        )
+        k_RKLE, v_RKLE = (slab_SKE.as_strided(*call.view) for slab_SKE in slabs_SKE)
         q_RHQE = q_NHE.unflatten(0, (len(k_RKLE), -1)).transpose(1, 2)
         out_RHQE = dense_attention(q_RHQE, k_RKLE, v_RKLE, call.bias_R1QL, call.causal)
         return out_RHQE.transpose(1, 2).flatten(0, 1)

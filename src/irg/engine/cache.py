@@ -228,10 +228,11 @@ class KVCache:
         first = kind.first + row.number * kind.slots
         return slice(first, first + (kind.slots if length is None else length))
 
-    def rows_of(self, slab_SKE: Tensor, first: Row, rows: int) -> Tensor:
-        """A view of neighboring rows, [R, L, K, E]."""
-        start, slots = self.slots_of(first).start, self._kinds[first.kind].slots
-        return slab_SKE[start : start + rows * slots].unflatten(0, (rows, slots))
+    def view_of(self, first: Row, rows: int, length: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """Size, strides and offset by which ``as_strided`` views the first slots of neighboring rows: [R, K, L, E]."""
+        start, size, slots = self.slots_of(first).start, self.head_dim, self._kinds[first.kind].slots
+        every = sum(kind.size for kind in self._kinds)
+        return (rows, self.heads, length, size), (slots * size, every * size, size, 1), start * size
 
     def write(self, layer: int, slots_T: Tensor, k_TKE: Tensor, v_TKE: Tensor) -> None:
         """Store keys and values at slots of the slab."""

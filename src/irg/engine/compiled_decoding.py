@@ -27,6 +27,14 @@ MAX_SHAPES = 256
 """Compiled at most: one for each number of texts and length of rows."""
 
 
+def check_whole(model: UnifiedModel) -> None:
+    """Raises:
+    ValueError: the model is spread over several devices, or offloaded, and can't be compiled.
+    """
+    if any(layer._forward_pre_hooks for layer in model.language_model.model.layers):
+        raise ValueError(NOT_WHOLE)
+
+
 class CompiledDecoding:
     """Feeds text tokens to contexts on neighboring rows."""
 
@@ -38,8 +46,7 @@ class CompiledDecoding:
         Raises:
             ValueError: the model is spread over several devices, or offloaded.
         """
-        if any(layer._forward_pre_hooks for layer in model.language_model.model.layers):
-            raise ValueError(NOT_WHOLE)
+        check_whole(model)
         self.model, self.cache, self.tokens = model, cache, tokens
         cache.row_multiple = ROW_MULTIPLE
         cuda = cache.device.type == "cuda"
@@ -83,14 +90,15 @@ class CompiledDecoding:
         return self._inputs[texts]
 
     def _rows_of(self, first: Row | None, texts: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Each layer's keys and values [B, L, K, E] of some rows: the same tensors every time, as graphs want them."""
+        """Each layer's keys and values [B, K, L, E] of some rows: the same tensors every time, as graphs want them."""
         assert first is not None, "a context whose slots were not reserved"
         if self._slab is not self.cache.keys_SKE[0]:
             self._rows.clear()
             self._slab = self.cache.keys_SKE[0]
         if (first, texts) not in self._rows:
             slabs = (self.cache.keys_SKE, self.cache.values_SKE)
-            slices = [[self.cache.rows_of(slab, first, texts) for slab in kind] for kind in slabs]
+            view = self.cache.view_of(first, texts, self.cache.shape[first.kind][1])
+            slices = [[slab.as_strided(*view) for slab in kind] for kind in slabs]
             for one in (*slices[0], *slices[1]):
                 torch._dynamo.mark_static_address(one)
             self._rows[first, texts] = slices[0], slices[1]
@@ -100,15 +108,15 @@ class CompiledDecoding:
 def _forward(model: UnifiedModel, inputs_3P: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
     """Logits float32 [P, V] of tokens (ids, slots, rope positions); writes their keys and values."""
     ids_P, slots_P, positions_P = inputs_3P.unbind()
-    texts, slots = keys[0].shape[:2]
+    texts, _, slots, _ = keys[0].shape
     rows_P = torch.arange(texts, device=ids_P.device).repeat_interleave(len(ids_P) // texts)
     visible_PL = torch.arange(slots, device=ids_P.device) <= slots_P[:, None]
     visible_B1NL = visible_PL.unflatten(0, (texts, -1))[:, None]
 
     def attend(layer: int, q_PHE: Tensor, k_PKE: Tensor, v_PKE: Tensor) -> Tensor:
-        keys[layer].index_put_((rows_P, slots_P), k_PKE)
-        values[layer].index_put_((rows_P, slots_P), v_PKE)
-        k_BKLE, v_BKLE = keys[layer].transpose(1, 2), values[layer].transpose(1, 2)
+        k_BKLE, v_BKLE = keys[layer], values[layer]
+        k_BKLE.transpose(1, 2).index_put_((rows_P, slots_P), k_PKE)
+        v_BKLE.transpose(1, 2).index_put_((rows_P, slots_P), v_PKE)
         q_BHNE = q_PHE.unflatten(0, (texts, -1)).transpose(1, 2)
         return dense_attention(q_BHNE, k_BKLE, v_BKLE, visible_B1NL).transpose(1, 2).flatten(0, 1)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from irg.engine.attention import Block, CachedAttention
 from irg.engine.cache import Context, KVCache
 from irg.engine.compiled_decoding import CompiledDecoding
+from irg.engine.compiled_drawing import CompiledDrawing
 from irg.model.network.autoencoder import Autoencoder, images_at_once
 from irg.model.network.token_batch import Repeated, StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
@@ -57,6 +58,7 @@ class Runner:
         decoder = replace(self.config.decoder, num_key_value_heads=model.language_model.model.kv_heads)
         self.cache = KVCache(decoder, rows, slots, compute_dtype or model.dtype, devices)
         self.compiled: CompiledDecoding | None = None
+        self.drawing: CompiledDrawing | None = None
 
     # ---- prefill
 
@@ -147,6 +149,14 @@ class Runner:
 
     # ---- denoising
 
+    def compile_drawing(self, backend: str | None = None) -> None:
+        """Let images drawn from now on run compiled (:mod:`.compiled_drawing`).
+
+        Raises:
+            ValueError: the model is spread over several devices, or offloaded.
+        """
+        self.drawing = CompiledDrawing(self.model, backend)
+
     @torch.inference_mode()
     def branches(
         self, blocks: Sequence[tuple[Context, tuple[int, int]]], times: Sequence[float] = ()
@@ -192,7 +202,7 @@ class Branches:
     def __init__(
         self, runner: Runner, blocks: Sequence[tuple[Context, tuple[int, int]]], times: Sequence[float] = ()
     ) -> None:
-        self.model = runner.model
+        self.model, self.compiled = runner.model, runner.drawing
         self.steps = {time: step for step, time in enumerate(sorted(set(times)))}
         special, side = runner.grammar.special, runner.grammar.latent_side
         device = self.model.device
@@ -236,6 +246,8 @@ class Branches:
             times_G = repeated.times_S[repeated.step : repeated.step + 1]
         noisy_GD = noisy_GD.to(self.model.device)
         self.batch.latents_GD, self.batch.times_G = noisy_GD, times_G
+        if self.compiled is not None:
+            return self.compiled.velocity(self.batch, self.attend)
         _, hidden_GC = self.model(self.batch, self.attend)
         assert hidden_GC is not None
         return self.model.velocity(hidden_GC, noisy_GD, times_G)

@@ -135,7 +135,7 @@ class IRGPipeline:
             images: given ones, to be checked, too.
             critics: those that the setting ``critic`` may name; default: made when they are needed.
             parallel: what the processes that ``torchrun`` started share out (:mod:`irg.model.placement.processes`).
-            compile: write texts by a compiled function, which the first of some length waits for.
+            compile: write texts and draw by compiled functions, which the first text and image of some length wait for.
 
         Raises:
             ValueError: there is no such model or protocol, its folder is incomplete or damaged (the message says what),
@@ -173,6 +173,7 @@ class IRGPipeline:
         engine = Engine(runner, tokenizer, profile.draft_texts)
         if compile:
             runner.compile_decoding(MAX_DRAFT_TOKENS + 1)
+            runner.compile_drawing()
         record = loaded_record(folder, loaded, plan, adapters, devices, processes)
         pipe = cls(engine, profile, str(model), plan, selected.protocol, protocol_texts, critics, record)
         pipe.defaults, pipe.protocol_reason = defaults, selected.reason

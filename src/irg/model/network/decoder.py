@@ -105,14 +105,17 @@ class SelfAttention(nn.Module):
         )
         return getattr(self, "q_norm" + expert)(q), getattr(self, "k_norm" + expert)(k), v
 
-    def forward(
-        self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor], attend: Attend, layer: int
-    ) -> tuple[Tensor, Tensor | None]:
+    def heads(self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """q [T, H, E], k and v [T, K, E] in stream order."""
         q, k, v = self._project(x_UC, "")
         if x_GC is not None:
             streams = zip((q, k, v), self._project(x_GC, "_moe_gen"), strict=True)
             q, k, v = (torch.cat(pair) for pair in streams)
-        out_TC = attend(layer, rotate(q, rope), rotate(k, rope), v).flatten(-2)
+        return rotate(q, rope), rotate(k, rope), v
+
+    def output(self, out_THE: Tensor, x_UC: Tensor, x_GC: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What attention gave, through the last projection of both experts."""
+        out_TC = out_THE.flatten(-2)
         if x_GC is None:
             return self.o_proj(out_TC), None
         out_UC, out_GC = out_TC.split([x_UC.shape[0], x_GC.shape[0]])
@@ -137,17 +140,28 @@ class DecoderLayer(nn.Module):
     def _feed_forward(self, x: Tensor, expert: str) -> Tensor:
         return x + getattr(self, "mlp" + expert)(self._norm("post_attention_layernorm", x, expert))
 
-    def forward(
-        self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor], attend: Attend
-    ) -> tuple[Tensor, Tensor | None]:
+    def before_attention(
+        self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q [T, H, E], k and v [T, K, E] in stream order."""
         normed_UC = self._norm("input_layernorm", x_UC, "")
         normed_GC = None if x_GC is None else self._norm("input_layernorm", x_GC, "_moe_gen")
-        out_UC, out_GC = self.self_attn(normed_UC, normed_GC, rope, attend, self.layer)
+        return self.self_attn.heads(normed_UC, normed_GC, rope)
+
+    def after_attention(self, x_UC: Tensor, x_GC: Tensor | None, out_THE: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The layer's result from its input and what attention gave."""
+        out_UC, out_GC = self.self_attn.output(out_THE, x_UC, x_GC)
         x_UC = self._feed_forward(x_UC + out_UC, "")
         if x_GC is not None:
             assert out_GC is not None
             x_GC = self._feed_forward(x_GC + out_GC, "_moe_gen")
         return x_UC, x_GC
+
+    def forward(
+        self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor], attend: Attend
+    ) -> tuple[Tensor, Tensor | None]:
+        q_THE, k_TKE, v_TKE = self.before_attention(x_UC, x_GC, rope)
+        return self.after_attention(x_UC, x_GC, attend(self.layer, q_THE, k_TKE, v_TKE))
 
 
 class Decoder(nn.Module):
