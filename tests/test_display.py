@@ -32,3 +32,14 @@ def test_a_line_that_waited_is_printed_when_the_display_ends(capsys: pytest.Capt
         display.show(TextDelta(0, 0, "one "))
         display.show(CandidateDone(0, 1, drawn))
     assert capsys.readouterr().out.splitlines()[-1] == "candidate 2 is drawn (1 image)"
+
+
+@pytest.mark.parametrize("concurrent", [1, 2])
+def test_texts_of_a_turn_are_numbered(concurrent: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(["a cat"], concurrent) as display:
+        for turn, text in ((0, "one"), (0, "two"), (1, "three")):
+            display.show(TextDelta(0, turn, text))
+            display.show(TextDone(0, turn, text, 1, 0.1))
+        display.show(TextDone(0, 1, "wrong", 1, 0.1, kind="reflection"))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == ["Thinking: one", "Thinking (2): two", "Thinking: three", "Reflection: wrong"]

@@ -4,6 +4,7 @@ With one request at a time its texts appear piece by piece; with several togethe
 """
 
 import re
+from collections import Counter
 from types import TracebackType
 from typing import Literal
 
@@ -34,6 +35,7 @@ class Display:
         self._progress: Progress | None = None
         self._tasks: dict[tuple[int, int], TaskID] = {}
         self._writing: tuple[int, int] | None = None
+        self._written: Counter[tuple[int, int, str]] = Counter()  # texts of a turn, by kind
         self._held: list[str] = []  # lines that wait until the text that is being written ends
 
     def __enter__(self) -> "Display":
@@ -72,6 +74,7 @@ class Display:
             else:
                 line = Text.assemble((self._heading(event), "cyan"), safe(event.text))
                 self._console.print(line, soft_wrap=True)
+            self._written[event.request, event.turn, event.kind] += 1
         elif isinstance(event, DenoiseStep):
             self._step(event)
         elif isinstance(event, ImageDone):
@@ -96,7 +99,9 @@ class Display:
         return f"[{request + 1}/{len(self._prompts)}] " if len(self._prompts) > 1 else ""
 
     def _heading(self, event: TextDelta | TextDone) -> str:
-        return f"{self._label(event.request)}{event.kind.capitalize()}: "
+        before = self._written[event.request, event.turn, event.kind]
+        number = f" ({before + 1})" if before else ""  # of thinkings that a critic did not accept, say
+        return f"{self._label(event.request)}{event.kind.capitalize()}{number}: "
 
     def _open(self, event: TextDelta) -> None:
         if self._writing == (event.request, event.turn):
