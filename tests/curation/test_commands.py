@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from faulty_server import FaultyServer
+from teachers import recipe_file, reply
 
 from irg.cli import data_build as factory
 from irg.cli import main as cli
@@ -51,6 +53,19 @@ def test_from_recipe_to_shards(recipe: str, tmp_path: Path, capsys: pytest.Captu
     assert "all of them can be trained on" in capsys.readouterr().out
     assert cli.main(["data", "export", recipe, "--export.keep.following", "11"]) == 2
     assert "no row to export (9 world: following below 11)" in capsys.readouterr().err
+
+
+def test_a_build_of_which_nothing_is_left_fails_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai")
+    said = "I'm sorry, but I can't help with that."
+    with FaultyServer(lambda path, body: said if path == "chat/completions" else reply(path, body)) as server:
+        file = recipe_file(tmp_path / "recipe.yaml", server.url, tmp_path / "out", 4)
+        assert cli.main(["data", "build", file]) == 1
+    told = capsys.readouterr().out
+    assert re.search(r"reflect: \d rejected: bad_answer, such as: vlm: 3 unusable answers: ", told), told
+    assert "0 rows finished" in told
 
 
 def test_a_changed_recipe_says_what_it_means(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:

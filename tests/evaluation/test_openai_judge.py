@@ -143,21 +143,23 @@ def test_trouble_that_stays_is_counted_and_mended_later(server: Server, request_
         10: (400, b'{"error": {"message": "content policy"}}'),
         11: (500, b"oops"),
         12: said("Consistency: 2\nRealism: 1"),
+        13: said("I'm sorry, but I can't help with that."),
     }
     server.act = lambda grey, call: trouble.get(grey, said(GOOD))
     folder, result = judge(server, request_, attempts=2, corrections=1)
-    assert result.turns[0].states == {"graded": 9, "refused": 1, "outage": 1, "bad_answer": 1}
-    assert result.turns[0].scores["culture"] == pytest.approx(0.8)  # of the nine
+    assert result.turns[0].states == {"graded": 8, "refused": 1, "outage": 1, "bad_answer": 2}
+    assert result.turns[0].scores["culture"] == pytest.approx(0.8)  # of the eight
     failed = {line["prompt"]: line for line in lines(folder) if line.get("failure")}
     assert "content policy" in failed["1"]["message"] and "HTTP 500" in failed["2"]["message"]
     assert failed["3"]["raw"] == ["Consistency: 2\nRealism: 1"] * 2  # what was said is kept
+    assert "2 unusable answers: it is a refusal" in failed["4"]["message"]
     assert (server.calls[10], server.calls[11], server.calls[12]) == (1, 2, 2)
     # the outage passes: it alone is sent again
     before = Counter(server.calls)
     server.act = lambda grey, call: said(GOOD)
     _, result = judge(server, request_, attempts=2, corrections=1)
     assert server.calls - before == Counter({11: 1})
-    assert result.gaps == {"refused": 1, "bad_answer": 1}
+    assert result.gaps == {"refused": 1, "bad_answer": 2}
 
 
 def test_a_dead_endpoint_is_given_up(server: Server, request_: ScoreRequest) -> None:

@@ -218,11 +218,11 @@ def test_it_raises_the_reward(recipe: Make, folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("changes", [{}, {"lora": Lora(rank=2, base="float32")}, GRPO])
 def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Also the old policy: images, rewards and weights have the same bits."""
-    changes = changes | {"minibatches": 2, "evaluate": Evaluate(2, count=2)}
+    changes = changes | {"steps": 2, "minibatches": 2, "evaluate": Evaluate(2, count=2)}
     if "lora" in changes:
         changes["frozen"] = ()
     whole = train_by_reward(recipe(out=str(tmp_path / "whole"), **changes), quiet=True)
-    train_by_reward(recipe(stop_after=2, **changes), quiet=True)
+    train_by_reward(recipe(stop_after=1, **changes), quiet=True)
     parts = train_by_reward(recipe(**changes), quiet=True)
     assert identical(whole, parts)
     same = ("reward", "policy_loss", "grad_norm", "old_gap", "held_out_reward")

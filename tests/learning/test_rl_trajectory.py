@@ -193,9 +193,9 @@ def test_it_raises_the_reward(recipe: Make, tmp_path: Path, reward: str, changes
 
 @pytest.mark.parametrize("changes", [{}, {"lora": Lora(rank=2, base="float32"), "loss": Loss(kl=0.1)}])
 def test_resumed_is_uninterrupted(recipe: Make, tmp_path: Path, changes: dict[str, Any]) -> None:
-    changes = changes | {"minibatches": 2, "evaluate": Evaluate(2, count=3)}
+    changes = changes | {"steps": 2, "minibatches": 2, "evaluate": Evaluate(2, count=3)}
     whole = train_by_reward(recipe(out=str(tmp_path / "whole"), **changes), quiet=True)
-    train_by_reward(recipe(stop_after=2, **changes), quiet=True)
+    train_by_reward(recipe(stop_after=1, **changes), quiet=True)
     parts = train_by_reward(recipe(**changes), quiet=True)
     assert identical(whole, parts)
     same = ("reward", "last", "grad_norm", "held_out/last", "kl")

@@ -44,8 +44,8 @@ def build(argv: Sequence[str]) -> int:
             prepare(recipe, only_prompts=True)  # costs nothing, and only then the rows can be counted
         _show(BuildFolder.of(recipe), estimate=True)
         return 0
-    _run(recipe, "--redo" in flags)
-    return 0
+    finished = _run(recipe, "--redo" in flags)
+    return 0 if finished else 1
 
 
 LINE_EVERY_S = 60.0
@@ -72,7 +72,8 @@ class _Lines:
         self.log(", ".join(counts or [f"{stage} {self.done[stage]:,}"]) + (f"; {note.strip()}" if note else "") + eta)
 
 
-def _run(recipe: "DataRecipe", redo: bool) -> None:
+def _run(recipe: "DataRecipe", redo: bool) -> int:
+    """Build, show what was made; returns the number of finished rows."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -133,7 +134,7 @@ def _run(recipe: "DataRecipe", redo: bool) -> None:
             console.print(line, soft_wrap=True)
 
         run(recipe, redo=redo, progress=progress, log=log, on_start=on_start)
-    _show(BuildFolder.of(recipe))
+    return _show(BuildFolder.of(recipe))
 
 
 def _show_cost(console: Any, recipe: "DataRecipe", spent: float, states: Sequence[Any]) -> None:
@@ -175,10 +176,12 @@ def stats(argv: Sequence[str]) -> int:
     return 0
 
 
-def _show(folder: "BuildFolder", estimate: bool = False) -> None:
+def _show(folder: "BuildFolder", estimate: bool = False) -> int:
+    """Print how far a build is; returns the number of finished rows."""
     from rich.console import Console
     from rich.table import Table
 
+    from irg.cli.display import safe
     from irg.curation.progress import progress_of, spent
 
     table = Table(title=str(folder.out), title_justify="left")
@@ -196,12 +199,15 @@ def _show(folder: "BuildFolder", estimate: bool = False) -> None:
     console.print(table)
     for state in states:
         for reason, count in sorted(state.reasons.items()):
-            console.print(f"{state.name}: {count:,} rejected: {reason}")
+            words = safe(state.examples[reason])[:300]
+            line = f"{state.name}: {count:,} rejected: {reason}" + (f", such as: {words}" if words else "")
+            console.print(line, markup=False, soft_wrap=True)
     finished = sum(len(folder.accepted(block)) for block in folder.blocks())
     cost = spent(folder)
     if estimate and (told := _beyond_budget(folder.recipe, cost, states)):
         console.print(told, soft_wrap=True)
     console.print(f"{finished:,} rows finished" + (f"; all answers so far cost {cost:.4f}" if cost else ""))
+    return finished
 
 
 @dataclass(frozen=True)

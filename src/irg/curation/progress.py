@@ -16,7 +16,8 @@ class StageProgress:
 
     Attributes:
         pending: rows that it has still to make, as far as they are not rejected before.
-        reasons: of rejections, with their numbers.
+        reasons: kinds of rejections, with their numbers.
+        examples: the words of one rejection of each kind.
         to_pay: estimate of what the pending rows will cost; None: it calls no endpoint.
         measured: whether the estimate rests on rows made here.
     """
@@ -28,6 +29,7 @@ class StageProgress:
     cost: float = 0.0
     seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     to_pay: float | None = None
     measured: bool = False
 
@@ -39,8 +41,9 @@ class StageProgress:
             self.accepted += 1
         else:
             self.rejected += 1
-            reason = row["rejected"].split(":")[0]
+            reason, _, words = row["rejected"].partition(":")
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            self.examples.setdefault(reason, words.strip())
 
 
 def progress_of(folder: BuildFolder) -> list[StageProgress]:

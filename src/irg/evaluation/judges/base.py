@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from irg import registry
-from irg.endpoints import EndpointOptions
+from irg.endpoints import EndpointOptions, refuses
 from irg.evaluation.benchmarks.base import Question
 from irg.evaluation.image_folders import ImageFile
 from irg.promptsets import BenchPrompt
@@ -95,6 +95,16 @@ def pixels_or_failure(job: Job) -> Image.Image | Answer:
         return job.image.pixels()
     except ValueError as error:
         return Answer(None, "unreadable", str(error))
+
+
+def check_text(job: Job, text: str) -> None:
+    """Raises:
+    ValueError: the answer is a refusal, or not in the form that the question asks for.
+    """
+    if refuses(text):
+        raise ValueError("it is a refusal")
+    if job.question.check is not None:
+        job.question.check(text)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from irg.critics.vision_language import VisionLanguageModel
 from irg.endpoints import EndpointError
-from irg.evaluation.judges.base import Answer, Job, JudgeOptions, pixels_or_failure, require_rest
+from irg.evaluation.judges.base import Answer, Job, JudgeOptions, check_text, pixels_or_failure, require_rest
 from irg.model.weights.fingerprint import weights_fingerprint
 from irg.promptsets import BenchPrompt
 
@@ -69,8 +69,7 @@ class VisionLanguageJudge:
 
         def check(text: str) -> None:
             texts.append(text)
-            if job.question.check is not None:
-                job.question.check(text)
+            check_text(job, text)
 
         try:
             text, _ = self._model.ask(image, job.question.text, check, self._corrections, _MAX_TOKENS)

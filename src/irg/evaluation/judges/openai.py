@@ -8,7 +8,7 @@ from typing import Any
 
 from irg.endpoints import Client, Endpoint, EndpointError, answers_folder, image_part
 from irg.endpoints.options import MAX_TOKENS
-from irg.evaluation.judges.base import Answer, Failure, Job, JudgeOptions, require_rest
+from irg.evaluation.judges.base import Answer, Failure, Job, JudgeOptions, check_text, require_rest
 from irg.promptsets import BenchPrompt
 from irg.version import __version__
 
@@ -88,8 +88,7 @@ class OpenAIJudge:
 
         def check(text: str) -> None:
             texts.append(text)
-            if job.question.check is not None:
-                job.question.check(text)
+            check_text(job, text)
 
         content = [{"type": "text", "text": job.question.text}, image]
         messages = [{"role": "user", "content": content}]
