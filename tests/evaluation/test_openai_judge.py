@@ -103,7 +103,7 @@ def request_(tmp_path: Path) -> ScoreRequest:
 
 
 def judge(server: Server, request: ScoreRequest, cache: str = "cache", **more: Any) -> tuple[Path, Result]:
-    options = {"url": server.url, "longest_wait_s": 0.05, "timeout_s": 0.4, "concurrency": 4, "attempts": 4}
+    options = {"url": server.url, "longest_wait_s": 0.05, "timeout_s": 30.0, "concurrency": 4, "attempts": 4}
     made = make_judges(["openai:m"], JudgeOptions(**options | more, cache_dir=str(request.images.parent / cache)))
     return score(request, made, QUIET)
 
@@ -125,7 +125,7 @@ def test_trouble_that_passes_costs_nothing_but_time(server: Server, request_: Sc
         18: (200, b'{"choices": []}'),
     }
     server.act = lambda grey, call: trouble.get(grey, said(GOOD)) if call == 1 else said(GOOD)
-    folder, result = judge(server, request_)
+    folder, result = judge(server, request_, timeout_s=0.4)
     assert result.turns[0].states == {"graded": 12} and result.complete
     assert result.turns[0].scores["culture"] == pytest.approx(0.8)
     assert {grey: count for grey, count in server.calls.items() if count > 1} == dict.fromkeys(trouble, 2)

@@ -190,7 +190,7 @@ def test_flow_grpo_raises_the_reward(recipe: Make, tmp_path: Path) -> None:
     ends = {}
     for sign in (1.0, -1.0):
         out = tmp_path / f"{sign}"
-        changes: dict[str, Any] = {"rollout": Rollout(prompts=2, samples=16), "steps": 10, "save_every": 100}
+        changes: dict[str, Any] = {"rollout": Rollout(prompts=2, samples=16), "steps": 5, "save_every": 100}
         changes |= {"optimizer": Optimizer(lr=3e-2, eps=1e-8, betas=(0.9, 0.95)), "tokens_per_pack": 2000, **GRPO}
         train_by_reward(recipe(out=str(out), rewards=(RewardTerm("dark", sign),), **changes), quiet=True)
         lines = log(out)
@@ -203,7 +203,7 @@ def test_it_raises_the_reward(recipe: Make, folder: Path, tmp_path: Path) -> Non
     ends = {}
     for sign in (1.0, -1.0):
         out = tmp_path / f"{sign}"
-        changes: dict[str, Any] = {"rollout": Rollout(prompts=2, samples=16), "noise_copies": 2, "steps": 12}
+        changes: dict[str, Any] = {"rollout": Rollout(prompts=2, samples=16), "noise_copies": 2, "steps": 6}
         changes["optimizer"] = Optimizer(lr=3e-2, eps=1e-8, betas=(0.9, 0.95))
         changes |= {"rewards": (RewardTerm("dark", sign),), "tokens_per_pack": 2000, "save_every": 100}
         model = train_by_reward(recipe(out=str(out), **changes), quiet=True)

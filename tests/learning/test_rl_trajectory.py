@@ -172,8 +172,17 @@ def test_each_image_has_the_advantage_of_its_trajectory(recipe: Make) -> None:
 # ---------------------------------------------------------------------------------------------------------------- learn
 
 
-TEXTS = {"frozen": ("vit_model", "connector", "gen"), "mse_weight": 0.0, "rollout": Rollout(2, 48, max_tokens=2)}
-IMAGES = {"frozen": ("vit_model", "connector", "und", "embed_tokens"), "rollout": Rollout(2, 16, max_tokens=2)}
+TEXTS = {
+    "frozen": ("vit_model", "connector", "gen"),
+    "mse_weight": 0.0,
+    "rollout": Rollout(2, 48, max_tokens=2),
+    "steps": 10,
+}
+IMAGES = {
+    "frozen": ("vit_model", "connector", "und", "embed_tokens"),
+    "rollout": Rollout(2, 16, max_tokens=2),
+    "steps": 6,
+}
 
 
 @pytest.mark.parametrize(("reward", "changes"), [("low", TEXTS), ("dark", IMAGES)])
@@ -184,7 +193,7 @@ def test_it_raises_the_reward(recipe: Make, tmp_path: Path, reward: str, changes
         "optimizer": Optimizer(lr=3e-2, eps=1e-8, betas=(0.9, 0.95)),
         "noise_copies": 2,
     } | changes
-    changes |= {"rewards": (RewardTerm(reward),), "tokens_per_pack": 3000, "save_every": 100, "steps": 12}
+    changes |= {"rewards": (RewardTerm(reward),), "tokens_per_pack": 3000, "save_every": 100}
     train_by_reward(recipe(**changes), quiet=True)
     lines = log(tmp_path / "run")
     last = [line["last"] for line in lines]
