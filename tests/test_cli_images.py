@@ -80,7 +80,7 @@ def test_improve_one_image(fake: FakePipeline, capsys: pytest.CaptureFixture[str
     call = fake.calls[0]
     assert (call["task"], call["prompts"], call["images"]) == ("improve", ["a cat"], [(Path("red.png"),)])
     settings = call["settings"]
-    assert (settings.rounds, settings.improving.num_timesteps, settings.initial.num_timesteps) == (2, 9, 50)
+    assert (settings.rounds, settings.improving.num_timesteps, settings.initial.num_timesteps) == (2, 9, 9)
     assert (settings.width, settings.height, settings.mode) == (None, None, "irg")
     assert files_in("irg-out/red-0") == {"initial.png", "improved.png", "trajectory.json", "report.html"}
     out = capsys.readouterr().out

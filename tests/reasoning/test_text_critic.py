@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from irg.critics import CriticError, Review, TextCritic, Verdict
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
 from irg.reasoning.events import TextDone
 from irg.reasoning.pipeline import IRGPipeline
-from irg.reasoning.settings import check_options, with_options
+from irg.reasoning.settings import check_options, of_later_images, with_options
 from irg.results.trajectory import Trajectory
 
 WRONG, DONE = Verdict("the cup is blue", "make the cup red", False, 0.4), Verdict("", "", True, 0.9)
@@ -117,6 +118,22 @@ def test_the_model_alone_can_begin_anew(pipe: IRGPipeline) -> None:
     found = pipe("a red cup", seed=0, **(SMALL | {"critic": "self", "revise": "thinking", "rounds": 1})).trajectory
     assert found.turns[1].reflection
     assert found.turns[1].image is not None
+
+
+def test_settings_of_a_given_image_hold_for_new_thinkings(pipe: IRGPipeline) -> None:
+    """Their images are drawn as first ones are, and there is no other first one."""
+    options = {"size": "32", "max_think_tokens": 4, "revise": "thinking", "stop_when_done": False}
+    for name in ("num_timesteps", "improve_num_timesteps"):
+        given = Image.new("RGB", (32, 32))
+        found = pipe.improve(given, "a red cup", seed=0, **options, **{name: 3}).trajectory
+        assert found.turns[1].settings["num_timesteps"] == 3
+    assert of_later_images({"eta": 1, "improve_num_timesteps": 3}) == {
+        "eta": 1,
+        "num_timesteps": 3,
+        "improve_num_timesteps": 3,
+    }
+    with pytest.raises(ValueError, match="num_timesteps and improve_num_timesteps are the same"):
+        of_later_images({"improve_num_timesteps": 3, "num_timesteps": 4})
 
 
 def test_events_say_what_a_text_is(pipe: IRGPipeline) -> None:

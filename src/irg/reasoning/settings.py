@@ -252,16 +252,22 @@ def _with_pixels(options: Mapping[str, Any], sizes: ImageSizes | None) -> Mappin
 
 
 def of_later_images(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for requests whose first image is given: a drawing setting without a prefix is that of later images.
+    """Options for requests whose first image is given: a drawing setting is that of every image that is drawn, whether
+    it has the prefix or not. (From a new thinking an image is drawn as first ones are.)
 
     Raises:
-        ValueError: it is there with the prefix, too.
+        ValueError: it is there with the prefix and without.
     """
-    renamed_options = {IMPROVE + name if name in DRAW_FIELDS else name: value for name, value in options.items()}
-    if len(renamed_options) < len(options):
-        twice = next(name for name in options if IMPROVE + name in options)
-        raise ValueError(f"{twice} and {IMPROVE}{twice} are the same where the first image is given")
-    return renamed_options
+    changed: dict[str, Any] = {}
+    for name, value in options.items():
+        field = name.removeprefix(IMPROVE)
+        if field not in DRAW_FIELDS:
+            changed[name] = value
+        elif field in changed:
+            raise ValueError(f"{field} and {IMPROVE}{field} are the same where the first image is given")
+        else:
+            changed[field] = changed[IMPROVE + field] = value
+    return changed
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """How much work a job is, to let short ones go first, and how many tokens a request is charged."""
 
 from irg.model.network.config import ModelConfig
-from irg.reasoning.protocols.base import Job
+from irg.reasoning.protocols.base import Job, draws_again
 from irg.results.trajectory import Trajectory
 
 _USUAL_TEXT = 300
@@ -14,9 +14,9 @@ def updates(job: Job) -> list[int]:
     if job.task == "ask":
         return []
     first = [settings.initial.num_timesteps - 1] if job.task == "generate" else []
-    loops = job.task == "improve" or (job.task == "generate" and settings.mode == "irg")
-    later = settings.rounds if loops else int(job.task == "edit")
-    return first + [settings.improving.num_timesteps - 1] * later
+    later = settings.rounds if draws_again(job.task, settings.mode) else int(job.task == "edit")
+    anew = later > 0 and job.task != "edit" and settings.revise == "thinking"  # drawn as first images are
+    return first + [settings.draw(0 if anew else 1).num_timesteps - 1] * later
 
 
 def work(job: Job, config: ModelConfig) -> float:
