@@ -51,6 +51,12 @@ def test_the_dry_run_with_bagels_sizes(
     assert "no problems found" in told and "GPU hours for 300 steps" in told
 
 
+@pytest.mark.parametrize(("name", "policy"), [("rl-plan", "thinking"), ("rl-trajectory", "trajectory")])
+def test_irg_minis_recipes_are_read(name: str, policy: str, own_plugins: None) -> None:
+    recipe = recipes.load(RLRecipe, str(RECIPES / "mini" / f"{name}.yaml"))
+    assert recipe.policy == policy and recipe.model == "mini" and recipe.evaluate.every
+
+
 TINY: dict[str, Any] = {
     "steps": 2,
     "rewards": "[{name: dark}]",
