@@ -34,6 +34,13 @@ def stop_if_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def shows_previews() -> bool:
+    """Whether samplers show what they draw: ``--preview-method``, or what the page has set in its place."""
+    import comfy.cli_args
+
+    return str(comfy.cli_args.args.preview_method.value) != "none"
+
+
 class Progress:
     """The bar of the node that runs: updates of images, ``per_turn`` of each."""
 

@@ -10,10 +10,13 @@ from PIL.Image import Image
 from . import host, inputs
 from .convert import to_batch, to_latent, to_pillow
 from .loading import LocalModel
+from .previews import Previews
 from .remote import RemoteServer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from irg.reasoning.protocols.base import Task
 
 
 @dataclass
@@ -22,7 +25,8 @@ class Result:
 
     Attributes:
         images: all that were drawn, in order.
-        texts: what was written: the thinking, then the reflections.
+        texts: what was written before each image: the thinking, then the reflections, each with the new thinking after
+            it, if there is one.
         first: the image that the loop began with, given or drawn.
     """
 
@@ -34,7 +38,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Shown:
-    """Progress: ``step`` updates of the image number ``turn`` are done; a finished image is in ``image``."""
+    """Progress: ``step`` updates of the image number ``turn`` are done; ``image``: it, or one that was finished."""
 
     turn: int
     step: int
@@ -74,7 +78,7 @@ class Generate(io.ComfyNode):
                 io.Latent.Output("latent", display_name="latent", tooltip="Of the last image; a server gives none."),
                 io.String.Output("thinking", display_name="thinking"),
                 io.String.Output(
-                    "reflection", display_name="reflection", tooltip="All reflections, with empty lines between them."
+                    "reflection", display_name="reflection", tooltip="All later texts, with empty lines between them."
                 ),
             ],
         )
@@ -157,21 +161,23 @@ async def _local(
 ) -> AsyncIterator["host.Progress | Shown | None"]:
     """Run the loop in this process; fills ``result``."""
     from irg.reasoning.events import DenoiseStep, Failed, Finished, ImageDone
+    from irg.serving.costs import updates
 
     pipe = model.pipe
     usual = pipe.defaults if image is None else pipe.defaults.sized_by_image()
     settings = pipe.with_options(usual, options)
-    given = 0 if image is None else 1
-    first, later = settings.initial.num_timesteps - 1, settings.improving.num_timesteps - 1
-    rounds = settings.rounds if given or settings.mode == "irg" else 0
-    yield host.Progress([first] * (1 - given) + [later] * rounds)
-    task = "improve" if image is not None else "generate"
-    images = [] if image is None else [[image]]
-    stream = pipe.stream([prompt], [seed], settings, task=task, images=images)
+    task: Task = "generate" if image is None else "improve"
+    images = [] if image is None else [image]
+    job = pipe.jobs.make(prompt, settings, seed, task, images)
+    given, drawn = len(images), updates(job)
+    yield host.Progress(drawn)
+    previews = Previews(pipe, job, drawn)
+    stream = pipe.stream([prompt], [seed], settings, task=task, images=[images] if images else [])
     try:
         for event in stream:
             if isinstance(event, DenoiseStep):
-                yield Shown(event.turn - given, event.step)
+                turn = event.turn - given
+                yield Shown(turn, event.step, previews.picture(event, turn))
             elif isinstance(event, ImageDone):
                 result.images.append(event.image)
                 result.latent = to_latent(event.latents, pipe)
@@ -180,7 +186,7 @@ async def _local(
                 raise event.error
             elif isinstance(event, Finished):
                 turns = event.trajectory.turns
-                result.texts = [turn.thinking or "" for turn in turns]
+                result.texts = ["\n\n".join(turn.texts) for turn in turns]
                 result.first = turns[0].image
             else:
                 yield None
@@ -193,11 +199,14 @@ async def _remote(
 ) -> AsyncIterator["host.Progress | Shown | None"]:
     """Let a server run the loop; fills ``result``."""
     rounds = options.get("rounds", 1) if image is not None or options["mode"] == "irg" else 0
-    yield host.Progress([1] * (rounds + (image is None)))
-    async for event in model.stream(prompt, seed, options, image):
+    count = rounds + (image is None)
+    yield host.Progress([1] * count)
+    async for event in model.stream(prompt, seed, options, image, count):
         if event is None:
             yield None
             continue
+        if event.preview is not None:
+            yield Shown(len(result.images), 0, event.preview)
         if event.image is not None:
             result.images.append(event.image)
             yield Shown(len(result.images), 0, event.image)

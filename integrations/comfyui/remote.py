@@ -27,13 +27,15 @@ URL, KEY = "IRG_SERVER_URL", "IRG_API_KEY"
 LOCAL_URL = "http://127.0.0.1:8000"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _LONGEST_EVENT = 200_000_000  # bytes
+_MOST_PARTIAL_IMAGES = 3  # that a server sends before the last one, if a number is asked for
 
 
 @dataclass(frozen=True)
 class Told:
-    """An image that is finished, and at the end all texts."""
+    """An image that is finished, or one that is not yet, and at the end all texts."""
 
     image: Image.Image | None = None
+    preview: Image.Image | None = None
     texts: list[str] | None = None
 
 
@@ -65,9 +67,9 @@ class RemoteServer:
             raise ValueError(f"no irg serve at {self.url}: {error or type(error).__name__}") from error
 
     async def stream(
-        self, prompt: str, seed: int, options: Mapping[str, Any], image: Image.Image | None
+        self, prompt: str, seed: int, options: Mapping[str, Any], image: Image.Image | None, count: int
     ) -> AsyncIterator[Told | None]:
-        """Run the loop; yields what is finished, and None now and then.
+        """Run the loop, which draws ``count`` images; yields what is finished, and None now and then.
 
         Raises:
             ValueError: the server refuses the request, or fails.
@@ -77,6 +79,8 @@ class RemoteServer:
         fields = {"prompt": prompt, "seed": seed, "stream": True, "stream_thinking": True, **options}
         if self.model:
             fields["model"] = self.model
+        if host.shows_previews() and count <= _MOST_PARTIAL_IMAGES:  # images of rounds count, too
+            fields["partial_images"] = _MOST_PARTIAL_IMAGES
         try:
             async with self._session(None) as session, self._post(session, fields, image) as answer:
                 await self._raise_for(answer)
@@ -199,10 +203,15 @@ def _told(event: dict[str, Any] | None) -> Told | None:
         return None
     if "error" in event:
         raise ValueError(f"the server failed: {event['error'].get('message', event['error'])}")
-    if event.get("kind") == "preview" or "b64_json" not in event:
+    if "b64_json" not in event:
         return None
     image = Image.open(bytes_io.BytesIO(base64.b64decode(event["b64_json"]))).convert("RGB")
+    if event.get("kind") == "preview":
+        return Told(preview=image)
     if not event["type"].endswith(".completed"):
         return Told(image)
-    texts = [turn.get("thinking") or "" for turn in event["irg"]["turns"]]
-    return Told(image, texts)
+    return Told(image, texts=[_texts(turn) for turn in event["irg"]["turns"]])
+
+
+def _texts(turn: Mapping[str, Any]) -> str:
+    return "\n\n".join(turn[name] for name in ("reflection", "thinking") if turn.get(name))

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from . import host, inputs
 from .convert import Autoencoder, to_batch, to_latent, to_pillow
 from .loading import LocalModel
+from .previews import Previews
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ class Think(io.ComfyNode):
         options = inputs.given(mode=mode, size=size, negative_prompt=negative_prompt, critic=critic)
         texts = inputs.given(max_tokens=max_tokens, temperature=temperature, text=own_text)
         begun = start(model.pipe, prompt, seed, **options)
-        context = await _taken(begun.write(**texts), 1)
+        context = await _taken(begun, begun.write(**texts))
         return io.NodeOutput(context, context.text)
 
 
@@ -173,7 +174,7 @@ class Reflect(io.ComfyNode):
         if not context.turn:
             raise ValueError("there is no image to look at yet: take IRG Draw first")
         texts = inputs.given(max_tokens=max_tokens, temperature=temperature, text=own_text)
-        context = await _taken(context.write(**texts, seed=seed if reseed else None), 1)
+        context = await _taken(context, context.write(**texts, seed=seed if reseed else None))
         return io.NodeOutput(context, context.text, context.ended)
 
 
@@ -227,7 +228,7 @@ async def _drawn(context: "PausedRequest", options: dict[str, Any], seed: int, r
     """The outputs of a node that draws."""
     settings = context.job.settings.draw(context.turn)
     updates = options.get("num_timesteps", settings.num_timesteps) - 1
-    context = await _taken(context.draw(**options, seed=seed if reseed else None), updates)
+    context = await _taken(context, context.draw(**options, seed=seed if reseed else None), updates)
     assert context.image is not None
     image = to_batch([context.image])
     if context.drawn:
@@ -237,17 +238,17 @@ async def _drawn(context: "PausedRequest", options: dict[str, Any], seed: int, r
     return io.NodeOutput(context, image, latent)
 
 
-async def _taken(steps: "Steps", updates: int) -> "PausedRequest":
-    """Take a step, with progress and the finished image on the node."""
+async def _taken(before: "PausedRequest", steps: "Steps", updates: int = 1) -> "PausedRequest":
+    """Take a step, with progress, previews and the finished image on the node."""
     from irg.engine.events import DenoiseStep, ImageDone
 
-    progress = host.Progress([updates])
+    progress, previews = host.Progress([updates]), Previews(before.pipe, before.job, [updates])
     try:
         while True:
             event = next(steps)
             host.stop_if_interrupted()
             if isinstance(event, DenoiseStep):
-                await progress.show(0, event.step)
+                await progress.show(0, event.step, previews.picture(event, 0))
             elif isinstance(event, ImageDone):
                 await progress.show(1, 0, event.image)
     except StopIteration as stop:

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import base64
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.settings import with_options
+from irg.serving.image_data import encode
 
 LOOP = {
     "mode": "irg",
@@ -117,6 +119,39 @@ def test_the_steps_give_what_the_loop_gives(nodes: SimpleNamespace, model: Any, 
     assert (thought, reflected, done) == (thinking, reflection, False)
     assert (drawn - first).abs().mean() < 0.5 / 255 and (redrawn - image).abs().mean() < 0.5 / 255
     assert torch.allclose(latent["samples"], latent_again["samples"], atol=0.05)
+
+
+def test_previews_while_denoising(nodes: SimpleNamespace, model: Any, host: Host) -> None:
+    """Three of each image beside the image itself, where ComfyUI's previews are on; by the loop and by its steps."""
+    host.preview_method.value = "auto"
+    run(nodes.Generate, model=model, prompt="a cat", seed=7, **LOOP | {"steps": 9})
+    shown = [(value, one) for value, _, one in host.progress if one is not None]
+    assert [value for value, _ in shown] == [2, 4, 7, 9, 11, 13, 16, 18]
+    assert {one.size for _, one in shown} == {(32, 32)}
+
+    host.progress.clear()
+    context = run(nodes.Think, model=model, prompt="a cat", mode="irg", size="32", **TEXT)[0]
+    run(nodes.Draw, context=context, **DRAW | {"steps": 9})
+    assert [(value, one) for value, _, one in host.progress if one is not None] == shown[:4]
+
+
+def test_a_new_thinking_stands_behind_its_reflection(
+    nodes: SimpleNamespace, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the loop gives them, and as a server's last event tells them."""
+    monkeypatch.setattr(model.pipe, "defaults", with_options(model.pipe.defaults, {"revise": "thinking"}))
+    *_, thinking, later = run(nodes.Generate, model=model, prompt="a cat", seed=7, **LOOP).args
+    first, second = model.pipe("a cat", seed=7, size="32", num_timesteps=4, temperature=1.0).trajectory.turns
+    assert first.thinking and second.reflection and second.thinking
+    assert (thinking, later) == (first.thinking, f"{second.reflection}\n\n{second.thinking}")
+
+    told = sys.modules[nodes.Server.__module__]._told  # type: ignore[attr-defined]
+    png = base64.b64encode(encode(Image.new("RGB", (8, 8)))).decode()
+    turns = [{"thinking": thinking}, {"reflection": second.reflection, "thinking": second.thinking}]
+    event = {"type": "image_generation.completed", "b64_json": png, "irg": {"turns": turns}}
+    assert told(event).texts == [thinking, later]
+    preview = told({"type": "image_generation.partial_image", "kind": "preview", "b64_json": png})
+    assert preview.preview.size == (8, 8) and preview.image is None
 
 
 def test_a_latent_decodes_to_its_image(nodes: SimpleNamespace, model: Any) -> None:

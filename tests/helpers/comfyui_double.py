@@ -139,11 +139,12 @@ class Interrupted(Exception):
 
 @dataclass
 class Host:
-    """What the nodes did to ComfyUI, and whether the stop button was pressed."""
+    """What the nodes did to ComfyUI, whether the stop button was pressed, and how samplers show what they draw."""
 
     progress: list[tuple[float, float, Any]] = field(default_factory=list)
     freed: int = 0
     interrupted: bool = False
+    preview_method: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(value="none"))
 
     async def set_progress(self, value: float, max_value: float, preview_image: Any = None) -> None:
         assert 0 <= value <= max_value
@@ -183,12 +184,14 @@ def _modules(host: Host) -> dict[str, ModuleType]:
         soft_empty_cache=lambda: None,
         throw_exception_if_processing_interrupted=host.throw,
     )
+    cli_args = ModuleType("comfy.cli_args")
+    cli_args.__dict__.update(args=host)
     comfy = ModuleType("comfy")
-    comfy.__dict__.update(model_management=management)
+    comfy.__dict__.update(model_management=management, cli_args=cli_args)
     graph = ModuleType("comfy_execution.graph_utils")
     graph.__dict__.update(ExecutionBlocker=ExecutionBlocker)
     named = {"comfy_api": ModuleType("comfy_api"), "comfy_execution": ModuleType("comfy_execution"), "comfy": comfy}
-    return named | {one.__name__: one for one in (latest, management, graph)}
+    return named | {one.__name__: one for one in (latest, management, cli_args, graph)}
 
 
 @contextmanager

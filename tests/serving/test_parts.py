@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from irg.engine.events import DenoiseStep
+from irg.reasoning.pipeline import IRGPipeline
+from irg.reasoning.settings import with_options
 from irg.serving.auth import ApiKeys, new_key
+from irg.serving.costs import updates
 from irg.serving.errors import ApiError
 from irg.serving.image_data import data_url, decode, encode, from_base64
 from irg.serving.options import Limits, ServerOptions
@@ -17,6 +20,12 @@ from irg.serving.previews import Previewer, preview_steps
 from irg.serving.urls import ImageStore
 
 KEY = "irg-0123456789abcdef"
+
+
+def test_an_image_from_a_new_thinking_has_the_updates_of_a_first_one(tiny_pipe: IRGPipeline) -> None:
+    for revise, wanted in (("reflection", [3, 2, 2]), ("thinking", [3, 3, 3])):
+        settings = with_options(tiny_pipe.defaults, {"rounds": 2, "revise": revise})
+        assert updates(tiny_pipe.jobs.make("x", settings, 1)) == wanted
 
 
 def test_a_new_key_is_let_in_by_its_line_and_no_other(tmp_path: Path) -> None:
