@@ -8,7 +8,7 @@ Model = io.Custom("IRG_MODEL")
 RemoteModel = io.Custom("IRG_SERVER")
 Context = io.Custom("IRG_CONTEXT")
 MODES = ["irg", "think", "direct"]
-AUTO_SIZE = "auto"
+AUTO = "auto"
 MAX_SEED = 2**63 - 1  # the most that irg takes
 
 
@@ -23,7 +23,7 @@ def mode() -> io.Combo.Input:
 
 def size() -> io.String.Input:
     tooltip = "WIDTHxHEIGHT, one number, a ratio such as 16:9, or auto: the model's usual size."
-    return io.String.Input("size", default=AUTO_SIZE, tooltip=tooltip)
+    return io.String.Input("size", default=AUTO, tooltip=tooltip)
 
 
 def seed(tooltip: str = "The same inputs and seed give the same result.") -> io.Int.Input:
@@ -67,6 +67,12 @@ def critic() -> io.String.Input:
     return io.String.Input("critic", default="", optional=True, tooltip=tooltip)
 
 
+def revise() -> io.Combo.Input:
+    tooltip = "What a flawed image is drawn again from: the reflection, or a new thinking; auto: the model's own way."
+    options = [AUTO, "reflection", "thinking"]
+    return io.Combo.Input("revise", options=options, default=AUTO, optional=True, tooltip=tooltip)
+
+
 def negative_prompt() -> io.String.Input:
     tooltip = "What guidance leads away from."
     return io.String.Input("negative_prompt", default="", multiline=True, optional=True, tooltip=tooltip)
@@ -80,7 +86,7 @@ def own_text(what: str) -> io.String.Input:
 def given(**options: Any) -> dict[str, Any]:
     """The options that are set: not 0, -1, empty or ``auto``. ``steps`` becomes points of the time grid."""
     prefixes = ("", "improve_")
-    chosen = {name: value for name, value in options.items() if value not in (None, "", AUTO_SIZE)}
+    chosen = {name: value for name, value in options.items() if value not in (None, "", AUTO)}
     for name, value in list(chosen.items()):
         left_to_model = value == -1 if name.endswith("temperature") else value == 0
         if left_to_model and type(value) in (int, float):

@@ -69,6 +69,7 @@ class Generate(io.ComfyNode):
                 inputs.seed(),
                 inputs.critic(),
                 inputs.negative_prompt(),
+                inputs.revise(),
                 io.Image.Input("image", optional=True, tooltip="A first image to improve; without it one is drawn."),
             ],
             outputs=[
@@ -105,6 +106,7 @@ class Generate(io.ComfyNode):
         seed: int,
         critic: str = "",
         negative_prompt: str = "",
+        revise: str = inputs.AUTO,
         image: "Tensor | None" = None,
     ) -> io.NodeOutput:
         later = {
@@ -112,6 +114,7 @@ class Generate(io.ComfyNode):
             "improve_cfg_text_scale": redraw_guidance,
             "improve_cfg_img_scale": image_guidance,
             "rounds": rounds,
+            "revise": revise,
         }
         first = {"mode": mode, "steps": steps, "cfg_text_scale": guidance}
         both = {"size": size, "temperature": temperature, "negative_prompt": negative_prompt}

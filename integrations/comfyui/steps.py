@@ -39,6 +39,7 @@ class Think(io.ComfyNode):
                 inputs.critic(),
                 inputs.negative_prompt(),
                 inputs.own_text("thinking"),
+                inputs.revise(),
             ],
             outputs=[
                 inputs.Context.Output("new_context", display_name="context"),
@@ -65,11 +66,12 @@ class Think(io.ComfyNode):
         critic: str = "",
         negative_prompt: str = "",
         own_text: str = "",
+        revise: str = inputs.AUTO,
     ) -> io.NodeOutput:
         from irg.reasoning.stepwise import start
 
         model.check_critic(critic)
-        options = inputs.given(mode=mode, size=size, negative_prompt=negative_prompt, critic=critic)
+        options = inputs.given(mode=mode, size=size, negative_prompt=negative_prompt, critic=critic, revise=revise)
         texts = inputs.given(max_tokens=max_tokens, temperature=temperature, text=own_text)
         begun = start(model.pipe, prompt, seed, **options)
         context = await _taken(begun, begun.write(**texts))
@@ -93,6 +95,7 @@ class StartFromImage(io.ComfyNode):
                 inputs.seed(),
                 inputs.critic(),
                 inputs.negative_prompt(),
+                inputs.revise(),
             ],
             outputs=[inputs.Context.Output("new_context", display_name="context")],
         )
@@ -110,11 +113,12 @@ class StartFromImage(io.ComfyNode):
         seed: int,
         critic: str = "",
         negative_prompt: str = "",
+        revise: str = inputs.AUTO,
     ) -> io.NodeOutput:
         from irg.reasoning.stepwise import start
 
         model.check_critic(critic)
-        options = inputs.given(negative_prompt=negative_prompt, critic=critic)
+        options = inputs.given(negative_prompt=negative_prompt, critic=critic, revise=revise)
         return io.NodeOutput(start(model.pipe, prompt, seed, image=to_pillow(image), **options))
 
 
