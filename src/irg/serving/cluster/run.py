@@ -60,10 +60,13 @@ def run_until_told(
         model: arguments of ``IRGPipeline.from_pretrained``.
 
     Raises:
-        RuntimeError: the replicas could not be started; the message has the reason.
+        RuntimeError: Ray or the replicas could not be started; the message has the reason.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(include_dashboard=False, logging_level=logging.WARNING)
+    try:
+        ray.init(include_dashboard=False, logging_level=logging.WARNING)
+    except Exception as error:  # a plain Exception where its processes need too long to start
+        raise RuntimeError(f"Ray could not be started or joined: {error}") from error
     try:
         with _signalled() as told:  # after ray.init, which has handlers of its own
             http = HTTPOptions(host=options.host, port=options.port)
