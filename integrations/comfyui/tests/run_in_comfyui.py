@@ -354,7 +354,7 @@ async def check_stop(client: Client, loop: dict[str, Any]) -> None:
     loop[generate]["inputs"] |= {"seed": 200, "steps": 200}
     run = await client.run(loop, stop_at_progress=True)
     assert run.interrupted and run.error is None
-    loop[generate]["inputs"] |= {"steps": 2, "mode": "direct"}
+    loop[generate]["inputs"] |= {"steps": 2, "mode": "direct", "critic": "self"}
     run = await client.run(loop)
     assert run.error is None
 
