@@ -18,7 +18,7 @@ from irg.engine.events import ImageDone, TextDelta, TextDone
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.protocols.base import find
 from irg.reasoning.settings import Settings
-from irg.results.trajectory import Trajectory
+from irg.results.trajectory import Trajectory, Turn
 from irg.serving.auth import ApiKeys
 from irg.serving.capabilities import Capabilities
 from irg.serving.errors import ApiError
@@ -225,6 +225,30 @@ def test_the_form_offers_what_the_protocol_has() -> None:
     assert (shown["revise"], shown["tries"]) == (False, False)
 
 
+def test_each_task_shows_what_it_has() -> None:
+    """Nobody thinks before a given image is looked at; an answer takes no steps, and is no image of the session."""
+    pytest.importorskip("gradio", reason="needs the extra ui")
+    from irg.serving.ui.page import Page
+
+    service = Service(lambda: None, ServerOptions(), ApiKeys())  # type: ignore[arg-type, return-value]
+    service.model = SimpleNamespace(pipe=SimpleNamespace(name="mini", protocol=find("irg")))  # type: ignore[assignment]
+    page = Page(service)
+    shown = {name: page._use(name, "irg")[page.effort]["visible"] for name in ("generate", "edit", "ask")}
+    assert shown == {"generate": True, "edit": True, "ask": False}
+    thinks = {
+        task: page._cleared(Form("x", task, settings=settings), None)[page.thinking]["visible"]
+        for task, settings in (("generate", {"mode": "irg"}), ("improve", {}), ("ask", {}))
+    }
+    assert thinks == {"generate": True, "improve": False, "ask": False}
+    edited = page._texts(Progress(texts={1: ["paint it green"]}), Form("x", "edit"))[page.thinking]
+    assert (edited["value"], edited["visible"]) == ("paint it green", True)
+    given, answer = Turn(None, Image.new("RGB", (8, 8)), given=True), Turn("two", None, seconds={"thinking": 1.5})
+    asked = Trajectory("how many?", "ask", 7, "mini", {}, [given, answer])
+    ended = page._ended([asked], Form("how many?", "ask", settings={"seed": 7}), [], Path("all.zip"))
+    assert ended[page.status] == "Answered in 1.5 s." and ended[page.answer] == "two"
+    assert ended[page.history_state] == []
+
+
 # ----------------------------------------------------------------------------------------------------------- a browser
 
 
@@ -287,6 +311,7 @@ def test_in_a_browser(page: Any, running: Running, tmp_path: Path) -> None:
     page.click("#generate")
     page.wait_for_selector("#slider img")
     page.wait_for_selector("#history img")
+    assert not page.is_visible("#thinking")  # nobody thinks before a given image is looked at
     # mistakes are sentences
     page.fill("#prompt textarea", " ")
     page.click("#generate")

@@ -45,12 +45,12 @@ document.addEventListener("keydown", (event) => {
 </script>
 """
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto; }
+.gradio-container { width: 100% !important; max-width: 1280px !important; margin: auto; }
 #status { min-height: 1.6em; }
 footer { display: none !important; }
 #first img, #last img { width: 100%; height: 100%; object-fit: contain; }
 #gallery .grid-container, #history .grid-container {
-  grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)) !important;
+  grid-template-columns: repeat(auto-fill, 110px) !important;
 }
 @media (max-width: 760px) {
   .stacked { flex-direction: column !important; }
@@ -136,7 +136,9 @@ class Page:
             self.first = _image("First image", "first")
             self.last = _image("Improved image", "last")
         self.reflection = gr.Textbox(label="Reflection", lines=2, max_lines=8, interactive=False, elem_id="reflection")
-        self.answer = gr.Textbox(label="Answer", visible=False, interactive=False, elem_id="answer")
+        self.answer = gr.Textbox(
+            label="Answer", lines=4, max_lines=12, visible=False, interactive=False, elem_id="answer"
+        )
         self.changes = gr.Markdown("")
         self.slider = gr.ImageSlider(label="Compare", interactive=False, visible=False, elem_id="slider")
         self.gallery = gr.Gallery(
@@ -156,7 +158,7 @@ class Page:
         self.blocks.load(
             self._offer, None, offered, show_progress="hidden", concurrency_limit=None, api_visibility="private"
         )
-        used = [self.image, self.mode, self.size, self.rounds, self.critic, self.revise, self.tries]
+        used = [self.image, self.mode, self.effort, self.size, self.rounds, self.critic, self.revise, self.tries]
         for changed in (self.task, self.mode):
             changed.change(self._use, [self.task, self.mode], used, api_visibility="private")
         inputs = [self.task, self.image, self.prompt, self.mode, self.rounds, self.critic, self.revise, self.tries]
@@ -203,7 +205,8 @@ class Page:
 
     def _use(self, task: Task, mode: Mode) -> dict[Any, Any]:
         """Show what of the form a task and mode have use for."""
-        shown = {self.image: task != "generate", self.mode: task == "generate", self.size: task != "ask"}
+        shown = {self.image: task != "generate", self.mode: task == "generate"}
+        shown[self.effort] = shown[self.size] = task != "ask"
         if self.service.model is not None:
             loops, can = draws_again(task, mode), self._capabilities()
             shown[self.rounds] = loops
@@ -270,7 +273,7 @@ class Page:
         loops, draws = draws_again(form.task, form.settings.get("mode")), form.task != "ask"
         label = "Your image" if form.task == "improve" else "First image" if loops else "Image"
         shown = {self.answer: not draws, self.reflection: loops}
-        shown[self.thinking] = draws and form.settings.get("mode") != "direct"
+        shown[self.thinking] = form.settings.get("mode") in ("think", "irg")
         for one in (self.slider, self.gallery, self.download, self.copy):
             shown[one] = False
         return {
@@ -285,9 +288,11 @@ class Page:
         turns = sorted(progress.texts)
         thinking = progress.text(0)
         reflection = progress.text(turns[-1]) if turns and turns[-1] > 0 else ""
-        said = {self.thinking: thinking, self.reflection: reflection}
+        said: dict[Any, Any] = {self.thinking: thinking, self.reflection: reflection}
         if form.task == "ask":
             said = {self.answer: thinking or reflection}
+        elif form.task == "edit":  # what is thought of the given image is of turn 1; some models think nothing
+            said = {self.thinking: gr.update(value=reflection, visible=bool(reflection))}
         return {self.status: progress.status, **said}
 
     def _images(self, progress: Progress, form: Form) -> dict[Any, Any]:
@@ -302,9 +307,11 @@ class Page:
         turns = [turn.image for turn in first.turns if turn.image is not None]
         pair = (turns[0], turns[-1]) if len(turns) > 1 else None
         images = [
-            (image, f"seed {one.seed}, image {n}") for one in found for n, image in enumerate(one.images, start=1)
+            (image, f"image {n}" if len(found) == 1 else f"{k}: image {n}")
+            for k, one in enumerate(found, start=1)
+            for n, image in enumerate(one.images, start=1)
         ]
-        finals = [(one.image, f"seed {one.seed}: {one.prompt}"[:80]) for one in found if one.image is not None]
+        finals = [(one.image, f"{one.prompt}, seed {one.seed}"[:80]) for one in found if _draws(one)]
         history = [*reversed(finals), *history][:HISTORY]
         return {
             self.status: _summary(first, len(found)),
@@ -341,6 +348,11 @@ def _reads(can: Capabilities) -> bool:
     return can.revises and any(critic != SELF for critic in can.critics)
 
 
+def _draws(trajectory: Trajectory) -> bool:
+    """Whether an image was drawn, not only given."""
+    return any(turn.image is not None and not turn.given for turn in trajectory.turns)
+
+
 def _image(label: str, name: str) -> gr.Image:
     buttons: list[Any] = ["download", "fullscreen"]
     return gr.Image(label=label, interactive=False, format="png", elem_id=name, height=300, buttons=buttons)
@@ -348,9 +360,8 @@ def _image(label: str, name: str) -> gr.Image:
 
 def _summary(trajectory: Trajectory, count: int) -> str:
     """How it went, in a sentence."""
-    drawn = len(trajectory.images)
-    if not drawn:
-        return "Answered."
+    if trajectory.answer is not None or not trajectory.images:
+        return f"Answered in {trajectory.seconds:.1f} s."
     if count > 1:
         return f"{count} results, seeds {trajectory.seed} to {trajectory.seed + count - 1}."
     looked = "looked at its image and found nothing to improve" if trajectory.stop_reason == "done" else ""
