@@ -231,7 +231,7 @@ def test_each_task_shows_what_it_has() -> None:
     from irg.serving.ui.page import Page
 
     service = Service(lambda: None, ServerOptions(), ApiKeys())  # type: ignore[arg-type, return-value]
-    service.model = SimpleNamespace(pipe=SimpleNamespace(name="mini", protocol=find("irg")))  # type: ignore[assignment]
+    service.model = SimpleNamespace(pipe=SimpleNamespace(name="mini", protocol=find("irg"), defaults=Settings()))  # type: ignore[assignment]
     page = Page(service)
     shown = {name: page._use(name, "irg")[page.effort]["visible"] for name in ("generate", "edit", "ask")}
     assert shown == {"generate": True, "edit": True, "ask": False}
