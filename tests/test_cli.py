@@ -495,7 +495,7 @@ def test_a_recipe_with_an_old_name_works_and_prints_the_new_one(tmp_path: Path) 
         "out: o\nprompts: {sources: [{kind: file, path: p.txt}]}\ndraft: {kind: model, options: {}, batch: 2}\n"
     )
     (tmp_path / "p.txt").write_text("a cat\n")
-    code = "import sys; from irg.cli.main import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+    code = "import sys; from irg.cli.main import main; sys.exit(main() or 'torch' in sys.modules)"
     words = [sys.executable, "-c", code, "data", "status", str(recipe)]  # which does not wait for torch
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
