@@ -51,7 +51,9 @@ class CompiledDrawing:
         layers = list(self.model.language_model.model.layers)
         heads = self._first(layers[0], x_UC, x_GC, rope)
         for number, (layer, following) in enumerate(pairwise(layers)):
-            x_UC, x_GC, *heads = self._next(layer, following, x_UC, x_GC, attend(number, *heads), rope)
+            out_THE = attend(number, *heads)
+            del heads  # their memory is free while the feed-forward networks compute
+            x_UC, x_GC, *heads = self._next(layer, following, x_UC, x_GC, out_THE, rope)
         out_THE = attend(len(layers) - 1, *heads)
         v_GD: Tensor = self._last(self.model, layers[-1], x_UC, x_GC, out_THE, batch.latents_GD, batch.times_G)
         return v_GD

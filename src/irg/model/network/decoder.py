@@ -151,6 +151,7 @@ class DecoderLayer(nn.Module):
     def after_attention(self, x_UC: Tensor, x_GC: Tensor | None, out_THE: Tensor) -> tuple[Tensor, Tensor | None]:
         """The layer's result from its input and what attention gave."""
         out_UC, out_GC = self.self_attn.output(out_THE, x_UC, x_GC)
+        del out_THE  # its memory is free while the feed-forward networks compute
         x_UC = self._feed_forward(x_UC + out_UC, "")
         if x_GC is not None:
             assert out_GC is not None
@@ -160,8 +161,8 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x_UC: Tensor, x_GC: Tensor | None, rope: tuple[Tensor, Tensor], attend: Attend
     ) -> tuple[Tensor, Tensor | None]:
-        q_THE, k_TKE, v_TKE = self.before_attention(x_UC, x_GC, rope)
-        return self.after_attention(x_UC, x_GC, attend(self.layer, q_THE, k_TKE, v_TKE))
+        # no names for q, k and v: they would live on while the feed-forward networks compute
+        return self.after_attention(x_UC, x_GC, attend(self.layer, *self.before_attention(x_UC, x_GC, rope)))
 
 
 class Decoder(nn.Module):
