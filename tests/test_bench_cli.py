@@ -1,12 +1,18 @@
 """``irg bench run | score | table`` as they are called: what they print, write and refuse."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from irg.cli.main import main
+from irg.model.weights.checkpoint import LoadedModel
+from irg.model.weights.initialize import write_folder
 
 LINES = [
     {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"},
@@ -49,6 +55,44 @@ def test_draw_score_and_tabulate_for_real(prompts: Path, tmp_path: Path, capsys:
     capsys.readouterr()
     assert call("table", run, "--format", "csv", "--no-reported") == 0
     assert capsys.readouterr().out.startswith("table,row,column,value,low,high,n,partial,")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from irg.cli.main import main
+replace, records = Path.replace, []
+def die(path, target):
+    if "trajectories" in target.parts:
+        records.append(target)
+        if len(records) == 2:
+            os.kill(os.getpid(), 9)
+    replace(path, target)
+Path.replace = die
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs locks that end with their process")
+def test_a_killed_run_goes_on(prompts: Path, tmp_path: Path, tiny_loaded: LoadedModel) -> None:
+    """Killed between an image and the record that makes it count: that one is drawn again, what was finished stays."""
+    (tmp_path / "model").mkdir()
+    write_folder(tmp_path / "model", tiny_loaded.config, "irg")
+    words = ["run", "geneval", "--model", tmp_path / "model", "--prompts", prompts, "--rounds", 1, "--size", "32x32"]
+    words += ["--num-timesteps", 2, "--improve-num-timesteps", 2, "--max-think-tokens", 3, "--batch-size", 2, "-n", 1]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-c", KILLED, "bench", *words, "--out", killed]
+    assert subprocess.run(list(map(str, command)), stderr=subprocess.DEVNULL).returncode == -9
+    (finished,) = killed.glob("trajectories/*/0.json")
+    assert len([*killed.glob("images/*/samples/*.png")]) == 2 and [*killed.rglob(".tmp-*")]
+    before = finished.read_bytes()
+    assert call(*words, "--out", killed, "--resume") == 0 == call(*words, "--out", whole)
+    assert finished.read_bytes() == before
+    names = [{str(path.relative_to(run)) for path in run.rglob("*")} for run in (killed, whole)]
+    assert names[0] == names[1]
+    for path in whole.rglob("*.png"):
+        images = [np.asarray(Image.open(one)).astype(int) for one in (path, killed / path.relative_to(whole))]
+        assert abs(images[0] - images[1]).max() <= 1  # what is drawn together changes rounding
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ Disks that fill up or can't be written are small tmpfs mounts: run as root, or u
 
 import contextlib
 import hashlib
+import importlib
 import math
 import os
 import random
@@ -22,7 +23,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-Content = dict[str, str]
+import numpy as np
+from PIL import Image
+
+Content = dict[str, str | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Work:
 
     Attributes:
         run: does it, in a process of its own; returns the exit code of a command.
-        content: what the folder holds that must be the same after any interruption, name -> digest.
+        content: what the folder holds that must be the same after any interruption, name -> digest or pixels.
     """
 
     name: str
@@ -125,6 +129,18 @@ def digests(folder: Path, pattern: str = "**/*") -> Content:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def pixels(folder: Path, pattern: str) -> Content:
+    """The pixels [H, W, 3] of images of a folder, by their path in it."""
+    return {str(path.relative_to(folder)): np.asarray(Image.open(path)).astype(int) for path in folder.glob(pattern)}
+
+
+def same(found: str | np.ndarray, expected: str | np.ndarray) -> bool:
+    """Whether two things are equal; pixels may differ by one of 256 levels, as drawing beside other images does."""
+    if isinstance(found, np.ndarray) and isinstance(expected, np.ndarray):
+        return found.shape == expected.shape and bool((abs(found - expected) <= 1).all())
+    return bool(found == expected)
+
+
 # -------------------------------------------------------------------------------------------------------- a campaign
 
 
@@ -136,14 +152,32 @@ class Campaign:
         self.limit_s, self.end = limit_s, math.inf
         self.work, self.base, self.rng = work, base, random.Random(f"{seed} {work.name}")
         self.folder, self.log = base / "work", base / "log.txt"
+        self._import_modules()
+        self._clear()
         began = time.monotonic()
-        child = self._begin()
-        assert child.wait() == 0, f"{work.name} fails undisturbed: {child.told[-2000:]}"
+        self._must_succeed(self._begin())
         self.seconds = time.monotonic() - began
         self.expected = work.content(self.folder)
         self.bytes = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
         assert self.expected, f"{work.name} leaves nothing to compare"
         self._clear()
+
+    def _must_succeed(self, child: Child) -> None:
+        assert child.wait() == 0, f"{self.work.name} fails undisturbed: {child.told[-2000:]}"
+
+    def _import_modules(self) -> None:
+        """Import what the work imports, so that forked processes need not: kills then fall into the work itself."""
+        names = self.base / "modules.txt"
+
+        def run() -> int:
+            code = self.work.run(self.folder)
+            names.write_text("\n".join(sorted(sys.modules)), encoding="utf-8")
+            return code
+
+        self._must_succeed(start(run, self.log))
+        for name in names.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ImportError):  # some packages make up names
+                importlib.import_module(name)
 
     def _begin(self, before: Callable[[], object] = bool, log: str = "log.txt") -> Child:
         return start(lambda: self.work.run(self.folder), self.base / log, before)
@@ -171,7 +205,10 @@ class Campaign:
         for what, names in (
             ("lost", self.expected.keys() - found.keys()),
             ("too much", found.keys() - self.expected.keys()),
-            ("changed", {name for name in self.expected.keys() & found.keys() if found[name] != self.expected[name]}),
+            (
+                "changed",
+                {name for name in self.expected.keys() & found.keys() if not same(found[name], self.expected[name])},
+            ),
         ):
             if names:
                 outcome.problems.append(f"{what}: {', '.join(sorted(names)[:5])} ({len(names)})")

@@ -24,9 +24,6 @@ FAULTS = ("kill", "disk", "readonly", "handles", "twice", "clock")
 
 def campaign_of(name: str, base: Path, chosen: list[str], options: argparse.Namespace) -> list[Outcome]:
     """All chosen faults on one work."""
-    import irg.cli.train
-    import irg.learning.trainer  # noqa: F401  (what is imported here, forked processes need not import)
-
     limits = (options.seed, 60 * options.minutes)
     campaign = Serving(base, *limits) if name == SERVING else Campaign(WORKS[name](base), base, *limits)
     outcomes = []

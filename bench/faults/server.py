@@ -52,6 +52,9 @@ class Serving(Campaign):
     """The faults of ``campaign.py``, where they mean something else for a server."""
 
     def __init__(self, base: Path, seed: int = 0, limit_s: float = math.inf) -> None:
+        import irg.reasoning.pipeline
+        import irg.serving.server  # noqa: F401  (what is imported here, forked servers need not import)
+
         self.port, self.model = free_port(), model(base)
         super().__init__(Work("serving", self._undisturbed, digests), base, seed, limit_s)
 

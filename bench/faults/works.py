@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from campaign import Child, Content, Work, digests, start
+from campaign import Child, Content, Work, digests, pixels, start
 
 from irg.files import write_text
 
@@ -93,9 +93,9 @@ def training(base: Path) -> Work:
         "model": str(model(base)),
         "data": [str(base / "rows")],
         "out": str(base / "work" / "run"),
-        "steps": 5,
+        "steps": 4,
         "mixture": {"initial_full": 0.5, "improving_full": 1.0},
-        "tokens_per_pack": 3000,
+        "tokens_per_pack": 1000,
         "log_every": 1,
         "save_every": 1,
         "keep": 2,
@@ -204,7 +204,7 @@ def bench(base: Path) -> Work:
 
     def content(work: Path) -> Content:
         run = work / "run"
-        found = digests(run, "images/**/*") | digests(run, "turns/**/*")
+        found = digests(run, "images/**/*.jsonl") | pixels(run, "images/**/*.png") | pixels(run, "turns/**/*.png")
         for path in sorted(run.glob("trajectories/**/*.json")):
             found[str(path.relative_to(run))] = json.dumps(_without_times(json.loads(path.read_text("utf-8"))))
         return found

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +255,34 @@ def test_a_failed_conversion_leaves_nothing(ours: Path, tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="disk full"):
         convert(ours, tmp_path / "out", Conversion())
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from irg.model.weights.convert import Conversion, convert
+tensors = []
+def wrote(size):
+    tensors.append(size)
+    if len(tensors) == 40:
+        os.kill(os.getpid(), 9)
+convert(Path(sys.argv[1]), Path(sys.argv[2]), Conversion(shard_bytes=20_000), overwrite=True, wrote=wrote)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs locks that end with their process")
+def test_a_killed_conversion_leaves_what_was_there(ours: Path, tmp_path: Path) -> None:
+    """And the next one leaves what an undisturbed one does, and no temporary folder."""
+    convert(ours, tmp_path / "out", Conversion(dtype=torch.float32))
+    before = contents(tmp_path / "out")
+    assert subprocess.run([sys.executable, "-c", KILLED, str(ours), str(tmp_path / "out")]).returncode == -9
+    assert contents(tmp_path / "out") == before
+    (half,) = tmp_path.glob(".tmp-*-out")
+    assert len([*half.glob("*.safetensors")]) > 1, "killed in the midst of the shards"
+    for place in ("out", "undisturbed"):
+        convert(ours, tmp_path / place, Conversion(shard_bytes=20_000), overwrite=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "out", "undisturbed"]
 
 
 def test_what_is_there_is_replaced_only_when_asked(ours: Path, tmp_path: Path) -> None:

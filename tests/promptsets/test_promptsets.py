@@ -2,8 +2,13 @@
 
 import hashlib
 import json
+import os
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -162,6 +167,36 @@ def test_a_download_is_announced_and_done_once(server: tuple[str, list[str]], tm
     found["sub/a.json"].write_bytes(b"spoiled")  # a damaged cache is fetched again
     fetch(source(url, "good"), "v", tmp_path, False, said.append)
     assert found["sub/a.json"].read_bytes() == b"content"
+
+
+KILLED = """
+import os, pickle, sys, time
+from pathlib import Path
+from irg.promptsets.fetch import fetch
+replace = Path.replace
+def die(path, target):
+    if target.name == "b.json":
+        while not target.with_name("a.json").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), 9)
+    replace(path, target)
+Path.replace = die
+fetch(pickle.load(sys.stdin.buffer), "v", Path(sys.argv[1]), False, print)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs locks that end with their process")
+def test_a_killed_download_goes_on(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    """Killed as the second file is about to get its name: that one alone is downloaded again, and nothing is left."""
+    url, requested = server
+    file = source(url, "good").variants["v"][0]
+    both = PromptSource("geneval", "X", {"v": (replace(file, path="a.json"), replace(file, path="b.json"))})
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, input=pickle.dumps(both), stdout=subprocess.DEVNULL).returncode == -9
+    assert sorted(path.name[:5] for path in tmp_path.rglob("*.json")) == [".tmp-", "a.jso"]
+    assert fetch(both, "v", tmp_path, False, lambda _: None)["b.json"].read_bytes() == b"content"
+    assert sorted(path.name for path in tmp_path.rglob("*.json")) == ["a.json", "b.json"]
+    assert len(requested) == 3
 
 
 def test_a_changed_file_is_refused(server: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from irg.downloads import Say, default_cache, download, is_offline
-from irg.files import write_bytes
+from irg.files import sweep, write_bytes
 from irg.promptsets.sources import PinnedFile, PromptSource
 
 _THREADS = 8
@@ -33,6 +33,7 @@ def fetch(source: PromptSource, variant: str, cache_dir: Path | None, offline: b
         if is_offline(offline):
             raise ValueError(f"{where}, and downloading is off (offline). {hint}")
         say(notice(source, variant, missing, folder))
+        sweep(folder)
         with ThreadPoolExecutor(_THREADS) as pool:
             problems = [problem for problem in pool.map(lambda file: _download(file, folder), missing) if problem]
         if problems:

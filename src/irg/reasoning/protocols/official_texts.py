@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from irg.downloads import Origin, Say, default_cache, download, is_offline
-from irg.files import write_text
+from irg.files import sweep, write_text
 from irg.text_files import read_text
 
 _MAX_OWN_BYTES = 1 << 16
@@ -126,6 +126,7 @@ def _fetch(texts: Sequence[OfficialText], folder: Path, say: Say, offline: bool)
     if is_offline(offline):
         raise ValueError(f"not in the cache, and downloading is off (offline): {place}. {hint}")
     say(f"Downloading {place}: {first.file_bytes / 1e3:.1f} kB, into {folder}. {first.origin.license_notice}")
+    sweep(folder)
 
     def keep(content: bytes) -> dict[str, str]:
         found = find_texts(first.path, content, {text.sha256 for text in texts})
