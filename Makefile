@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 fuzz: $(STAMP)
 	IRG_FUZZ_INPUTS=$(or $(FUZZ_INPUTS),4000) $(BIN)/python -m pytest -n auto tests/fuzz $(PYTEST_ARGS)
