@@ -1,5 +1,7 @@
 """The pipeline on a tiny model: callers that share it, requests that fail, checks before anything runs."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -194,3 +196,14 @@ def test_options_become_the_pipelines_own(tiny_loaded: LoadedModel, tmp_path: Pa
     assert "Size: 16:9 is 128x80 for this model" in told
     assert pipe("a cat", seed=1).image.size == (128, 80)
     assert pipe("a cat", seed=1, size="square").image.size == (128, 128)
+
+
+def test_it_starts_without_the_compiler() -> None:
+    """torch._dynamo and distributed tensors take seconds to import; neither is needed to draw in one process."""
+    code = (
+        "import sys; from irg import IRGPipeline; pipe = IRGPipeline.from_pretrained('mini', 'cpu'); "
+        "pipe('a cup', size=64, num_timesteps=2, improve_num_timesteps=2, max_think_tokens=4); "
+        "sys.exit(' '.join({'torch._dynamo', 'torch.distributed.tensor'} & sys.modules.keys()) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

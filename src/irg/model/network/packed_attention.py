@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from irg.model.network.token_batch import StreamOrder
 from irg.sequence.layout import TokenLayout, visibility
@@ -37,9 +36,19 @@ def dense_attention(
         out_RKSE = F.scaled_dot_product_attention(q_RKSE, k_RKSE, v_RKSE, attn_mask=bias_RSS)
         return out_RKSE.unflatten(2, (-1, queries)).flatten(1, 2)
     square = causal and queries == keys
-    mask = causal_lower_right(queries, keys) if causal and not square else bias_RSS
+    mask = _lower_right(queries, keys, q_RHSE.device) if causal and not square else bias_RSS
     grouped = heads != kv_heads
     return F.scaled_dot_product_attention(q_RHSE, k_RKSE, v_RKSE, attn_mask=mask, is_causal=square, enable_gqa=grouped)
+
+
+def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
+    """The causal mask whose last query sees all keys: on CUDA in the form that fused kernels take without a mask in
+    memory. Elsewhere that form becomes this plain mask, and importing it takes seconds."""
+    if device.type != "cuda":
+        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(queries, keys)
 
 
 def to_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,12 +5,16 @@ whose partial sums are added up over the processes (Shoeybi et al. 2019, Megatro
 norms, ViT, autoencoder, language head) is whole in every process.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import nn
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from irg.model.network.config import DecoderConfig
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.processes import Processes
+
+if TYPE_CHECKING:  # a second's import, which only processes that share a model need
+    from torch.distributed.tensor.parallel import ParallelStyle
 
 _INTO = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EXPERTS = ("", "_moe_gen")
@@ -28,8 +32,10 @@ def check_heads(config: DecoderConfig, world: int) -> None:
             )
 
 
-def layer_plan() -> dict[str, ParallelStyle]:
+def layer_plan() -> "dict[str, ParallelStyle]":
     """How each module of a decoder layer is split, by its name in the layer."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
+
     plan: dict[str, ParallelStyle] = {}
     for expert in _EXPERTS:
         plan |= {name + expert: ColwiseParallel() for name in _INTO}
@@ -44,6 +50,8 @@ def split_layers(model: UnifiedModel, processes: Processes) -> None:
     Raises:
         ValueError: the heads or the neurons do not divide among the processes, or a layer is quantized.
     """
+    from torch.distributed.tensor.parallel import parallelize_module
+
     check_heads(model.config.decoder, processes.world)
     for layer in model.language_model.model.layers:
         plan = layer_plan()
