@@ -57,7 +57,6 @@ class Jobs:
         sizes: those that the network draws.
         critics: those that settings may name.
         loaded: what was loaded of the model, for records: weights, precision, adapters.
-        prompt_notes: the plug-in that says what the model can't do with a prompt.
     """
 
     model: str
@@ -68,7 +67,6 @@ class Jobs:
     sizes: ImageSizes
     critics: Critics
     loaded: Mapping[str, Any] = field(default_factory=dict)
-    prompt_notes: str = ""
 
     def make(
         self, prompt: str, settings: Settings, seed: int, task: Task = "generate", images: Sequence[ImageSource] = ()
@@ -120,7 +118,7 @@ class Jobs:
             protocol=self.protocol.name,
             stop_reason=last.stop,
             loaded=dict(self.loaded),
-            notes=notes_on(job.prompt, self.prompt_notes) if job.task in ("generate", "improve") else [],
+            notes=notes_on(job.prompt, self.texts.profile.prompt_notes) if job.task in ("generate", "improve") else [],
         )
 
 

@@ -77,17 +77,7 @@ class IRGPipeline:
         self.critics = critics or Critics()
         self.sizes = image_sizes(self.config, self.defaults)
         texts = texts or ProtocolTexts(self.protocol, profile)
-        self.jobs = Jobs(
-            name,
-            self.config,
-            self.protocol,
-            texts,
-            self.defaults,
-            self.sizes,
-            self.critics,
-            self.loaded,
-            profile.prompt_notes,
-        )
+        self.jobs = Jobs(name, self.config, self.protocol, texts, self.defaults, self.sizes, self.critics, self.loaded)
         self.requests = Requests(self.jobs, engine)
 
     @classmethod
@@ -227,9 +217,8 @@ class IRGPipeline:
                 has ``request``, ``turn``, ``total`` and ``latents`` [tokens, values].
             options: single settings by name, over ``settings``: those of :class:`Settings` (``mode``, ``rounds``,
                 ``height``, ``width``, ``temperature``, ...), ``size`` for width and height (``"512x384"``, ``"16:9"``,
-                ``"wide"``: :mod:`irg.reasoning.sizes`), ``effort`` (``"draft"``, ``"balanced"``, ``"best"``:
-                :mod:`irg.reasoning.effort`), those of ``DrawSettings`` for the first image
-                (``cfg_text_scale``, ``num_timesteps``, ...) and, with ``improve_`` before them, for later images.
+                ``"wide"``: :mod:`irg.reasoning.sizes`), ``effort`` (:mod:`irg.reasoning.effort`), those of
+                ``DrawSettings`` for the first image (``num_timesteps``, ...), with ``improve_`` before for later ones.
 
         Raises:
             ValueError: a prompt, seed, setting or the batch size is not usable.

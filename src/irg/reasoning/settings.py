@@ -31,7 +31,7 @@ CRITIC = "critic"  # in the place of a critic's name: the one that reflects
 IMPROVE = "improve_"  # before a drawing setting's name: for later images
 # settings of mode irg alone begin with these
 _LATER = (IMPROVE, "rounds", "reflect", "max_reflect", "recall", "stop_", "look", "critic", "revise", "thinking_tries")
-OF_CRITIC = {"revise": "reflection", "thinking_tries": 1}  # as for the model itself
+_OF_CRITIC = {"revise": "reflection", "thinking_tries": 1}  # as for the model itself
 DRAW_FIELDS = tuple(DrawSettings.__dataclass_fields__)
 
 
@@ -227,7 +227,7 @@ def with_options(
     if own.get("critic", SELF) != SELF:
         own.setdefault("mode", "irg")
     if SELF != settings.critic != own.get("critic", settings.critic):
-        own = OF_CRITIC | own
+        own = _OF_CRITIC | own
     changed = replace(settings, **own)
     initial = replace(changed.initial, **first)
     try:
