@@ -14,9 +14,10 @@ def updates(job: Job) -> list[int]:
     if job.task == "ask":
         return []
     first = [settings.initial.num_timesteps - 1] if job.task == "generate" else []
-    later = settings.rounds if draws_again(job.task, settings.mode) else int(job.task == "edit")
-    anew = later > 0 and job.task != "edit" and settings.revise == "thinking"  # drawn as first images are
-    return first + [settings.draw(0 if anew else 1).num_timesteps - 1] * later
+    if not draws_again(job.task, settings.mode):
+        return first or [settings.improving.num_timesteps - 1]
+    again = settings.draw(0 if settings.revise == "thinking" else 1)  # from a new thinking: as first images are
+    return first + [again.num_timesteps - 1] * settings.rounds
 
 
 def work(job: Job, config: ModelConfig) -> float:

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse
 from irg.critics.options import SELF
 from irg.reasoning.effort import Effort
 from irg.reasoning.protocols.base import Task, draws_again
-from irg.reasoning.settings import Mode, Settings, with_options
+from irg.reasoning.settings import Mode, with_options
 from irg.results.trajectory import Trajectory
 from irg.serving.capabilities import Capabilities
 from irg.serving.guard import PAGE
@@ -220,10 +220,9 @@ class Page:
         if self.service.model is None:
             return {}
         usual = self.service.model.pipe.defaults
-        if chosen["critic"] != usual.critic:
-            usual = with_options(usual, {"critic": chosen["critic"]})
-            return {"critic": usual.critic} | _changed(usual, chosen)
-        return _changed(usual, chosen)
+        with_critic = with_options(usual, {"critic": chosen["critic"]})
+        compared = dict.fromkeys(chosen, with_critic) | {"critic": usual}
+        return {name: value for name, value in chosen.items() if value != getattr(compared[name], name)}
 
     async def _run(
         self,
@@ -336,11 +335,6 @@ class Page:
 def _named(names: Mapping[Any, str]) -> list[tuple[str, Any]]:
     """Choices of a component: what is shown, and its value."""
     return [(label, value) for value, label in names.items()]
-
-
-def _changed(usual: Settings, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the chosen settings that are not the usual ones."""
-    return {name: value for name, value in chosen.items() if value != getattr(usual, name)}
 
 
 def _reads(can: Capabilities) -> bool:
