@@ -41,7 +41,7 @@ from irg.model.weights.tokenizer import SPECIAL_NAMES, TextTokenizer
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.protocols.base import Job
 from irg.reasoning.protocols.irg import IRG
-from irg.reasoning.settings import Settings
+from irg.reasoning.settings import Settings, with_options
 from irg.sequence.images import ResizeRule
 from irg.sequence.special import SpecialTokens
 from straight import Ids, Result, Straight
@@ -168,14 +168,10 @@ def folder_case(options: Options) -> Case:
     profile = read_profile(folder) or BAGEL_PROFILE
     size = loaded.config.vae_resize.max_size
     given = Settings.from_dict({"height": size, "width": size} | profile.settings)
-    paper = {"stop_when_done": False, "critic": "self", "revise": "reflection", "thinking_tries": 1}  # as straight.py
-    settings = replace(given, temperature=0.0, **paper)
-    if options.num_timesteps:
-        settings = replace(
-            settings,
-            initial=replace(settings.initial, num_timesteps=options.num_timesteps),
-            improving=replace(settings.improving, num_timesteps=options.num_timesteps),
-        )
+    changes = {"temperature": 0.0, "stop_when_done": False, "critic": "self"}  # the paper's loop, as straight.py's
+    if points := options.num_timesteps:
+        changes |= {"num_timesteps": points, "improve_num_timesteps": points}
+    settings = with_options(given, changes)
     height, width = settings.height or size, settings.width or size
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(options.concurrent)]
     texts = None

@@ -7,7 +7,6 @@ first images stand in a picture, a row for each number of points.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -24,12 +23,10 @@ from irg_mini.measure.prompts import crowded_requests
 from irg_mini.world.detector import EVAL_DETECTOR, Detector
 from work import Counted, CountingRunner
 
-LOOP = {"mode": "irg", "critic": "mini-compare", "revise": "thinking", "thinking_tries": 8}
-
 
 @dataclass
 class Options:
-    """Count the work of thinking and one image, and of the loop with the critic by code."""
+    """Count the work of thinking and one image, and of irg-mini's loop, whose critic is code."""
 
     prompts: int = 16
     """The first so many of ``irg bench mini --prompt-set crowded``, with its seeds."""
@@ -57,10 +54,9 @@ def main(options: Options) -> int:
     rows, usual = [], 0.0
     print("| | points | images | texts | drawing | autoencoder | all | ratio |\n|---|" + "---:|" * 7)
     for points in options.points:
-        ways: tuple[tuple[str, dict[str, Any]], ...] = (("think", {"mode": "think"}), ("loop", LOOP))
-        for name, way in ways:
+        for name, mode in (("think", "think"), ("loop", "irg")):
             runner.counted = Counted()
-            outputs = pipe(prompts, seed=seeds, batch_size=16, num_timesteps=points, **way)
+            outputs = pipe(prompts, seed=seeds, batch_size=16, num_timesteps=points, mode=mode)
             flops = {stage: work.flops / len(prompts) / 1e6 for stage, work in runner.counted.stages.items()}
             usual = usual or sum(flops.values())
             images = sum(len(one.trajectory.images) for one in outputs) / len(prompts)
