@@ -1,6 +1,5 @@
 """Drawing by compiled functions: the same images, compiled once."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,15 +17,9 @@ from irg.model.placement.offload import offload_layers
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import random_model
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 DRAWING = DrawSettings(num_timesteps=4, cfg_text_scale=3.0)
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="module")
