@@ -29,6 +29,7 @@ from irg.model.network.autoencoder import Autoencoder, build_autoencoder
 from irg.model.network.config import CONFIGS, ModelConfig
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.devices import device_map
+from irg.model.placement.kv_cache_size import request_slots
 from irg.model.placement.memory_plan import MemoryMode, quantization_of
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.initialize import narrower
@@ -71,6 +72,8 @@ class GpuOptions:
     """That run together."""
     rounds: int = 1
     """Of the loop."""
+    compile: bool = False
+    """Write texts and draw by compiled functions; the warm-up compiles."""
     device: str = "cuda"
     """cuda, cuda:1 or cpu."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -247,33 +250,48 @@ def job_of(options: GpuOptions, mode: Mode, points: int, system: str, prompt: st
     return Job(prompt, system, settings, options.size, options.size)
 
 
-def run(
-    networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions, memory_mode: MemoryMode, mode: Mode, points: int
-) -> Result:
-    """One run from an empty cache."""
-    model, autoencoder = networks
-    device = model.device
+def new_runner(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions) -> StagedRunner:
+    """A runner with an empty cache."""
     gc.collect()
-    if device.type == "cuda":
+    if networks[0].device.type == "cuda":
         torch.cuda.empty_cache()
+    runner = StagedRunner(*networks)
+    if options.compile:
+        runner.compile_decoding(1)
+        runner.compile_drawing()
+    return runner
+
+
+def run(
+    runner: StagedRunner,
+    options: GpuOptions,
+    memory_mode: MemoryMode,
+    mode: Mode,
+    points: int,
+    stages_of: type[Stages] = Stages,
+) -> Result:
+    """One run; the cache keeps its size from run to run."""
+    config, device = runner.config, runner.model.device
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    runner = StagedRunner(model, autoencoder)
-    runner.stages = Stages(device)
+    runner.stages = stages_of(device)
     runner.counted = Counted()
-    decoder = model.config.decoder
-    tokenizer = word_tokenizer(decoder.vocab_size, model.config.special)
-    special = set(vars(model.config.special).values())
+    decoder = config.decoder
+    tokenizer = word_tokenizer(decoder.vocab_size, config.special)
+    special = set(vars(config.special).values())
     usable = [token for token in range(decoder.vocab_size) if token not in special]
     words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
     texts = [tuple(usable[i % len(usable)] for i in range(options.thinking_tokens))] * (1 + options.rounds)
     engine = Engine(runner, tokenizer, speculative=False)  # every text is the same: all of it could be drafted
     engine.scheduler.clock = runner.stages.stage  # type: ignore[method-assign]  # waits for the device
     session = engine.session()
+    writes, looks = options.rounds * (mode == "irg") + (mode != "direct"), options.rounds * (mode == "irg")
+    slots = request_slots(config, 170, options.thinking_tokens, writes, looks, options.size, options.size)
     synchronize(device)
     started = time.perf_counter()
     for index in range(options.requests):
         program = IRG().program(job_of(options, mode, points, *words))
-        session.add(replayed(program, texts), seed=index)
+        session.add(replayed(program, texts), seed=index, expected_slots=slots)
     for event in session:
         if isinstance(event, RequestFailed):
             raise event.error
@@ -291,8 +309,9 @@ def measure(
     """All reasoning modes in one memory mode."""
     networks = random_networks(config, memory_mode, device, getattr(torch, options.dtype))
     for mode in options.modes:
-        run(networks, options, memory_mode, mode, points=3)
-        runs = [run(networks, options, memory_mode, mode, options.num_timesteps) for _ in range(options.repeats)]
+        runner = new_runner(networks, options)
+        run(runner, options, memory_mode, mode, points=3)
+        runs = [run(runner, options, memory_mode, mode, options.num_timesteps) for _ in range(options.repeats)]
         yield min(runs, key=lambda result: result.total)
 
 
@@ -326,6 +345,8 @@ def main(options: GpuOptions) -> int:
         f"{options.config} at 1/{options.narrow} width, {options.requests} request(s), {options.size} x "
         f"{options.size}, {options.num_timesteps} time points, texts of {options.thinking_tokens} tokens"
     )
+    if options.compile:
+        print("compiled")
     print("seconds (least by the roofline); peak memory in GB: allocated / reserved by PyTorch\n")
     print("| memory | mode | prefill | decode | denoise | autoencoder | total | of roofline | TFLOP | peak |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)

@@ -1,0 +1,116 @@
+"""Where a GPU's time goes at BAGEL-7B's size, by stage: ``python bench/gpu_profile.py``.
+
+A short loop (few time points, short texts) runs under PyTorch's profiler after a warm-up. For each stage of the engine:
+how often it ran, milliseconds once, the share of them in which no kernel ran (the GPU waited for its host), kernels
+launched, and the kernels that took most of the time. The profiler slows the host, so idle shares are upper limits.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import tyro
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from gpu_7b import GpuOptions, Stages, new_runner, random_networks, run
+from irg.model.network.config import CONFIGS
+from irg.model.weights.initialize import narrower
+from work import STAGES
+
+
+@dataclass
+class ProfileOptions(GpuOptions):
+    """Profile a short loop with random weights of BAGEL-7B's size."""
+
+    num_timesteps: int = 4
+    """Points of the time grid."""
+    thinking_tokens: int = 12
+    """Of every text."""
+    top: int = 8
+    """Kernels that are named."""
+
+
+class NamedStages(Stages):
+    """Names the stages in the profile."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        with super().stage(name), record_function(f"stage {name}"):
+            yield
+
+
+@dataclass
+class Busy:
+    """One stage."""
+
+    times: int = 0
+    seconds: float = 0.0
+    busy: float = 0.0  # seconds in which at least one kernel ran
+    kernels: Counter[str] = field(default_factory=Counter)  # microseconds by name
+    launched: int = 0
+
+
+def by_stage(events: Sequence[Any]) -> dict[str, Busy]:
+    """Kernels by the stage that was open, innermost first; stages wait for the device, so kernels end within theirs."""
+    stages = dict[str, Busy]()
+    spans = []
+    for event in events:
+        if event.name.startswith("stage ") and event.device_type == DeviceType.CPU:
+            name = event.name.removeprefix("stage ")
+            spans.append((event.time_range.start, event.time_range.end, name))
+            stages.setdefault(name, Busy()).times += 1
+    kernels = sorted(
+        (e.time_range.start, e.time_range.end, e.name)
+        for e in events
+        if e.device_type == DeviceType.CUDA and not e.name.startswith("stage ")
+    )
+    until = 0.0
+    for start, end, name in kernels:
+        inside = [span for span in spans if span[0] <= start <= span[1]]
+        if not inside:
+            continue
+        stage = stages[max(inside)[2]]
+        stage.launched += 1
+        stage.kernels[name] += int(end - start)
+        stage.busy += max(0.0, end - max(start, until)) / 1e6
+        until = max(until, end)
+    return stages
+
+
+def main(options: ProfileOptions) -> int:
+    """Print what each stage does."""
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device: run this on a GPU, or --config tiny --device cpu", file=sys.stderr)
+        return 2
+    config = narrower(CONFIGS[options.config](), options.narrow)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    for memory_mode in options.memory_modes:
+        networks = random_networks(config, memory_mode, device, getattr(torch, options.dtype))
+        runner = new_runner(networks, options)
+        for _ in range(2):
+            run(runner, options, memory_mode, "irg", options.num_timesteps)
+        with profile(activities=activities) as profiler:
+            result = run(runner, options, memory_mode, "irg", options.num_timesteps, NamedStages)
+        stages = by_stage(profiler.events() or [])
+        print(f"\n{memory_mode}{', compiled' if options.compile else ''}: {result.total:.2f} s")
+        for name in STAGES:
+            stage, seconds = stages.get(name, Busy()), result.seconds[name]
+            times = max(1, stage.times)
+            idle = f"{100 * (1 - stage.busy / seconds):.0f} % idle" if stage.launched and seconds else "no kernels"
+            often = [f"{key[:60]} {value / 1e3:.1f} ms" for key, value in stage.kernels.most_common(options.top)]
+            print(
+                f"- {name}: {times} times, {1e3 * seconds / times:.2f} ms each, {idle}, "
+                f"{stage.launched / times:.0f} kernels each"
+            )
+            print("".join(f"    {line}\n" for line in often), end="", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(ProfileOptions, description=__doc__)))
