@@ -94,21 +94,22 @@ class DecoderTraining(Training[Pools]):
         self.autoencoder, self.held = autoencoder, held
         self.autoencoder.requires_grad_(False)
         self.autoencoder.decoder.requires_grad_(True)
-        self.detector = Detector.load(config.detector).eval().requires_grad_(False)
+        self.device = next(autoencoder.parameters()).device
+        self.detector = Detector.load(config.detector).to(self.device).eval().requires_grad_(False)
         super().__init__(config, self.autoencoder.decoder)
 
     def losses(self, data: Pools, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         config = self.config
         drawn = round(config.drawn_share * config.batch)
         chosen = rng.integers(len(data.latents_Mzhw), size=drawn)
-        z_Bzhw = torch.from_numpy(data.latents_Mzhw[chosen]).float()
-        x_B3HW = to_batch(data.plans_MHW3[chosen])
+        z_Bzhw, x_B3HW = self._pairs(data, chosen)
         if drawn < config.batch:
-            read_B3HW = batch_of(data.rendered_MHW3, rng, config.batch - drawn)
+            read_B3HW = batch_of(data.rendered_MHW3, rng, config.batch - drawn).to(self.device)
             with torch.no_grad():
                 read_Bzhw = self.autoencoder.encode(read_B3HW)
             level_B = torch.rand(len(read_Bzhw), generator=generator) * config.noise
-            read_Bzhw += level_B.view(-1, 1, 1, 1) * torch.randn(read_Bzhw.shape, generator=generator)
+            noise_Bzhw = level_B.view(-1, 1, 1, 1) * torch.randn(read_Bzhw.shape, generator=generator)
+            read_Bzhw += noise_Bzhw.to(self.device)
             z_Bzhw, x_B3HW = torch.cat([z_Bzhw, read_Bzhw]), torch.cat([x_B3HW, read_B3HW])
         y_B3HW = self.autoencoder.decoder(self.autoencoder.restore(z_Bzhw))
         losses = reconstruction_loss(y_B3HW, x_B3HW, config.edge_weight, config.scale_weight)
@@ -116,6 +117,11 @@ class DecoderTraining(Training[Pools]):
             losses["features"] = self._feature_distance(y_B3HW, x_B3HW)
             losses["total"] = losses["total"] + config.feature_weight * losses["features"]
         return losses
+
+    def _pairs(self, data: Pools, which: np.ndarray | slice) -> tuple[Tensor, Tensor]:
+        """Latents that the model drew [B, z, h, w], and the renderings of their plans [B, 3, H, W]."""
+        z_Bzhw = torch.from_numpy(data.latents_Mzhw[which]).float()
+        return z_Bzhw.to(self.device), to_batch(data.plans_MHW3[which]).to(self.device)
 
     def _feature_distance(self, y_B3HW: Tensor, x_B3HW: Tensor) -> Tensor:
         """Mean difference of the detector's features, relative to their size in ``x``."""
@@ -128,9 +134,7 @@ class DecoderTraining(Training[Pools]):
         drawn, read = [], []
         with torch.no_grad():
             for start in range(0, len(self.held.latents_Mzhw), 32):
-                part = slice(start, start + 32)
-                z_Bzhw = torch.from_numpy(self.held.latents_Mzhw[part]).float()
-                plans_B3HW = to_batch(self.held.plans_MHW3[part])
+                z_Bzhw, plans_B3HW = self._pairs(self.held, slice(start, start + 32))
                 drawn += _psnr(self.autoencoder.decode(z_Bzhw), plans_B3HW)
                 read += _psnr(self.autoencoder.decode(self.autoencoder.encode(plans_B3HW)), plans_B3HW)
         return {"psnr_drawn": round(float(np.mean(drawn)), 3), "psnr_read": round(float(np.mean(read)), 3)}
@@ -178,7 +182,7 @@ def draw_pairs(pipe: IRGPipeline, config: DecoderConfig, numbers: Sequence[int])
             programs.append((_draw_plan(job, world.think(request, scene)), number))
             renderings.append(world.render(scene, config.size, sprites))
         drawn: list[Drawn] = pipe.engine.run(programs)
-        latents += [one.latents.numpy().astype(np.float16) for one in drawn]
+        latents += [one.latents.cpu().numpy().astype(np.float16) for one in drawn]
     return np.stack(latents), np.stack(renderings)
 
 

@@ -56,6 +56,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: DecoderConfig, pools:
     assert whole.train_step(pools) == again.train_step(pools)
 
 
+@pytest.mark.gpu
+def test_the_decoder_trains_on_a_gpu(config: DecoderConfig, pools: Pools) -> None:
+    on_cpu = training(config, pools)
+    on_gpu = DecoderTraining(config, training(config, pools).autoencoder.cuda(), pools)
+    assert on_gpu.train_step(pools)["total"] == pytest.approx(on_cpu.train_step(pools)["total"], rel=0.01)
+    assert on_gpu.validate() == pytest.approx(on_cpu.validate(), abs=0.1)
+
+
 def test_the_models_drawings_of_plans(config: DecoderConfig, sprites: Sprites) -> None:
     pipe = IRGPipeline.from_pretrained("mini", dtype=torch.float32)
     config = replace(config, size=128, vocab=tuple(sprites.names))
