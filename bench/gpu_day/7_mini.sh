@@ -9,7 +9,7 @@ kept=${RESULT%.result.json} work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$kept"
 export OMP_NUM_THREADS=1 TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1  # Muon needs float32 on a GPU; its products may be TF32
-seconds=${TRAIN_SECONDS:-320} rows_options=() options=()
+seconds=${TRAIN_SECONDS:-290} rows_options=() options=()
 if [ "$DRY" = 1 ]; then
   rows_options=(--sprites builtin)
   options=(--device cpu --tokens_per_pack 1024 --noise_copies 1 --validate_every 0)
@@ -24,7 +24,7 @@ rows() {  # parent folder, crowded ones, others
 }
 train() {  # parent folder of the rows, steps, options
   # shellcheck disable=SC2086  # TRAIN_OPTIONS are several words
-  timeout --signal=INT $((seconds + 120)) "$PYTHON" -m irg train recipes/mini/gpu-draw.yaml --out "$work/$1/run" \
+  timeout --signal=INT $((seconds + 90)) "$PYTHON" -m irg train recipes/mini/gpu-draw.yaml --out "$work/$1/run" \
     --data "[$work/$1/crowded, $work/$1/others]" --steps "$2" --optimizer.cooldown "$2" \
     "${options[@]}" ${TRAIN_OPTIONS:-} "${@:3}"
 }
