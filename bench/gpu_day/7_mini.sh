@@ -12,7 +12,7 @@ export OMP_NUM_THREADS=1 TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1  # Muon needs float3
 seconds=${TRAIN_SECONDS:-290} rows_options=() options=()
 if [ "$DRY" = 1 ]; then
   rows_options=(--sprites builtin)
-  options=(--device cpu --tokens_per_pack 1024 --noise_copies 1 --validate_every 0)
+  options=(--device cpu --tokens_per_pack 1024 --noise_copies 1)
 fi
 
 rows() {  # parent folder, crowded ones, others
