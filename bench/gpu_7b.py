@@ -84,14 +84,18 @@ class GpuOptions:
 
 # ------------------------------------------------------------------------------------------------------- the machine
 
+SUSTAINED_SECONDS = 2.0
+
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured of the device: FLOP/s of a large matrix product, bytes/s of a large copy."""
+    """What was measured of the device: FLOP/s of a large matrix product, bytes/s of a large copy, and FLOP/s of
+    products for seconds on end, when the card's power is limited."""
 
     name: str
     flops: float
     bandwidth: float
+    sustained: float = 0.0
 
     def seconds(self, work: Work) -> float:
         """The least time for some work."""
@@ -114,7 +118,11 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     target = torch.empty_like(source)
     copy = _fastest(lambda: target.copy_(source), device, 20 if big else 3)
     name = torch.cuda.get_device_name(device) if big else platform.machine()
-    return Machine(name, 2 * side**3 / product, 2 * numbers / copy)
+    times = max(1, int(SUSTAINED_SECONDS / product)) if big else 1
+    for _ in range(times):
+        torch.mm(a, b)
+    long = _fastest(lambda: [torch.mm(a, b) for _ in range(times)], device, 0) / times
+    return Machine(name, 2 * side**3 / product, 2 * numbers / copy, 2 * side**3 / long)
 
 
 def _fastest(call: Any, device: torch.device, times: int) -> float:
@@ -338,8 +346,8 @@ def main(options: GpuOptions) -> int:
     config = narrower(CONFIGS[options.config](), options.narrow)
     machine = measure_machine(device, getattr(torch, options.dtype))
     print(
-        f"{machine.name}, torch {torch.__version__}: {machine.flops / 1e12:.3g} TFLOP/s in {options.dtype} products, "
-        f"{machine.bandwidth / 1e9:.4g} GB/s copying"
+        f"{machine.name}, torch {torch.__version__}: {machine.flops / 1e12:.3g} TFLOP/s in {options.dtype} products "
+        f"({machine.sustained / 1e12:.3g} for seconds on end), {machine.bandwidth / 1e9:.4g} GB/s copying"
     )
     print(
         f"{options.config} at 1/{options.narrow} width, {options.requests} request(s), {options.size} x "

@@ -2,7 +2,7 @@
 
 A short loop (few time points, short texts) runs under PyTorch's profiler after a warm-up. For each stage of the engine:
 how often it ran, milliseconds once, the share of them in which no kernel ran (the GPU waited for its host), kernels
-launched, and the kernels that took most of the time. The profiler slows the host, so idle shares are upper limits.
+launched, and the kernels that took most of the time. The profiler slows the host: idle shares are upper limits.
 """
 
 import sys
@@ -49,36 +49,31 @@ class Busy:
     """One stage."""
 
     times: int = 0
-    seconds: float = 0.0
-    busy: float = 0.0  # seconds in which at least one kernel ran
     kernels: Counter[str] = field(default_factory=Counter)  # microseconds by name
     launched: int = 0
 
+    @property
+    def seconds(self) -> float:
+        """Of all kernels; they run one after the other."""
+        return self.kernels.total() / 1e6
+
 
 def by_stage(events: Sequence[Any]) -> dict[str, Busy]:
-    """Kernels by the stage that was open, innermost first; stages wait for the device, so kernels end within theirs."""
-    stages = dict[str, Busy]()
-    spans = []
-    for event in events:
-        if event.name.startswith("stage ") and event.device_type == DeviceType.CPU:
+    """Kernels by the innermost stage in which the host launched them: its clock need not be the GPU's."""
+    stages, spans = dict[str, Busy](), list[tuple[float, float, str]]()
+    host = [event for event in events if event.device_type == DeviceType.CPU]
+    for event in host:
+        if event.name.startswith("stage "):
             name = event.name.removeprefix("stage ")
             spans.append((event.time_range.start, event.time_range.end, name))
             stages.setdefault(name, Busy()).times += 1
-    kernels = sorted(
-        (e.time_range.start, e.time_range.end, e.name)
-        for e in events
-        if e.device_type == DeviceType.CUDA and not e.name.startswith("stage ")
-    )
-    until = 0.0
-    for start, end, name in kernels:
-        inside = [span for span in spans if span[0] <= start <= span[1]]
-        if not inside:
-            continue
-        stage = stages[max(inside)[2]]
-        stage.launched += 1
-        stage.kernels[name] += int(end - start)
-        stage.busy += max(0.0, end - max(start, until)) / 1e6
-        until = max(until, end)
+    for event in host:
+        inside = [span for span in spans if span[0] <= event.time_range.start <= span[1]] if event.kernels else []
+        if inside:
+            stage = stages[max(inside)[2]]
+            stage.launched += len(event.kernels)
+            for kernel in event.kernels:
+                stage.kernels[kernel.name] += kernel.duration
     return stages
 
 
@@ -102,7 +97,7 @@ def main(options: ProfileOptions) -> int:
         for name in STAGES:
             stage, seconds = stages.get(name, Busy()), result.seconds[name]
             times = max(1, stage.times)
-            idle = f"{100 * (1 - stage.busy / seconds):.0f} % idle" if stage.launched and seconds else "no kernels"
+            idle = f"{100 * (1 - stage.seconds / seconds):.0f} % idle" if stage.launched and seconds else "no kernels"
             often = [f"{key[:60]} {value / 1e3:.1f} ms" for key, value in stage.kernels.most_common(options.top)]
             print(
                 f"- {name}: {times} times, {1e3 * seconds / times:.2f} ms each, {idle}, "

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from irg.learning.combinations import Run, check, problems
+from irg.learning.data.loader import attention_of
 from irg.learning.plan import make_plan
 from irg.learning.recipe import Images, Lora, Mixture, Optimizer, Parallel, Samples, TrainRecipe
 from irg.learning.trainer import Trainer, train
+from irg.model.network.flex_attention import FlexAttention
+from irg.model.network.shared_prefix_attention import SharedPrefixAttention
 
 Make = Callable[..., TrainRecipe]
 KINDS = {
@@ -110,3 +113,12 @@ def test_other_devices(small_recipe: Make, device: str) -> None:
 def test_what_is_not_refused(small_recipe: Make) -> None:
     assert problems(Run(small_recipe(parallel=Parallel(replicas=2, precision="bfloat16")), 4, True)) == []
     assert problems(Run(small_recipe(device="cuda", parallel=Parallel(attention="flex")), 8, True)) == []
+
+
+def test_attention_fits_the_heads(small_recipe: Make) -> None:
+    """The kernel for a GPU takes no heads of fewer than 16 values: found there, as nothing on a CPU compiles it."""
+    cuda, flex = torch.device("cuda"), small_recipe(device="cuda", parallel=Parallel(attention="flex"))
+    assert attention_of(small_recipe(device="cuda"), cuda, 16) is attention_of(flex, cuda, 16) is FlexAttention
+    assert attention_of(small_recipe(device="cuda"), cuda, 8) is SharedPrefixAttention
+    with pytest.raises(ValueError, match="heads of 16 values or more, this model's have 8: set"):
+        attention_of(flex, cuda, 8)

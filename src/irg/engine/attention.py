@@ -108,7 +108,8 @@ class CachedAttention:
         self._in_order = all(isinstance(call.tokens, slice) for call in calls)  # then nothing is gathered
         if self._in_order:
             calls.sort(key=_first_token)
-        self._plans = {cache.device: (torch.from_numpy(slots_T).to(cache.device), calls)}  # by device of the layer
+        slots = torch.from_numpy(slots_T).to(cache.device, non_blocking=True)
+        self._plans = {cache.device: (slots, calls)}  # by device of the layer
 
     def _calls(self, run: list[_Placed]) -> list[_Call]:
         """A run's call, or one for each stretch of the stream that its queries lie in: those of an image are two
@@ -136,8 +137,10 @@ class CachedAttention:
             for visible_QL, p in zip(visible_RQL, run, strict=True):
                 visible_QL[:, : p.seen] = True
                 visible_QL[:, p.slot : p.end] = np.tri(n, dtype=bool) if p.block.causal else True
-            bias_R1QL = to_bias(torch.from_numpy(visible_RQL)[:, None].to(self.cache.device), self.cache.dtype)
-        tokens_N = torch.from_numpy(np.concatenate([p.tokens_N for p in run])).to(self.cache.device)
+            bias_R1QL = to_bias(
+                torch.from_numpy(visible_RQL)[:, None].to(self.cache.device, non_blocking=True), self.cache.dtype
+            )
+        tokens_N = torch.from_numpy(np.concatenate([p.tokens_N for p in run])).to(self.cache.device, non_blocking=True)
         view = self.cache.view_of(first.row, len(run), length)
         return _Call(tokens_N, view, causal and bias_R1QL is None, bias_R1QL)
 

@@ -3,8 +3,8 @@
 Every text is fed equally many tokens, padded; keys and values of whole rows are attended to, masked beyond a text's
 end; inputs are written into the same buffers every time. So a request costs one compilation, whatever is drafted.
 
-Legend: B texts; N tokens of each; P = B * N; R rows; L slots of a row; H query heads; K key-value heads; E head size;
-V vocabulary.
+Legend: B texts; N tokens of each; P = B * N; L slots of a row; H query heads; K key-value heads; G = H / K;
+Q = G * N; E head size; V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from irg.engine.cache import Context, KVCache, Row
-from irg.model.network.packed_attention import dense_attention
 from irg.model.network.token_batch import TokenBatch
 from irg.model.network.unified import UnifiedModel
 
@@ -90,7 +89,7 @@ class CompiledDecoding:
         return self._inputs[texts]
 
     def _rows_of(self, first: Row | None, texts: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Each layer's keys and values [B, K, L, E] of some rows: the same tensors every time, as graphs want them."""
+        """Each layer's keys and values [B, L, K, E] of some rows: the same tensors every time, as graphs want them."""
         assert first is not None, "a context whose slots were not reserved"
         if self._slab is not self.cache.keys_SKE[0]:
             self._rows.clear()
@@ -98,7 +97,7 @@ class CompiledDecoding:
         if (first, texts) not in self._rows:
             slabs = (self.cache.keys_SKE, self.cache.values_SKE)
             view = self.cache.view_of(first, texts, self.cache.shape[first.kind][1])
-            slices = [[slab.as_strided(*view) for slab in kind] for kind in slabs]
+            slices = [[slab.as_strided(*view).transpose(1, 2) for slab in kind] for kind in slabs]
             for one in (*slices[0], *slices[1]):
                 torch._dynamo.mark_static_address(one)
             self._rows[first, texts] = slices[0], slices[1]
@@ -108,17 +107,33 @@ class CompiledDecoding:
 def _forward(model: UnifiedModel, inputs_3P: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
     """Logits float32 [P, V] of tokens (ids, slots, rope positions); writes their keys and values."""
     ids_P, slots_P, positions_P = inputs_3P.unbind()
-    texts, _, slots, _ = keys[0].shape
+    texts, slots, _, _ = keys[0].shape
     rows_P = torch.arange(texts, device=ids_P.device).repeat_interleave(len(ids_P) // texts)
     visible_PL = torch.arange(slots, device=ids_P.device) <= slots_P[:, None]
-    visible_B1NL = visible_PL.unflatten(0, (texts, -1))[:, None]
 
     def attend(layer: int, q_PHE: Tensor, k_PKE: Tensor, v_PKE: Tensor) -> Tensor:
-        k_BKLE, v_BKLE = keys[layer], values[layer]
-        k_BKLE.transpose(1, 2).index_put_((rows_P, slots_P), k_PKE)
-        v_BKLE.transpose(1, 2).index_put_((rows_P, slots_P), v_PKE)
-        q_BHNE = q_PHE.unflatten(0, (texts, -1)).transpose(1, 2)
-        return dense_attention(q_BHNE, k_BKLE, v_BKLE, visible_B1NL).transpose(1, 2).flatten(0, 1)
+        keys[layer].index_put_((rows_P, slots_P), k_PKE)
+        values[layer].index_put_((rows_P, slots_P), v_PKE)
+        return attention_of_few(q_PHE, keys[layer], values[layer], visible_PL)
 
     hidden_PC, _ = model(TokenBatch(ids_U=ids_P, positions_T=positions_P), attend)
     return model.logits(hidden_PC).to(torch.float32)
+
+
+def attention_of_few(q_PHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, visible_PL: Tensor) -> Tensor:
+    """Attention [P, H, E] of a few queries to many keys: two batched matrix products around a softmax in float32.
+
+    A fused kernel with a mask gives each key-value head to one multiprocessor, and the others wait; matrix products
+    split long rows among all of them. Each text has products of its own: several rows are no batch without a copy.
+    """
+    texts, _, kv_heads, size = k_BLKE.shape
+    pieces = zip(q_PHE.chunk(texts), k_BLKE, v_BLKE, visible_PL.chunk(texts), strict=True)
+    out = []
+    for q_NHE, k_LKE, v_LKE, visible_NL in pieces:
+        q_KGNE = q_NHE.unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
+        scores_KQL = (q_KGNE.flatten(1, 2) @ k_LKE.permute(1, 2, 0)).to(torch.float32) * size**-0.5
+        hidden_QL = ~visible_NL.repeat(q_KGNE.shape[1], 1)
+        weights_KQL = scores_KQL.masked_fill(hidden_QL, float("-inf")).softmax(dim=-1).to(v_LKE.dtype)
+        out_KGNE = (weights_KQL @ v_LKE.transpose(0, 1)).view(q_KGNE.shape)
+        out.append(out_KGNE.permute(2, 0, 1, 3).flatten(1, 2))
+    return torch.cat(out)

@@ -78,7 +78,7 @@ class TextDecoder:
         positions = [d.position(fed[1 : n + 1], eos) for d, fed in zip(texts, fed_BN, strict=True) for n in number]
         chosen_P, logprobs_P = choose(logits_BNV.flatten(0, 1), positions, any(d.op.logprobs for d in texts))
         first = not all(d.ids for d in texts)
-        finite_B = logits_BNV[:, 0].isfinite().all(dim=-1) if first else torch.ones(len(texts)).to(chosen_P.device)
+        finite_B = logits_BNV[:, 0].isfinite().all(dim=-1) if first else torch.ones(len(texts), device=chosen_P.device)
         read = [chosen_P, logprobs_P if logprobs_P is not None else torch.zeros_like(chosen_P), finite_B]
         values = torch.cat([tensor.to(torch.float64) for tensor in read]).tolist()
         tokens, logprobs, finite = values[: len(positions)], values[len(positions) : -len(texts)], values[-len(texts) :]

@@ -122,9 +122,7 @@ class Runner:
         ):
             return logits_BNV
         positions_BN = torch.tensor([c.position for c in contexts])[:, None] + torch.arange(tokens)
-        batch = TokenBatch(
-            ids_U=torch.tensor(texts_BN).flatten().to(device), positions_T=positions_BN.flatten().to(device)
-        )
+        batch = TokenBatch(ids_U=torch.tensor(texts_BN).flatten(), positions_T=positions_BN.flatten()).to(device)
         with self._reserved(contexts, [tokens] * len(contexts)):
             blocks = [Block(context, tokens, causal=True) for context in contexts]
             attend = CachedAttention(self.cache, blocks, np.arange(tokens * len(contexts)))

@@ -21,16 +21,25 @@ from irg.learning.modes import MODES, EncodedTrajectory
 from irg.learning.parallel import Ranks
 from irg.learning.recipe import TrainRecipe
 from irg.model.network.autoencoder import Autoencoder
-from irg.model.network.flex_attention import FlexAttention
+from irg.model.network.flex_attention import MIN_HEAD_DIM, FlexAttention
 from irg.model.network.packed_attention import PackedAttention
 from irg.model.network.shared_prefix_attention import SharedPrefixAttention
 
 
-def attention_of(recipe: TrainRecipe, device: torch.device) -> Attention:
-    """The attention that packs are planned for."""
-    kind = recipe.parallel.attention
+def attention_of(recipe: TrainRecipe, device: torch.device, head_dim: int) -> Attention:
+    """The attention that packs are planned for.
+
+    Raises:
+        ValueError: the recipe wants flex for heads that are too small for it.
+    """
+    kind, fits = recipe.parallel.attention, head_dim >= MIN_HEAD_DIM
     if kind == "auto":
-        kind = "flex" if device.type == "cuda" else "shared"
+        kind = "flex" if device.type == "cuda" and fits else "shared"
+    if kind == "flex" and not fits:
+        raise ValueError(
+            f"parallel.attention flex needs heads of {MIN_HEAD_DIM} values or more, this model's have {head_dim}: set "
+            "it to auto, shared or dense"
+        )
     return {"flex": FlexAttention, "shared": SharedPrefixAttention, "dense": PackedAttention}[kind]
 
 
@@ -49,7 +58,7 @@ def build_loader(
         SampleBuilder(recipe, encoder.config, encoder),
         Rejections(Path(recipe.out) / f"rejected-{ranks.rank}.jsonl"),
         ranks.world * recipe.parallel.accumulate,
-        attention_of(recipe, ranks.device),
+        attention_of(recipe, ranks.device, encoder.config.decoder.head_dim),
         complete=ranks.mesh is not None,
     )
     return PackLoader(feed, pinned=ranks.device.type == "cuda")

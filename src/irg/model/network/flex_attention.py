@@ -19,6 +19,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from irg.model.network.token_batch import StreamOrder
 from irg.sequence.layout import TokenLayout, may_attend
 
+MIN_HEAD_DIM = 16
+"""Values of a head that the compiled kernel takes at least."""
+
 KEEPS_COMPILED = hasattr(torch.ops.higher_order, "inductor_compiled_code")
 """Whether this PyTorch shows compiled functions to selective checkpointing as one operation."""
 
