@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import tyro
 
-from gpu_7b import GpuOptions, random_networks, run
+from gpu_7b import GpuOptions, new_runner, random_networks, run
 from irg.files import write_json
 from irg.model.network.config import CONFIGS, ModelConfig
 from irg.model.weights.initialize import narrower
@@ -82,11 +82,12 @@ def measure(options: Options) -> list[Point]:
     )
     rows = {"requests": options.requests, "size": options.sizes, "rounds": options.rounds}
     points: list[Point] = []
-    run(networks, base, "bf16", "irg", 2)  # warms up
+    run(new_runner(networks, base), base, "bf16", "irg", 2)  # warms up
     for name, values in (*rows.items(), ("thinking_tokens", options.thoughts)):
         first = len(points)
         for value in values:
-            result = run(networks, replace(base, **{name: value}), "bf16", "irg", options.num_timesteps)  # type: ignore[arg-type]
+            changed = replace(base, **{name: value})  # type: ignore[arg-type]
+            result = run(new_runner(networks, changed), changed, "bf16", "irg", options.num_timesteps)
             tflop = sum(work.flops for work in result.work.values()) / 1e12
             point = Point(name, value, result.total, tflop, max(result.peak.values()) or result.cache)
             points.append(point)

@@ -102,8 +102,7 @@ def count(options: Options) -> dict[str, Counter[str]]:
     runner = Runner(case.model.to(device), case.autoencoder.to(device))
     if options.compile:
         inductor.cpp.enable_kernel_profile = True  # or the profiler does not see a CPU's fused kernels
-        runner.compile_decoding(MAX_DRAFT_TOKENS + 1)
-        runner.compile_drawing()
+    runner.accelerate(MAX_DRAFT_TOKENS + 1, options.compile)
     counted: list[Counter[str]] = []
     step = Denoiser.step
 

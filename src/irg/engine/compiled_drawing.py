@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irg.engine.compiled_decoding import MAX_SHAPES, check_whole
+from irg.engine.static_decoding import MAX_SHAPES, check_whole
 from irg.model.network.decoder import Attend, DecoderLayer
 from irg.model.network.token_batch import TokenBatch
 from irg.model.network.unified import UnifiedModel

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from irg.engine.attention import Block, CachedAttention
 from irg.engine.cache import Context, KVCache
-from irg.engine.compiled_decoding import CompiledDecoding
 from irg.engine.compiled_drawing import CompiledDrawing
+from irg.engine.static_decoding import StaticDecoding, is_whole
 from irg.model.network.autoencoder import Autoencoder, images_at_once
 from irg.model.network.token_batch import Repeated, StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
@@ -57,7 +57,7 @@ class Runner:
         devices = [next(layer.parameters()).device for layer in model.language_model.model.layers]
         decoder = replace(self.config.decoder, num_key_value_heads=model.language_model.model.kv_heads)
         self.cache = KVCache(decoder, rows, slots, compute_dtype or model.dtype, devices)
-        self.compiled: CompiledDecoding | None = None
+        self.static: StaticDecoding | None = None
         self.drawing: CompiledDrawing | None = None
 
     # ---- prefill
@@ -104,23 +104,35 @@ class Runner:
 
     # ---- decoding
 
-    def compile_decoding(self, tokens: int, backend: str | None = None) -> None:
-        """Let :meth:`feed` run compiled, so many tokens of a text at a time (:mod:`.compiled_decoding`).
+    def accelerate(self, tokens: int, compiled: bool) -> None:
+        """Decode and draw faster where nothing is lost: a whole model on CUDA feeds so many tokens of a text at a time
+        by CUDA graphs; ``compiled``: both by compiled functions, on any device.
+
+        Raises:
+            ValueError: the model is spread over several devices, or offloaded, and should be compiled.
+        """
+        if compiled or (self.cache.device.type == "cuda" and self.processes is None and is_whole(self.model)):
+            self.decode_statically(tokens, compiled)
+        if compiled:
+            self.compile_drawing()
+
+    def decode_statically(self, tokens: int, compiled: bool = False, backend: str | None = None) -> None:
+        """Let :meth:`feed` run with shapes that do not change, so many tokens of a text at a time
+        (:mod:`.static_decoding`).
 
         Raises:
             ValueError: the model is spread over several devices, or offloaded.
         """
-        self.compiled = CompiledDecoding(self.model, self.cache, tokens, backend)
+        self.static = StaticDecoding(self.model, self.cache, tokens, compiled, backend)
 
     @torch.inference_mode()
     def feed(self, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]) -> Tensor:
         """Append equally many text tokens to each context; logits after each of them, float32 [contexts, N, V]."""
         tokens, device = len(texts_BN[0]), self.model.device
-        if (
-            self.compiled is not None
-            and (logits_BNV := self._feed_compiled(self.compiled, contexts, texts_BN)) is not None
-        ):
-            return logits_BNV
+        if self.static is not None:
+            logits_BNV = self._feed_statically(self.static, contexts, texts_BN)
+            if logits_BNV is not None:
+                return logits_BNV
         positions_BN = torch.tensor([c.position for c in contexts])[:, None] + torch.arange(tokens)
         batch = TokenBatch(ids_U=torch.tensor(texts_BN).flatten(), positions_T=positions_BN.flatten()).to(device)
         with self._reserved(contexts, [tokens] * len(contexts)):
@@ -132,17 +144,17 @@ class Runner:
                 self.cache.commit(context, tokens, tokens)
         return logits_BNV
 
-    def _feed_compiled(
-        self, compiled: CompiledDecoding, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]
+    def _feed_statically(
+        self, static: StaticDecoding, contexts: Sequence[Context], texts_BN: Sequence[Sequence[int]]
     ) -> Tensor | None:
-        """The same by the compiled function; None: not with these shapes."""
+        """The same by the function of fixed shapes; None: not with these."""
         tokens = len(texts_BN[0])
-        with self._reserved(contexts, [compiled.tokens] * len(contexts)):
-            fits = compiled.takes(contexts, tokens)
-            logits_BNV = compiled.feed(contexts, texts_BN, self.grammar.special.eos) if fits else None
+        with self._reserved(contexts, [static.tokens] * len(contexts)):
+            fits = static.takes(contexts, tokens)
+            logits_BNV = static.feed(contexts, texts_BN, self.grammar.special.eos) if fits else None
             for context in contexts:
-                self.cache.commit(context, compiled.tokens, compiled.tokens)
-                self.cache.retract(context, compiled.tokens - (tokens if fits else 0))
+                self.cache.commit(context, static.tokens, static.tokens)
+                self.cache.retract(context, static.tokens - (tokens if fits else 0))
         return logits_BNV
 
     # ---- denoising

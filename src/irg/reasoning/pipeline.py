@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from irg.deprecation import warn
-from irg.engine.compiled_decoding import NOT_WHOLE
 from irg.engine.engine import Engine
 from irg.engine.events import RequestDone, RequestFailed
 from irg.engine.guidance_parallel import runner_of
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
+from irg.engine.static_decoding import NOT_WHOLE
 from irg.image_files import ImageSource
 from irg.model.placement.devices import parse_devices, parse_dtype
 from irg.model.placement.loading import load_with_plan
@@ -161,9 +161,7 @@ class IRGPipeline:
         say(f"Memory: {plan.reason}")
         runner = runner_of(loaded.model, loaded.autoencoder, processes)
         engine = Engine(runner, tokenizer, profile.draft_texts)
-        if compile:
-            runner.compile_decoding(MAX_DRAFT_TOKENS + 1)
-            runner.compile_drawing()
+        runner.accelerate(MAX_DRAFT_TOKENS + 1, compile)
         record = loaded_record(folder, loaded, plan, adapters, devices, processes)
         pipe = cls(engine, profile, str(model), plan, selected.protocol, protocol_texts, critics, record)
         pipe.defaults, pipe.protocol_reason = defaults, selected.reason

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch._dynamo.utils import counters
 
-from irg.engine.compiled_decoding import ROW_MULTIPLE
 from irg.engine.engine import Engine
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
 from irg.engine.ops import Draw, Look, Program, Say, Write
 from irg.engine.runner import Runner
 from irg.engine.settings import DrawSettings
+from irg.engine.static_decoding import ROW_MULTIPLE
 from irg.model.network.config import tiny
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.checkpoint import LoadedModel
@@ -57,7 +57,7 @@ def test_a_request_is_compiled_once_and_writes_the_same(
     model = tiny_loaded.model if grouped else random_model(config, seed=3)
     wanted = run(Runner(model, tiny_loaded.autoencoder), tiny_tokenizer, 1)
     runner = Runner(model, tiny_loaded.autoencoder)
-    runner.compile_decoding(MAX_DRAFT_TOKENS + 1, backend="aot_eager")
+    runner.decode_statically(MAX_DRAFT_TOKENS + 1, compiled=True, backend="aot_eager")
     for _ in range(2):
         for got, want in zip(run(runner, tiny_tokenizer, 1), wanted, strict=True):
             assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
@@ -72,7 +72,7 @@ def test_requests_together_write_the_same(tiny_loaded: LoadedModel, tiny_tokeniz
     """Texts begin and end at different turns; those whose rows are not neighbors are fed without the function."""
     wanted = run(Runner(tiny_loaded.model, tiny_loaded.autoencoder), tiny_tokenizer, 3)
     runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
-    runner.compile_decoding(MAX_DRAFT_TOKENS + 1, backend="eager")
+    runner.decode_statically(MAX_DRAFT_TOKENS + 1, compiled=True, backend="eager")
     for got, want in zip(run(runner, tiny_tokenizer, 3), wanted, strict=True):
         assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
     assert 1 <= counters["stats"]["unique_graphs"] <= 3  # as many as there are numbers of texts
@@ -83,18 +83,24 @@ def test_offloaded_layers_are_refused(tiny_loaded: LoadedModel) -> None:
     model = random_model(tiny(vocab_size=260), seed=1)
     offload_layers(model, "cpu")
     with pytest.raises(ValueError, match="compile needs the whole model on one device"):
-        Runner(model, tiny_loaded.autoencoder).compile_decoding(8)
+        Runner(model, tiny_loaded.autoencoder).decode_statically(8)
 
 
 @pytest.mark.gpu
-def test_cuda_graphs_write_the_same(tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("requests", [1, 3])
+def test_cuda_graphs_write_the_same(
+    tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer, requests: int, compiled: bool
+) -> None:
+    """Twice, the second time on rows and graphs that are there already."""
     model, autoencoder = random_model(tiny_loaded.config, seed=3).cuda(), tiny_loaded.autoencoder
-    wanted = run(Runner(model, autoencoder), tiny_tokenizer, 1)
+    wanted = run(Runner(model, autoencoder), tiny_tokenizer, requests)
     runner = Runner(model, autoencoder)
-    runner.compile_decoding(MAX_DRAFT_TOKENS + 1)
+    runner.accelerate(MAX_DRAFT_TOKENS + 1, compiled)
     for _ in range(2):
-        for got, want in zip(run(runner, tiny_tokenizer, 1), wanted, strict=True):
+        for got, want in zip(run(runner, tiny_tokenizer, requests), wanted, strict=True):
             assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
+    assert runner.static is not None and runner.static._graphs
 
 
 def test_what_can_not_be_compiled_is_told_before_the_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

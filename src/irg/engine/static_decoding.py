@@ -1,7 +1,9 @@
-"""Decoding as one function of tensors that never change their shapes, which torch.compile and CUDA graphs can take.
+"""Decoding as one function of tensors that never change their shapes, which CUDA graphs and torch.compile can take.
 
 Every text is fed equally many tokens, padded; keys and values of whole rows are attended to, masked beyond a text's
-end; inputs are written into the same buffers every time. So a request costs one compilation, whatever is drafted.
+end; inputs are written into the same buffers every time. On CUDA the function's kernels are captured once for each
+number of texts and first row, and replayed: a token then costs the host one launch. Compiled, a request costs one
+compilation, whatever is drafted.
 
 Legend: B texts; N tokens of each; P = B * N; L slots of a row; H query heads; K key-value heads; G = H / K;
 Q = G * N; E head size; V vocabulary.
@@ -25,34 +27,44 @@ ROW_MULTIPLE = 1024
 MAX_SHAPES = 256
 """Compiled at most: one for each number of texts and length of rows."""
 
+Step = Callable[[UnifiedModel, Tensor, list[Tensor], list[Tensor]], Tensor]
+
+
+def is_whole(model: UnifiedModel) -> bool:
+    """Whether all layers are on one device, for good."""
+    layers = model.language_model.model.layers
+    return not any(layer._forward_pre_hooks for layer in layers)
+
 
 def check_whole(model: UnifiedModel) -> None:
     """Raises:
     ValueError: the model is spread over several devices, or offloaded, and can't be compiled.
     """
-    if any(layer._forward_pre_hooks for layer in model.language_model.model.layers):
+    if not is_whole(model):
         raise ValueError(NOT_WHOLE)
 
 
-class CompiledDecoding:
+class StaticDecoding:
     """Feeds text tokens to contexts on neighboring rows."""
 
-    def __init__(self, model: UnifiedModel, cache: KVCache, tokens: int, backend: str | None = None) -> None:
+    def __init__(
+        self, model: UnifiedModel, cache: KVCache, tokens: int, compiled: bool = False, backend: str | None = None
+    ) -> None:
         """Args:
         tokens: that a text is fed at a time; fewer are padded.
-        backend: of torch.compile; None: its own, with CUDA graphs where there are any.
+        compiled: by torch.compile, with this ``backend``; None: its own.
 
         Raises:
             ValueError: the model is spread over several devices, or offloaded.
         """
         check_whole(model)
-        self.model, self.cache, self.tokens = model, cache, tokens
+        self.model, self.cache, self.tokens, self.compiled = model, cache, tokens, compiled
         cache.row_multiple = ROW_MULTIPLE
-        cuda = cache.device.type == "cuda"
-        how: dict[str, Any] = {"backend": backend} if backend else {"mode": "reduce-overhead"} if cuda else {}
-        self._step: Callable[..., Tensor] = torch.compile(_forward, fullgraph=True, dynamic=False, **how)
+        how: dict[str, Any] = {"backend": backend} if backend else {}
+        self._step: Step = torch.compile(_forward, fullgraph=True, dynamic=False, **how) if compiled else _forward
         self._inputs: dict[int, tuple[Tensor, Tensor]] = {}  # by B: in (pinned) host memory and on the device
         self._rows: dict[tuple[Row, int], tuple[list[Tensor], list[Tensor]]] = {}  # by first row and B: slices of slabs
+        self._graphs: dict[tuple[Row, int], tuple[Any, Tensor]] = {}  # the same: captured kernels, and what they write
         self._slab: Tensor | None = None  # the first one; another has taken its place when the cache grew
 
     def takes(self, contexts: Sequence[Context], tokens: int) -> bool:
@@ -76,10 +88,33 @@ class CompiledDecoding:
         for number, kind in enumerate(zip(*rows, strict=True)):
             host_3P[number] = torch.tensor([list(values) for values in kind]).flatten()
         device_3P.copy_(host_3P, non_blocking=True)
-        keys, values = self._rows_of(contexts[0].row, len(contexts))
-        with torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
-            logits_PV = self._step(self.model, device_3P, keys, values)
+        assert contexts[0].row is not None, "a context whose slots were not reserved"
+        where = (contexts[0].row, len(contexts))
+        keys, values = self._rows_of(*where)
+
+        def step() -> Tensor:
+            return self._step(self.model, device_3P, keys, values)
+
+        if self.compiled:
+            with torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
+                logits_PV = self._run(where, step)
+        else:
+            logits_PV = self._run(where, step)
         return logits_PV.unflatten(0, (len(contexts), self.tokens))[:, :given]
+
+    def _run(self, where: tuple[Row, int], step: Callable[[], Tensor]) -> Tensor:
+        """What ``step`` returns; on CUDA by replaying its kernels, which the first time are captured."""
+        if self.cache.device.type != "cuda":
+            return step()
+        if where not in self._graphs:
+            step()  # compiles, and allocates what can't be while capturing
+            graph: Any = torch.cuda.CUDAGraph()
+            pool = next((graph.pool() for graph, _ in self._graphs.values()), None)  # results are copied: one for all
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                self._graphs[where] = graph, step()
+        graph, logits_PV = self._graphs[where]
+        graph.replay()
+        return logits_PV.clone()
 
     def _buffers(self, texts: int) -> tuple[Tensor, Tensor]:
         if texts not in self._inputs:
@@ -88,18 +123,16 @@ class CompiledDecoding:
             self._inputs[texts] = host, torch.zeros_like(host, device=device)
         return self._inputs[texts]
 
-    def _rows_of(self, first: Row | None, texts: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _rows_of(self, first: Row, texts: int) -> tuple[list[Tensor], list[Tensor]]:
         """Each layer's keys and values [B, L, K, E] of some rows: the same tensors every time, as graphs want them."""
-        assert first is not None, "a context whose slots were not reserved"
         if self._slab is not self.cache.keys_SKE[0]:
             self._rows.clear()
+            self._graphs.clear()
             self._slab = self.cache.keys_SKE[0]
         if (first, texts) not in self._rows:
             slabs = (self.cache.keys_SKE, self.cache.values_SKE)
             view = self.cache.view_of(first, texts, self.cache.shape[first.kind][1])
             slices = [[slab.as_strided(*view).transpose(1, 2) for slab in kind] for kind in slabs]
-            for one in (*slices[0], *slices[1]):
-                torch._dynamo.mark_static_address(one)
             self._rows[first, texts] = slices[0], slices[1]
         return self._rows[first, texts]
 
