@@ -33,7 +33,7 @@ from irg.model.placement.kv_cache_size import request_slots
 from irg.model.placement.memory_plan import MemoryMode, quantization_of
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.initialize import narrower
-from irg.model.weights.quantize import QuantizedLinear, allocate_quantized, fill_quantized, require_torchao
+from irg.model.weights.quantize import QuantizedLinear, allocate_quantized, fill_quantized, require_library
 from irg.reasoning.protocols.base import Job
 from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Mode, Settings
@@ -62,7 +62,7 @@ class GpuOptions:
     """Points of the time grid."""
     thinking_tokens: int = 300
     """Of every text."""
-    memory_modes: tuple[MemoryMode, ...] = ("bf16", "int8", "int4")
+    memory_modes: tuple[MemoryMode, ...] = ("bf16", "int8", "int4", "fp8")
     """How the weights are kept."""
     modes: tuple[Mode, ...] = ("direct", "think", "irg")
     """Ways of reasoning."""
@@ -145,7 +145,7 @@ def random_networks(
 ) -> tuple[UnifiedModel, Autoencoder]:
     """Networks with random weights, made where they will be; no more than one weight exists twice at a time."""
     if (kind := quantization_of(memory_mode)) is not None:
-        require_torchao()
+        require_library(kind)
     layers = [torch.device("cpu") if memory_mode == "offload" else device] * config.decoder.num_hidden_layers
     where = device_map(layers, device)
     with torch.device("meta"):
@@ -165,8 +165,8 @@ def _randomize(module: nn.Module, made_on: torch.device, device: torch.device, d
     """Weights that keep activations near unit size; norms of one, biases of zero. A GPU makes those of its host, too:
     in seconds, not minutes."""
     if isinstance(module, QuantizedLinear):
-        packed = 1 if module.zero is None else 2
-        outputs, inputs = module.qdata.shape[0], packed * module.qdata.shape[1]
+        outputs, inputs = module.qdata.shape
+        inputs *= 2 if module.kind == "int4" else 1
         fill_quantized(module, torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(0, inputs**-0.5))
     leaves = [(module._parameters, name, tensor) for name, tensor in module._parameters.items()]
     leaves += [(module._buffers, name, tensor) for name, tensor in module._buffers.items()]  # type: ignore[misc]

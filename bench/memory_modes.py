@@ -23,12 +23,12 @@ from irg.engine.events import ImageDone, RequestFailed, TextDone
 from irg.engine.ops import Operation, Program, Write
 from irg.engine.request import Request
 from irg.engine.runner import Runner
-from irg.model.placement.memory_plan import MemoryMode
+from irg.model.placement.memory_plan import MemoryMode, quantization_of
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.quantize import quantize
 from irg.reasoning.protocols.irg import IRG
 
-MEMORY_MODES: tuple[MemoryMode, ...] = ("float32", "int8", "int4", "offload")
+MEMORY_MODES: tuple[MemoryMode, ...] = ("float32", "int8", "int4", "fp8", "offload")
 
 
 @dataclass
@@ -79,8 +79,8 @@ def case_on(memory_mode: MemoryMode, options: MemoryModeOptions) -> Case:
     ]
     if options.size is not None:
         jobs = [replace(job, height=options.size, width=options.size) for job in jobs]
-    if memory_mode in ("int8", "int4"):
-        quantize(case.model, memory_mode)  # type: ignore[arg-type]
+    if (kind := quantization_of(memory_mode)) is not None:
+        quantize(case.model, kind)
     if memory_mode == "offload":
         offload_layers(case.model, "cpu")
     return replace(case, jobs=jobs, texts=None)

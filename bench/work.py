@@ -7,6 +7,7 @@ and out of each layer; what a kernel might keep on the chip is not counted.
 Legend: U understanding tokens; G generation tokens; C hidden size; P patches.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from irg.engine.cache import Context
 from irg.engine.runner import Branches, Runner
 from irg.model.network.autoencoder import Autoencoder
 from irg.model.network.unified import UnifiedModel
-from irg.model.weights.quantize import QuantizedLinear
+from irg.model.weights.quantize import QuantizedLinear, part_shapes
+from irg.model.weights.quantized_product import Quantization, choose_method
 from irg.sequence.layout import extent
 from irg.sequence.parts import Latents, Part, Patches, Text
 
@@ -55,10 +57,24 @@ def linear_size(modules: Iterator[nn.Module]) -> Size:
             products += module.weight.numel()
             size += module.weight.nbytes
         elif isinstance(module, QuantizedLinear):
-            packed = 1 if module.zero is None else 2
-            products += packed * module.qdata.numel()
+            products += (2 if module.kind == "int4" else 1) * module.qdata.numel()
             size += sum(buffer.nbytes for buffer in module.buffers())
     return Size(products, size)
+
+
+def product_bytes(kind: Quantization | None, tokens: int, inputs: int, outputs: int, capability: int = 90) -> int:
+    """Bytes that one product moves as :mod:`irg.model.weights.quantized_product` computes it in bfloat16 (None: of a
+    weight that is not quantized), when nothing of it is in a cache before."""
+    size = 2 * tokens * (inputs + outputs)
+    if kind is None:
+        return size + 2 * inputs * outputs
+    shapes = part_shapes(inputs, outputs, kind)
+    assert shapes is not None
+    size += sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
+    method = choose_method(kind, tokens, inputs, outputs, torch.bfloat16, False, capability)
+    if method == "fp8":
+        return size + 2 * tokens * (inputs + 4)  # rounded activations and their scales are written and read
+    return size if method == "stored" else size + 4 * inputs * outputs  # the widened weight is written and read
 
 
 class NetworkWork:

@@ -4,4 +4,4 @@ if [ "$DRY" = 1 ]; then
   exec "$PYTHON" "$BENCH/gpu_7b.py" --config tiny --device cpu --dtype float32 --size 32 --num-timesteps 3 \
     --thinking-tokens 3 --repeats 1 --modes irg --memory-modes bf16 --json "$RESULT"
 fi
-exec "$PYTHON" "$BENCH/gpu_7b.py" --memory-modes bf16 int8 int4 offload --repeats 1 --json "$RESULT"
+exec "$PYTHON" "$BENCH/gpu_7b.py" --memory-modes bf16 int8 int4 fp8 offload --repeats 1 --json "$RESULT"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from irg.reasoning.pipeline import IRGPipeline
 
 _log = logging.getLogger("irg")
-MEMORY = ["auto", "bf16", "int8", "int4", "offload"]
+MEMORY = ["auto", "bf16", "int8", "int4", "fp8", "offload"]
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_offloaded_weights_are_somewhere(checked: CheckedFolder) -> None:
     assert estimate(checked, "offload", RequestShape(), resident_layers=28).weights == whole.weights
 
 
-@pytest.mark.parametrize("mode", ["float32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("mode", ["float32", "bf16", "int8", "int4", "fp8"])
 def test_weights_are_counted_to_the_byte(tmp_path: Path, tiny_loaded: LoadedModel, mode: Any) -> None:
     if mode in ("int8", "int4"):
         pytest.importorskip("torchao")
@@ -284,14 +284,14 @@ def test_as_many_requests_run_together_as_fit(checked: CheckedFolder) -> None:
 
 
 def test_without_torchao_auto_says_what_would_help(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("irg.model.weights.quantize.available", lambda: False)
+    monkeypatch.setattr("irg.model.weights.quantize.available", lambda kind: False)
     plan = plan_memory(checked, "auto", [GPU], free=24 * GB)
     assert plan.mode == "offload" and "int8 needs pip install 'irg[quant]'" in plan.reason
 
 
 def test_offload_keeps_as_many_layers_as_fit(checked: CheckedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its own choice; asked for by name it keeps none."""
-    monkeypatch.setattr("irg.model.weights.quantize.available", lambda: False)
+    monkeypatch.setattr("irg.model.weights.quantize.available", lambda kind: False)
     plans = [plan_memory(checked, "auto", [GPU], free=free * GB) for free in (8, 12, 20, 33)]
     kept = [plan.resident_layers for plan in plans]
     assert kept[0] == 0 and kept == sorted(kept) and 0 < kept[2] < kept[3] <= 26
@@ -341,7 +341,7 @@ def test_a_quantized_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: Loaded
 
 
 def test_unknown_words_are_refused(checked: CheckedFolder) -> None:
-    with pytest.raises(ValueError, match="memory must be one of auto, bf16, int8, int4, offload"):
+    with pytest.raises(ValueError, match="memory must be one of auto, bf16, int8, int4, fp8, offload"):
         plan_memory(checked, "int2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no weights called 'both'"):
         check_folder(checked.weights_file.parent, "both")

@@ -14,7 +14,8 @@ from irg.model.network.config import tiny
 from irg.model.weights import quantize
 from irg.model.weights.checkpoint import LoadedModel, check_folder, load_model, save_model
 from irg.model.weights.convert import Conversion, convert
-from irg.model.weights.quantize import QuantizedLinear, dequantized, group_of, quantized_weight, stored_quantization
+from irg.model.weights.quantize import QuantizedLinear, group_of, quantized_weight, stored_quantization
+from irg.model.weights.quantized_product import dequantized
 
 pytest.importorskip("torchao")
 
@@ -61,7 +62,7 @@ def test_pieces_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(tensor, whole[part]), part
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
 def test_a_layer_computes_with_the_numbers_it_holds(kind: quantize.Quantization) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, x, bias = (torch.randn(shape, generator=generator) for shape in ((24, 64), (5, 64), (24,)))
@@ -78,7 +79,7 @@ def test_groups() -> None:
         quantized_weight(torch.zeros(2, 48), "int4")
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
 def test_what_is_quantized(tiny_loaded: LoadedModel, kind: quantize.Quantization) -> None:
     """All seven projections of both experts in every layer; nothing else; the rest keeps its dtype."""
     model = copy.deepcopy(tiny_loaded.model).to(torch.bfloat16)
@@ -93,7 +94,7 @@ def test_what_is_quantized(tiny_loaded: LoadedModel, kind: quantize.Quantization
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "fp8"])
 def test_quantized_while_loading_converted_and_stored_are_the_same(
     tmp_path: Path, tiny_loaded: LoadedModel, kind: quantize.Quantization
 ) -> None:
@@ -117,7 +118,7 @@ def test_quantized_while_loading_converted_and_stored_are_the_same(
         assert all(torch.equal(state[key], wanted[key]) and state[key].dtype == wanted[key].dtype for key in wanted)
     assert stored_quantization(check_folder(tmp_path / "small").entries) == kind
     with pytest.raises(ValueError, match=f"is quantized to {kind}"):
-        load_model(tmp_path / "small", quantize="int8" if kind == "int4" else "int4")
+        load_model(tmp_path / "small", quantize="int8" if kind != "int8" else "int4")
 
 
 def test_a_quantized_file_that_does_not_fit_is_refused(tmp_path: Path, tiny_loaded: LoadedModel) -> None:

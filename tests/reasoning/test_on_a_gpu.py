@@ -43,7 +43,7 @@ def test_float32_is_the_cpus(run: Callable[..., IRGOutput]) -> None:
         assert (apart > 2).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("memory", ["bf16", "int8", "int4", "offload"])
+@pytest.mark.parametrize("memory", ["bf16", "int8", "int4", "fp8", "offload"])
 def test_every_memory_mode_runs(run: Callable[..., IRGOutput], memory: str) -> None:
     """Random weights choose among near ties, so texts may differ; their number and the images' sizes do not."""
     if memory in ("int8", "int4"):

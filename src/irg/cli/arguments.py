@@ -42,7 +42,7 @@ from irg.reasoning.sizes import PRESETS, parse_size
 
 T = TypeVar("T")
 CRITIC = "critic_"  # before the name of one of CriticOptions
-Memory = Literal["auto", "bf16", "int8", "int4", "offload"]  # of the memory planner, which loads torch
+Memory = Literal["auto", "bf16", "int8", "int4", "fp8", "offload"]  # of the memory planner, which loads torch
 Lora = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH[:SCALE]")]
 FIRST = "First image: "  # begins the help of drawing settings without a prefix
 _OF_PIPELINE = ("model", "device", "memory", "compile", "weights", "lora", "protocol", "offline")

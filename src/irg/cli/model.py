@@ -62,8 +62,8 @@ class _Convert:
     """Of the new folder; default: as the source has it."""
     dtype: Dtype | None = None
     """Of all weights; default: each tensor keeps its own."""
-    quantize: Literal["int8", "int4"] | None = renamed(was="quantise", default=None)
-    """Make the decoder's linear layers int8 or int4 (needs pip install 'irg[quant]')."""
+    quantize: Literal["int8", "int4", "fp8"] | None = renamed(was="quantise", default=None)
+    """Make the decoder's linear layers int8 or int4 (needs pip install 'irg[quant]'), or fp8."""
     format: Literal["fp8", "gguf", "comfyui"] | None = None
     """Write weights as other programs have them: fp8 with ComfyUI's scales, GGUF of type Q8_0 (needs pip install
     'irg[gguf]'), or the file of the ComfyUI node pack ComfyUI-BAGEL."""

@@ -60,7 +60,7 @@ class RunInfo:
     system_prompt: str = ""
     """One's own, in the place of the protocol's."""
     precision: str = ""
-    """float32, bf16, int8 or int4."""
+    """float32, bf16, int8, int4 or fp8."""
     irg_version: str = __version__
     schema: int = SCHEMA
 

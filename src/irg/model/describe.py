@@ -18,8 +18,9 @@ from irg.model.weights.shards import DTYPE_NAMES
 from irg.model.weights.tokenizer import MERGES, TOKENIZER, VOCAB, TextTokenizer
 from irg.model.weights.weight_sets import AUTOENCODER
 
-MODES: tuple[MemoryMode, ...] = ("bf16", "int8", "int4", "offload")
-TARGETS: dict[MemoryMode, float] = {"bf16": 40e9, "int8": 24e9, "int4": 16e9}  # bytes, BAGEL-7B's IRG at TARGET_SIZE
+MODES: tuple[MemoryMode, ...] = ("bf16", "int8", "int4", "fp8", "offload")
+# bytes, BAGEL-7B's IRG at TARGET_SIZE
+TARGETS: dict[MemoryMode, float] = {"bf16": 40e9, "int8": 24e9, "int4": 16e9, "fp8": 24e9}
 TARGET_SIZE = (1024, 1024)
 
 

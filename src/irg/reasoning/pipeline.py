@@ -108,8 +108,8 @@ class IRGPipeline:
                 ``owner/name@REVISION`` or its address).
             device: default: CUDA if there is one, else the CPU. Several (``"cuda:0,cuda:1"``) share the layers.
             dtype: or its name; default: by ``memory``. A dtype with ``memory="auto"`` is taken as it is.
-            memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``offload`` (layers wait in host memory), or
-                ``auto``, the first that fits (float32 before them on the CPU).
+            memory: how to fit the device: ``bf16``, ``int8``, ``int4``, ``fp8``, ``offload`` (layers wait in host
+                memory), or ``auto``, the first that fits (float32 before them on the CPU).
             weights: the name of the weights to take where a folder has several: ``ema`` for ``ema.safetensors``.
                 Default: a known model's own in its protocol, else the first of ``weights``, ``ema``, ``model``.
             lora: low-rank adapters (:mod:`irg.model.weights.adapter_forms`): paths, ``"PATH:SCALE"`` or (path, scale);

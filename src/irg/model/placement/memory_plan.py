@@ -20,9 +20,9 @@ from irg.model.weights import quantize as quantizing
 from irg.model.weights.checkpoint import CheckedFolder
 from irg.model.weights.manifest import format_size
 
-Memory = Literal["auto", "bf16", "int8", "int4", "offload"]
+Memory = Literal["auto", "bf16", "int8", "int4", "fp8", "offload"]
 """What a caller may ask for."""
-MemoryMode = Literal["float32", "bf16", "int8", "int4", "offload"]
+MemoryMode = Literal["float32", "bf16", "int8", "int4", "fp8", "offload"]
 CUDA_RESERVE = 700_000_000
 SYSTEM_TOKENS, PROMPT_TOKENS = 120, 80
 
@@ -90,7 +90,7 @@ def weight_bytes(checked: CheckedFolder, mode: MemoryMode) -> dict[str, int]:
     for name, module in checked.model.named_modules():
         size = _quantized_bytes(name, module, quantization)
         size += sum(
-            tensor.numel() * (item if tensor.is_floating_point() and leaf != "scale" else tensor.itemsize)
+            tensor.numel() * (item if tensor.is_floating_point() and leaf not in quantizing.PARTS else tensor.itemsize)
             for leaf, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
             if not (leaf == "weight" and size)
         )
@@ -113,7 +113,7 @@ def _quantized_bytes(name: str, module: torch.nn.Module, quantization: quantizin
 
 def quantization_of(mode: MemoryMode) -> quantizing.Quantization | None:
     """What weights are quantized to in a mode."""
-    return mode if mode == "int8" or mode == "int4" else None
+    return mode if mode == "int8" or mode == "int4" or mode == "fp8" else None
 
 
 def estimate(
@@ -124,8 +124,8 @@ def estimate(
     * Cache: rows of the main context and of the two unconditional branches for every request, each as long as its
       sequence becomes (:mod:`irg.model.placement.kv_cache_size`).
     * Activations: a denoising step of all three branches, N tokens. At its peak, in an MLP, a layer holds three
-      tensors of the intermediate size (gate, up, product) and five of the hidden size; with int8 and int4 also one
-      dequantized weight, with int4 half as much again while it is unpacked.
+      tensors of the intermediate size (gate, up, product) and five of the hidden size; of quantized weights also
+      one dequantized, of int4 half as much again while it is unpacked.
     * Autoencoder: three tensors (four of a compact one) of its widest full-resolution stage while it decodes, of the
       images that it decodes together; convolution workspaces are not known.
     * Offload: device buffers for two layers, and the layers that stay on the device.
@@ -144,7 +144,7 @@ def estimate(
     quantization = quantization_of(mode) or quantizing.stored_quantization(checked.entries)
     if quantization is not None:
         dequantized = decoder.intermediate_size * decoder.hidden_size * item
-        activations += dequantized if quantization == "int8" else dequantized * 3 // 2
+        activations += dequantized * 3 // 2 if quantization == "int4" else dequantized
     return MemoryEstimate(
         weights=on_device,
         cache=shape.requests * sum(shape.cache_slots(config)) * bytes_per_slot(decoder, item),
@@ -177,7 +177,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """The mode that was asked for; for ``auto`` the first that fits the free memory of the devices.
 
-    The order is float32 (CPU only), bf16, int8, int4, offload. What a folder has quantized stays as it is. With
+    The order is float32 (CPU only), bf16, int8, int4, offload; fp8 is as large as int8 and further from bf16, so it is
+    taken only where it is asked for. What a folder has quantized stays as it is. With
     ``auto``, offload keeps as many layers on the device as fit; offload that was asked for keeps none.
 
     Args:
@@ -234,7 +235,7 @@ class _Planner:
     def first_that_fits(self) -> MemoryPlan:
         passed: list[str] = []
         for mode in self._modes():
-            if quantization_of(mode) and not self.stored and not quantizing.available():
+            if (kind := quantization_of(mode)) and not self.stored and not quantizing.available(kind):
                 passed.append(f"{mode} needs pip install 'irg[quant]'")
                 continue
             if (needed := self.estimate(mode).total) <= self.free:

@@ -34,7 +34,7 @@ from irg.model.weights.quantize import (
     allocate_quantized,
     fill_quantized,
     prepare_for,
-    require_torchao,
+    require_library,
     stored_quantization,
 )
 from irg.model.weights.tensor_reader import TensorReader
@@ -80,7 +80,7 @@ def load_model(
         weights: the name of the set of weights to take, such as ``ema`` or ``model`` (default:
             :func:`irg.model.weights.weight_sets.choose_set`).
         autoencoder_file: a safetensors file to read the autoencoder from, instead of the folder's ``ae.safetensors``.
-        quantize: make the decoder's linear layers int8 or int4, each as soon as it is read.
+        quantize: make the decoder's linear layers int8, int4 or fp8, each as soon as it is read.
         adapters: are added to each weight as it is read, before it is quantized
             (:func:`irg.model.weights.adapter_files.read_adapters`).
 
@@ -94,7 +94,7 @@ def load_model(
     model, autoencoder = checked.model, checked.autoencoder
     where = device if callable(device) else (lambda _: torch.device(device))
     if quantize is not None and stored is None:
-        require_torchao()
+        require_library(quantize)
         allocate_quantized(model, quantize, where)
     _fill(model, checked.entries, dtype, where, adapters)
     _fill(autoencoder, checked.autoencoder_entries, dtype, lambda _: where(""))

@@ -144,7 +144,7 @@ def _convert(
     if stored is not None and (conversion.quantize not in (None, stored) or conversion.format is not None):
         raise ValueError(f"{checked.weights_file} is quantized to {stored} already: start from the full weights")
     if conversion.quantize is not None:
-        quantizing.require_torchao()
+        quantizing.require_library(conversion.quantize)
     layout = "bagel" if conversion.format == "comfyui" else conversion.layout
     to_bagel = is_bagel_layout(source) if layout is None else layout == "bagel"
     conversion = replace(conversion, dtype=_dtype(checked, conversion))

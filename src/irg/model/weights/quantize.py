@@ -6,11 +6,10 @@ differences decide a token), all norms and biases (tiny), the image heads, time 
 latent or patch passes once; tiny too), the ViT and the autoencoder (0.5 B parameters together, whose errors are seen
 in every image).
 
-The numbers come from torchao's affine quantization: int8 is symmetric with one float32 scale per output row, int4 has
-one bfloat16 scale and one zero point per group of input values. The layer is our own, so that running quantized weights
-needs no torchao and one file format serves all devices: torchao 0.18's Int8Tensor computes exactly what this layer does
-(equal results in equal time), and its Int4Tensor has another zero point and runs with CUDA kernels (mslk) only, which
-are made for few tokens; denoising has thousands a call. Decoding text costs some speed.
+Int8 and int4 numbers come from torchao's affine quantization: int8 is symmetric with one float32 scale per output row,
+int4 has one bfloat16 scale and one zero point per group of input values. fp8 (e4m3) has one float32 scale per output
+row. The layer is our own, so that running quantized weights needs no torchao and one file format serves all devices;
+how it computes is decided in :mod:`.quantized_product`.
 
 Legend: N tokens; O outputs; I inputs; S groups of an output row.
 """
@@ -18,15 +17,14 @@ Legend: N tokens; O outputs; I inputs; S groups of an output row.
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irg.model.weights.manifest import TensorEntry
+from irg.model.weights.quantized_product import FP8, Quantization, fp8_rows, kind_of, product
 
-Quantization = Literal["int8", "int4"]
 GROUPS = (128, 64, 32)  # input values that share an int4 scale: the largest that divides a layer's inputs
 PIECE_CPU, PIECE_GPU = 1 << 18, 1 << 24  # numbers of a weight that are quantized at a time
 LAYERS = "language_model.model.layers."
@@ -34,10 +32,10 @@ PARTS = ("qdata", "scale", "zero")
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer with an int8 or int4 weight.
+    """A linear layer with an int8, fp8 or int4 weight.
 
-    Buffers: ``qdata`` int8 [O, I] or uint8 [O, I / 2] (the even input in the high half of a byte), ``scale`` float32
-    [O, 1] or bfloat16 [O, S], ``zero`` uint8 [O, S] (int4 only).
+    Buffers: ``qdata`` int8 or float8_e4m3fn [O, I] or, of int4, uint8 [O, I / 2] (the even input in the high half of a
+    byte); ``scale`` float32 [O, 1] or, of int4, bfloat16 [O, S]; ``zero`` uint8 [O, S] (int4 only).
     """
 
     qdata: Tensor
@@ -53,30 +51,17 @@ class QuantizedLinear(nn.Module):
 
     @property
     def kind(self) -> Quantization:
-        return "int8" if self.zero is None else "int4"
+        return kind_of(self.qdata.dtype)
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        if self.zero is None:  # scaling the result is cheaper than scaling the weight
-            y_NO = F.linear(x_NI, self.qdata.to(x_NI.dtype)) * self.scale[:, 0].to(x_NI.dtype)
-            return y_NO if self.bias is None else y_NO + self.bias.to(x_NI.dtype)
-        weight_OI = dequantized(self.qdata, self.scale, self.zero, x_NI.dtype)
-        return F.linear(x_NI, weight_OI, None if self.bias is None else self.bias.to(x_NI.dtype))
-
-
-def dequantized(qdata: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """A weight [O, I] from its quantized parts."""
-    if zero is None:
-        return qdata.to(dtype) * scale.to(dtype)
-    outputs, groups = scale.shape
-    weight_OSI = torch.stack([qdata >> 4, qdata & 15], dim=-1).view(outputs, groups, -1).to(dtype)
-    return weight_OSI.sub_(zero[..., None].to(dtype)).mul_(scale[..., None].to(dtype)).view(outputs, -1)
+        return product(x_NI, self.qdata, self.scale, self.zero, self.bias)
 
 
 def quantized_weight(weight_OI: Tensor, kind: Quantization) -> dict[str, Tensor]:
     """``qdata``, ``scale`` and for int4 ``zero`` of a weight (shapes and dtypes: :class:`QuantizedLinear`).
 
     Raises:
-        ValueError: torchao is missing, or no group size divides the inputs.
+        ValueError: torchao is missing (fp8 needs none), or no group size divides the inputs.
     """
     pieces = [parts for _, parts in _pieces(weight_OI, kind)]
     return {part: torch.cat([piece[part] for piece in pieces]) for part in pieces[0]}
@@ -92,6 +77,9 @@ def _pieces(weight_OI: Tensor, kind: Quantization) -> Iterator[tuple[int, dict[s
 
 
 def _quantized_rows(weight_OI: Tensor, kind: Quantization) -> dict[str, Tensor]:
+    if kind == "fp8":
+        qdata, scale = fp8_rows(weight_OI)
+        return {"qdata": qdata, "scale": scale}
     ops = _torchao()
     rows, inputs = weight_OI.shape
     if kind == "int8":
@@ -133,8 +121,9 @@ def is_quantizable(name: str, module: nn.Module) -> bool:
 
 def part_shapes(inputs: int, outputs: int, kind: Quantization) -> dict[str, tuple[tuple[int, ...], torch.dtype]] | None:
     """Shape and dtype of a quantized weight's parts; None where ``kind`` can't hold it (too few inputs for int4)."""
-    if kind == "int8":
-        return {"qdata": ((outputs, inputs), torch.int8), "scale": ((outputs, 1), torch.float32)}
+    if kind != "int4":
+        numbers = torch.int8 if kind == "int8" else FP8
+        return {"qdata": ((outputs, inputs), numbers), "scale": ((outputs, 1), torch.float32)}
     group = group_of(inputs)
     if group is None:
         return None
@@ -206,7 +195,7 @@ def _replace(
 def stored_quantization(entries: Mapping[str, TensorEntry]) -> Quantization | None:
     """What a folder's weights are quantized to, by their keys; None if they are not."""
     qdata = next((entry for key, entry in entries.items() if key.endswith(".qdata")), None)
-    return None if qdata is None else ("int8" if qdata.dtype == torch.int8 else "int4")
+    return None if qdata is None else kind_of(qdata.dtype)
 
 
 def prepare_for(model: nn.Module, entries: Mapping[str, TensorEntry]) -> dict[str, torch.dtype]:
@@ -225,18 +214,19 @@ def prepare_for(model: nn.Module, entries: Mapping[str, TensorEntry]) -> dict[st
     return exact
 
 
-def available() -> bool:
-    """Whether torchao is there (it is not imported)."""
-    return importlib.util.find_spec("torchao") is not None
+def available(kind: Quantization) -> bool:
+    """Whether what quantizing needs is there: torchao, but for fp8 (it is not imported)."""
+    return kind == "fp8" or importlib.util.find_spec("torchao") is not None
 
 
-def require_torchao() -> None:
-    """Import torchao, so that a missing one is noticed before anything is read.
+def require_library(kind: Quantization) -> None:
+    """Import what quantizing needs, so that a missing torchao is noticed before anything is read.
 
     Raises:
         ValueError: it is not installed.
     """
-    _torchao()
+    if kind != "fp8":
+        _torchao()
 
 
 def _torchao() -> Any:

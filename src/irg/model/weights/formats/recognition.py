@@ -34,4 +34,5 @@ def _read_safetensors(path: Path) -> tuple[str | None, dict[str, TensorEntry]]:
         if (found := format.decode_entries(path, entries)) is not None:
             return found
     unsupported.refuse(path, entries)
-    return next((_FP8[entry.dtype] for entry in entries.values() if entry.dtype in _FP8), None), entries
+    plain = [entry.dtype for key, entry in entries.items() if not key.endswith(".qdata")]  # of our own layers
+    return next((_FP8[dtype] for dtype in plain if dtype in _FP8), None), entries
