@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from irg.model.weights import quantized_product
 from irg.model.weights.quantize import QuantizedLinear, part_shapes
 from irg.model.weights.quantized_product import Quantization, dequantized
 from work import product_bytes
@@ -30,6 +31,8 @@ class Options:
     """Inputs and outputs of the layers."""
     tokens: tuple[int, ...] = (1, 9, 64, 300, 4096, 8192)
     """That are multiplied at a time."""
+    few_tokens: int = quantized_product.FEW_TOKENS
+    """Up to so many tokens the stored weight is read as it is."""
     device: str = "cuda"
     """cuda, cuda:1 or cpu."""
     dry: bool = False
@@ -113,6 +116,7 @@ def main(options: Options) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         print("no CUDA device: --dry tries the script without one", file=sys.stderr)
         return 2
+    quantized_product.FEW_TOKENS = options.few_tokens
     torch.manual_seed(0)
     rows = [row for inputs, outputs in shapes for row in measure(inputs, outputs, tokens, device)]
     print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU")
