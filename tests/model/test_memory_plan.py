@@ -340,6 +340,17 @@ def test_a_quantized_folder_stays_what_it_is(tmp_path: Path, tiny_loaded: Loaded
     assert facts.total == describe(tmp_path / "a", [(64, 64)]).total
 
 
+def test_a_stored_fp8_folder_is_counted_as_it_is(tmp_path: Path, tiny_loaded: LoadedModel) -> None:
+    """Its numbers are floating-point, and yet no bfloat16; it is in no other program's format; it needs no torchao."""
+    save_model(tmp_path / "a", tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder, torch.bfloat16)
+    convert(tmp_path / "a", tmp_path / "b", Conversion(quantize="fp8"))
+    plain, stored = check_folder(tmp_path / "a"), check_folder(tmp_path / "b")
+    assert weight_bytes(stored, "fp8") == weight_bytes(plain, "fp8")
+    facts = describe(tmp_path / "b", [(64, 64)])
+    assert (facts.quantized, facts.weight_format) == ("fp8", None)
+    assert facts.total == describe(tmp_path / "a", [(64, 64)]).total
+
+
 def test_unknown_words_are_refused(checked: CheckedFolder) -> None:
     with pytest.raises(ValueError, match="memory must be one of auto, bf16, int8, int4, fp8, offload"):
         plan_memory(checked, "int2")  # type: ignore[arg-type]
