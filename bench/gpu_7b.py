@@ -118,11 +118,14 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     target = torch.empty_like(source)
     copy = _fastest(lambda: target.copy_(source), device, 20 if big else 3)
     name = torch.cuda.get_device_name(device) if big else platform.machine()
-    times = max(1, int(SUSTAINED_SECONDS / product)) if big else 1
-    for _ in range(times):
-        torch.mm(a, b)
-    long = _fastest(lambda: [torch.mm(a, b) for _ in range(times)], device, 0) / times
-    return Machine(name, 2 * side**3 / product, 2 * numbers / copy, 2 * side**3 / long)
+    times, c = (max(1, int(SUSTAINED_SECONDS / product)) if big else 1), torch.empty_like(a)
+
+    def for_seconds() -> None:
+        for _ in range(times):
+            torch.mm(a, b, out=c)
+
+    sustained = _fastest(for_seconds, device, 0) / times
+    return Machine(name, 2 * side**3 / product, 2 * numbers / copy, 2 * side**3 / sustained)
 
 
 def _fastest(call: Any, device: torch.device, times: int) -> float:

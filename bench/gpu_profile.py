@@ -74,7 +74,20 @@ def by_stage(events: Sequence[Any]) -> dict[str, Busy]:
             stage.launched += len(event.kernels)
             for kernel in event.kernels:
                 stage.kernels[kernel.name] += kernel.duration
+    _add_replayed(stages, events)
     return stages
+
+
+def _add_replayed(stages: dict[str, Busy], events: Sequence[Any]) -> None:
+    """Count the kernels that no operation of the host launched: CUDA graphs replay them, which only decoding has."""
+    on_device = [e for e in events if e.device_type == DeviceType.CUDA and not e.name.startswith("stage ")]
+    microseconds, decode = Counter[str](), stages.setdefault("decode", Busy())
+    for event in on_device:
+        microseconds[event.name] += event.time_range.elapsed_us()
+    for stage in stages.values():
+        microseconds.subtract(stage.kernels)
+    decode.kernels.update(+microseconds)
+    decode.launched += len(on_device) - sum(stage.launched for stage in stages.values())
 
 
 def main(options: ProfileOptions) -> int:

@@ -44,7 +44,7 @@ class Options:
     """Sizes of the network."""
     how: tuple[How, ...] = ("lora", "qlora", "full")
     """lora: adapters on bfloat16 weights; qlora: on weights of 4 bits; full: all weights."""
-    full_narrow: int = 3
+    full_narrow: int = 2
     """Divide the widths of the network whose weights are all trained by this: float32 weights and moments have to
     fit."""
     rank: int = 16
@@ -53,6 +53,8 @@ class Options:
     """Of a pack, at most."""
     recompute: Literal["none", "selective", "full"] = "full"
     """Activation checkpointing."""
+    compile: bool = False
+    """Compile the layers."""
     steps: int = 5
     """Timed, after two to warm up; the median counts."""
     device: str = "cuda"
@@ -97,6 +99,9 @@ def prepared(options: Options, how: How, device: torch.device) -> UnifiedModel:
         if how == "qlora":
             setup.quantize(model, adapter)
     parallel.recompute(model, options.recompute)
+    if options.compile:
+        for layer in model.language_model.model.layers:
+            layer.compile()
     return model
 
 

@@ -58,7 +58,8 @@ def test_compiled_texts_are_the_same(run: Callable[..., IRGOutput]) -> None:
 
 
 def test_decoding_waits_once_a_turn(run: Callable[..., IRGOutput], monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch counts what makes the host wait; reading the chosen tokens is the one."""
+    """PyTorch counts what makes the host wait; reading the chosen tokens is the one. The first turn also captures a
+    graph."""
     from irg.engine.decode import TextDecoder
 
     step, waits = TextDecoder.step, list[int]()
@@ -77,4 +78,4 @@ def test_decoding_waits_once_a_turn(run: Callable[..., IRGOutput], monkeypatch: 
 
     monkeypatch.setattr(TextDecoder, "step", counted)
     run(device="cuda", dtype=torch.float32)
-    assert waits and max(waits) <= 1
+    assert len(waits) > 2 and waits[0] <= 2 and max(waits[1:]) <= 1
