@@ -2,7 +2,7 @@
 set -uo pipefail
 cd "$BENCH/.."
 if [ "$DRY" = 1 ]; then
-  golden=(tests/golden/test_tables.py --golden-device cpu) marked=(tests/engine/test_flow.py)
+  golden=(tests/golden/test_tables.py --golden-device cpu) marked=(tests/test_deprecation.py)
 else
   golden=(tests/golden --golden-device cuda) marked=(tests -m gpu)
 fi

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +14,43 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 STEPS = sorted(path.stem for path in (BENCH / "gpu_day").glob("*.sh"))
 
 
-def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+def run(out: Path, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHON": python, "OMP_NUM_THREADS": "1"}
     command = ["bash", str(BENCH / "gpu_day.sh"), "--out", str(out), *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_every_step_runs_dry(tmp_path: Path, step: str) -> None:
-    done = run(tmp_path, "--dry", step)
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dry run with a command in Python's place: it writes down, by step, what Python would have been told to do."""
+    folder = tmp_path_factory.mktemp("dry")
+    python = folder / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" END >> "${RESULT%.result.json}.commands"\n')
+    python.chmod(0o755)
+    done = run(folder, "--dry", python=str(python))
     assert done.returncode == 0, done.stdout
-    assert json.loads((tmp_path / f"{step}.json").read_text())["exit_code"] == 0
-    assert json.loads((tmp_path / f"{step}.result.json").read_text())
+    return folder
+
+
+@pytest.mark.parametrize("step", STEPS[1:])
+def test_every_step_runs_dry(dry: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step's commands run in this process, which has imported torch already."""
+    for command in (dry / f"{step}.commands").read_text().split("END\n")[:-1]:
+        script, *words = command.splitlines()
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        assert not ended.value.code
+    assert json.loads((dry / f"{step}.json").read_text())["exit_code"] == 0
+    assert json.loads((dry / f"{step}.result.json").read_text())
+
+
+def test_the_tests_run_dry_in_processes(tmp_path: Path) -> None:
+    done = run(tmp_path, "--dry", STEPS[0])
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / f"{STEPS[0]}.json").read_text())["exit_code"] == 0
+    result = json.loads((tmp_path / f"{STEPS[0]}.result.json").read_text())
+    assert all(re.fullmatch(r"[0-9]+ (passed|skipped) in .*", line) for line in result.values()), result
 
 
 def test_a_failing_step_stops_no_other_and_is_repeated(tmp_path: Path) -> None:
