@@ -1,12 +1,8 @@
 """Several processes on one machine: the same numbers as one, through a kill -9 too."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torchrun import torchrun
 
 from irg.learning.recipe import Mixture, Optimizer, Parallel, Samples, TrainRecipe
 from irg.learning.trainer import Trainer, train
@@ -28,25 +25,12 @@ SAMPLED = {"height": 32, "width": 32, "max_think_tokens": 3, "num_timesteps": 3}
 ALL_SIX = Mixture(0.5, 0.5, 1.0, 0.5, 0.5, 1.0, mandatory=("initial_full", "improving_full"))
 
 
-def start(jobs: list[dict[str, Any]], folder: Path, world: int) -> list[int]:
+def start(jobs: list[dict[str, Any]], folder: Path, world: int) -> list[int | None]:
     """Run jobs in processes as torchrun starts them; their exit codes."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder / "jobs.json")],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": ":".join(sys.path)},
-        )
-        for rank in range(world)
-    ]
-    try:
-        return [process.wait(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    ended = torchrun(WORKER, ["jobs.json"], folder, world)
+    print(*(process.error for process in ended))  # which pytest shows of a test that fails
+    return [process.code for process in ended]
 
 
 @pytest.fixture
@@ -58,7 +42,7 @@ def plan(folder: Path, rows: Path, tmp_path: Path) -> Callable[..., dict[str, An
             "model": str(folder),
             "data": (str(rows),),
             "out": str(tmp_path / out),
-            "steps": 5,
+            "steps": 4,
             "mixture": ALL_SIX,
             "optimizer": Optimizer(lr=1e-3, warmup=2),
             "tokens_per_pack": 200,
@@ -84,8 +68,9 @@ def losses(out: Path) -> list[float]:
 def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """FSDP2 over two processes: gradients of one; killed and resumed, the bits of a run that was not; moved to one."""
     two = {"parallel": Parallel(recompute="full")}
-    samples = Samples(every=2, prompts=("p0",), settings=SAMPLED)
+    last, soon = (Samples(every=n, prompts=("p0",), settings=SAMPLED) for n in (4, 2))
     low = Parallel(precision="bfloat16", recompute="selective")
+    validated = {"validate_every": 2, "validation_rows": 1}
     half = tmp_path / "half"  # as BAGEL's weights are stored; what is trained must be float32 all the same
     shutil.copytree(plan("c")["model"], half)
     save_file(
@@ -95,8 +80,12 @@ def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> N
         {"recipe": plan("a", **two), "dump": str(tmp_path / "two.safetensors")},
         {"recipe": plan("b", parallel=Parallel(replicas=2)), "dump": str(tmp_path / "hsdp.safetensors")},
         {"recipe": plan("c", parallel=low, model=str(half)), "dump": str(tmp_path / "low.safetensors")},
-        {"recipe": plan("whole", **two, samples=samples)},
-        {"recipe": plan("low", parallel=low, model=str(half), samples=samples, validate_every=2, validation_rows=1)},
+        {"recipe": plan("whole", **two, samples=last)},
+        {
+            "recipe": plan(
+                "low", parallel=low, model=str(half), samples=soon, validate_every=2, validation_rows=1, steps=2
+            )
+        },
         {"recipe": plan("killed", **two), "die": 3},
     ]
     assert start(jobs, tmp_path, 2) == [-signal.SIGKILL, -signal.SIGKILL]
@@ -105,8 +94,8 @@ def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> N
     assert start([{"recipe": plan("killed", **two)}], tmp_path, 2) == [0, 0]
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    for name in ("whole", "low"):
-        assert (tmp_path / name / "samples" / "step-00000004" / "00" / "initial.png").is_file()
+    for name, step in (("whole", 4), ("low", 2)):
+        assert (tmp_path / name / "samples" / f"step-{step:08}" / "00" / "initial.png").is_file()
     # the last steps on one process that runs both packs of a step
     train(build(TrainRecipe, plan("moved", parallel=Parallel(accumulate=2))), quiet=True)
     assert losses(tmp_path / "moved")[-2:] == pytest.approx(losses(tmp_path / "whole")[-2:], rel=1e-4)

@@ -1,9 +1,10 @@
-"""One of several processes of tests/reasoning/test_parallel.py: ``python parallel_worker.py OUT.pt``.
+"""One of several processes of tests/reasoning/test_parallel.py: ``parallel_worker.py``, writes RANK.pt.
 
 Draws two prompts by irg-mini, guided, one loop, in both ways to share the work; writes what this process got and what
 it had of the work. Then it runs ``irg generate``, as ``torchrun -m irg generate`` does.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -57,5 +58,5 @@ def run(kind: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.save({kind: run(kind) for kind in ("tensor", "guidance")}, sys.argv[1])
+    torch.save({kind: run(kind) for kind in ("tensor", "guidance")}, f"{os.environ['RANK']}.pt")
     sys.exit(main([*COMMAND, "--parallel", "guidance"]))

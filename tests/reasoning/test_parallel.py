@@ -1,15 +1,11 @@
 """One model run by two processes: the results of one, and each has its share of the work."""
 
-import os
-import socket
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torchrun import Ended, torchrun
 
 from irg.model.network.config import DecoderConfig
 from irg.model.placement.processes import join
@@ -20,44 +16,6 @@ from irg.reasoning.settings import Settings
 from .parallel_worker import OPTIONS, PROMPTS, drawn
 
 
-@dataclass
-class Process:
-    """What a process printed, and what it got by the way to share the work."""
-
-    out: str
-    error: str
-    got: dict[str, Any]
-
-
-def run_two(folder: Path) -> list[Process]:
-    """The worker in two processes, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("parallel_worker.py")), f"{rank}.pt"],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": ":".join(sys.path)},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        done = []
-        for rank, process in enumerate(started):
-            out, error = process.communicate(timeout=300)
-            assert process.returncode == 0, error
-            done.append(Process(out, error, torch.load(folder / f"{rank}.pt")))
-        return done
-    finally:
-        for process in started:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def alone() -> dict[str, list]:
     """What one process draws."""
@@ -66,13 +24,20 @@ def alone() -> dict[str, list]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[Process]:
-    return run_two(tmp_path_factory.mktemp("parallel"))
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Ended, dict[str, Any]]]:
+    """How the two processes ended, and what each got by the way to share the work."""
+    folder = tmp_path_factory.mktemp("parallel")
+    ended = torchrun(Path(__file__).with_name("parallel_worker.py"), [], folder, 2)
+    for process in ended:
+        assert process.code == 0, process.error
+    return [(process, torch.load(folder / f"{rank}.pt")) for rank, process in enumerate(ended)]
 
 
 @pytest.mark.parametrize("kind", ["tensor", "guidance"])
-def test_two_processes_draw_what_one_draws(kind: str, alone: dict[str, list], together: list[Process]) -> None:
-    both = [process.got[kind] for process in together]
+def test_two_processes_draw_what_one_draws(
+    kind: str, alone: dict[str, list], together: list[tuple[Ended, dict[str, Any]]]
+) -> None:
+    both = [got[kind] for _, got in together]
     for got in both:
         assert got["texts"] == alone["texts"]
         assert len(got["images"]) == len(alone["images"]) == 4
@@ -90,8 +55,8 @@ def test_two_processes_draw_what_one_draws(kind: str, alone: dict[str, list], to
         assert set(both[0]["tokens"]) == set(both[1]["tokens"]) == {128, 64}
 
 
-def test_only_the_first_process_writes(together: list[Process]) -> None:
-    first, second = together
+def test_only_the_first_process_writes(together: list[tuple[Ended, dict[str, Any]]]) -> None:
+    (first, _), (second, _) = together
     assert "Written to irg-out" in first.out
     assert second.out == ""
 
