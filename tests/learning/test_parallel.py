@@ -81,11 +81,7 @@ def test_two_processes(plan: Callable[..., dict[str, Any]], tmp_path: Path) -> N
         {"recipe": plan("b", parallel=Parallel(replicas=2)), "dump": str(tmp_path / "hsdp.safetensors")},
         {"recipe": plan("c", parallel=low, model=str(half)), "dump": str(tmp_path / "low.safetensors")},
         {"recipe": plan("whole", **two, samples=last)},
-        {
-            "recipe": plan(
-                "low", parallel=low, model=str(half), samples=soon, validate_every=2, validation_rows=1, steps=2
-            )
-        },
+        {"recipe": plan("low", parallel=low, model=str(half), steps=2, samples=soon, **validated)},
         {"recipe": plan("killed", **two), "die": 3},
     ]
     assert start(jobs, tmp_path, 2) == [-signal.SIGKILL, -signal.SIGKILL]
