@@ -37,8 +37,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# The tests start many processes, each of which would compile the sources again without bytecode files.
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 fuzz: $(STAMP)
 	IRG_FUZZ_INPUTS=$(or $(FUZZ_INPUTS),4000) $(BIN)/python -m pytest -n auto tests/fuzz $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
 """``kill -9`` at random moments of a build against a server that misbehaves: nothing lost, nothing twice, the same set.
 
-IRG_TEST_KILLS=50 kills fifty times (default 4).
+IRG_TEST_KILLS=50 kills fifty times (default 3).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from irg.curation.build_folder import BuildFolder
 from irg.curation.export import export
 from irg.files import locked
 
-KILLS = int(os.environ.get("IRG_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("IRG_TEST_KILLS", "3"))
 ROWS = max(24, 5 * KILLS)
 PLANS = ((), (), (), ("429",), ("500", "429"), ("truncated",), ("hang",), ("drop", "500"))
 
@@ -60,14 +60,14 @@ def on_disk(answers: Path) -> set[str]:
 
 
 def test_a_build_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    options = {"faults": faults, "wrong": wrong, "slow_s": 0.01, "hang_s": 2.0}
+    options = {"faults": faults, "wrong": wrong, "slow_s": 0.01, "hang_s": 1.0}
     with FaultyServer(reply, slow_s=0.0, wrong=wrong) as calm:
         smooth = recipe(calm.url, tmp_path / "smooth", ROWS)
         build(smooth, log=lambda _: None)
         undisturbed = BuildFolder.of(smooth)
         calls = len(calm.log)
     with FaultyServer(reply, **options) as server:
-        file = recipe_file(tmp_path / "recipe.yaml", server.url, tmp_path / "killed", ROWS, timeout_s=1.5)
+        file = recipe_file(tmp_path / "recipe.yaml", server.url, tmp_path / "killed", ROWS, timeout_s=0.7)
         kills = kill_while_building(file, server, tmp_path / "killed" / "answers", calls)
         assert kills == KILLS, "the build was whole before it was killed as often as asked"
         folder = BuildFolder.of(recipe(server.url, tmp_path / "killed", ROWS))

@@ -5,13 +5,28 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from irg import registry
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = re.compile(r"^`([\w.-]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@contextmanager
+def installed_here(page: str, module: str, folder: Path) -> Iterator[None]:
+    """The package of ``docs/PAGE.md`` is installed for this process."""
+    site = install(page, module, folder)["PYTHONPATH"].partition(os.pathsep)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        registry._found.cache_clear()
+        yield
+    registry._found.cache_clear()
 
 
 def install(page: str, module: str, folder: Path, by_pip: bool = False) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from irg.learning import plan
 from irg.learning.combinations import Run, check, problems
 from irg.learning.data.loader import attention_of
 from irg.learning.plan import make_plan
@@ -45,6 +46,12 @@ def recipe(small_recipe: Make) -> Make:
         return small_recipe(**fields | changes)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def one_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dry run refuses does not depend on how many packs it makes to see how they come out."""
+    monkeypatch.setattr(plan, "PACKS_MADE", 1)
 
 
 @pytest.fixture(autouse=True)

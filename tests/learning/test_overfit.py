@@ -58,16 +58,16 @@ def test_eight_trajectories_by_heart(
         model=str(folder),
         data=(str(tmp_path / "eight"),),
         out=str(tmp_path / "run"),
-        steps=220,
+        steps=160,
         mixture=Mixture(initial_full=1.0),
         dropout=Dropout(vae=0.0),
-        optimizer=Optimizer(kind="muon", lr=1e-2, muon_lr=3e-2, eps=1e-8, cooldown=110),
+        optimizer=Optimizer(kind="muon", lr=1e-2, muon_lr=3e-2, eps=1e-8, cooldown=80),
         tokens_per_pack=800,
         noise_copies=8,
         timestep_shift=2.0,
         ema=0.9,
-        log_every=55,
-        save_every=220,
+        log_every=20,
+        save_every=160,
     )
     out = train(recipe, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

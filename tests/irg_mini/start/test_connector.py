@@ -58,7 +58,7 @@ def test_the_place_of_things_is_classified(config: ModelConfig, tokenizer: TextT
     for _ in "ab":
         model = random_model(config, 0)
         model.vit_model, model.connector = Cells(), Connector(64, config.decoder.hidden_size)  # type: ignore[assignment]
-        shares.append(fit_connector(model, tokenizer, "core", pool(config, 300), augmented=0.0, steps=200))
+        shares.append(fit_connector(model, tokenizer, "core", pool(config, 200), augmented=0.0, steps=100))
         connectors.append(model.connector)
     assert 0.15 < shares[0] < 0.75  # a patch holds one, two or four places; by chance: 0.007
     assert shares[0] == shares[1] and torch.equal(connectors[0].fc2.weight, connectors[1].fc2.weight)

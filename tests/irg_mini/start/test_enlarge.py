@@ -1,6 +1,7 @@
 """A model carried over to larger images and more words."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ from irg_mini.start.enlarge import Enlargement, enlarge, interpolated_places, re
 @pytest.fixture(scope="module")
 def small() -> TextTokenizer:
     return train_tokenizer(texts=60)
+
+
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training a tokenizer takes seconds for as many texts as it is made of otherwise."""
+    monkeypatch.setattr("irg_mini.start.enlarge.train_tokenizer", partial(train_tokenizer, texts=60))
 
 
 @pytest.fixture

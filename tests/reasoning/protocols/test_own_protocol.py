@@ -2,60 +2,55 @@
 
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from plugin_package import ROOT, install
+from plugin_package import ROOT, installed_here
 
 from irg import registry
+from irg.cli.main import main
 from irg.reasoning.protocols.base import find
 from irg.reasoning.settings import Settings, with_options
 
 SMALL = ("--model", "mini", "--device", "cpu", "--num-timesteps", "2", "--improve-num-timesteps", "2", "--size", "64")
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment that has the page's package."""
-    return install("protocols", "irg_sentence_protocol", tmp_path_factory.mktemp("plugin"))
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with installed_here("protocols", "irg_sentence_protocol", tmp_path_factory.mktemp("plugin")):
+        yield
 
 
-def irg(environment: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "irg", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
-
-
-def test_a_protocol_of_ones_own_draws(installed: dict[str, str], tmp_path: Path) -> None:
-    words = ("a red cup", *SMALL, "--protocol", "sentence", "--max-reflect-tokens", "5", "--out", "drawn")
-    done = irg(installed, tmp_path, "generate", *words)
-    assert done.returncode == 0, done.stderr
-    trajectory = json.loads((tmp_path / "drawn" / "trajectory.json").read_text())
+def test_a_protocol_of_ones_own_draws(tmp_path: Path) -> None:
+    out = tmp_path / "drawn"
+    words = ("a red cup", *SMALL, "--protocol", "sentence", "--max-reflect-tokens", "5", "--out", str(out))
+    assert main(["generate", *words]) == 0
+    trajectory = json.loads((out / "trajectory.json").read_text())
     assert trajectory["protocol"] == "sentence" and trajectory["settings"]["rounds"] == 2
     first, *later = trajectory["turns"]
     assert first["thinking"] is None and [turn["tokens"] <= 5 for turn in later] == [True, True]
     assert [turn["details"]["length"] for turn in later] == [len(turn["thinking"]) for turn in later]
-    assert (tmp_path / "drawn" / "improved-2.png").is_file()
+    assert (out / "improved-2.png").is_file()
 
 
-def test_it_improves_an_image_and_has_its_own_modes(installed: dict[str, str], tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+def test_it_improves_an_image_and_has_its_own_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("red.png")
     words = ("--model", "mini", "--device", "cpu", "--num-timesteps", "2", "--rounds", "1", "--max-reflect-tokens", "5")
-    done = irg(
-        installed, tmp_path, "improve", "red.png", "--prompt", "a cup", *words, "--protocol", "sentence", "--json"
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["images"]) == 2
-    done = irg(installed, tmp_path, "generate", "a cup", *SMALL[:4], "--protocol", "sentence", "--mode", "think")
-    assert done.returncode == 2 and "protocol 'sentence' has no mode 'think'; it has direct, irg" in done.stderr
+    assert main(["improve", "red.png", "--prompt", "a cup", *words, "--protocol", "sentence", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["images"]) == 2
+    assert main(["generate", "a cup", *SMALL[:4], "--protocol", "sentence", "--mode", "think"]) == 2
+    assert "protocol 'sentence' has no mode 'think'; it has direct, irg" in capsys.readouterr().err
 
 
-def test_its_name_is_suggested(installed: dict[str, str], tmp_path: Path) -> None:
-    done = irg(installed, tmp_path, "generate", "a cup", "--protocol", "sentense")
-    assert done.returncode == 2 and "no protocol 'sentense' (did you mean 'sentence'?)" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_its_name_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a cup", "--protocol", "sentense"]) == 2
+    error = capsys.readouterr().err
+    assert "no protocol 'sentense' (did you mean 'sentence'?)" in error and error.count("\n") == 1
 
 
 def test_the_page_tells_the_settings() -> None:
