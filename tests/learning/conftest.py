@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,18 @@ def records() -> list[TrajectoryRecord]:
     return [*first, *second, wide, wider]
 
 
+def start_folder(path: Path, loaded: LoadedModel, tokenizer: TextTokenizer) -> Path:
+    """A model folder to start training from."""
+    save_model(path, loaded.config, loaded.model, loaded.autoencoder)
+    tokenizer.tokenizer.save(str(path / "tokenizer.json"))
+    PROFILE.save(path)
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> Path:
     """A model folder to start training from."""
-    path = tmp_path / "start"
-    save_model(path, tiny_loaded.config, tiny_loaded.model, tiny_loaded.autoencoder)
-    tiny_tokenizer.tokenizer.save(str(path / "tokenizer.json"))
-    PROFILE.save(path)
-    return path
+    return start_folder(tmp_path / "start", tiny_loaded, tiny_tokenizer)
 
 
 @pytest.fixture
@@ -99,26 +104,26 @@ def words(tiny_tokenizer: TextTokenizer) -> Callable[[str], tuple[int, ...]]:
     return tiny_tokenizer.encode
 
 
+def small_recipe_of(model: Path, rows: Path, out: Path) -> TrainRecipe:
+    """Six steps on the tiny model, saved after every second."""
+    return TrainRecipe(
+        model=str(model),
+        data=(str(rows),),
+        out=str(out),
+        steps=6,
+        mixture=STAGE_1,
+        optimizer=Optimizer(lr=1e-3, warmup=2, cooldown=2),
+        tokens_per_pack=200,
+        noise_copies=2,
+        log_every=1,
+        save_every=2,
+    )
+
+
 @pytest.fixture
 def small_recipe(folder: Path, rows: Path, tmp_path: Path) -> Callable[..., TrainRecipe]:
     """A small recipe with some fields changed."""
-
-    def make(**changes: Any) -> TrainRecipe:
-        base = TrainRecipe(
-            model=str(folder),
-            data=(str(rows),),
-            out=str(tmp_path / "run"),
-            steps=6,
-            mixture=STAGE_1,
-            optimizer=Optimizer(lr=1e-3, warmup=2, cooldown=2),
-            tokens_per_pack=200,
-            noise_copies=2,
-            log_every=1,
-            save_every=2,
-        )
-        return replace(base, **changes)
-
-    return make
+    return partial(replace, small_recipe_of(folder, rows, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from irg.model.weights.initialize import random_model
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 from irg_mini.start.base_model import PROFILE, train_tokenizer
+from irg_mini.start.connector import fit_connector
 from irg_mini.start.enlarge import Enlargement, enlarge, interpolated_places, resized_vocabulary
 
 
@@ -25,9 +26,10 @@ def small() -> TextTokenizer:
 
 
 @pytest.fixture(autouse=True)
-def few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training a tokenizer takes seconds for as many texts as it is made of otherwise."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer of few texts, a connector of few steps: neither has to be good here."""
     monkeypatch.setattr("irg_mini.start.enlarge.train_tokenizer", partial(train_tokenizer, texts=60))
+    monkeypatch.setattr("irg_mini.start.enlarge.fit_connector", partial(fit_connector, steps=20))
 
 
 @pytest.fixture
