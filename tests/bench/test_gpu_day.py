@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import runpy
 import subprocess
 import sys
@@ -11,7 +10,9 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-STEPS = sorted(path.stem for path in (BENCH / "gpu_day").glob("*.sh"))
+STEPS = sorted((BENCH / "gpu_day").glob("*.sh"))
+ONE_BY_ONE = [path.stem for path in STEPS if "exec" in path.read_text()]  # scripts run one after the other, and no more
+OTHERS = [path.stem for path in STEPS if path.stem not in ONE_BY_ONE]
 
 
 def run(out: Path, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
@@ -27,13 +28,13 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / "python"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" END >> "${RESULT%.result.json}.commands"\n')
     python.chmod(0o755)
-    done = run(folder, "--dry", python=str(python))
+    done = run(folder, "--dry", *ONE_BY_ONE, python=str(python))
     assert done.returncode == 0, done.stdout
     return folder
 
 
-@pytest.mark.parametrize("step", STEPS[1:])
-def test_every_step_runs_dry(dry: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ONE_BY_ONE)
+def test_a_step_of_scripts_runs_dry(dry: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step's commands run in this process, which has imported torch already."""
     for command in (dry / f"{step}.commands").read_text().split("END\n")[:-1]:
         script, *words = command.splitlines()
@@ -45,12 +46,12 @@ def test_every_step_runs_dry(dry: Path, step: str, monkeypatch: pytest.MonkeyPat
     assert json.loads((dry / f"{step}.result.json").read_text())
 
 
-def test_the_tests_run_dry_in_processes(tmp_path: Path) -> None:
-    done = run(tmp_path, "--dry", STEPS[0])
+@pytest.mark.parametrize("step", OTHERS)
+def test_a_step_runs_dry_in_processes(tmp_path: Path, step: str) -> None:
+    done = run(tmp_path, "--dry", step)
     assert done.returncode == 0, done.stdout
-    assert json.loads((tmp_path / f"{STEPS[0]}.json").read_text())["exit_code"] == 0
-    result = json.loads((tmp_path / f"{STEPS[0]}.result.json").read_text())
-    assert all(re.fullmatch(r"[0-9]+ (passed|skipped) in .*", line) for line in result.values()), result
+    assert json.loads((tmp_path / f"{step}.json").read_text())["exit_code"] == 0
+    assert json.loads((tmp_path / f"{step}.result.json").read_text())
 
 
 def test_a_failing_step_stops_no_other_and_is_repeated(tmp_path: Path) -> None:
