@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from recorded_graph import RecordedGraph, recording
 from torch._dynamo.utils import counters
 
+from irg.engine import static_decoding
 from irg.engine.engine import Engine
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
 from irg.engine.ops import Draw, Look, Program, Say, Write
@@ -77,6 +79,28 @@ def test_requests_together_write_the_same(tiny_loaded: LoadedModel, tiny_tokeniz
         assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
     assert 1 <= counters["stats"]["unique_graphs"] <= 3  # as many as there are numbers of texts
     assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("most", [64, 2])
+def test_graphs_write_the_same(
+    tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Replayed operations on the same tensors: everything that changes from token to token is in one of them. The
+    second time three requests need more rows, the cache grows, and graphs of the old one are no longer used."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedGraph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(static_decoding, "MAX_GRAPHS", most)
+    runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
+    runner.decode_statically(MAX_DRAFT_TOKENS + 1)
+    assert runner.static is not None
+    runner.static.captures = True
+    for requests in (1, 3):
+        wanted = run(Runner(tiny_loaded.model, tiny_loaded.autoencoder), tiny_tokenizer, requests)
+        for got, want in zip(run(runner, tiny_tokenizer, requests), wanted, strict=True):
+            assert [w.ids for w in got[:3]] == [w.ids for w in want[:3]]
+            assert got[1].logprobs == pytest.approx(want[1].logprobs, abs=1e-5)
+    graphs = runner.static._graphs
+    assert 1 <= len(graphs) <= most and max(graph.replays for graph, _ in graphs.values()) > 3
 
 
 def test_offloaded_layers_are_refused(tiny_loaded: LoadedModel) -> None:

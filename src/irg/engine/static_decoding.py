@@ -27,6 +27,9 @@ ROW_MULTIPLE = 1024
 MAX_SHAPES = 256
 """Compiled at most: one for each number of texts and length of rows."""
 
+MAX_GRAPHS = 64
+"""Captured at most: each keeps the logits that it writes. Behind that all are captured anew."""
+
 Step = Callable[[UnifiedModel, Tensor, list[Tensor], list[Tensor]], Tensor]
 
 
@@ -59,6 +62,7 @@ class StaticDecoding:
         """
         check_whole(model)
         self.model, self.cache, self.tokens, self.compiled = model, cache, tokens, compiled
+        self.captures = cache.device.type == "cuda"
         cache.row_multiple = ROW_MULTIPLE
         how: dict[str, Any] = {"backend": backend} if backend else {}
         self._step: Step = torch.compile(_forward, fullgraph=True, dynamic=False, **how) if compiled else _forward
@@ -103,18 +107,20 @@ class StaticDecoding:
         return logits_PV.unflatten(0, (len(contexts), self.tokens))[:, :given]
 
     def _run(self, where: tuple[Row, int], step: Callable[[], Tensor]) -> Tensor:
-        """What ``step`` returns; on CUDA by replaying its kernels, which the first time are captured."""
-        if self.cache.device.type != "cuda":
-            return step()
+        """What ``step`` returns, in float32; on CUDA by replaying its kernels, which the first time are captured."""
+        if not self.captures:
+            return step().to(torch.float32)
         if where not in self._graphs:
             step()  # compiles, and allocates what can't be while capturing
+            if len(self._graphs) == MAX_GRAPHS:
+                self._graphs.clear()
             graph: Any = torch.cuda.CUDAGraph()
             pool = next((graph.pool() for graph, _ in self._graphs.values()), None)  # results are copied: one for all
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self._graphs[where] = graph, step()
         graph, logits_PV = self._graphs[where]
         graph.replay()
-        return logits_PV.clone()
+        return logits_PV.to(torch.float32, copy=True)
 
     def _buffers(self, texts: int) -> tuple[Tensor, Tensor]:
         if texts not in self._inputs:
@@ -138,7 +144,7 @@ class StaticDecoding:
 
 
 def _forward(model: UnifiedModel, inputs_3P: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    """Logits float32 [P, V] of tokens (ids, slots, rope positions); writes their keys and values."""
+    """Logits [P, V] of tokens (ids, slots, rope positions); writes their keys and values."""
     ids_P, slots_P, positions_P = inputs_3P.unbind()
     texts, slots, _, _ = keys[0].shape
     rows_P = torch.arange(texts, device=ids_P.device).repeat_interleave(len(ids_P) // texts)
@@ -150,7 +156,7 @@ def _forward(model: UnifiedModel, inputs_3P: Tensor, keys: list[Tensor], values:
         return attention_of_few(q_PHE, keys[layer], values[layer], visible_PL)
 
     hidden_PC, _ = model(TokenBatch(ids_U=ids_P, positions_T=positions_P), attend)
-    return model.logits(hidden_PC).to(torch.float32)
+    return model.logits(hidden_PC)
 
 
 def attention_of_few(q_PHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, visible_PL: Tensor) -> Tensor:
