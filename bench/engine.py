@@ -4,16 +4,13 @@ Both run the same requests on the same weights in the same process, in alternati
 their outputs are compared: equal texts, equal latents. See ``bench/README.md``.
 """
 
-import ctypes
-import gc
 import json
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +24,7 @@ from torch import Tensor
 
 from irg.engine.engine import Engine
 from irg.engine.events import ImageDone, TextDone
+from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
 from irg.engine.ops import Operation, Program, Write
 from irg.engine.runner import Runner
 from irg.engine.settings import IMPROVING, DrawSettings
@@ -44,6 +42,7 @@ from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Settings, with_options
 from irg.sequence.images import ResizeRule
 from irg.sequence.special import SpecialTokens
+from process import peak_memory, processor
 from straight import Ids, Result, Straight
 
 STAGES = ("prefill", "decode", "denoise", "vae")
@@ -83,6 +82,8 @@ class Options:
     """Of torch; default: its own choice."""
     processor_time: bool = False
     """Measure seconds of the processor, not the clock: on a busy machine."""
+    compile: bool = False
+    """Compile the engine's writing and drawing; a run that is not measured waits for it."""
     json: Path | None = None
     """Write all numbers to this file."""
 
@@ -98,6 +99,7 @@ class Case:
     jobs: list[Job]
     texts: list[list[Ids]] | None  # forced, for each job and turn
     draft_texts: tuple[str, ...] = ()  # what the model brings for speculative decoding
+    compiled: bool = False  # the engine's functions
 
     def forced(self, index: int) -> list[Ids] | None:
         """The forced texts of a job."""
@@ -242,9 +244,10 @@ def replayed(program: Program, texts: Sequence[Ids] | None) -> Program:
 def run_engine(case: Case, count: int) -> Run:
     """The first ``count`` jobs at once, through a fresh engine."""
     results = [Result() for _ in range(count)]
-    with _peak_memory() as peak:
+    with peak_memory() as peak:
         started = time.perf_counter()
         runner = TimedRunner(case.model, case.autoencoder)
+        runner.accelerate(MAX_DRAFT_TOKENS + 1, case.compiled)
         engine = Engine(runner, case.tokenizer, case.draft_texts)
         session = engine.session()
         for i in range(count):
@@ -264,7 +267,7 @@ def run_engine(case: Case, count: int) -> Run:
 
 def run_straight(case: Case, count: int, shown: Sequence[Sequence[Image.Image]] | None = None) -> Run:
     """The first ``count`` jobs one after the other, the straight way."""
-    with _peak_memory() as peak:
+    with peak_memory() as peak:
         started = time.perf_counter()
         way = Straight(case.model, case.autoencoder, case.tokenizer)
         results = [way.run(case.jobs[i], i, case.forced(i), shown[i] if shown else None) for i in range(count)]
@@ -274,27 +277,6 @@ def run_straight(case: Case, count: int, shown: Sequence[Sequence[Image.Image]] 
 
 def _tokens(results: Sequence[Result]) -> int:
     return sum(len(ids) for result in results for ids in result.texts)
-
-
-@contextmanager
-def _peak_memory() -> Iterator[Callable[[], int | None]]:
-    """Peak of the process's resident memory inside the block, above what it had before (Linux; None elsewhere)."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what the other side freed would be reused unseen
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, peak = _memory("VmRSS"), list[int | None]()
-    yield lambda: None if before is None or peak[0] is None else max(0, peak[0] - before)
-    peak.append(_memory("VmHWM"))
-
-
-def _memory(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":")), None)
 
 
 # -------------------------------------------------------------------------------------------- comparing and measuring
@@ -331,6 +313,8 @@ def measure(case: Case, count: int, repeats: int) -> dict[str, list[Run]]:
     """Both sides ``repeats`` times, in alternating order."""
     sides: dict[str, Callable[[Case, int], Run]] = {"straight": run_straight, "engine": run_engine}
     runs: dict[str, list[Run]] = {side: [] for side in sides}
+    if case.compiled:
+        run_engine(case, count)
     for repeat in range(repeats):
         for side in sorted(sides, reverse=repeat % 2 == 0):
             runs[side].append(replace(sides[side](case, count), results=[]))
@@ -388,7 +372,7 @@ def table(title: str, rows: Sequence[Row], targets: dict[str, float]) -> str:
 def machine(options: Options) -> dict[str, Any]:
     """What the numbers were measured on."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
@@ -398,13 +382,6 @@ def machine(options: Options) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.machine()
-
-
 def main(options: Options) -> int:
     """Compare, measure, print; the exit code is 1 when the two sides do not agree."""
     if options.processor_time:
@@ -412,6 +389,7 @@ def main(options: Options) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     case = build_case(options)
+    case.compiled = options.compile
     about = machine(options)
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     job, parameters = case.jobs[0], sum(p.numel() for p in case.model.parameters())
