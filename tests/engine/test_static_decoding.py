@@ -20,6 +20,7 @@ from irg.model.network.config import tiny
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import random_model
+from irg.model.weights.quantize import quantize
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.pipeline import IRGPipeline
 
@@ -101,6 +102,31 @@ def test_graphs_write_the_same(
             assert got[1].logprobs == pytest.approx(want[1].logprobs, abs=1e-5)
     graphs = runner.static._graphs
     assert 1 <= len(graphs) <= most and max(graph.replays for graph, _ in graphs.values()) > 3
+
+
+@pytest.mark.parametrize(
+    ("device", "quantized", "compiled", "wanted"),
+    [
+        ("cpu", False, False, None),
+        ("cpu", False, True, True),
+        ("cpu", True, True, None),
+        ("cuda", False, False, False),
+        ("cuda", False, True, True),
+        ("cuda", True, True, False),
+    ],
+)
+def test_what_is_accelerated(
+    tiny_loaded: LoadedModel, device: str, quantized: bool, compiled: bool, wanted: bool | None
+) -> None:
+    """Decoding with fixed shapes on CUDA always, elsewhere compiled; quantized weights never compiled there."""
+    model = random_model(tiny_loaded.config, seed=3)
+    if quantized:
+        quantize(model, "fp8")
+    runner = Runner(model, tiny_loaded.autoencoder)
+    runner.cache.device = torch.device(device)
+    runner.accelerate(MAX_DRAFT_TOKENS + 1, compiled)
+    assert (None if runner.static is None else runner.static.compiled) == wanted
+    assert (runner.drawing is not None) == compiled
 
 
 def test_offloaded_layers_are_refused(tiny_loaded: LoadedModel) -> None:

@@ -21,6 +21,7 @@ from irg.model.network.autoencoder import Autoencoder, images_at_once
 from irg.model.network.token_batch import Repeated, StreamOrder, TokenBatch, token_batch
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.processes import Processes
+from irg.model.weights.quantize import QuantizedLinear
 from irg.sequence.images import patchify
 from irg.sequence.layout import SplitMode, TokenLayout, cells_of, lay_out
 from irg.sequence.parts import Latents, Part, Patches
@@ -106,13 +107,16 @@ class Runner:
 
     def accelerate(self, tokens: int, compiled: bool) -> None:
         """Decode and draw faster where nothing is lost: a whole model on CUDA feeds so many tokens of a text at a time
-        by CUDA graphs; ``compiled``: both by compiled functions, on any device.
+        by CUDA graphs; ``compiled``: both by compiled functions, on any device. Decoding with quantized weights is not
+        compiled: that takes minutes on CUDA, for hundreds of calls of one kernel, and graphs already save the launches.
 
         Raises:
             ValueError: the model is spread over several devices, or offloaded, and should be compiled.
         """
-        if compiled or (self.cache.device.type == "cuda" and self.processes is None and is_whole(self.model)):
-            self.decode_statically(tokens, compiled)
+        graphs = self.cache.device.type == "cuda" and self.processes is None and is_whole(self.model)
+        compiles = compiled and not any(isinstance(module, QuantizedLinear) for module in self.model.modules())
+        if graphs or compiles:
+            self.decode_statically(tokens, compiles)
         if compiled:
             self.compile_drawing()
 
