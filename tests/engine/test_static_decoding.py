@@ -104,6 +104,28 @@ def test_graphs_write_the_same(
     assert 1 <= len(graphs) <= most and max(graph.replays for graph, _ in graphs.values()) > 3
 
 
+def test_what_can_not_be_captured_is_computed(
+    tiny_loaded: LoadedModel,
+    tiny_tokenizer: TextTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_graph(*args: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", RecordedGraph)
+    monkeypatch.setattr(torch.cuda, "graph", no_graph)
+    wanted = run(Runner(tiny_loaded.model, tiny_loaded.autoencoder), tiny_tokenizer, 1)
+    runner = Runner(tiny_loaded.model, tiny_loaded.autoencoder)
+    runner.decode_statically(MAX_DRAFT_TOKENS + 1)
+    assert runner.static is not None
+    runner.static.captures = True
+    ((*texts, _),) = run(runner, tiny_tokenizer, 1)
+    assert [text.ids for text in texts] == [text.ids for text in wanted[0][:3]]
+    (told,) = caplog.messages
+    assert told.endswith("slower: CUDA out of memory. Tried to allocate 2 GiB.")
+
+
 @pytest.mark.parametrize(
     ("device", "quantized", "compiled", "wanted"),
     [

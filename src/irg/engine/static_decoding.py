@@ -9,6 +9,7 @@ Legend: B texts; N tokens of each; P = B * N; L slots of a row; H query heads; K
 Q = G * N; E head size; V vocabulary.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from irg.engine.cache import Context, KVCache, Row
 from irg.model.network.token_batch import TokenBatch
 from irg.model.network.unified import UnifiedModel
 
+_log = logging.getLogger("irg")
 NOT_WHOLE = "compile needs the whole model on one device: not offloaded, not on several"
 ROW_MULTIPLE = 1024
 """Rows have a multiple of so many slots: requests that differ a little have the same shapes."""
@@ -108,19 +110,28 @@ class StaticDecoding:
 
     def _run(self, where: tuple[Row, int], step: Callable[[], Tensor]) -> Tensor:
         """What ``step`` returns, in float32; on CUDA by replaying its kernels, which the first time are captured."""
+        if self.captures and where not in self._graphs:
+            self._capture(where, step)
         if not self.captures:
             return step().to(torch.float32)
-        if where not in self._graphs:
-            step()  # compiles, and allocates what can't be while capturing
-            if len(self._graphs) == MAX_GRAPHS:
-                self._graphs.clear()
-            graph: Any = torch.cuda.CUDAGraph()
-            pool = next((graph.pool() for graph, _ in self._graphs.values()), None)  # results are copied: one for all
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                self._graphs[where] = graph, step()
         graph, logits_PV = self._graphs[where]
         graph.replay()
         return logits_PV.to(torch.float32, copy=True)
+
+    def _capture(self, where: tuple[Row, int], step: Callable[[], Tensor]) -> None:
+        """Capture the kernels of a step; where that can't be, none are captured from now on."""
+        step()  # compiles, and allocates what can't be while capturing
+        if len(self._graphs) == MAX_GRAPHS:
+            self._graphs.clear()
+        pool = next((graph.pool() for graph, _ in self._graphs.values()), None)  # results are copied: one for all
+        graph: Any = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                self._graphs[where] = graph, step()
+        except RuntimeError as error:  # out of memory, or a kernel that can't be captured
+            self._graphs.clear()
+            self.captures = False
+            _log.warning("Texts are written without CUDA graphs, which is slower: %s", " ".join(str(error).split()))
 
     def _buffers(self, texts: int) -> tuple[Tensor, Tensor]:
         if texts not in self._inputs:
