@@ -17,7 +17,8 @@ from irg.reasoning.pipeline import IRGPipeline
 
 PROMPTS = ["a red apple", "two cats and a blue car"]
 COMMAND = ["generate", "a red apple", "--mode", "think", "--num-timesteps", "3", "--seed", "1", "--device", "cpu"]
-OPTIONS = {"rounds": 1, "stop_when_done": False, "num_timesteps": 4, "improve_num_timesteps": 3}
+SHORT = {"max_think_tokens": 12, "max_reflect_tokens": 12}
+OPTIONS = {"rounds": 1, "stop_when_done": False, "num_timesteps": 4, "improve_num_timesteps": 3, **SHORT}
 
 
 def drawn(results: list[IRGOutput]) -> dict[str, Any]:
