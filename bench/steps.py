@@ -22,7 +22,7 @@ from irg.engine.guidance import scales_at
 from irg.engine.ops import Draw, Drawn, Program, Said, Say, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.settings import DrawSettings
-from irg.engine.step_cache import runs_network
+from irg.engine.step_cache import network_steps
 from irg.files import write_json
 from irg.model.weights.checkpoint import LoadedModel, load_model
 from irg.model.weights.folders import model_folder
@@ -38,6 +38,12 @@ SAMPLERS: dict[str, dict[str, object]] = {
     "dpm": {"solver": "dpm"},
     "unipc": {"solver": "unipc"},
     "euler, every 2nd step": {"network_interval": 2},
+    "euler, every 3rd step": {"network_interval": 3},
+    "euler, every 4th step": {"network_interval": 4},
+    "euler, every 5th step": {"network_interval": 5},
+    "euler, gap 0.09": {"network_gap": 0.09},
+    "euler, gap 0.11": {"network_gap": 0.11},
+    "euler, gap 0.14": {"network_gap": 0.14},
     "adams, every 2nd step": {"solver": "adams", "network_interval": 2},
     "euler, guided above 0.4": {"cfg_interval": EARLY},
     "unipc, guided above 0.4": {"solver": "unipc", "cfg_interval": EARLY},
@@ -54,6 +60,10 @@ class Options:
     """How many are drawn."""
     steps: tuple[int, ...] = (4, 7, 10, 14, 20, 28)
     """Updates of an image: time points less one."""
+    samplers: tuple[str, ...] = tuple(SAMPLERS)
+    """Which of them."""
+    seed: int = 0
+    """Of the first prompt's noise; the others' are the next ones."""
     truth: int = 200
     """Steps of the fine grid."""
     guidance: float | None = None
@@ -75,12 +85,13 @@ class Row:
 
 def forwards(s: DrawSettings) -> int:
     """Branches that the network runs for, all steps together: two where guidance acts."""
-    times, total = time_grid(s.num_timesteps, s.timestep_shift).tolist(), s.num_timesteps - 1
+    times = time_grid(s.num_timesteps, s.timestep_shift).tolist()
+    runs = network_steps(times, s.network_interval, s.network_gap)
     guided = [scales_at(t, s.cfg_text_scale, s.cfg_img_scale, s.cfg_interval)[0] > 1 for t in times[:-1]]
     count = 0
     for step, now in enumerate(guided):
         changes = step > 0 and now != guided[step - 1]
-        count += (1 + now) * (changes or runs_network(step, total, s.network_interval))
+        count += (1 + now) * (changes or runs[step])
     return count
 
 
@@ -107,7 +118,7 @@ def draw(loaded: LoadedModel, folder: Path, options: Options, variants: Sequence
     assert settings.height and settings.width
     tokens = settings.height * settings.width // config.image_stride**2
     programs = []
-    for seed, prompt in enumerate(PROMPTS[: options.prompts]):
+    for seed, prompt in enumerate(PROMPTS[: options.prompts], start=options.seed):
         noise = torch.randn((tokens, config.latent_values), generator=torch.Generator().manual_seed(seed))
         programs.append((program(profile.system_prompt, prompt, settings, variants, noise), seed))
     return engine.run(programs)
@@ -126,7 +137,7 @@ def measure(options: Options) -> Iterator[Row]:
     own = replace(own, cfg_interval=(0.0, 1.0), cfg_text_scale=options.guidance or own.cfg_text_scale)
     cases = [
         (name, replace(own, num_timesteps=steps + 1, **changes))  # type: ignore[arg-type]
-        for name, changes in SAMPLERS.items()
+        for name, changes in ((name, SAMPLERS[name]) for name in options.samplers)
         for steps in options.steps
     ]
     truth = replace(own, num_timesteps=options.truth + 1)
@@ -153,7 +164,7 @@ def main(options: Options) -> int:
     )
     print("| sampler | " + " | ".join(f"{n} steps" for n in options.steps) + " |")
     print("|---|" + "---:|" * len(options.steps))
-    for name in SAMPLERS:
+    for name in options.samplers:
         cells = [f"{row.rmse:.3f} / {row.psnr:.1f} ({row.forwards})" for row in rows if row.sampler == name]
         print(f"| {name} | {' | '.join(cells)} |")
     if options.json:

@@ -14,6 +14,7 @@ from steps import forwards, psnr
         (DrawSettings(11, 1.0, cfg_interval=(0.0, 1.0)), 20),
         (DrawSettings(11, 1.0, cfg_interval=(0.65, 1.0)), 14),  # 1.0, 0.9, 0.8, 0.7
         (DrawSettings(11, 1.0, cfg_interval=(0.65, 1.0), network_interval=4), 7),  # steps 0, 1; 4, 5, 9
+        (DrawSettings(11, 1.0, cfg_interval=(0.0, 1.0), network_gap=0.2), 12),  # steps 0, 1, 3, 5, 7, 9
     ],
 )
 def test_forwards(settings: DrawSettings, count: int) -> None:

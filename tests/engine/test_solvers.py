@@ -12,7 +12,7 @@ from irg.engine.ops import Draw, Program, Say
 from irg.engine.runner import Branches, Runner
 from irg.engine.settings import DrawSettings, Solver
 from irg.engine.solvers import HISTORY, Evaluation, solver_step
-from irg.engine.step_cache import extrapolated, runs_network
+from irg.engine.step_cache import extrapolated, network_steps
 from irg.model.weights.checkpoint import LoadedModel
 
 NOISE = torch.tensor([[0.7, -1.9, 0.3]], dtype=torch.float64)
@@ -66,9 +66,21 @@ def test_a_straight_path_is_followed_exactly(solver: Solver) -> None:
 
 
 def test_which_steps_run_the_network() -> None:
-    assert [runs_network(step, 9, 1) for step in range(9)] == [True] * 9
-    ran = [step for step in range(9) if runs_network(step, 9, 3)]
-    assert ran == [0, 1, 4, 7, 8]
+    times = time_grid(10, 1.0).tolist()
+    assert network_steps(times, 1, 0.0) == [True] * 9
+    assert [step for step, runs in enumerate(network_steps(times, 3, 0.0)) if runs] == [0, 1, 4, 7, 8]
+
+
+def test_a_gap_is_measured_in_time() -> None:
+    """Times are 1, .9, .8, ..., .1; shifted by 3 the steps are short at first: 1, .964, .923, .875, .818, .75, .667,
+    .563, .429, .25."""
+    runs = [
+        [step for step, run in enumerate(network_steps(time_grid(11, shift).tolist(), 1, 0.2)) if run]
+        for shift in (1.0, 3.0)
+    ]
+    assert runs == [[0, 1, 3, 5, 7, 9], [0, 1, 5, 8, 9]]
+    with pytest.raises(ValueError, match="network_interval and network_gap both say"):
+        DrawSettings(network_interval=2, network_gap=0.1)
 
 
 def test_velocities_are_extrapolated_on_a_line() -> None:

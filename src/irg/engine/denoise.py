@@ -135,7 +135,7 @@ class Denoiser:
     @staticmethod
     def _note(d: Denoising, v_ND: Tensor) -> None:
         """Keep what the network said for the steps that extrapolate it."""
-        if d.op.settings.network_interval > 1:
+        if not all(d.network_steps):
             before = [] if d.guidance_changes else d.known[-1:]
             d.known = [*before, (d.times[d.step], v_ND)]
 

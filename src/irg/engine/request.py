@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, get_args
 
 import torch
@@ -15,7 +16,7 @@ from irg.engine.guidance import scales_at
 from irg.engine.ngram_drafter import MAX_DRAFT_TOKENS
 from irg.engine.ops import Draw, Fork, Handles, Operation, Program, StochasticStep, Wait, Write
 from irg.engine.solvers import Evaluation
-from irg.engine.step_cache import runs_network
+from irg.engine.step_cache import network_steps
 from irg.engine.token_sampling import NONE, Position, allowed_next
 from irg.model.placement.kv_cache_size import RowKind
 from irg.randomness import generator
@@ -117,9 +118,13 @@ class Denoising:
     @property
     def runs_network(self) -> bool:
         """Whether the coming step needs the network: else its velocity is extrapolated."""
-        s = self.op.settings
-        due = runs_network(self.step, self.total, s.network_interval)
-        return due or not self.known or self.guidance_changes or s.is_stochastic(self.step)
+        due = self.network_steps[self.step] or not self.known
+        return due or self.guidance_changes or self.op.settings.is_stochastic(self.step)
+
+    @cached_property
+    def network_steps(self) -> list[bool]:
+        """The steps that run the network whatever happens."""
+        return network_steps(self.times, self.op.settings.network_interval, self.op.settings.network_gap)
 
     @property
     def contexts(self) -> list[Context]:

@@ -27,6 +27,8 @@ class DrawSettings:
             (:mod:`irg.engine.solvers`): ``adams`` (Adams-Bashforth), ``dpm`` (DPM-Solver++ 2M) or ``unipc``.
         network_interval: the network runs in every so many-th step; between, velocities are extrapolated
             (:mod:`irg.engine.step_cache`). 1: in all.
+        network_gap: in the place of an interval: the network runs where so much of the time from 1 to 0 has passed
+            since it ran, so that many short steps cost no more runs than a few long ones. 0: off.
         sde_noise_level: of the stochastic sampler (:func:`irg.engine.flow.sde_step`); 0: Euler's method alone.
         sde_window_start: the first stochastic step, from 0.
         sde_window_size: consecutive stochastic steps; all others are Euler's.
@@ -44,6 +46,7 @@ class DrawSettings:
     cfg_renorm_min: float = 0.0
     solver: Solver = "euler"
     network_interval: int = 1
+    network_gap: float = 0.0
     sde_noise_level: float = 0.0
     sde_window_start: int = 0
     sde_window_size: int = 2
@@ -58,6 +61,9 @@ class DrawSettings:
         choice(self, "cfg_renorm_type", get_args(RenormType))
         choice(self, "solver", get_args(Solver))
         whole(self, "network_interval", 1, MAX_TIMESTEPS, "1 runs the network in every step")
+        number(self, "network_gap", 0.0, 1.0, "0 is off; 0.1 is about ten runs")
+        if self.network_gap and self.network_interval > 1:
+            raise ValueError("network_interval and network_gap both say when the network runs: give one of them")
         number(self, "sde_noise_level", 0.0, 10.0, "0 is off; 0.7 and 0.8 are usual in training by reward")
         whole(self, "sde_window_start", 0, MAX_TIMESTEPS)
         whole(self, "sde_window_size", 0, MAX_TIMESTEPS)

@@ -12,11 +12,19 @@ from torch import Tensor
 
 WARM_UP = 2
 """First steps, all of which run the network."""
+ROUNDING = 1e-6
+"""Times are rounded to float32: a gap that is a multiple of the steps is met by as many of them."""
 
 
-def runs_network(step: int, total: int, interval: int) -> bool:
-    """Whether the network runs in a step (from 0) of ``total``: in the first, the last, and every ``interval``-th."""
-    return step < WARM_UP or step == total - 1 or (step - WARM_UP + 1) % interval == 0
+def network_steps(times: Sequence[float], interval: int, gap: float) -> list[bool]:
+    """Whether the network runs in each step of a time grid: in the first, the last, and between in every
+    ``interval``-th or, with a ``gap`` above 0, where so much time has passed since it ran."""
+    last_step, ran, runs = len(times) - 2, times[0], list[bool]()
+    for step, now in enumerate(times[:-1]):
+        due = ran - now > gap - ROUNDING if gap else (step - WARM_UP + 1) % interval == 0
+        runs.append(step < WARM_UP or step == last_step or due)
+        ran = now if runs[-1] else ran
+    return runs
 
 
 def extrapolated(time: float, known: Sequence[tuple[float, Tensor]]) -> Tensor:
