@@ -35,9 +35,15 @@ _REASONS = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": reason, "model": ErrorAnswer} for status, reason in _REASONS.items()
 }
+# Before OpenAPI 3.2 the schema of a stream is that of each event.
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 STREAM: dict[str, Any] = {
     "description": "The answer; with `stream` events, each with its `type` in its JSON data",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"schema": _EVENT}},
 }
 
 
