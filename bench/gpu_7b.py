@@ -34,9 +34,11 @@ from irg.model.placement.memory_plan import MemoryMode, quantization_of
 from irg.model.placement.offload import offload_layers
 from irg.model.weights.initialize import narrower
 from irg.model.weights.quantize import QuantizedLinear, allocate_quantized, fill_quantized, require_library
+from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.protocols.base import Job
 from irg.reasoning.protocols.irg import IRG
 from irg.reasoning.settings import Mode, Settings
+from straight import Ids
 from work import STAGES, Counted, CountingRunner, Work
 
 # seconds an image at 1024 x 1024 that others report, printed below a table of the full size
@@ -248,8 +250,22 @@ class Result:
     cache: int = 0  # bytes of keys and values in the end
 
 
-def job_of(options: GpuOptions, mode: Mode, points: int, system: str, prompt: str) -> Job:
-    """A request with the paper's settings."""
+@dataclass(frozen=True)
+class Asked:
+    """A request with the paper's settings, and its texts, which are given."""
+
+    tokenizer: TextTokenizer
+    job: Job
+    texts: list[Ids]
+
+
+def ask(options: GpuOptions, config: ModelConfig, mode: Mode, points: int) -> Asked:
+    """A system prompt of 120 words, a prompt of 40, texts of as many as the options say; a word is a token."""
+    vocabulary = config.decoder.vocab_size
+    tokenizer = word_tokenizer(vocabulary, config.special)
+    special = set(vars(config.special).values())
+    usable = [token for token in range(vocabulary) if token not in special]
+    system, prompt = (tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40)))
     settings = Settings(
         mode=mode,
         rounds=options.rounds,
@@ -260,7 +276,9 @@ def job_of(options: GpuOptions, mode: Mode, points: int, system: str, prompt: st
         initial=DrawSettings(num_timesteps=points),
         improving=DrawSettings.from_dict(IMPROVING.to_dict() | {"num_timesteps": points}),
     )
-    return Job(prompt, system, settings, options.size, options.size)
+    text = tuple(usable[i % len(usable)] for i in range(options.thinking_tokens))
+    job = Job(prompt, system, settings, options.size, options.size)
+    return Asked(tokenizer, job, [text] * (1 + options.rounds))
 
 
 def new_runner(networks: tuple[UnifiedModel, Autoencoder], options: GpuOptions) -> StagedRunner:
@@ -287,13 +305,8 @@ def run(
         torch.cuda.reset_peak_memory_stats(device)
     runner.stages = stages_of(device)
     runner.counted = Counted()
-    decoder = config.decoder
-    tokenizer = word_tokenizer(decoder.vocab_size, config.special)
-    special = set(vars(config.special).values())
-    usable = [token for token in range(decoder.vocab_size) if token not in special]
-    words = [tokenizer.decode(usable[first : first + count]) for first, count in ((5, 120), (50, 40))]
-    texts = [tuple(usable[i % len(usable)] for i in range(options.thinking_tokens))] * (1 + options.rounds)
-    engine = Engine(runner, tokenizer, speculative=False)  # every text is the same: all of it could be drafted
+    asked = ask(options, config, mode, points)
+    engine = Engine(runner, asked.tokenizer, speculative=False)  # every text is the same: all of it could be drafted
     engine.scheduler.clock = runner.stages.stage  # type: ignore[method-assign]  # waits for the device
     session = engine.session()
     writes, looks = options.rounds * (mode == "irg") + (mode != "direct"), options.rounds * (mode == "irg")
@@ -301,8 +314,7 @@ def run(
     synchronize(device)
     started = time.perf_counter()
     for index in range(options.requests):
-        program = IRG().program(job_of(options, mode, points, *words))
-        session.add(replayed(program, texts), seed=index, expected_slots=slots)
+        session.add(replayed(IRG().program(asked.job), asked.texts), seed=index, expected_slots=slots)
     for event in session:
         if isinstance(event, RequestFailed):
             raise event.error

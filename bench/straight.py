@@ -136,7 +136,7 @@ class Straight:
         return Context([empty] * layers, [empty] * layers)
 
     def _copy(self, context: Context) -> Context:
-        with self._clock("prefill"):
+        with self.clock("prefill"):
             return copy.deepcopy(context)
 
     def _prefill(
@@ -152,12 +152,12 @@ class Straight:
     # ---- texts
 
     def _say(self, context: Context, text: str) -> None:
-        with self._clock("prefill"):
+        with self.clock("prefill"):
             self._prefill(context, Text(self.tokenizer.encode(text)))
 
     def _think(self, main: Context, job: Job, result: Result, forced: Sequence[Ids] | None) -> str:
         """Decode on a copy, then put the text's own tokens into the context."""
-        with self._clock("decode"):
+        with self.clock("decode"):
             limit = job.settings.max_think_tokens
             ids = self._decode(copy.deepcopy(main), limit, None if forced is None else forced[len(result.texts)])
             text = self.tokenizer.decode(ids)
@@ -189,17 +189,18 @@ class Straight:
     def _look(self, main: Context, image: Image.Image, job: Job, generator: torch.Generator) -> None:
         """Through the autoencoder, then through the ViT: two prefills."""
         if job.settings.look in ("both", "vae"):
-            with self._clock("vae"):
+            with self.clock("vae"):
                 pixels = self.config.vae_resize(image)
                 down, channels = self.config.autoencoder.downsample, self.config.autoencoder.z_channels
                 eps = torch.randn((channels, pixels.shape[1] // down, pixels.shape[2] // down), generator=generator)
-                latent = self.autoencoder.encode(pixels[None].to(self.model.device), eps[None].to(self.model.device))[0]
-            with self._clock("prefill"):
+                weight = next(self.autoencoder.parameters())
+                latent = self.autoencoder.encode(pixels[None].to(weight), eps[None].to(weight.device))[0]
+            with self.clock("prefill"):
                 patch = self.config.latent_patch_size
                 grid = (latent.shape[1] // patch, latent.shape[2] // patch)
                 self._prefill(main, Latents(grid), latents=patchify(latent, patch))
         if job.settings.look in ("both", "vit"):
-            with self._clock("prefill"):
+            with self.clock("prefill"):
                 patch = self.config.vit.patch_size
                 pixels = self.config.vit_resize(image)
                 grid = (pixels.shape[1] // patch, pixels.shape[2] // patch)
@@ -217,12 +218,12 @@ class Straight:
     ) -> None:
         stride, patch = self.config.image_stride, self.config.latent_patch_size
         grid = (job.height // stride, job.width // stride)
-        with self._clock("denoise"):
+        with self.clock("denoise"):
             x_ND = torch.randn((grid[0] * grid[1], self.config.latent_values), generator=generator)
             x_ND = self._sample(
                 x_ND.to(self.model.device), grid, job.settings.draw(turn), main, text_uncond, image_uncond
             )
-        with self._clock("vae"):
+        with self.clock("vae"):
             latent = unpatchify(x_ND, grid, patch)
             pixels = self.autoencoder.decode(latent[None].to(self.model.dtype))[0]
             result.images.append(to_image(pixels))
@@ -273,7 +274,8 @@ class Straight:
         return self.model.velocity(hidden_NC, x_ND, times_N)
 
     @contextmanager
-    def _clock(self, stage: str) -> Iterator[None]:
+    def clock(self, stage: str) -> Iterator[None]:
+        """Around each stage; a GPU needs one that waits for it (see ``gpu_straight.py``)."""
         started = time.perf_counter()
         yield
         self.seconds[stage] += time.perf_counter() - started
