@@ -10,12 +10,9 @@ and a sheet of images.
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ import tyro
 
 from irg import files, recipes
 from irg.learning.recipe import TrainRecipe
-from irg.learning.trainer import train
+from irg.learning.trainer import Trainer, train
 from irg.model.weights.convert import Conversion, convert
 from irg_mini.data.rows import MiniData, build
 from irg_mini.measure import drawing
@@ -35,7 +32,7 @@ KINDS = {"crowded": (911, ("compound", "stacking")), "others": (921, ())}  # of 
 ROWS_PER_FILE = 100
 TRIAL_FILES = 4  # of each kind
 RESERVE = 60  # seconds after training, to write the weights
-MEASURING = 30  # seconds below which no measurement is begun
+MEASURING = 45  # seconds; with fewer left no measurement is begun
 PART = 12_000_000  # bytes
 
 
@@ -117,11 +114,14 @@ class Mini:
         it is then."""
         folders = ", ".join(str(self.work / kind) for kind in KINDS)
         recipe = self.recipe("run", f"[{folders}]", steps, max(1, steps // 10))
+
+        def is_over() -> bool:
+            return self.left() < RESERVE
+
         try:
-            with interrupted_after(self.left() - RESERVE):
-                train(recipe)
+            train(recipe, trainer=ending_when(is_over))
         except KeyboardInterrupt:
-            if self.left() > RESERVE:
+            if not is_over():
                 raise  # somebody else's
             train(replace(recipe, stop_after=1))
         return files.read_json_lines(self.log)[-1]["step"] == steps
@@ -146,13 +146,7 @@ class Mini:
             return True
         if self.left() < MEASURING:
             return False
-        try:
-            with interrupted_after(self.left() - 5):
-                found = drawing.draw(drawing.DrawingMeasure(model, prompts=96, batch_size=96))
-        except KeyboardInterrupt:
-            if self.left() > 5:
-                raise
-            return False
+        found = drawing.draw(drawing.DrawingMeasure(model, prompts=96, batch_size=96))
         drawing.sheet(found[:36]).save(self.kept / f"{name}.png")
         files.write_text(path, drawing.table(found) + "\n")
         print(f"{name}:\n{path.read_text()}", flush=True)
@@ -165,15 +159,14 @@ class Mini:
         return {"steps": steps, "first": lines[0], "last": lines[-1]} | tables
 
 
-@contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """Ctrl-C after some time: training saves where it stands; then, or elsewhere, KeyboardInterrupt is raised."""
-    timer = threading.Timer(max(0.0, seconds), os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def ending_when(is_over: Callable[[], bool]) -> type[Trainer]:
+    """A trainer that ends between two steps, as by Ctrl-C: it saves where it stands and raises KeyboardInterrupt."""
+
+    class Ending(Trainer):
+        def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
+            return super().train_step(lambda: stop() or is_over())
+
+    return Ending
 
 
 def main(options: Options) -> int:
@@ -183,9 +176,10 @@ def main(options: Options) -> int:
     steps = mini.steps()
     print(f"{steps} steps; {mini.left():.0f} s left", flush=True)
     done = mini.train(steps)
-    mini.write_weights()  # first of all
-    if done:
-        done = mini.measure("after", str(mini.work / "run" / "model")) and mini.measure("before", "mini")
+    mini.write_weights()  # before anything that may be cut
+    for name, model in (("after", str(mini.work / "run" / "model")), ("before", "mini")):
+        files.write_json(options.json, mini.result(steps))
+        done = done and mini.measure(name, model)
     files.write_json(options.json, mini.result(steps))
     if not done:
         print("time ran out: the same command goes on from here", file=sys.stderr)

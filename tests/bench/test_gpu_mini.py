@@ -1,8 +1,6 @@
 """irg-mini's training in the kit, with a trainer that only pretends to: what a second run does again, and what not."""
 
 import json
-import signal
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +15,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was called, in order. Training is cut by the clock at its first call."""
     made: list[str] = []
 
-    def train(recipe: TrainRecipe) -> None:
+    def train(recipe: TrainRecipe, trainer: type | None = None) -> None:
         out, kind = Path(recipe.out), Path(recipe.out).name
         cut = kind == "run" and "cut" not in made
         made.append("cut" if cut else f"{kind} {recipe.steps}, stop after {recipe.stop_after}")
@@ -25,7 +23,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         step = 3 if cut or recipe.stop_after else recipe.steps
         (out / "log.jsonl").write_text(json.dumps({"step": step, "step_seconds": 0.5}) + "\n")
         if cut:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     def convert(source: Path, out: Path, *_: object, **__: object) -> None:
         out.mkdir(exist_ok=True)
@@ -40,7 +38,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Path(data.out).mkdir(exist_ok=True)
         (Path(data.out) / "part-00000.parquet").touch()
 
-    monkeypatch.setattr(gpu_mini, "interrupted_after", lambda seconds: nullcontext())
     monkeypatch.setattr(gpu_mini, "build", build)
     monkeypatch.setattr(gpu_mini, "train", train)
     monkeypatch.setattr(gpu_mini, "convert", convert)
