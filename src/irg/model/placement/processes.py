@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 Parallel = Literal["tensor", "guidance"]
 
@@ -26,7 +25,6 @@ class Processes:
     rank: int
     world: int
     device: torch.device
-    mesh: DeviceMesh
 
     def agreed(self, value: Any) -> Any:
         """Process 0's value of a plain object."""
@@ -71,7 +69,7 @@ def join(kind: Parallel, device: object = None) -> Processes:
         torch.cuda.set_device(own)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if on == "cuda" else "gloo")
-    return Processes(kind, dist.get_rank(), dist.get_world_size(), own, init_device_mesh(on, (world,)))
+    return Processes(kind, dist.get_rank(), dist.get_world_size(), own)
 
 
 def leave() -> None:

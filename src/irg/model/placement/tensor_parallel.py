@@ -3,21 +3,28 @@
 Attention is split by heads and the MLPs by neurons: the projections into them by columns, those out of them by rows,
 whose partial sums are added up over the processes (Shoeybi et al. 2019, Megatron-LM). Everything else (embeddings,
 norms, ViT, autoencoder, language head) is whole in every process.
+
+Parts are plain tensors: PyTorch 2.13's distributed ones derive anew how a product is shared for every number of tokens,
+a third of a second each.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from torch import nn
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from irg.model.network.config import DecoderConfig
 from irg.model.network.unified import UnifiedModel
 from irg.model.placement.processes import Processes
 
-if TYPE_CHECKING:  # a second's import, which only processes that share a model need
-    from torch.distributed.tensor.parallel import ParallelStyle
-
-_INTO = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EXPERTS = ("", "_moe_gen")
+_INTO = [
+    name
+    for expert in _EXPERTS
+    for name in (*(f"self_attn.{x}_proj{expert}" for x in "qkv"), f"mlp{expert}.gate_proj", f"mlp{expert}.up_proj")
+]
+_OUT_OF = [name for expert in _EXPERTS for name in (f"self_attn.o_proj{expert}", f"mlp{expert}.down_proj")]
 
 
 def check_heads(config: DecoderConfig, world: int) -> None:
@@ -32,31 +39,33 @@ def check_heads(config: DecoderConfig, world: int) -> None:
             )
 
 
-def layer_plan() -> "dict[str, ParallelStyle]":
-    """How each module of a decoder layer is split, by its name in the layer."""
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
-
-    plan: dict[str, ParallelStyle] = {}
-    for expert in _EXPERTS:
-        plan |= {name + expert: ColwiseParallel() for name in _INTO}
-        plan |= {f"mlp{expert}.{name}": ColwiseParallel() for name in ("gate_proj", "up_proj")}
-        plan |= {f"self_attn.o_proj{expert}": RowwiseParallel(), f"mlp{expert}.down_proj": RowwiseParallel()}
-    return plan
-
-
 def split_layers(model: UnifiedModel, processes: Processes) -> None:
     """Leave each process its part of every decoder layer, on its device. The model is the same in all of them.
 
     Raises:
         ValueError: the heads or the neurons do not divide among the processes, or a layer is quantized.
     """
-    from torch.distributed.tensor.parallel import parallelize_module
-
     check_heads(model.config.decoder, processes.world)
     for layer in model.language_model.model.layers:
-        plan = layer_plan()
-        if quantized := next((name for name in plan if type(layer.get_submodule(name)) is not nn.Linear), None):
+        linears = {name: layer.get_submodule(name) for name in (*_INTO, *_OUT_OF)}
+        if quantized := next((name for name, linear in linears.items() if type(linear) is not nn.Linear), None):
             raise ValueError(f"parallel tensor needs weights that are not quantized; {quantized} is")
-        parallelize_module(layer, processes.mesh, plan, src_data_rank=None)  # each takes its part of what it has read
-        layer.to(processes.device)  # the norms, which are whole
+        for name in _INTO:
+            _keep_part(linears[name], 0, processes)
+        for name in _OUT_OF:
+            _keep_part(linears[name], 1, processes)
+            linears[name].register_forward_hook(_add_up)
+        layer.to(processes.device)
     model.language_model.model.kv_heads //= processes.world
+
+
+def _keep_part(linear: nn.Module, dimension: int, processes: Processes) -> None:
+    """Of its outputs (dimension 0 of weight and bias) or of its inputs (dimension 1 of the weight)."""
+    for parameter in linear.parameters():
+        part = parameter.data.chunk(processes.world, dimension)[processes.rank]
+        parameter.data = part.clone(memory_format=torch.contiguous_format)
+
+
+def _add_up(linear: nn.Module, inputs: Any, partial: Tensor) -> Tensor:
+    dist.all_reduce(partial)
+    return partial
