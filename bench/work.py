@@ -74,7 +74,7 @@ def product_bytes(kind: Quantization | None, tokens: int, inputs: int, outputs: 
     method = choose_method(kind, tokens, inputs, outputs, torch.bfloat16, False, capability)
     if method == "fp8":
         return size + 2 * tokens * (inputs + 4)  # rounded activations and their scales are written and read
-    return size if method == "stored" else size + 4 * inputs * outputs  # the widened weight is written and read
+    return size if method == "stored" else size + 4 * inputs * outputs  # the dequantized weight is written and read
 
 
 class NetworkWork:

@@ -23,8 +23,8 @@ def test_decoding_moves_fewer_bytes(inputs: int, outputs: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "capability", "a_weight"), [("int8", 90, 5), ("fp8", 80, 5), ("int4", 90, 4.53)])
-def test_drawing_widens_behind_its_arithmetic(kind: Quantization, capability: int, a_weight: float) -> None:
-    """A widened weight costs more bytes than bf16's two, but they take less time than the arithmetic next to them."""
+def test_drawing_dequantizes_behind_its_arithmetic(kind: Quantization, capability: int, a_weight: float) -> None:
+    """A dequantized weight costs more bytes than bf16's two, which take less time than the arithmetic beside them."""
     for inputs, outputs in SHAPES:
         size = product_bytes(kind, 8192, inputs, outputs, capability) - 2 * 8192 * (inputs + outputs)
         assert size / (inputs * outputs) == pytest.approx(a_weight, abs=0.01)

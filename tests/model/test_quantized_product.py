@@ -44,17 +44,17 @@ def reference(layer: QuantizedLinear, x_NI: Tensor) -> Tensor:
 
 
 def test_methods() -> None:
-    """Few tokens read the stored weight, many widen it or use fp8 arithmetic; what can't be compiled stays plain."""
+    """Few tokens read the stored weight, many dequantize it or use fp8 arithmetic; what can't be compiled is plain."""
 
     def methods(tokens: int, capability: int = 90, **other: object) -> list[str]:
         given = {"inputs": 3584, "outputs": 512, "dtype": torch.bfloat16, "differentiable": False} | other
         return [choose_method(kind, tokens, capability=capability, **given) for kind in KINDS]  # type: ignore[arg-type]
 
     assert methods(1) == methods(128) == ["stored", "stored", "stored"]
-    assert methods(129) == ["widened", "fp8", "widened"]
-    assert methods(9, capability=86) == ["stored", "widened", "stored"]  # no fp8 arithmetic before Ada
-    assert methods(9, differentiable=True) == methods(129, capability=80) == ["widened"] * 3
-    assert methods(129, outputs=40) == ["widened"] * 3
+    assert methods(129) == ["dequantized", "fp8", "dequantized"]
+    assert methods(9, capability=86) == ["stored", "dequantized", "stored"]  # no fp8 arithmetic before Ada
+    assert methods(9, differentiable=True) == methods(129, capability=80) == ["dequantized"] * 3
+    assert methods(129, outputs=40) == ["dequantized"] * 3
     assert methods(1, capability=75) == methods(1, capability=0) == methods(129, dtype=torch.float32) == ["plain"] * 3
 
 

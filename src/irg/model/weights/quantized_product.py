@@ -6,8 +6,9 @@ A method for each device, kind of weight and number of tokens:
   as long as the weight's way from memory.
 * ``fp8``: fp8 tensor cores; the tokens are rounded to fp8 too, each with a scale of its own. For many tokens and fp8
   weights.
-* ``widened``: one compiled kernel widens the weight, then comes the ordinary product. For many tokens, whose arithmetic
-  hides the bytes of that. fp8 on GPUs without fp8 arithmetic, and all that gradients flow through, come here too.
+* ``dequantized``: one compiled kernel dequantizes the weight, then comes the ordinary product. For many tokens, whose
+  arithmetic hides the bytes of that. fp8 on GPUs without fp8 arithmetic, and all that gradients flow through, come here
+  too.
 * ``plain``: ordinary operations. Without CUDA, Triton or a C compiler, and in float32 or float16.
 
 Legend: N tokens; O outputs; I inputs; S groups of an output row.
@@ -25,12 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Quantization = Literal["int8", "int4", "fp8"]
-Method = Literal["stored", "fp8", "widened", "plain"]
+Method = Literal["stored", "fp8", "dequantized", "plain"]
 FP8 = torch.float8_e4m3fn
 LARGEST_FP8 = torch.finfo(FP8).max
 FEW_TOKENS = 128
-"""On an H100 64 tokens take a quarter to a half of the time of 300 that are widened, and twice as many at most twice
-that (``bench/quantized.py``)."""
+"""On an H100 64 tokens take a quarter to a half of the time of 300 with a dequantized weight, and twice as many at most
+twice that (``bench/quantized.py``)."""
 
 FP8_MULTIPLE = 16
 """Inputs and outputs of a product in fp8 must be multiples of this."""
@@ -48,7 +49,7 @@ def product(x_NI: Tensor, qdata: Tensor, scale: Tensor, zero: Tensor | None, bia
         return stored_matmul(x_NI, qdata, scale, zero, bias)
     if method == "fp8":
         return fp8_product(x_NI, qdata, scale, bias)
-    if method == "widened":
+    if method == "dequantized":
         return F.linear(x_NI, _fused(dequantized, qdata, scale, zero, x_NI.dtype), bias)
     if zero is None:  # scaling the result is cheaper than scaling the weight
         y_NO = F.linear(x_NI, qdata.to(x_NI.dtype)) * scale[:, 0].to(x_NI.dtype)
@@ -73,11 +74,11 @@ def choose_method(
     if capability < 80 or dtype != torch.bfloat16:
         return "plain"
     if differentiable or (kind == "fp8" and capability < 89):
-        return "widened"
+        return "dequantized"
     if tokens <= FEW_TOKENS:
         return "stored"
     fits = inputs % FP8_MULTIPLE == 0 and outputs % FP8_MULTIPLE == 0
-    return "fp8" if kind == "fp8" and fits else "widened"
+    return "fp8" if kind == "fp8" and fits else "dequantized"
 
 
 def kind_of(qdata: torch.dtype) -> Quantization:

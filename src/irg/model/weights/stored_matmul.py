@@ -1,8 +1,9 @@
 """A matrix product of few tokens that reads an int8, fp8 or int4 weight once, as it is stored (Triton, CUDA).
 
-With few tokens a product takes as long as its weight's way from memory, so the weight is widened on the chip, behind
-the load. Integers and fp8 numbers are exact in bfloat16 and products are added in float32: only the result is rounded.
-Where there are few blocks of outputs, several programs share the inputs of each, and their sums are added afterwards.
+With few tokens a product takes as long as its weight's way from memory, so the weight is dequantized on the chip,
+behind the load. Integers and fp8 numbers are exact in bfloat16 and products are added in float32: only the result is
+rounded. Where there are few blocks of outputs, several programs share the inputs of each, and their sums are added
+afterwards.
 
 Legend: N tokens; O outputs; I inputs; J bytes of a row, two inputs each (int4); S programs that share a block's inputs.
 """
