@@ -66,8 +66,7 @@ class StaticDecoding:
         self.model, self.cache, self.tokens, self.compiled = model, cache, tokens, compiled
         self.captures = cache.device.type == "cuda"
         cache.row_multiple = ROW_MULTIPLE
-        how: dict[str, Any] = {"backend": backend} if backend else {}
-        self._step: Step = torch.compile(_forward, fullgraph=True, dynamic=False, **how) if compiled else _forward
+        self._step: Step = _compiled(backend) if compiled else _forward
         self._inputs: dict[int, tuple[Tensor, Tensor]] = {}  # by B: in (pinned) host memory and on the device
         self._rows: dict[tuple[Row, int], tuple[list[Tensor], list[Tensor]]] = {}  # by first row and B: slices of slabs
         self._graphs: dict[tuple[Row, int], tuple[Any, Tensor]] = {}  # the same: captured kernels, and what they write
@@ -98,14 +97,7 @@ class StaticDecoding:
         where = (contexts[0].row, len(contexts))
         keys, values = self._rows_of(*where)
 
-        def step() -> Tensor:
-            return self._step(self.model, device_3P, keys, values)
-
-        if self.compiled:
-            with torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
-                logits_PV = self._run(where, step)
-        else:
-            logits_PV = self._run(where, step)
+        logits_PV = self._run(where, lambda: self._step(self.model, device_3P, keys, values))
         return logits_PV.unflatten(0, (len(contexts), self.tokens))[:, :given]
 
     def _run(self, where: tuple[Row, int], step: Callable[[], Tensor]) -> Tensor:
@@ -152,6 +144,13 @@ class StaticDecoding:
             slices = [[slab.as_strided(*view).transpose(1, 2) for slab in kind] for kind in slabs]
             self._rows[first, texts] = slices[0], slices[1]
         return self._rows[first, texts]
+
+
+def _compiled(backend: str | None) -> Step:
+    how: dict[str, Any] = {"backend": backend} if backend else {}
+    compiled: Step = torch.compile(_forward, fullgraph=True, dynamic=False, **how)
+    limited: Step = torch._dynamo.config.patch(recompile_limit=MAX_SHAPES)(compiled)
+    return limited
 
 
 def _forward(model: UnifiedModel, inputs_3P: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
