@@ -104,6 +104,14 @@ class Machine:
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
 
+def is_missing(device: torch.device) -> bool:
+    """Whether there is no such device, which is told, with advice."""
+    missing = device.type == "cuda" and not torch.cuda.is_available()
+    if missing:
+        print("no CUDA device: run this on a GPU, or a small network with --config tiny --device cpu", file=sys.stderr)
+    return missing
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device is idle."""
     if device.type == "cuda":
@@ -355,8 +363,7 @@ def row(result: Result, machine: Machine) -> str:
 def main(options: GpuOptions) -> int:
     """Print the machine's rates and a Markdown table."""
     device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: run this on a GPU, or a small network with --config tiny --device cpu", file=sys.stderr)
+    if is_missing(device):
         return 2
     config = narrower(CONFIGS[options.config](), options.narrow)
     machine = measure_machine(device, getattr(torch, options.dtype))

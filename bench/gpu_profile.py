@@ -17,7 +17,7 @@ import tyro
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from gpu_7b import GpuOptions, Stages, new_runner, random_networks, run
+from gpu_7b import GpuOptions, Stages, is_missing, new_runner, random_networks, run
 from irg.model.network.config import CONFIGS
 from irg.model.weights.initialize import narrower
 from work import STAGES
@@ -93,8 +93,7 @@ def _add_replayed(stages: dict[str, Busy], events: Sequence[Any]) -> None:
 def main(options: ProfileOptions) -> int:
     """Print what each stage does."""
     device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: run this on a GPU, or --config tiny --device cpu", file=sys.stderr)
+    if is_missing(device):
         return 2
     config = narrower(CONFIGS[options.config](), options.narrow)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from engine import TOLERANCE, replayed
-from gpu_7b import Asked, GpuOptions, StagedRunner, Stages, ask, new_runner, random_networks, synchronize
+from gpu_7b import Asked, GpuOptions, StagedRunner, Stages, ask, is_missing, new_runner, random_networks, synchronize
 from irg.engine.engine import Engine
 from irg.engine.events import ImageDone, RequestFailed, TextDone
 from irg.model.network.config import CONFIGS
@@ -122,8 +122,7 @@ def table(way: Run, ours: Run) -> str:
 def main(options: StraightOptions) -> int:
     """Print a Markdown table of the fastest runs; 1 where the sides do not agree in float32."""
     device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: run this on a GPU, or --config tiny --device cpu", file=sys.stderr)
+    if is_missing(device):
         return 2
     config = narrower(CONFIGS[options.config](), options.narrow)
     networks = random_networks(config, "bf16", device, getattr(torch, options.dtype))

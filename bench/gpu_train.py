@@ -18,7 +18,7 @@ import torch
 import tyro
 
 import train
-from gpu_7b import measure_machine, random_networks, synchronize
+from gpu_7b import is_missing, measure_machine, random_networks, synchronize
 from irg.files import write_json
 from irg.learning import parallel, setup
 from irg.learning.costs import peak_flops, step_flops
@@ -163,8 +163,7 @@ def measure(options: Options, how: How, device: torch.device) -> Result:
 def main(options: Options) -> int:
     """Print a Markdown table; a way that fails is told and passed over."""
     device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: run this on a GPU, or --config tiny --device cpu", file=sys.stderr)
+    if is_missing(device):
         return 2
     print("| trained | parameters | tokens a pack | s a step | tokens/s | TFLOP a step | MFU | peak GB |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
