@@ -31,7 +31,7 @@ def test_drawing_dequantizes_behind_its_arithmetic(kind: Quantization, capabilit
         assert size / BANDWIDTH < 0.09 * (2 * 8192 * inputs * outputs) / FLOPS
 
 
-def test_fp8_drawing_widens_nothing() -> None:
+def test_fp8_drawing_dequantizes_nothing() -> None:
     got = product_bytes("fp8", 8192, 3584, 18944)
     assert got == 2 * 8192 * (3584 + 18944) + 3584 * 18944 + 4 * 18944 + 2 * 8192 * (3584 + 4)
 

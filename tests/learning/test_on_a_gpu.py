@@ -9,15 +9,14 @@ import pytest
 from irg.learning.parallel import leave
 from irg.learning.recipe import Parallel, Samples, TrainRecipe
 from irg.learning.trainer import train
-from irg.model.weights.checkpoint import LoadedModel, save_model
+from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import random_model
-from irg.model.weights.profile import Profile
 from irg.model.weights.tokenizer import TextTokenizer
 
+from .conftest import start_folder
 from .runs import identical, log
 
 pytestmark = pytest.mark.gpu
-PROFILE = Profile("tiny", system_prompt="sys", how_to_think="how?", how_to_improve="better?")
 SAMPLES = Samples(2, ("a dog",), {"height": 32, "width": 32, "max_think_tokens": 3, "num_timesteps": 3})
 
 
@@ -25,11 +24,9 @@ SAMPLES = Samples(2, ("a dog",), {"height": 32, "width": 32, "max_think_tokens":
 def folder(tmp_path: Path, tiny_loaded: LoadedModel, tiny_tokenizer: TextTokenizer) -> Path:
     """A model whose heads are large enough for flex attention."""
     decoder = replace(tiny_loaded.config.decoder, num_attention_heads=2, num_key_value_heads=1)
-    config, path = replace(tiny_loaded.config, decoder=decoder), tmp_path / "start"
-    save_model(path, config, random_model(config, seed=0), tiny_loaded.autoencoder)
-    tiny_tokenizer.tokenizer.save(str(path / "tokenizer.json"))
-    PROFILE.save(path)
-    return path
+    config = replace(tiny_loaded.config, decoder=decoder)
+    loaded = LoadedModel(config, random_model(config, seed=0), tiny_loaded.autoencoder)
+    return start_folder(tmp_path / "start", loaded, tiny_tokenizer)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
