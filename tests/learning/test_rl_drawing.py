@@ -97,6 +97,9 @@ def test_a_stochastic_steps_density_in_numbers() -> None:
     assert found.loss_I.tolist() == pytest.approx([-2.0, ratio], abs=1e-5)
     assert found.kl_I is not None and found.kl_I.tolist() == pytest.approx([0.0, 0.3375**2 / 1.2], abs=1e-5)
     assert found.rollout_gap_I[1].item() == pytest.approx(0.25 + 0.3375**2 / 1.2, abs=1e-5)
+    ahead = flow_grpo_losses(torch.cat([v, v]), None, None, [step, again], torch.tensor([0.0, -1.0]), how)
+    assert ahead.ratio_I.tolist() == pytest.approx([np.exp(value), np.exp(-0.25)], abs=1e-5)  # to 0 and value + 0.25
+    assert ahead.loss_I.tolist() == pytest.approx([0.0, 0.9], abs=1e-5) and ahead.rollout_gap_I.tolist() == [0.0, 0.0]
     held = flow_grpo_losses(v, moved, None, [step], torch.tensor([1.0]), replace(how, clip=0.05))
     assert held.clipped_I.tolist() == [True] and held.loss_I.item() == pytest.approx(-1.05)
 
@@ -107,7 +110,7 @@ def test_a_stochastic_steps_density_in_numbers() -> None:
 def test_an_image_in_a_pack_is_predicted_as_alone(recipe: Make) -> None:
     """Images behind one prefix do not see each other; each carries its own r, over all of its noise levels."""
     trainer = DrawingTrainer(recipe(noise_copies=2), quiet=True)
-    (group,) = trainer.draw([Prompt("a dog")], [[1, 2, 3]])
+    (group,) = trainer.begin_drawings([Prompt("a dog")], [[1, 2, 3]])()
     found = []
     for numbers in ([0, 1, 2], [1]):
         sample = LearnedDrawings(group, [group.drawings[i] for i in numbers], [[0.5, -1.0, 0.0][i] for i in numbers])
@@ -177,11 +180,11 @@ def test_the_ratio_before_the_first_update_is_one(recipe: Make) -> None:
 
 def test_only_the_windows_steps_are_stochastic(recipe: Make) -> None:
     trainer = DrawingTrainer(recipe(**GRPO), quiet=True)
-    (group,), grid = trainer.draw([Prompt("a dog")], [[1, 2]], window=1), time_grid(6, 3.0).tolist()
+    (group,), grid = trainer.begin_drawings([Prompt("a dog")], [[1, 2]], window=1)(), time_grid(6, 3.0).tolist()
     for drawn in group.drawings:
         assert [(step.now, step.after) for step in drawn.stochastic] == [(grid[1], grid[2]), (grid[2], grid[3])]
         assert torch.equal(drawn.stochastic[0].x_after_ND, drawn.stochastic[1].x_ND)
-    (plain,) = trainer.draw([Prompt("a dog")], [[1, 2]])
+    (plain,) = trainer.begin_drawings([Prompt("a dog")], [[1, 2]])()
     assert all(drawn.stochastic == () for drawn in plain.drawings)
     assert {window_of(trainer.recipe, step) for step in range(20)} == {0, 1}
 

@@ -81,7 +81,7 @@ def test_reflections_see_the_first_turn_as_the_engine_does(recipe: Make, rows: P
     trainer = RLTrainer(recipe(policy="reflection", prompts=source, rollout=how, tokens_per_pack=600), quiet=True)
     record = trainer.train_step()
     assert record["ratio_gap"] == 0.0 and record["rollout_gap"] < 2e-5 and record["grad_norm"] > 0
-    groups = trainer.roll_out(source.draw(0, 0, 1), [[1, 2]], 1.0)
+    groups = trainer.begin_texts(source.draw(0, 0, 1), [[1, 2]], 1.0)()
     trajectory = groups[0].trajectory(groups[0].texts[0], "tiny")
     assert len(trajectory.turns) == 2 and trajectory.turns[0].given and trajectory.image is not None
     assert trajectory.turns[1].thinking == groups[0].texts[0].text
@@ -163,7 +163,7 @@ def packs_of(trainer: RLTrainer, samples: list[Learned]) -> list[PolicyPack]:
 
 def test_what_the_model_did_not_choose_has_no_weight(recipe: Make) -> None:
     trainer = RLTrainer(recipe(), quiet=True)
-    (group,) = trainer.roll_out([Prompt("ab")], [[1, 2]], 1.0)
+    (group,) = trainer.begin_texts([Prompt("ab")], [[1, 2]], 1.0)()
     texts = [written((5, 6, 7), complete=False), written((8,))]
     for average, first in (("token", 1.0), ("sequence", 1 / 3)):
         trainer.recipe = recipe(loss=Loss(average))  # type: ignore[arg-type]

@@ -143,7 +143,7 @@ def test_images_by_flow_grpo(recipe: Make) -> None:
 
 def test_siblings_share_a_first_image(recipe: Make) -> None:
     trainer = TrajectoryTrainer(recipe(credit=Credit(rounds=2, right_groups=9)), quiet=True)
-    groups, outcomes, roots, _ = trainer.rounds([Prompt("a dog"), Prompt("three")], [[1, 2, 3], [4, 5, 6]], 1.0)
+    groups, outcomes, roots = trainer.begin_rounds([Prompt("a dog"), Prompt("three")], [[1, 2, 3], [4, 5, 6]], 1.0)()
     assert len(groups) == len(roots) == 2
     for group, some, root in zip(groups, outcomes, roots, strict=True):
         assert [one.rewards[0] for one in some] == [root.total] * 2 and group.prompt.thinking is not None
@@ -157,7 +157,7 @@ def test_siblings_share_a_first_image(recipe: Make) -> None:
 
 def test_each_image_has_the_advantage_of_its_trajectory(recipe: Make) -> None:
     trainer = TrajectoryTrainer(recipe(noise_copies=2, tokens_per_pack=4000), quiet=True)
-    groups, outcomes, _, _ = trainer.rounds([Prompt("a dog")], [[1, 2, 3]], 1.0)
+    groups, outcomes, _ = trainer.begin_rounds([Prompt("a dog")], [[1, 2, 3]], 1.0)()
     malformed = [[one.malformed for one in some] for some in outcomes]
     samples = learned_trajectories(groups, [[1.0, -1.0]], malformed, trainer.recipe)
     args = (trainer.encoder, trainer.loaded.autoencoder, lambda: 0.0, trainer.loader.feed.attention)

@@ -1,7 +1,6 @@
 """Rollout workers: a run's bits don't depend on how many there are. Once with a double of Ray, once with Ray itself."""
 
 import importlib.util
-import json
 import pickle
 import sys
 from collections.abc import Callable
@@ -20,8 +19,10 @@ from irg.learning.rl.plan import make_plan
 from irg.learning.rl.prompts import FilePrompts
 from irg.learning.rl.recipe import Advantage, Credit, Drawing, Evaluate, Limits, RLRecipe, Rollout
 from irg.learning.rl.rewards import RewardTerm
-from irg.learning.rl.run import train_by_reward
+from irg.learning.rl.run import train_by_reward, trainer_of
+from irg.learning.rl.trainer import RLTrainer
 
+from .runs import log
 from .worker import low
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -81,13 +82,17 @@ class RayDouble(SimpleNamespace):
         self.calls.append((actor.number, "kill"))
 
 
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> RayDouble:
-    """A double in the place of Ray."""
-    double = RayDouble()
+def use(double: RayDouble, monkeypatch: pytest.MonkeyPatch) -> RayDouble:
+    """Put a double in the place of Ray."""
     monkeypatch.setitem(sys.modules, "ray", double)
     monkeypatch.setattr("irg.learning.combinations._has_ray", lambda: True)
     return double
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> RayDouble:
+    """A double in the place of Ray."""
+    return use(RayDouble(), monkeypatch)
 
 
 @pytest.fixture
@@ -115,10 +120,29 @@ def recipe(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return make
 
 
+STOCHASTIC = replace(IMAGES, learning="flow-grpo")
+AHEAD: dict[str, dict[str, Any]] = {
+    "thinking": {},
+    "drawing": {"policy": "drawing", "drawing": STOCHASTIC, "rollout": Rollout(3, 2, at_once=1)},
+    "trajectory": {"policy": "trajectory", "drawing": STOCHASTIC, "credit": Credit(right_groups=3)},
+}
+
+
+@pytest.fixture
+def ahead(recipe: Callable[..., RLRecipe]) -> Callable[..., RLRecipe]:
+    """The same with rollouts that are made ahead."""
+
+    def make(workers: int, policy: str = "thinking", **changes: Any) -> RLRecipe:
+        made = recipe(workers, **{"steps": 4, "save_every": 3, **AHEAD[policy], **changes})
+        return replace(made, out=f"{made.out}-ahead", rollout=replace(made.rollout, ahead=1))
+
+    return make
+
+
 def outcome(recipe: RLRecipe) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Weights, and rewards by step, held-out ones at the end."""
+    """Weights, and rewards by step, held-out ones at the end. (Of a step that was taken twice the last line counts.)"""
     train_by_reward(recipe, quiet=True)
-    lines = [json.loads(line) for line in (Path(recipe.out) / "log.jsonl").read_text().splitlines()]
+    lines = list({line["step"]: line for line in log(Path(recipe.out))}.values())
     rewards = [line.get("reward", 0.0) for line in lines] + [lines[-1]["held_out_reward"]]
     return load_file(Path(recipe.out) / "model" / "weights.safetensors"), rewards
 
@@ -160,7 +184,105 @@ def test_what_workers_need(recipe: Callable[..., RLRecipe], monkeypatch: pytest.
     assert problems(Run(recipe(0), 1, False)) == []
 
 
+# ---------------------------------------------------------------------------------------------------------------- ahead
+
+
+def test_rollouts_are_begun_before_the_last_step_is_learned_from(
+    ray: RayDouble, ahead: Callable[..., RLRecipe]
+) -> None:
+    """With the weights before its update, but for the step after a checkpoint."""
+    trainer = RLTrainer(ahead(1, rollout=Rollout(3, 3, max_tokens=5, at_once=3)), quiet=True)
+    learn, off_policy = trainer.learn, []
+
+    def learning(batches: Any) -> dict[str, float]:
+        ray.calls.append((0, "learn"))
+        off_policy.append(trainer.off_policy)
+        return learn(batches)
+
+    trainer.learn = learning  # type: ignore[method-assign]
+    for _ in range(4):
+        trainer.train_step()
+    steps = (["load", "make", "make", "learn"], ["load", "make", "learn"], ["learn"], ["load", "make", "learn"])
+    assert [name for _, name in ray.calls] == [name for step in steps for name in step]
+    assert off_policy == [False, True, True, False]
+
+
+@pytest.mark.parametrize("policy", AHEAD)
+def test_the_ratio_is_to_the_weights_that_made_the_rollouts(
+    ray: RayDouble, ahead: Callable[..., RLRecipe], policy: str
+) -> None:
+    """In the second step it is not 1, but to rounding it would be if the first step's update were taken back."""
+    heads = {"thinking": ["ratio_gap"], "drawing": ["flow_ratio_gap"], "trajectory": ["ratio_gap", "flow_ratio_gap"]}
+    names, gaps = heads[policy], []
+    for taken_back in (False, True):
+        trainer = trainer_of(ahead(1, policy))(ahead(1, policy), quiet=True)
+        start = {name: p.detach().clone() for name, p in trainer.state.named_weights.items()}
+        first = trainer.train_step()
+        assert all(first[name] == 0.0 for name in names) and first["grad_norm"] > 0
+        if taken_back:
+            trainer.model.load_state_dict(start, strict=False)
+        second = trainer.train_step()
+        gaps.append([second[name] for name in names])
+        assert second["wait"] > 0 and "rollout_seconds" not in second and second.get("rollout_gap", 0.0) == 0.0
+    assert all(off > 1e-3 and 0 < on < 1e-4 for off, on in zip(*gaps, strict=True)), gaps
+
+
+def test_evaluation_has_the_newest_weights(ray: RayDouble, ahead: Callable[..., RLRecipe]) -> None:
+    trainer = RLTrainer(ahead(1, evaluate=Evaluate(1, count=3, temperature=0.0)), quiet=True)
+    trainer.train_step()  # leaves rollouts of the next step with the workers
+    found = trainer.evaluate()
+    trainer.recipe = replace(trainer.recipe, rollout=Rollout(3, 3, max_tokens=5, at_once=1))
+    assert trainer.evaluate() == found
+
+
+class Killed(Exception):
+    """As a kill: nothing is saved."""
+
+
+@pytest.mark.parametrize("policy", ["thinking", "trajectory"])
+def test_resumed_is_uninterrupted_whatever_the_number_of_workers(
+    ray: RayDouble, ahead: Callable[..., RLRecipe], monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """A run ends while rollouts that were made ahead are learned from, and goes on from its checkpoint of step 2."""
+    small = {"save_every": 2, "evaluate": Evaluate(2, count=2)}
+    whole, broken = outcome(ahead(2, policy, **small)), ahead(1, policy, **small)
+    trainer = trainer_of(broken)
+    learn = trainer.learn
+
+    def killed(self: Any, batches: Any) -> dict[str, float]:
+        if self.state.step == 3:
+            assert self.off_policy
+            raise Killed
+        return learn(self, batches)
+
+    monkeypatch.setattr(trainer, "learn", killed)
+    with pytest.raises(Killed):
+        train_by_reward(broken, quiet=True)
+    monkeypatch.setattr(trainer, "learn", learn)
+    assert same(whole, outcome(broken))
+
+
+def test_what_making_them_ahead_needs(ahead: Callable[..., RLRecipe]) -> None:
+    with pytest.raises(ValueError, match=r"rollout\.ahead needs rollout\.workers"):
+        Rollout(ahead=1)
+    with pytest.raises(ValueError, match=r"rollout\.ahead must be 0 or 1"):
+        Rollout(workers=1, at_once=1, ahead=2)
+    with pytest.raises(ValueError, match=r"rollout\.ahead has no use where every step ends with a checkpoint"):
+        ahead(1, save_every=1)
+    with pytest.raises(ValueError, match=r"rollout\.ahead needs drawing\.learning flow-grpo"):
+        ahead(1, "trajectory", drawing=IMAGES)
+
+
+# ------------------------------------------------------------------------------------------------------------------ Ray
+
+
 @pytest.mark.ray
 @pytest.mark.skipif(not HAS_RAY, reason="needs ray: the extra scale")
-def test_two_workers_of_ray(recipe: Callable[..., RLRecipe]) -> None:
+def test_two_workers_of_ray(
+    recipe: Callable[..., RLRecipe], ahead: Callable[..., RLRecipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They make the rollouts of the learner and, ahead, those of a worker in its process."""
     assert same(outcome(recipe(0)), outcome(recipe(2)))
+    beside = outcome(ahead(2))
+    use(RayDouble(), monkeypatch)
+    assert same(outcome(ahead(1)), beside)

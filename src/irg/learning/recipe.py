@@ -173,6 +173,10 @@ class Samples:
         if self.every and not self.prompts:
             raise ValueError("samples.prompts: give at least one prompt, or set samples.every to 0")
 
+    def due(self, step: int) -> bool:
+        """Whether they are drawn after so many steps."""
+        return self.every > 0 and step % self.every == 0
+
 
 @dataclass(frozen=True)
 class TrainRecipe:
@@ -238,6 +242,10 @@ class TrainRecipe:
             raise ValueError(f"detail_weight must not be negative, got {self.detail_weight}")
         if self.noise_copies < 1:
             raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}")
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is made after so many steps, wherever the run ends."""
+        return step % self.save_every == 0 or self.samples.due(step)
 
     def _check_data(self) -> None:
         if not any(self.mixture.weights().values()):

@@ -296,10 +296,9 @@ class Trainer:
             progress.update(task, completed=state.step)
             if stop:
                 return state.step < self.end
-            sampling_is_due = recipe.samples.every and state.step % recipe.samples.every == 0
-            if state.step % recipe.save_every == 0 or sampling_is_due:
+            if recipe.saves_at(state.step):
                 self.save()  # before sampling: whatever happens there costs no step
-            if sampling_is_due:
+            if recipe.samples.due(state.step):
                 self.sample(trackers)
         return False
 

@@ -31,7 +31,7 @@ from irg.learning.rl.rewards import Judged
 from irg.learning.rl.trainer import RLTrainer
 from irg.learning.setup import adapter_of
 from irg.model.network.unified import UnifiedModel
-from irg.randomness import generator, numpy_generator
+from irg.randomness import generator
 
 
 class DrawingTrainer(RLTrainer):
@@ -43,13 +43,8 @@ class DrawingTrainer(RLTrainer):
 
     def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
         """One step; returns what to log."""
-        recipe, step = self.recipe, self.state.step
-        started = time.perf_counter()
-        prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
-        shape = (len(prompts), recipe.rollout.samples)
-        seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(2**63, size=shape)
-        groups = self.draw(prompts, seeds.tolist(), window_of(recipe, step))
-        drawn = time.perf_counter()
+        recipe, step, started = self.recipe, self.state.step, time.perf_counter()
+        groups = self.step_rollouts()
         judged = self.judge_drawings(groups)
         scored = time.perf_counter()
         malformed = [[one.malformed for one in some] for some in judged]
@@ -68,12 +63,8 @@ class DrawingTrainer(RLTrainer):
             for start in range(0, len(samples), size)
         ]
         record = reward_figures(judged, values) | self.learn(batches)
-        record |= {
-            "rollout_seconds": drawn - started,
-            "reward_seconds": scored - drawn,
-            "learning_seconds": time.perf_counter() - scored,
-            "rollout_images_per_second": seeds.size / (drawn - started),
-        }
+        drawn = sum(len(group.drawings) for group in groups)
+        record |= self.speed(started, scored, drawn, "images", record["tokens"])
         self.limits.check(record, self._failure)
         return record | {"stop": self.any_rank(stop())}
 
@@ -98,11 +89,16 @@ class DrawingTrainer(RLTrainer):
         assert model is not None
         return model.eval()
 
-    def draw(
+    def begin_rollouts(self, step: int) -> Callable[[], list[DrawnGroup]]:
+        prompts, seeds = self.prompts_of(step, self.recipe.rollout.samples)
+        return self.begin_drawings(prompts, seeds, window_of(self.recipe, step))
+
+    def begin_drawings(
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], window: int | None = None
-    ) -> list[DrawnGroup]:
-        """Images for prompts by the old policy, from step ``window`` on with stochastic steps."""
-        return self.made(draw_groups, prompts, seeds, how=self.recipe.drawing, window=window)
+    ) -> Callable[[], list[DrawnGroup]]:
+        """Begin images for prompts by the old policy, from step ``window`` on with stochastic steps; see
+        :meth:`begin`."""
+        return self.begin(draw_groups, prompts, seeds, how=self.recipe.drawing, window=window)
 
     def judge_drawings(self, groups: Sequence[DrawnGroup]) -> list[list[Judged]]:
         """The rewards of all images, by group."""
@@ -113,7 +109,7 @@ class DrawingTrainer(RLTrainer):
     def judged_rollouts(
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float
     ) -> list[list[Judged]]:
-        return self.judge_drawings(self.draw(prompts, seeds))
+        return self.judge_drawings(self.begin_drawings(prompts, seeds)())
 
     def new_figures(self) -> StepFigures:
         return DrawingFigures()
@@ -122,8 +118,8 @@ class DrawingTrainer(RLTrainer):
     def _score_before(self, packs: Sequence[tuple[int, Any]]) -> None:
         """Prepare all packs, and let the old policy and the reference predict their velocities before the first update.
         (Where the policy itself drew and there is one update, the old velocities are those that the gradient is taken
-        of.)"""
-        old = None if self.draws_itself and self.recipe.updates == 1 else self.old_policy()
+        of; where it drew before the last update, the sampler's densities take their place.)"""
+        old = None if self.off_policy or (self.draws_itself and self.recipe.updates == 1) else self.old_policy()
         for number, own in packs:
             noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1, number)
             if self.ranks.device.type != "cpu":
@@ -139,7 +135,7 @@ class DrawingTrainer(RLTrainer):
         assert isinstance(pack, DrawingPack) and isinstance(figures, DrawingFigures)
         try:
             new_MD = velocities(self.computing, pack)
-            old_MD = new_MD.detach() if pack.old_MD is None else pack.old_MD
+            old_MD = None if self.off_policy else new_MD.detach() if pack.old_MD is None else pack.old_MD
             scored = flow_losses(new_MD, old_MD, pack, self.recipe.drawing)
             loss = scored.loss_M.sum() / divisors[1]
             loss.backward()

@@ -55,7 +55,7 @@ class FlowGRPOLosses:
 
 def flow_grpo_losses(
     new_MD: Tensor,
-    old_MD: Tensor,
+    old_MD: Tensor | None,
     reference_MD: Tensor | None,
     steps: Sequence[StochasticStep],
     advantages_I: Tensor,
@@ -65,10 +65,12 @@ def flow_grpo_losses(
 
     Args:
         new_MD, old_MD, reference_MD: velocities of the policy being trained (with gradients), of the policy before the
-            first update, and of the model that the run started from (None: no divergence is measured).
+            first update (None: the old densities are those that the sampler reported), and of the model that the run
+            started from (None: no divergence is measured).
     """
     new_I, means = step_logprobs(new_MD, steps, how)
-    old_I, _ = step_logprobs(old_MD, steps, how)
+    rollout_I = torch.stack([step.logprob for step in steps]).to(new_I.device)
+    old_I = rollout_I if old_MD is None else step_logprobs(old_MD, steps, how)[0]
     ratio_I = (new_I - old_I).exp()
     gain_I, bounded_I = ratio_I * advantages_I, ratio_I.clamp(1 - how.clip, 1 + how.clip) * advantages_I
     loss_I, kl_I = -torch.minimum(gain_I, bounded_I), None
@@ -81,7 +83,6 @@ def flow_grpo_losses(
             ]
         )
         loss_I = loss_I + how.kl * kl_I
-    rollout_I = torch.stack([step.logprob for step in steps]).to(old_I.device)
     gap_I = (old_I - rollout_I).abs()
     return FlowGRPOLosses(
         loss_I, ratio_I.detach(), bounded_I.detach() < gain_I.detach(), None if kl_I is None else kl_I.detach(), gap_I

@@ -66,11 +66,12 @@ class FlowLosses:
     ratio_gap: float = 0.0
 
 
-def flow_losses(new_MD: Tensor, old_MD: Tensor, own: DrawingPack, how: Drawing) -> FlowLosses:
-    """The loss of a prepared pack, from the velocities of the policy being trained (with gradients) and the old one."""
-    figures_M = {"old_gap": (new_MD.detach() - old_MD).square().mean(dim=-1)}
+def flow_losses(new_MD: Tensor, old_MD: Tensor | None, own: DrawingPack, how: Drawing) -> FlowLosses:
+    """The loss of a prepared pack, from the velocities of the policy being trained (with gradients) and the old one
+    (None, with stochastic steps: the sampler's own densities count)."""
+    figures_M = {} if old_MD is None else {"old_gap": (new_MD.detach() - old_MD).square().mean(dim=-1)}
     if not own.steps:
-        assert own.velocity_GD is not None
+        assert own.velocity_GD is not None and old_MD is not None
         velocity_MD = own.velocity_GD[own.pack.target_rows_M]
         figures_M["rollout_mse"] = (new_MD.detach() - velocity_MD).square().mean(dim=-1)
         optimality_M = optimality(own.advantages_I)[own.target_M]

@@ -22,6 +22,7 @@ class Rollout:
     max_tokens: int = 512
     at_once: int = 0  # prompts whose texts are written together, each text with keys and values of its own; 0: all
     workers: int = 0  # processes that make the rollouts, started by Ray, a GPU each; 0: the learning ones do it
+    ahead: int = 0  # 1: workers make a step's rollouts while the step before is learned from (one step off-policy)
 
     def __post_init__(self) -> None:
         if self.prompts < 1 or self.samples < 2 or self.max_tokens < 1 or self.at_once < 0 or self.workers < 0:
@@ -31,6 +32,10 @@ class Rollout:
             )
         if self.workers and not self.at_once:
             raise ValueError("rollout.workers needs rollout.at_once: the prompts that a worker is given at a time")
+        if self.ahead not in (0, 1):
+            raise ValueError(f"rollout.ahead must be 0 or 1 (steps), got {self.ahead}")
+        if self.ahead and not self.workers:
+            raise ValueError("rollout.ahead needs rollout.workers: processes that make rollouts while others learn")
         if not 0 < self.temperature <= 10:
             raise ValueError(f"rollout.temperature must be above 0 and at most 10, got {self.temperature}")
 
@@ -211,7 +216,11 @@ class RLRecipe(TrainRecipe):
             raise ValueError(f"minibatches {self.minibatches} is more than rollout.prompts {self.rollout.prompts}")
         if self.supervised_weight < 0:
             raise ValueError("supervised_weight must not be negative")
-
+        if self.rollout.ahead and self.saves_at(1):
+            raise ValueError(
+                "rollout.ahead has no use where every step ends with a checkpoint, as no rollouts are made before it: "
+                "raise save_every and samples.every"
+            )
         self._check_policy()
 
     def _check_policy(self) -> None:
@@ -224,6 +233,11 @@ class RLRecipe(TrainRecipe):
         if draws and self.drawing.learning == "flow-grpo" and self.noise_copies != 1:
             raise ValueError(
                 "noise_copies has no use with drawing.learning flow-grpo: it learns the sampler's own steps"
+            )
+        if draws and self.drawing.learning == "nft" and self.rollout.ahead:
+            raise ValueError(
+                "rollout.ahead needs drawing.learning flow-grpo: nft compares with the policy that drew, whose weights "
+                "are gone by then"
             )
         if self.policy != "drawing":
             return

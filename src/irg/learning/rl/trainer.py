@@ -69,21 +69,18 @@ class RLTrainer(Trainer):
         started = recipe.rollout.workers and self.ranks.main
         self.workers = RolloutWorkers(recipe, self.encoder) if started else None
         self._sent = -1  # the step whose weights the workers have
+        self._ahead: Callable[[], Any] | None = None  # gives the next step's rollouts, which workers are making
+        self.off_policy = False  # the step's rollouts were made with the weights of the step before
+        self.reward_seconds = 0.0  # of the step, that rewards took
 
     # ---- one step
 
     def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
         """One step; returns what to log (see :meth:`Trainer.train_step`)."""
-        recipe, step = self.recipe, self.state.step
-        times = [time.perf_counter()]
-        prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
-        seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(
-            2**63, size=(len(prompts), recipe.rollout.samples)
-        )
-        groups = self.roll_out(prompts, seeds.tolist(), recipe.rollout.temperature)
-        times.append(time.perf_counter())
+        recipe, started = self.recipe, time.perf_counter()
+        groups = self.step_rollouts()
         judged = self.judge(groups)
-        times.append(time.perf_counter())
+        scored = time.perf_counter()
         values = advantages(
             [[one.total for one in some] for some in judged],
             [_malformed(group, some) for group, some in zip(groups, judged, strict=True)],
@@ -96,31 +93,82 @@ class RLTrainer(Trainer):
         batches = [policy_packs(part, recipe, self.encoder.config, attention) for part in parts]
         record = rollout_figures(groups, judged, values)
         record |= self.learn(batches)
-        times.append(time.perf_counter())
-        record |= speed(times, sum(len(text.ids) + 1 for group in groups for text in group.texts), record["tokens"])
+        written = sum(len(text.ids) + 1 for group in groups for text in group.texts)
+        record |= self.speed(started, scored, written, "tokens", record["tokens"])
         self.limits.check(record, self._failure)
         if self.state.step % recipe.log_every == 0:
             self._keep_texts(groups, judged, values)
         return record | {"stop": self.any_rank(stop())}
 
+    def speed(self, started: float, scored: float, made: int, what: str, trained: float) -> dict[str, float]:
+        """What the log says of the times of a step that ends now.
+
+        Args:
+            started, scored: when it began, and when its rollouts had their rewards.
+            made: how many tokens or images (``what``) were made; trained: tokens that were learned from.
+        """
+        rollout, learning = scored - started - self.reward_seconds, time.perf_counter() - scored
+        record = {"rollout_seconds": rollout, f"rollout_{what}_per_second": made / rollout}
+        if self.recipe.rollout.ahead:  # they are made beside
+            record = {"wait": rollout}
+        record |= {"reward_seconds": self.reward_seconds, "learning_seconds": learning}
+        return record | {"learning_tokens_per_second": trained / learning}
+
     def any_rank(self, stop: bool) -> float:
         """1 if any rank wants to stop, else 0."""
         return float(any(self.ranks.gather(stop)))
 
-    def roll_out(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float) -> list[Group]:
-        """Texts for prompts with the weights as they are; each rank writes a part of them."""
-        write = Write(self.recipe.rollout.max_tokens, temperature, logprobs=True)
-        return self.made(roll_out, prompts, seeds, write=write)
+    # ---- rollouts
 
-    def made(self, make: Make, prompts: Sequence[Prompt], seeds: Sequence[Any], **options: Any) -> list[Any]:
-        """Rollouts of prompts, one result for each: by the workers, or by the ranks, a part each."""
+    def step_rollouts(self) -> Any:
+        """The rollouts that this step learns from. Those of the next step are begun first, if they are made ahead."""
+        self.reward_seconds, step = 0.0, self.state.step
+        self.off_policy = self._ahead is not None
+        finish = self._ahead or self.begin_rollouts(step)
+        self._ahead = self.begin_rollouts(step + 1) if self._goes_ahead(step + 1) else None
+        return finish()
+
+    def _goes_ahead(self, step: int) -> bool:
+        """Whether the rollouts of a step are made while the step before is learned from. Those of the step after a
+        checkpoint never are: a run that goes on from it has no other weights to make them with."""
+        return self.recipe.rollout.ahead > 0 and step < self.end and not self.recipe.saves_at(step)
+
+    def begin_rollouts(self, step: int) -> Callable[[], Any]:
+        """Begin the rollouts of a step with the weights as they are; what is returned waits for them."""
+        prompts, seeds = self.prompts_of(step, self.recipe.rollout.samples)
+        return self.begin_texts(prompts, seeds, self.recipe.rollout.temperature)
+
+    def prompts_of(self, step: int, samples: int) -> tuple[list[Prompt], list[list[int]]]:
+        """The prompts of a step, and for each so many seeds."""
+        recipe = self.recipe
+        prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
+        shape = (len(prompts), samples)
+        return prompts, numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(2**63, size=shape).tolist()
+
+    def begin_texts(
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float
+    ) -> Callable[[], list[Group]]:
+        """Begin texts for prompts; see :meth:`begin`."""
+        write = Write(self.recipe.rollout.max_tokens, temperature, logprobs=True)
+        return self.begin(roll_out, prompts, seeds, write=write)
+
+    def begin(
+        self, make: Make, prompts: Sequence[Prompt], seeds: Sequence[Any], **options: Any
+    ) -> Callable[[], list[Any]]:
+        """Begin rollouts with the weights as they are; what is returned waits for them and gives one result for each
+        prompt. Without workers the ranks make them then, a part each. Collective, both."""
         options["at_once"] = self.recipe.rollout.at_once
         if self.recipe.rollout.workers:
             self._send_weights()
-            return self.ranks.gather(self.workers and self.workers.make(make, prompts, seeds, options))[0]
-        with self.rollout_model() as model:
-            args = (model, self.loaded.autoencoder, self.encoder)
-            return self.ranks.spread(prompts, seeds, lambda some, own: make(*args, some, seeds=own, **options))
+            tasks = self.workers.begin(make, prompts, seeds, options) if self.workers else []
+            return lambda: self.ranks.gather(self.workers and self.workers.results(tasks))[0]
+
+        def made() -> list[Any]:
+            with self.rollout_model() as model:
+                args = (model, self.loaded.autoencoder, self.encoder)
+                return self.ranks.spread(prompts, seeds, lambda some, own: make(*args, some, seeds=own, **options))
+
+        return made
 
     @torch.no_grad()
     def _send_weights(self) -> None:
@@ -176,19 +224,23 @@ class RLTrainer(Trainer):
     def judge_pairs(self, pairs: Sequence[tuple[Prompt, Trajectory]]) -> list[Judged]:
         """The rewards of trajectories, each with its prompt: the main process asks for them. The first failure is a
         warning."""
+        started = time.perf_counter()
         columns = [prompt for prompt, _ in pairs], [trajectory for _, trajectory in pairs]
         judged: list[Judged] = self.ranks.gather(self.rewards.judge(*columns) if self.ranks.main else None)[0]
         failures = [one.failure for one in judged if one.failure]
         if failures:
             self._failure, what = failures[0], "images" if self.recipe.policy == "drawing" else "texts"
             warnings.warn(f"cannot score {len(failures)} of {len(pairs)} {what}, such as: {failures[0]}", stacklevel=2)
+        self.reward_seconds += time.perf_counter() - started
         return judged
 
     def judged_rollouts(
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], temperature: float
     ) -> list[list[Judged]]:
         """The rewards of what the policy makes of prompts."""
-        return self.judge(self.roll_out(prompts, seeds, temperature))
+        return self.judge(self.begin_texts(prompts, seeds, temperature)())
+
+    # ---- learning
 
     def learn(self, batches: Sequence[Sequence[Any]]) -> dict[str, float]:
         """Optimizer steps on packs of rollouts, and on the step's supervised packs with each of them."""
@@ -253,9 +305,11 @@ class RLTrainer(Trainer):
     @torch.no_grad()
     def _score_before(self, packs: Sequence[tuple[int, Any]]) -> None:
         """Log-probabilities of the reference; and before the first update where there are several. (Where there is one,
-        they are those that the gradient is taken of.)"""
+        they are those that the gradient is taken of. Of rollouts that were made ahead the engine's are taken.)"""
         for _, pack in packs:
-            if self.recipe.updates > 1:
+            if self.off_policy:
+                pack.old_L = pack.rollout_L.to(self.ranks.device)
+            elif self.recipe.updates > 1:
                 pack.old_L = self._scores(self.computing, pack)[0]
             if self.reference is not None:
                 with self.reference.model() as model:
@@ -368,15 +422,3 @@ class RLTrainer(Trainer):
 
 def _malformed(group: Group, judged: Sequence[Judged]) -> list[bool]:
     return [not text.complete or one.malformed for text, one in zip(group.texts, judged, strict=True)]
-
-
-def speed(times: Sequence[float], written: int, trained: float) -> dict[str, float]:
-    """What the log says of a step's times: its start, and the ends of rollouts, rewards and learning."""
-    rollout, reward, learning = (after - before for before, after in zip(times, times[1:], strict=False))
-    return {
-        "rollout_seconds": rollout,
-        "reward_seconds": reward,
-        "learning_seconds": learning,
-        "rollout_tokens_per_second": written / rollout,
-        "learning_tokens_per_second": trained / learning,
-    }

@@ -23,11 +23,14 @@ from irg.learning.rl.flow_learning import flow_losses, prepare_targets, velociti
 from irg.learning.rl.loss import policy_losses, token_scores
 from irg.learning.rl.prompts import Prompt
 from irg.learning.rl.rewards import Judged
-from irg.learning.rl.trainer import TEXTS_KEPT, RLTrainer, speed
+from irg.learning.rl.trainer import TEXTS_KEPT, RLTrainer
 from irg.learning.rl.trajectories import TrajectoryGroup, first_turns, roll_out_rounds, root_of
 from irg.learning.rl.trajectory_packs import TrajectoryPack, learned_trajectories, trajectory_packs
 from irg.model.network.unified import UnifiedModel
-from irg.randomness import generator, numpy_generator
+from irg.randomness import generator
+
+ScoredTrajectories = tuple[list[TrajectoryGroup], list[list[Outcome]], list[Judged]]
+"""Trajectories by prompt, what became of them, and the rewards of all first images."""
 
 
 class TrajectoryTrainer(RLTrainer):
@@ -39,15 +42,9 @@ class TrajectoryTrainer(RLTrainer):
 
     def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
         """One step; returns what to log."""
-        recipe, step = self.recipe, self.state.step
-        times = [time.perf_counter()]
-        prompts = recipe.prompts.draw(recipe.seed, step, recipe.rollout.prompts)
-        seeds = numpy_generator(recipe.seed, Draw.ROLLOUT, step).integers(
-            2**63, size=(len(prompts), 1 + recipe.rollout.samples)
-        )
-        how = (recipe.rollout.temperature, window_of(recipe, step))
-        groups, outcomes, roots, reward_seconds = self.rounds(prompts, seeds.tolist(), *how)
-        times += [time.perf_counter() - reward_seconds, time.perf_counter()]
+        recipe, step, started = self.recipe, self.state.step, time.perf_counter()
+        groups, outcomes, roots = self.step_rollouts()
+        scored = time.perf_counter()
         judged = [[one.judged(recipe.credit) for one in some] for some in outcomes]
         none = [[False] * len(some) for some in judged]
         values = advantages([[one.total for one in some] for some in judged], none, recipe.advantage)
@@ -74,23 +71,26 @@ class TrajectoryTrainer(RLTrainer):
             [one.total is None for one in roots] + [one.total is None for some in judged for one in some]
         )
         record |= self.learn(batches)
-        times.append(time.perf_counter())
         written = sum(len(r.text.ids) + 1 for group in groups for rounds in group.siblings for r in rounds)
-        record |= speed(times, written, record["tokens"])
+        record |= self.speed(started, scored, written, "tokens", record["tokens"])
         self.limits.check(record, self._failure)
         if self.state.step % recipe.log_every == 0:
             self._keep_trajectories(groups, outcomes, values)
         return record | {"stop": self.any_rank(stop())}
 
-    def rounds(
+    def begin_rollouts(self, step: int) -> Callable[[], ScoredTrajectories]:
+        prompts, seeds = self.prompts_of(step, 1 + self.recipe.rollout.samples)
+        return self.begin_rounds(prompts, seeds, self.recipe.rollout.temperature, window_of(self.recipe, step))
+
+    def begin_rounds(
         self,
         prompts: Sequence[Prompt],
         seeds: Sequence[Sequence[int]],
         temperature: float,
         window: int | None = None,
         all_roots: bool = False,
-    ) -> tuple[list[TrajectoryGroup], list[list[Outcome]], list[Judged], float]:
-        """Trajectories of prompts and what became of them; the rewards of all first images; seconds of scoring.
+    ) -> Callable[[], ScoredTrajectories]:
+        """Make and score first turns of prompts, and begin their siblings; what is returned waits for these.
 
         Args:
             seeds: of each prompt's first turn, then of its siblings.
@@ -99,17 +99,18 @@ class TrajectoryTrainer(RLTrainer):
         """
         recipe, name = self.recipe, self.profile.name
         how = {"write": Write(recipe.rollout.max_tokens, temperature, logprobs=True), "drawing": recipe.drawing}
-        turns = self.made(first_turns, prompts, [own[0] for own in seeds], **how)
-        started = time.perf_counter()
+        turns = self.begin(first_turns, prompts, [own[0] for own in seeds], **how)()
         roots = self.judge_pairs([(turn, root_of(turn, self.encoder, name)) for turn in turns])
-        seconds = time.perf_counter() - started
         kept = [number for number, one in enumerate(roots) if one.total is not None]
         kept = kept if all_roots else chosen_groups(roots, recipe.credit)
         prompts, siblings = [turns[number] for number in kept], [seeds[number][1:] for number in kept]
-        groups = self.made(roll_out_rounds, prompts, siblings, **how, rounds=recipe.credit.rounds, window=window)
-        started = time.perf_counter()
-        outcomes = self.judge_rounds(groups, [roots[number] for number in kept])
-        return groups, outcomes, roots, seconds + time.perf_counter() - started
+        begun = self.begin(roll_out_rounds, prompts, siblings, **how, rounds=recipe.credit.rounds, window=window)
+
+        def finish() -> ScoredTrajectories:
+            groups = begun()
+            return groups, self.judge_rounds(groups, [roots[number] for number in kept]), roots
+
+        return finish
 
     def judge_rounds(self, groups: Sequence[TrajectoryGroup], roots: Sequence[Judged]) -> list[list[Outcome]]:
         """Score every image of every sibling."""
@@ -142,13 +143,16 @@ class TrajectoryTrainer(RLTrainer):
 
     @torch.no_grad()
     def _score_before(self, packs: Sequence[tuple[int, Any]]) -> None:
-        """Noise all packs; score them by the reference, and before the first update where there are several."""
+        """Noise all packs; score them by the reference, and before the first update where there are several. (Of
+        rollouts that were made ahead the engine's own scores are taken.)"""
         for number, own in packs:
             noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1, number)
             if self.ranks.device.type != "cpu":
                 own.to(self.ranks.device)
             prepare_targets(own.flow, self.recipe, noise)
-            if self.recipe.updates > 1:
+            if self.off_policy:
+                own.text.old_L = own.text.rollout_L.to(self.ranks.device)
+            elif self.recipe.updates > 1:
                 own.text.old_L, _, own.flow.old_MD = self._outputs(self.computing, own)
             if self.reference is not None:
                 with self.reference.model() as model:
@@ -167,7 +171,7 @@ class TrajectoryTrainer(RLTrainer):
         try:
             logprobs_L, entropy_L, new_MD = self._outputs(self.computing, pack)
             old_L = logprobs_L.detach() if text.old_L is None else text.old_L
-            old_MD = new_MD.detach() if flow.old_MD is None else flow.old_MD
+            old_MD = None if self.off_policy else new_MD.detach() if flow.old_MD is None else flow.old_MD
             device = logprobs_L.device
             advantages_L, weights_L = text.advantages_L.to(device), text.weights_L.to(device)
             scored = policy_losses(logprobs_L, entropy_L, old_L, advantages_L, text.reference_L, recipe.loss)
@@ -188,7 +192,7 @@ class TrajectoryTrainer(RLTrainer):
         """One trajectory of each of the evaluation's prompts: repair, damage and rewards."""
         recipe, how = self.recipe, self.recipe.evaluate
         prompts, seeds = self.held_out_prompts(2)
-        _, outcomes, _, _ = self.rounds(prompts, seeds, how.temperature, all_roots=True)
+        _, outcomes, _ = self.begin_rounds(prompts, seeds, how.temperature, all_roots=True)()
         found = outcome_figures([one for some in outcomes for one in some], recipe.credit)
         figures = {f"held_out/{name}": value for name, value in found.items()}
         return figures | ({"held_out_reward": found["last"]} if "last" in found else {})

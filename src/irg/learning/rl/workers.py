@@ -2,6 +2,7 @@
 
 A worker holds the whole model with the weights that it was last sent. Prompts are handed out in parts of
 ``rollout.at_once``, which are what an engine runs together, so the number of workers changes nothing, not one bit.
+With ``rollout.ahead`` they make the rollouts of the next step while a step is learned from.
 """
 
 import os
@@ -73,22 +74,38 @@ class RolloutWorkers:
         threads = torch.get_num_threads()
         self._workers = [actor.remote(recipe, encoder, threads) for _ in range(recipe.rollout.workers)]
         self._at_once = recipe.rollout.at_once
+        self._loading = list[Any]()
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Send all of them the weights that are trained."""
+        """Send all of them the weights that are trained. A worker does what it is asked for in turn: rollouts that were
+        begun before are still made with the weights before."""
         sent = self._ray.put(dict(weights))
-        self._all([worker.load.remote(sent) for worker in self._workers])
+        self._loading = [worker.load.remote(sent) for worker in self._workers]
 
-    def make(
+    def begin(
         self, make: Make, prompts: Sequence[Prompt], seeds: Sequence[Any], options: Mapping[str, Any]
     ) -> list[Any]:
-        """Rollouts of prompts, one result for each."""
+        """Begin rollouts of prompts; :meth:`results` waits for them."""
         tasks = []
         for number, start in enumerate(range(0, len(prompts), self._at_once)):
             part = slice(start, start + self._at_once)
             worker = self._workers[number % len(self._workers)]
             tasks.append(worker.make.remote(make, prompts[part], seeds[part], dict(options)))
-        return [result for results in self._all(tasks) for result in results]
+        return tasks
+
+    def results(self, tasks: Sequence[Any]) -> list[Any]:
+        """The rollouts that were begun, one result for each prompt.
+
+        Raises:
+            ValueError: a worker ended.
+        """
+        try:
+            self._ray.get(self._loading)  # which would otherwise fail unseen
+            found: list[list[Any]] = self._ray.get(list(tasks))
+        except self._ray.exceptions.RayActorError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"a rollout worker ended ({reason}); start the run again to go on") from error
+        return [result for results in found for result in results]
 
     def close(self) -> None:
         """End them."""
@@ -96,16 +113,3 @@ class RolloutWorkers:
             self._ray.kill(worker)
         if self._starts:
             self._ray.shutdown()
-
-    def _all(self, tasks: Sequence[Any]) -> list[Any]:
-        """The results of tasks.
-
-        Raises:
-            ValueError: a worker ended.
-        """
-        try:
-            found: list[Any] = self._ray.get(list(tasks))
-        except self._ray.exceptions.RayActorError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"a rollout worker ended ({reason}); start the run again to go on") from error
-        return found
