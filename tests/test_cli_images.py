@@ -191,7 +191,8 @@ def test_an_animated_image_gets_a_word(fake: FakePipeline, capsys: pytest.Captur
             "unknown field 'picture'; the fields are prompt, seed, image",
         ),
         (["ask", "red.png"], "image files and then a text in quotes are needed; for example: irg ask"),
-        (["ask", "red.png", "x", "--max-tokens", "0"], "max_think_tokens must be a whole number from 1"),
+        (["ask", "red.png", "x", "--max-tokens", "0"], "--max-tokens must be at least 1, got 0"),
+        (["ask", "red.png", "x", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["ask", "none.png", "x"], "none.png: No such file"),
     ],
 )

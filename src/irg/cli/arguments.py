@@ -46,6 +46,7 @@ Memory = Literal["auto", "bf16", "int8", "int4", "fp8", "offload"]  # of the mem
 Lora = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATH[:SCALE]")]
 FIRST = "First image: "  # begins the help of drawing settings without a prefix
 _OF_PIPELINE = ("model", "device", "memory", "compile", "weights", "lora", "protocol", "offline")
+_KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no "None" among the choices, no --no-json
 
 
@@ -335,4 +336,19 @@ def _first_sentence(panel: str) -> str:
     paragraphs = re.split(r"\s*[─-]{10,}\s*", " ".join(line for line in lines if line))
     message = paragraphs[0 if framed or len(paragraphs) == 1 else 1].replace(", 'None'", "").replace("'None', ", "")
     nearest = re.search(r"Perhaps you meant.*?(--[\w-]+)", " ".join(paragraphs))
-    return (message or "the arguments can't be read") + (f"; did you mean {nearest[1]}?" if nearest else "")
+    return _expected(message or "the arguments can't be read") + (f"; did you mean {nearest[1]}?" if nearest else "")
+
+
+def _expected(message: str) -> str:
+    """What was expected, in the words that recipes use, where a value could not be read."""
+    option, _, why = message.removeprefix("Error parsing ").partition(": ")
+    if not message.startswith("Error parsing "):
+        return message
+    if not option.startswith("-"):
+        return why  # said by a dataclass's own check
+    of_union = re.match(r"no type matching (\S+) could be instantiated from \[(.+?)\]", why)
+    of_number = re.match(r"(?:invalid literal for|could not convert string to) (int|float).*?: (.+)", why)
+    if not (found := of_union or of_number):
+        return f"{option}: {why}"
+    kinds = [_KINDS.get(kind.upper(), kind.strip("{}").replace(",", ", ")) for kind in found[1].split("|")]
+    return f"{option}: expected {' or '.join(kinds)}, got {found[2]}"

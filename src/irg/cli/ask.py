@@ -47,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
         ValueError: an argument, an image, the model or a setting is not acceptable.
     """
     options = parse(AskOptions, argv, "irg ask", "Ask about images.")
+    for name, number in (("max-tokens", options.max_tokens), ("batch-size", options.batch_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"--{name} must be at least 1, got {number}")
     given = {"max_think_tokens": options.max_tokens, "temperature": options.temperature}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     check_options(changes)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from irg.cli.arguments import Lora, image_size, parse
 from irg.deprecation import renamed
@@ -19,7 +19,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class _Info:
-    path: Positional[str]
+    path: Positional[Annotated[str, arg(metavar="MODEL")]]
     """A model folder, a bundled model, or a hub id that is in the cache."""
     size: str | None = None
     """WIDTHxHEIGHT to estimate memory for; several with commas between. Default: 512, 768 and 1024 where they fit."""
@@ -53,10 +53,10 @@ def info(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class _Convert:
-    source: Positional[str]
+    source: Positional[Annotated[str, arg(metavar="MODEL")]]
     """A model folder, a bundled model, or a hub id, which is downloaded once; with --base also a file of weights alone,
     safetensors or GGUF."""
-    out: Positional[str]
+    out: Positional[Annotated[str, arg(metavar="FOLDER")]]
     """The folder to make."""
     layout: Literal["irg", "bagel"] | None = None
     """Of the new folder; default: as the source has it."""
@@ -120,7 +120,7 @@ def convert(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class _Init:
-    out: Positional[str]
+    out: Positional[Annotated[str, arg(metavar="FOLDER")]]
     """The folder to make."""
     config: Literal["bagel_7b", "mini", "tiny"] = "tiny"
     """Sizes of the network."""

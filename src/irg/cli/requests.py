@@ -90,7 +90,7 @@ def _read(name: str, seed: int, with_images: bool) -> list[Request]:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
     if not requests:
-        raise ValueError(f"{name}: holds no prompt")
+        raise ValueError(f"{title}: holds no prompt")
     return requests
 
 
