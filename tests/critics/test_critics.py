@@ -41,6 +41,7 @@ def built_in(monkeypatch: pytest.MonkeyPatch) -> None:
         ("endpont:m", r"no critic 'endpont' \(did you mean 'endpoint'\?\); there are self, endpoint, hf"),
         ("endpoint", "needs more: endpoint:MODEL"),
         ("hf:", "needs more: hf:MODEL"),
+        ("hf:missing", "missing: neither a folder that is here nor a hub id"),
     ],
 )
 def test_mistakes_in_a_name(spec: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:

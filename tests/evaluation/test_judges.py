@@ -17,7 +17,7 @@ def test_every_judge_is_an_entry_point():
     with pytest.raises(ValueError, match="a judge is needed") as caught:
         make_judges([], JudgeOptions())
     for name in registry.names(registry.JUDGES):
-        assert re.search(rf"\n  {name} +\S.{{10}}", str(caught.value)), name
+        assert re.search(rf"(of|;) {name} \(\S.{{10}}", str(caught.value)), name
     assert "can't be loaded" not in str(caught.value)
 
 

@@ -28,6 +28,9 @@ def log_as_before() -> Iterator[None]:
         (["--max-rounds", "0"], "max_rounds must be above 0"),
         (["--api-keys", "/nowhere/keys"], "can't read the API keys"),
         (["--public-url", "example.org"], "public_url must begin with http"),
+        (["--allow-critics", "mini-compar"], "no critic 'mini-compar' (did you mean 'mini-compare'?)"),
+        (["--allow-origins", "example.org"], "allow_origins: 'example.org' is no web page's origin"),
+        (["--allow-origins", "https://example.org/"], "allow_origins: 'https://example.org/' is no web page's"),
     ],
 )
 def test_mistakes(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from irg.cli.arguments import ModelOptions, parse
+from irg.critics.options import check_critic
 
 KEYS = "IRG_API_KEYS"
 
@@ -118,6 +119,8 @@ def _serve(options: ServeOptions, keys: Any) -> int:
         page=not options.no_page,
         limits=limits,
     )
+    for critic in options.allow_critics:
+        check_critic(critic)
     if not chosen.local and not keys:
         raise ValueError(f"--host {options.host} lets other machines in: give API keys (--api-keys FILE or {KEYS})")
 

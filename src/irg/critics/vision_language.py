@@ -1,6 +1,7 @@
 """Vision-language models of the transformers library on this machine: they answer questions about an image."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ class VisionLanguageModel:
         Raises:
             ValueError: transformers is not installed, or the model can't be loaded.
         """
+        if "/" not in name and not Path(name).is_dir():
+            raise ValueError(f"{name}: neither a folder that is here nor a hub id (owner/name)")
         try:
             from transformers import AutoModelForImageTextToText, AutoProcessor
         except ImportError as error:

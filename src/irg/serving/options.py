@@ -1,6 +1,7 @@
 """What a server allows, and how it is reached. Plain numbers; checked before a model is loaded."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -112,6 +113,9 @@ class ServerOptions:
             raise ValueError(f"keepalive_s must be above 0, got {self.keepalive_s}")
         for host in self.image_hosts:
             origin_of(host)
+        for page in self.allow_origins:
+            if page not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", page):
+                raise ValueError(f"allow_origins: {page!r} is no web page's origin, such as https://example.org, nor *")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError(f"public_url must begin with http:// or https://, got {self.public_url!r}")
 

@@ -127,8 +127,8 @@ def make_judges(specs: Sequence[str], options: JudgeOptions) -> list[Judge]:
     """
     known = registry.names(registry.JUDGES)
     if not specs:
-        lines = "".join(f"\n  {name:10} {registry.summary(registry.JUDGES, name)}" for name in known)
-        raise ValueError(f"a judge is needed: --judge with one or several of{lines}")
+        each = "; ".join(f"{name} ({registry.summary(registry.JUDGES, name)})" for name in known)
+        raise ValueError(f"a judge is needed: --judge with one or several of {each}")
     judges = []
     for spec in specs:
         name, _, rest = spec.partition(":")
