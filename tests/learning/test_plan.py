@@ -68,7 +68,7 @@ def test_a_plan_from_sizes_alone(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert code == 2
     assert "parameters: 14,607,260,128, trained: 14,575,018,464 (99.78%)" in out
-    assert "PROBLEM: data: data/irgl/first is neither a parquet file nor a folder with parquet files" in out
+    assert "PROBLEM: data: data/irgl/first is not there: no such file or folder" in out
     assert "tokens_per_pack: 40000" in out and "samples per step, improving_full: 8.0" in out
     assert "memory per GPU, estimated: " in out
 
@@ -96,7 +96,8 @@ def test_guessed_packs_hold_a_sample_of_every_mandatory_mode() -> None:
     assert all(plan.samples_per_pack[mode] >= 1 for mode in stage_1.mixture.mandatory)
     assert abs(plan.tokens_per_pack - 40_000) < 1
     small = make_plan(replace(stage_1, model="bagel_7b", data=("nowhere",), tokens_per_pack=20_000), gpus=8)
-    assert any("a sample of every mandatory mode is" in problem for problem in small.problems)
+    assert any("a guessed sample of every mandatory mode is" in note for note in small.notes)
+    assert small.problems == ["data: nowhere is not there: no such file or folder"]
 
 
 def test_more_memory_than_a_gpu_has_is_a_problem_and_hours_count_what_is_done_again() -> None:
@@ -146,7 +147,7 @@ def test_a_plan_names_every_mistake(planned: Callable[..., TrainRecipe]) -> None
         "muon needs whole",
         "unknown part 'nose'",
         "called 'nothing'",
-        "nowhere is neither",
+        "nowhere is not there",
     ):
         assert what in problems
 

@@ -279,6 +279,7 @@ def test_the_command_tells_recipes_apart(
     assert "no prompts could be read: they are guessed" in told and "operations per step" in told
     assert "PROBLEM: prompts: nowhere can't be read" in told and "PROBLEM: no plug-in 'lov'" in told
     assert main(["train", str(file)]) == 0
+    assert capsys.readouterr().out.endswith(f"Written to {tmp_path / 'out' / 'model'}\n")
     assert (tmp_path / "out" / "model").is_dir() and len(log(tmp_path / "out")) == 1
     kept = [json.loads(line) for line in (tmp_path / "out" / "texts.jsonl").read_text().splitlines()]
     assert len(kept) == 2 and kept[0]["reward"] >= kept[1]["reward"] and kept[0]["prompt"] == "a dog"

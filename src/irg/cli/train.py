@@ -1,7 +1,12 @@
 """``irg train RECIPE.yaml [--dry-run] [--field value ...]`` and ``irg train report RUN``."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from irg.learning.recipe import TrainRecipe
 
 _USAGE = """usage: irg train RECIPE.yaml [--dry-run [--gpus N]] [--force] [--field value ...]
        irg train report RUN [--out FILE.html]
@@ -75,14 +80,9 @@ def _supervised(path: str, overrides: Sequence[str], dry_run: bool, force: bool,
         plan = make_plan(recipe, gpus)
         print(report(plan))
         return 2 if plan.problems else 0
-    from irg.learning.parallel import leave
     from irg.learning.trainer import train
 
-    try:
-        train(recipe, force=force)
-    finally:
-        leave()
-    return 0
+    return _train(train, recipe, force)
 
 
 def _by_reward(path: str, overrides: Sequence[str], dry_run: bool, force: bool, gpus: int | None) -> int:
@@ -96,13 +96,21 @@ def _by_reward(path: str, overrides: Sequence[str], dry_run: bool, force: bool, 
         plan = make_plan(recipe, gpus)
         print(report(plan))
         return 2 if plan.problems else 0
-    from irg.learning.parallel import leave
     from irg.learning.rl.run import train_by_reward
 
+    return _train(train_by_reward, recipe, force)
+
+
+def _train(train: Callable[..., Path], recipe: "TrainRecipe", force: bool) -> int:
+    """Run a recipe; the main process says where the result is."""
+    from irg.learning.parallel import leave
+
     try:
-        train_by_reward(recipe, force=force)
+        folder = train(recipe, force=force)
     finally:
         leave()
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Written to {folder}")
     return 0
 
 

@@ -248,10 +248,12 @@ def _nominal(plan: Plan, config: ModelConfig) -> Work:
     plan.tokens_per_pack = sum(n * lengths[mode] for mode, n in counts.items())
     plan.longest = max(lengths.values())
     if not plan.rows and plan.longest > min(recipe.max_tokens_per_sample, recipe.tokens_per_pack):
-        plan.problems.append(f"samples of {plan.longest} tokens are more than max_tokens_per_sample or tokens_per_pack")
+        plan.notes.append(
+            f"guessed samples of {plan.longest} tokens are more than max_tokens_per_sample or tokens_per_pack"
+        )
     elif not plan.rows and plan.tokens_per_pack > recipe.tokens_per_pack:
-        plan.problems.append(
-            f"a sample of every mandatory mode is {plan.tokens_per_pack:,.0f} tokens together, more than "
+        plan.notes.append(
+            f"a guessed sample of every mandatory mode is {plan.tokens_per_pack:,.0f} tokens together, more than "
             f"tokens_per_pack {recipe.tokens_per_pack}"
         )
     total = dict.fromkeys(vars(Work()), 0.0)

@@ -61,7 +61,8 @@ def data_files(sources: Sequence[str], what: str = "data") -> list[Path]:
         path = Path(source)
         found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
         if not found:
-            raise ValueError(f"{what}: {source} is neither a parquet file nor a folder with parquet files")
+            why = "is a folder without parquet files" if path.exists() else "is not there: no such file or folder"
+            raise ValueError(f"{what}: {source} {why}")
         files += found
     return files
 
