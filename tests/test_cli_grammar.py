@@ -63,6 +63,7 @@ VALUES = {
     "sde_noise_level": ("0.8", 0.8),
     "sde_window_start": ("1", 1),
     "sde_window_size": ("3", 3),
+    "sde_type": ("cps", "cps"),
 }
 
 

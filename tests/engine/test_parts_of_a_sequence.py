@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from irg.engine.engine import Engine
 from irg.engine.events import DenoiseStep, RequestDone, RequestFailed
-from irg.engine.flow import sde_mean_and_std, sde_step
+from irg.engine.flow import sde_mean_and_std, stochastic_step
 from irg.engine.ops import Draw, Drawn, Forget, Look, Program, Said, Say, Wait, Write, Written
 from irg.engine.runner import Runner
 from irg.engine.settings import DrawSettings
@@ -163,13 +165,38 @@ def test_a_prefix_is_as_if_it_had_been_chosen(engine: Engine) -> None:
 
 def test_a_stochastic_step_by_hand() -> None:
     """t = 0.8, d = 0.3, level 0.5: std = 0.5 * sqrt(4) = 1; mean = x (1 - 0.3 / 1.6) - 0.3 v (1 + 0.2 / 1.6)."""
-    x, v, z = torch.tensor([[2.0]]), torch.tensor([[1.0]]), torch.tensor([[3.0]])
+    x, v = torch.tensor([[2.0]]), torch.tensor([[1.0]])
     mean, std = sde_mean_and_std(x, v, 0.8, 0.5, 0.5, 0.9)
     assert std == pytest.approx(1.0)
     assert mean.item() == pytest.approx(2 * 0.8125 - 0.3 * 1.125)
-    assert sde_step(x, v, 0.8, 0.5, 0.5, z, 0.9).item() == pytest.approx(1.2875 + 0.3**0.5 * 3)
+    assert stochastic_step(x, v, 0.8, 0.5, "sde", 0.5, 0.9) == (mean, pytest.approx(0.3**0.5))
     _, first = sde_mean_and_std(x, v, 1.0, 0.9, 0.5, 0.9)
     assert first == pytest.approx(0.5 * (1 / 0.1) ** 0.5)  # at t = 1 the second time stands below
+
+
+def test_a_step_of_cps_by_hand() -> None:
+    """t = 0.8, t' = 0.5, level 1/3, so sin and cos of 30 degrees: image 1.2 and noise 2.2; std = 0.5 / 2."""
+    x, v = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+    mean, std = stochastic_step(x, v, 0.8, 0.5, "cps", 1 / 3, 0.9)
+    assert std == pytest.approx(0.25) and mean.item() == pytest.approx(0.5 * 1.2 + 0.5 * 0.75**0.5 * 2.2)
+    mean, std = stochastic_step(x, v, 0.8, 0.5, "cps", 0.0, 0.9)
+    assert std == 0 and mean.item() == pytest.approx(1.7)  # Euler's
+
+
+@given(st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_step_of_cps_keeps_the_noise_level(now: float, share: float, level: float) -> None:
+    """1 - t' of the image is left; old and new noise together have the variance t'^2."""
+    image, noise = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
+    after = share * now
+    mean, std = stochastic_step((1 - now) * image + now * noise, noise - image, now, after, "cps", level, 0.9)
+    assert mean[0].item() == pytest.approx(1 - after) and mean[1].item() ** 2 + std**2 == pytest.approx(after**2)
+
+
+def test_the_last_step_of_cps_has_no_noise() -> None:
+    settings = DrawSettings(num_timesteps=4, sde_noise_level=0.5, sde_window_start=1, sde_type="cps")
+    assert [settings.is_stochastic(step) for step in range(3)] == [False, True, False]
+    with pytest.raises(ValueError, match="sde_noise_level must be at most 1 with sde_type cps"):
+        DrawSettings(sde_noise_level=1.5, sde_type="cps")
 
 
 def test_stochastic_steps_are_those_of_the_window(engine: Engine) -> None:

@@ -82,8 +82,9 @@ def test_a_stochastic_steps_density_in_numbers() -> None:
     x, v, one = torch.full((1, 2), 2.0), torch.ones(1, 2), torch.zeros(())
     step = ops.StochasticStep(0.8, 0.5, x, torch.tensor([[1.5875, 1.2875]]), one)
     value = -0.075 - 0.5 * np.log(0.3) - 0.5 * np.log(2 * np.pi)
-    (logprob,), (mean,) = step_logprobs(v, [step], how)
+    (logprob,), ((mean, std),) = step_logprobs(v, [step], how)
     assert logprob.item() == pytest.approx(value, abs=1e-5) and mean.flatten().tolist() == pytest.approx([1.2875] * 2)
+    assert std == pytest.approx(0.3**0.5)
     again = ops.StochasticStep(0.8, 0.5, x, step.x_after_ND, torch.tensor(value + 0.25))
     moved = v + torch.tensor([[0.0, 1.0]])  # its second mean is lower by 0.3375
     found = flow_grpo_losses(
@@ -171,9 +172,11 @@ def test_the_ratio_before_the_first_update_is_one(recipe: Make) -> None:
     assert once["flow_ratio_gap"] == 0.0 and once["flow_kl"] == 0.0 and once["grad_norm"] > 0
     assert 0 <= once["flow_rollout_gap"] < 5e-6, once["flow_rollout_gap"]
     assert "rollout_mse" not in once
-    trainer = DrawingTrainer(recipe(minibatches=2, epochs=2, **GRPO), quiet=True)
+    cps = GRPO | {"drawing": replace(GRPO["drawing"], stochastic="cps")}
+    trainer = DrawingTrainer(recipe(minibatches=2, epochs=2, **cps), quiet=True)
     trainer.update = lambda factor: (0.0, False)  # type: ignore[method-assign]
-    assert trainer.train_step()["flow_ratio_gap"] == 0.0
+    kept = trainer.train_step()
+    assert kept["flow_ratio_gap"] == 0.0 and kept["flow_rollout_gap"] < 5e-6
     moving = DrawingTrainer(recipe(minibatches=2, **GRPO), quiet=True).train_step()
     assert moving["flow_ratio_gap"] > 1e-5 and moving["flow_kl"] > 0
 
@@ -266,6 +269,11 @@ def test_settings_of_the_other_method_are_refused() -> None:
         Drawing(learning="flow-grpo", beta=0.5)
     with pytest.raises(ValueError, match=r"drawing.window must be from 1 to the 3 steps, got 4"):
         Drawing(num_timesteps=4, learning="flow-grpo", window=4)
+    with pytest.raises(ValueError, match=r"drawing.stochastic has no use with drawing.learning nft"):
+        Drawing(stochastic="cps")
+    for changes in ({"noise_level": 1.1}, {"num_timesteps": 3}):
+        with pytest.raises(ValueError, match=r"drawing.stochastic cps: noise_level must be at most 1, and window less"):
+            Drawing(learning="flow-grpo", stochastic="cps", **changes)
 
 
 def test_the_dry_run(recipe: Make) -> None:

@@ -243,7 +243,8 @@ class Killed(Exception):
 def test_resumed_is_uninterrupted_whatever_the_number_of_workers(
     ray: RayDouble, ahead: Callable[..., RLRecipe], monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
-    """A run ends while rollouts that were made ahead are learned from, and goes on from its checkpoint of step 2."""
+    """A run ends while rollouts that were made ahead are learned from, and goes on from its checkpoint of step 2, with
+    another worker."""
     small = {"save_every": 2, "evaluate": Evaluate(2, count=2)}
     whole, broken = outcome(ahead(2, policy, **small)), ahead(1, policy, **small)
     trainer = trainer_of(broken)
@@ -259,7 +260,7 @@ def test_resumed_is_uninterrupted_whatever_the_number_of_workers(
     with pytest.raises(Killed):
         train_by_reward(broken, quiet=True)
     monkeypatch.setattr(trainer, "learn", learn)
-    assert same(whole, outcome(broken))
+    assert same(whole, outcome(replace(broken, rollout=replace(broken.rollout, workers=2))))
 
 
 def test_what_making_them_ahead_needs(ahead: Callable[..., RLRecipe]) -> None:

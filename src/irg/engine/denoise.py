@@ -14,7 +14,7 @@ from torch import Tensor
 from irg.engine.batching import Batches, fail_on_error, require_finite
 from irg.engine.cache import Context
 from irg.engine.events import DenoiseStep, ImageDone
-from irg.engine.flow import euler_step, gaussian_logprob, sde_scale, sde_step, time_grid
+from irg.engine.flow import euler_step, gaussian_logprob, stochastic_step, time_grid
 from irg.engine.guidance import guide
 from irg.engine.ops import Draw, Drawn, Handles, StochasticStep
 from irg.engine.prefill import Prefiller
@@ -159,9 +159,9 @@ class Denoiser:
             else:
                 noise_ND = given[d.step - s.sde_window_start]
             noise_ND = noise_ND.to(d.x_ND.device)
-            x_after_ND = sde_step(d.x_ND, v_ND, now, after, s.sde_noise_level, noise_ND, d.times[1])
-            scale = sde_scale(now, after, s.sde_noise_level, d.times[1])
-            logprob = gaussian_logprob(scale * noise_ND, torch.zeros_like(noise_ND), scale)
+            mean_ND, std = stochastic_step(d.x_ND, v_ND, now, after, s.sde_type, s.sde_noise_level, d.times[1])
+            x_after_ND = mean_ND + std * noise_ND
+            logprob = gaussian_logprob(std * noise_ND, torch.zeros_like(noise_ND), std)
             d.stochastic.append(StochasticStep(now, after, d.x_ND, x_after_ND, logprob))
             return x_after_ND
         if s.solver == "euler":

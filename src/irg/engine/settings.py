@@ -7,6 +7,7 @@ from irg.recipes import build, choose
 
 RenormType = Literal["global", "channel", "text_channel"]
 Solver = Literal["euler", "adams", "dpm", "unipc"]
+SdeType = Literal["sde", "cps"]
 MAX_TIMESTEPS = 10_000
 
 
@@ -29,9 +30,10 @@ class DrawSettings:
             (:mod:`irg.engine.step_cache`). 1: in all.
         network_gap: in the place of an interval: the network runs where so much of the time from 1 to 0 has passed
             since it ran, so that many short steps cost no more runs than a few long ones. 0: off.
-        sde_noise_level: of the stochastic sampler (:func:`irg.engine.flow.sde_step`); 0: Euler's method alone.
+        sde_noise_level: of the stochastic sampler (:func:`irg.engine.flow.stochastic_step`); 0: Euler's method alone.
         sde_window_start: the first stochastic step, from 0.
         sde_window_size: consecutive stochastic steps; all others are Euler's.
+        sde_type: how stochastic steps are made: ``sde`` (Flow-GRPO) or ``cps`` (Flow-CPS), which keeps the noise level.
 
     Raises:
         ValueError: a value is of the wrong type or outside its range; the message names the field.
@@ -50,6 +52,7 @@ class DrawSettings:
     sde_noise_level: float = 0.0
     sde_window_start: int = 0
     sde_window_size: int = 2
+    sde_type: SdeType = "sde"
 
     def __post_init__(self) -> None:
         whole(self, "num_timesteps", 2, MAX_TIMESTEPS, "50 grid points are 49 updates")
@@ -67,9 +70,16 @@ class DrawSettings:
         number(self, "sde_noise_level", 0.0, 10.0, "0 is off; 0.7 and 0.8 are usual in training by reward")
         whole(self, "sde_window_start", 0, MAX_TIMESTEPS)
         whole(self, "sde_window_size", 0, MAX_TIMESTEPS)
+        choice(self, "sde_type", get_args(SdeType))
+        if self.sde_type == "cps" and self.sde_noise_level > 1:
+            raise ValueError(
+                f"sde_noise_level must be at most 1 with sde_type cps (all noise is new), got {self.sde_noise_level:g}"
+            )
 
     def is_stochastic(self, step: int) -> bool:
         """Whether an update of the image (from 0) is a stochastic one."""
+        if self.sde_type == "cps" and step == self.num_timesteps - 2:
+            return False  # it ends at time 0, without noise
         after = step - self.sde_window_start
         return self.sde_noise_level > 0 and 0 <= after < self.sde_window_size
 

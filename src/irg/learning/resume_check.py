@@ -18,7 +18,7 @@ from irg.version import library_versions
 
 FREE = {  # where the run ends, how often it reports, how it is fitted into memory: none of it changes what is learned
     *("out", "cache", "steps", "stop_after", "log_every", "save_every", "keep", "validate_every", "threads", "device"),
-    *("trackers", "samples", "guard", "lora.merge"),
+    *("trackers", "samples", "guard", "lora.merge", "rollout.workers"),
     *("parallel.replicas", "parallel.recompute", "parallel.attention", "parallel.compile", "parallel.accumulate"),
 }
 

@@ -55,7 +55,13 @@ def settings_of(how: Drawing, window: int | None = None) -> DrawSettings:
     plain = DrawSettings(how.num_timesteps, how.timestep_shift, cfg_text_scale=1.0, solver=how.solver)
     if window is None:
         return plain
-    return replace(plain, sde_noise_level=how.noise_level, sde_window_start=window, sde_window_size=how.window)
+    return replace(
+        plain,
+        sde_type=how.stochastic,
+        sde_noise_level=how.noise_level,
+        sde_window_start=window,
+        sde_window_size=how.window,
+    )
 
 
 def draw_groups(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from irg import registry
-from irg.engine.settings import DrawSettings, Solver
+from irg.engine.settings import DrawSettings, SdeType, Solver
 from irg.learning.recipe import Mixture, TrainRecipe
 from irg.learning.rl.prompts import FilePrompts, PromptSource, TrajectoryPrompts
 from irg.learning.rl.rewards import RewardTerm
@@ -52,6 +52,7 @@ class Drawing:
     solver: Solver = "euler"
     learning: Literal["nft", "flow-grpo"] = "nft"
     beta: float = 1.0  # nft: distance of the implicit policies from the old one
+    stochastic: SdeType = "sde"  # flow-grpo: how stochastic steps are made; see :func:`irg.engine.flow.stochastic_step`
     noise_level: float = 0.7  # flow-grpo: of stochastic steps
     window: int = 2  # flow-grpo: consecutive stochastic steps, in the noisier half of the sampler's
     clip: float = 0.1  # flow-grpo: a ratio counts from 1 - clip to 1 + clip
@@ -64,9 +65,16 @@ class Drawing:
             raise ValueError(f"drawing.beta must be positive, got {self.beta}")
         if not 0 < self.noise_level <= 10 or not 0 < self.clip < 1 or self.kl < 0:
             raise ValueError("drawing: noise_level must be above 0, clip above 0 and below 1, kl not negative")
-        if not 1 <= self.window <= self.num_timesteps - 1:
-            raise ValueError(f"drawing.window must be from 1 to the {self.num_timesteps - 1} steps, got {self.window}")
-        usual, others = Drawing, ("beta",) if self.learning == "flow-grpo" else ("noise_level", "window", "clip", "kl")
+        steps = self.num_timesteps - 1
+        if not 1 <= self.window <= steps:
+            raise ValueError(f"drawing.window must be from 1 to the {steps} steps, got {self.window}")
+        if self.stochastic == "cps" and (self.noise_level > 1 or self.window == steps):
+            raise ValueError(
+                "drawing.stochastic cps: noise_level must be at most 1, and window less than the "
+                f"{steps} steps, as the last has no noise; got {self.noise_level:g} and {self.window}"
+            )
+        of_grpo = ("stochastic", "noise_level", "window", "clip", "kl")
+        usual, others = Drawing, ("beta",) if self.learning == "flow-grpo" else of_grpo
         if unused := [name for name in others if getattr(self, name) != getattr(usual, name)]:
             raise ValueError(f"drawing.{unused[0]} has no use with drawing.learning {self.learning}")
         DrawSettings(self.num_timesteps, self.timestep_shift, solver=self.solver)  # says what is out of range
