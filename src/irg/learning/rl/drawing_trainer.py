@@ -3,7 +3,7 @@ the good ones and away from the bad ones.
 
 With DiffusionNFT the old policy is the run's average of weights (``ema``), which checkpoints keep and the run exports.
 Its decay by step is that of any run; with ``ema: 0`` it is the policy as it was before the step. With Flow-GRPO it
-always is that.
+always is that. Where rollouts are made ahead, the average that drew them is kept until they are learned from.
 
 Legend: G latent tokens of a pack, M those of targets; D values per token.
 """
@@ -40,6 +40,7 @@ class DrawingTrainer(RLTrainer):
     def __init__(self, recipe: RLRecipe, quiet: bool = False, force: bool = False, ranks: Ranks | None = None) -> None:
         super().__init__(recipe, quiet, force, ranks)
         recipe.drawing.check(self.config.image_stride)
+        self._drew: Mapping[Parameter, Tensor] = {}  # the averages that drew what is learned from off-policy
 
     def train_step(self, stop: Callable[[], bool] = bool) -> dict[str, float]:
         """One step; returns what to log."""
@@ -81,10 +82,12 @@ class DrawingTrainer(RLTrainer):
         yield self.old_policy()
 
     def old_policy(self) -> UnifiedModel:
-        """The model that draws: with the average of weights, or as it is. What is not trained is shared, not copied."""
+        """The model that drew what is learned from: with the average of weights, or as it is. What is not trained is
+        shared, not copied."""
         dtype = getattr(torch, self.recipe.parallel.precision)
+        averages = self._drew if self.off_policy else self.rollout_averages()
         model = sampling.averaged_model(
-            self.model, self.rollout_averages(), adapter_of(self.recipe), self.ranks, dtype, everywhere=True
+            self.model, averages, adapter_of(self.recipe), self.ranks, dtype, everywhere=True
         )
         assert model is not None
         return model.eval()
@@ -118,8 +121,9 @@ class DrawingTrainer(RLTrainer):
     def _score_before(self, packs: Sequence[tuple[int, Any]]) -> None:
         """Prepare all packs, and let the old policy and the reference predict their velocities before the first update.
         (Where the policy itself drew and there is one update, the old velocities are those that the gradient is taken
-        of; where it drew before the last update, the sampler's densities take their place.)"""
-        old = None if self.off_policy or (self.draws_itself and self.recipe.updates == 1) else self.old_policy()
+        of; where it drew ahead, the sampler's densities take their place.)"""
+        known = self.draws_itself and (self.off_policy or self.recipe.updates == 1)
+        old = None if known else self.old_policy()
         for number, own in packs:
             noise = generator(self.recipe.seed, Draw.DRAWING, self.state.step, 1, number)
             if self.ranks.device.type != "cpu":
@@ -130,12 +134,18 @@ class DrawingTrainer(RLTrainer):
             if self.reference is not None:
                 with self.reference.model() as model:
                     own.reference_MD = velocities(model, own)
+        del old  # it holds the averages of before
+        self._drew = {}
+        if self.next_rollouts is not None and not self.draws_itself:
+            self._drew = {weight: average.clone() for weight, average in self.state.averages().items()}
 
     def _policy_backward(self, pack: Any, divisors: tuple[float, float], figures: StepFigures, number: int) -> None:
         assert isinstance(pack, DrawingPack) and isinstance(figures, DrawingFigures)
         try:
             new_MD = velocities(self.computing, pack)
-            old_MD = None if self.off_policy else new_MD.detach() if pack.old_MD is None else pack.old_MD
+            old_MD = pack.old_MD
+            if old_MD is None and not self.off_policy:
+                old_MD = new_MD.detach()
             scored = flow_losses(new_MD, old_MD, pack, self.recipe.drawing)
             loss = scored.loss_M.sum() / divisors[1]
             loss.backward()

@@ -124,6 +124,8 @@ def _add_up(plan: RLPlan, recipe: RLRecipe, opened: Opened, packs: list[Work], i
     plan.memory = memory_bytes(config, largest, plan.parameters, plan.trained, shards, recipe)
     if plan.gpus > 1 and not adapters and not recipe.rollout.workers:
         plan.memory["whole weights for rollouts"] = float(_itemsize(recipe) * plan.parameters)
+    if averaged and recipe.rollout.ahead:
+        plan.memory["policy that drew ahead"] = 4.0 * plan.trained / shards
     if recipe.measures_divergence and not adapters:
         plan.memory["reference"] = float(_itemsize(recipe) * plan.trained)
 

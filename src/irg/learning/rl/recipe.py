@@ -242,10 +242,10 @@ class RLRecipe(TrainRecipe):
             raise ValueError(
                 "noise_copies has no use with drawing.learning flow-grpo: it learns the sampler's own steps"
             )
-        if draws and self.drawing.learning == "nft" and self.rollout.ahead:
+        if self.policy == "trajectory" and self.drawing.learning == "nft" and self.rollout.ahead:
             raise ValueError(
-                "rollout.ahead needs drawing.learning flow-grpo: nft compares with the policy that drew, whose weights "
-                "are gone by then"
+                "rollout.ahead with policy trajectory needs drawing.learning flow-grpo: nft compares with the policy "
+                "that drew, whose weights are gone by then"
             )
         if self.policy != "drawing":
             return

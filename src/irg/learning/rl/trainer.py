@@ -69,7 +69,7 @@ class RLTrainer(Trainer):
         started = recipe.rollout.workers and self.ranks.main
         self.workers = RolloutWorkers(recipe, self.encoder) if started else None
         self._sent = -1  # the step whose weights the workers have
-        self._ahead: Callable[[], Any] | None = None  # gives the next step's rollouts, which workers are making
+        self.next_rollouts: Callable[[], Any] | None = None  # gives the next step's rollouts, which workers are making
         self.off_policy = False  # the step's rollouts were made with the weights of the step before
         self.reward_seconds = 0.0  # of the step, that rewards took
 
@@ -123,9 +123,9 @@ class RLTrainer(Trainer):
     def step_rollouts(self) -> Any:
         """The rollouts that this step learns from. Those of the next step are begun first, if they are made ahead."""
         self.reward_seconds, step = 0.0, self.state.step
-        self.off_policy = self._ahead is not None
-        finish = self._ahead or self.begin_rollouts(step)
-        self._ahead = self.begin_rollouts(step + 1) if self._goes_ahead(step + 1) else None
+        self.off_policy = self.next_rollouts is not None
+        finish = self.next_rollouts or self.begin_rollouts(step)
+        self.next_rollouts = self.begin_rollouts(step + 1) if self._goes_ahead(step + 1) else None
         return finish()
 
     def _goes_ahead(self, step: int) -> bool:

@@ -171,7 +171,9 @@ class TrajectoryTrainer(RLTrainer):
         try:
             logprobs_L, entropy_L, new_MD = self._outputs(self.computing, pack)
             old_L = logprobs_L.detach() if text.old_L is None else text.old_L
-            old_MD = None if self.off_policy else new_MD.detach() if flow.old_MD is None else flow.old_MD
+            old_MD = flow.old_MD
+            if old_MD is None and not self.off_policy:
+                old_MD = new_MD.detach()
             device = logprobs_L.device
             advantages_L, weights_L = text.advantages_L.to(device), text.weights_L.to(device)
             scored = policy_losses(logprobs_L, entropy_L, old_L, advantages_L, text.reference_L, recipe.loss)
