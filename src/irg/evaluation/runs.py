@@ -180,7 +180,9 @@ def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
         if grown:
             info.save(folder)
         return
-    if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file, a folder is needed")
+    if folder.exists() and any(map(_is_content, folder.iterdir())):
         raise FileExistsError(f"{folder}: is not empty and contains no run; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     info.save(folder)
