@@ -104,6 +104,7 @@ def test_a_killed_run_goes_on(prompts: Path, tmp_path: Path, tiny_loaded: Loaded
         (("run", "geneval", "--batch-size", "0"), "--batch-size"),
         (("run", "geneval", "--prompts", "{prompts}", "--limit", "0"), "--limit"),
         (("run", "geneval", "--prompts", "{prompts}", "--model", "none-such"), "unknown model"),
+        (("run", "geneval", "--prompts", "{prompts}", "--model", "no", "--out", "{prompts}"), "is a file, a folder"),
         (("score", "geneval"), "give the benchmark and its images"),
         (("score", "geneval", "--images", "{empty}", "--prompts", "{prompts}"), "a judge is needed"),
         (

@@ -65,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
     from irg.reasoning.pipeline import IRGPipeline
     from irg.reasoning.protocols.selection import find_model
 
+    if options.out:
+        runs.check_folder(Path(options.out), options.resume)
     critics = Critics(options.critic_options)
     critics.prepare(changes)  # a mistake about one is told before the model is loaded
     folder, loading["weights"] = find_model(

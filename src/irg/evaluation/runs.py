@@ -153,16 +153,31 @@ def new_run(prompt_set: PromptSet, selected: Sequence[BenchPrompt], samples: int
     )
 
 
-def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
-    """Start a run's folder, or check that the run in it is this one.
+def check_folder(folder: Path, resume: bool) -> bool:
+    """Whether a run is in a folder that one may go on in; otherwise one may begin there.
 
     Raises:
         FileExistsError: there is a run (and ``resume`` is off), or something else.
-        ValueError: the run there differs; the field is named.
     """
     if (folder / RUN_FILE).is_file():
         if not resume:
             raise FileExistsError(f"{folder}: contains a run; give --resume to continue it, or another --out")
+        return True
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file, a folder is needed")
+    if folder.exists() and any(map(_is_content, folder.iterdir())):
+        raise FileExistsError(f"{folder}: is not empty and contains no run; give another --out")
+    return False
+
+
+def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
+    """Start a run's folder, or check that the run in it is this one.
+
+    Raises:
+        FileExistsError: see :func:`check_folder`.
+        ValueError: the run there differs; the field is named.
+    """
+    if check_folder(folder, resume):
         before = RunInfo.load(folder)
         same = replace(before, irg_version=info.irg_version, prompts_source=info.prompts_source)
         same = replace(same, weights=before.weights or info.weights, precision=before.precision or info.precision)
@@ -180,10 +195,6 @@ def open_run(folder: Path, info: RunInfo, resume: bool) -> None:
         if grown:
             info.save(folder)
         return
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file, a folder is needed")
-    if folder.exists() and any(map(_is_content, folder.iterdir())):
-        raise FileExistsError(f"{folder}: is not empty and contains no run; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     info.save(folder)
 
