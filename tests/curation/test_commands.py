@@ -99,6 +99,7 @@ def test_without_a_terminal_progress_is_told_in_lines(
         (["build", "--out", "x"], "the recipe's file comes first"),
         (["status"], "usage: irg data status RECIPE.yaml|FOLDER"),
         (["status", "."], "no build here"),
+        (["status", "none"], "none: neither a build's folder nor a recipe's file is there"),
         (["validate", "."], "no parquet files"),
         (["push", "x"], "usage: irg data push"),
         (["sampel", "x"], "did you mean 'sample'?"),

@@ -325,4 +325,6 @@ def _folder(argv: Sequence[str], command: str, overrides: bool = False) -> "Buil
         return BuildFolder.of(
             replace(_recipe(str(path / "recipe.yaml"), rest), out=str(path))
         )  # it may have been moved
+    if not path.exists():
+        raise ValueError(f"{path}: neither a build's folder nor a recipe's file is there")
     return BuildFolder.of(_recipe(where, rest))

@@ -61,7 +61,8 @@ def snapshot(
     except ValueError:
         raise
     except Exception as error:  # no answer; which of many errors that is depends on the library's HTTP client
-        return cached(name, f"hub model {repo!r} can't be downloaded: {_first_line(error)}")
+        why = f"hub model {repo!r} can't be downloaded, and no folder of that name is here: {_first_line(error)}"
+        return cached(name, why)
 
 
 def _download(name: HubName, weights: str | None, say: Callable[[str], None], partial: bool) -> Path:
