@@ -1,4 +1,4 @@
-"""The laboratory's commands: ``irg bench mini``, ``irg data mini | drafts | sprites``."""
+"""The laboratory's commands: ``irg bench mini``, ``irg data mini | drafts | checks | sprites``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,4 +52,16 @@ def data_drafts(argv: Sequence[str]) -> int:
     what = "Let a model draw, a detector judge and the ground truth correct: rows of a model's own mistakes; resumes."
     options = parse(Drafts, argv, "irg data drafts", what)
     print(f"{build(options)} rows built in {options.out}")
+    return 0
+
+
+def data_checks(argv: Sequence[str]) -> int:
+    """Write rows of plans and lists compared with prompts."""
+    from irg_mini.data.checks import Checks, build
+
+    what = (
+        "Plans and lists of things, compared with prompts in words: rows that teach a model to check itself; resumes."
+    )
+    options = parse(Checks, argv, "irg data checks", what)
+    print(f"{build(options)} conversations built in {options.out}")
     return 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
+from irg.critics import CriticError
 from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Program, Say, Wait, Write, Written
 from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.protocols.base import Job, Protocol
@@ -48,6 +49,7 @@ class Scripted:
         program = self.protocol.program(job)
         op = next(program)
         while True:
+            failed: CriticError | None = None
             match op:
                 case Say(str(text)):
                     result = yield op
@@ -80,9 +82,12 @@ class Scripted:
                     result = yield op
                     del parts[handles[-1] + 1 if handles else 0 :]
                 case Wait():
-                    result = yield op
+                    try:
+                        result = yield op
+                    except CriticError as error:  # the program may catch it
+                        failed = error
             try:
-                op = program.send(result)
+                op = program.throw(failed) if failed else program.send(result)
             except StopIteration as stop:
                 assert next(texts, None) is None, "a text was not written"
                 return stop.value

@@ -127,7 +127,14 @@ class WorkerCritic:
 
 class TextCritic(WorkerCritic):
     """A critic that reads: the model looks at its image and reflects as ever, and the critic checks what it wrote
-    (``review.reflection``). It may also check the model's thinking, before anything is drawn from it."""
+    (``review.reflection``). It may also check the model's thinking, before anything is drawn from it.
+
+    Attributes:
+        asks: the model is asked whether its thinking, or what it says that it sees, is right, and the critic reads its
+            answer in their place.
+    """
+
+    asks = False
 
     def accepts(self, prompt: str, thinking: str) -> bool:
         """Whether an image may be drawn from a thinking; called in the engine's thread, so it has to be quick."""

@@ -14,6 +14,8 @@ from irg.recipes import choose
 
 SELF = "self"
 """The model itself reflects; there is no critic."""
+SELF_CHECK = "self-check"
+"""The model itself is asked whether what it planned, and what it says that it sees, is right."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-TextKind = Literal["thinking", "reflection", "answer"]
+TextKind = Literal["thinking", "reflection", "check", "answer"]
 
 
 @dataclass(frozen=True)

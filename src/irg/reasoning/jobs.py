@@ -11,6 +11,7 @@ from irg.engine.ops import Written
 from irg.image_files import ImageSource, open_image
 from irg.model.network.config import ModelConfig
 from irg.reasoning.critique import Critics
+from irg.reasoning.model_settings import check_question
 from irg.reasoning.prompt_notes import notes_on
 from irg.reasoning.protocols.base import Job, Protocol, Step, Task, draws_again
 from irg.reasoning.protocols.selection import ProtocolTexts
@@ -88,7 +89,9 @@ class Jobs:
         system = self.texts.system(task, texts)
         options = self.protocol.job_options(self.config)
         if draws_again(task, settings.mode):  # the model's own critic is set in every mode
+            check_question(settings, self.texts.profile)
             options["critic"] = self.critics.get(settings.critic)
+        options["how_to_check"] = self.texts.profile.how_to_check
         options["critic_fallback"] = settings.critic_fallback if self.protocol.reflects else "keep"
         return Job(prompt, system, settings, height, width, task, tuple(given), texts, seed, **options)
 

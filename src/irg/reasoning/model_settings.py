@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from irg.critics.options import SELF_CHECK
 from irg.model.network.config import ModelConfig
 from irg.model.placement.memory_plan import RequestShape
+from irg.model.weights.profile import FILE, Profile
 from irg.reasoning.effort import Presets
 from irg.reasoning.settings import SIZE, Settings, with_options
 from irg.reasoning.sizes import ImageSizes, parse_size
@@ -32,6 +34,12 @@ def checked_settings(
     if isinstance(parse_size(options.get(SIZE, 1)), Fraction):
         say(f"Size: {options[SIZE]} is {chosen.width}x{chosen.height} for this model")
     return chosen
+
+
+def check_question(settings: Settings, profile: Profile) -> None:
+    """Raises ValueError where the critic is ``self-check`` and the model's profile does not say what to ask."""
+    if settings.critic == SELF_CHECK and not profile.how_to_check:
+        raise ValueError(f"critic {SELF_CHECK} needs a question: how_to_check in {FILE} of the model's folder")
 
 
 def usual_request(usual: Settings) -> RequestShape:

@@ -33,7 +33,7 @@ from irg.model.weights.tokenizer import TextTokenizer
 from irg.reasoning.critique import Critics
 from irg.reasoning.events import CandidateDone, DenoiseStep, Event, Failed, Finished, GenerationError
 from irg.reasoning.jobs import Jobs, given_image, several
-from irg.reasoning.model_settings import checked_settings, image_sizes, usual_request
+from irg.reasoning.model_settings import check_question, checked_settings, image_sizes, usual_request
 from irg.reasoning.output import IRGOutput
 from irg.reasoning.prompts import BAGEL_PROFILE
 from irg.reasoning.protocols.base import Protocol, Task, find
@@ -148,6 +148,7 @@ class IRGPipeline:
         defaults = checked_settings(config, usual, options or {}, profile.efforts, say)
         if defaults.mode == "irg":  # a loop that can't be is told before the weights are loaded
             selected.protocol.check(defaults, usual, "generate")
+            check_question(defaults, profile)
         protocol_texts = ProtocolTexts(selected.protocol, profile, system_prompt, texts, say, offline)
         if options is not None:
             selected.protocol.check(defaults, usual, task)

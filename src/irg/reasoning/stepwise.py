@@ -227,8 +227,9 @@ class _Running:
         job = before.job
         if job.critic is not None:
             asked = sum(done.op is Wait for done in before.record)
-            wrapped = _ReadBefore if isinstance(job.critic, TextCritic) else _AskedBefore
-            job = replace(job, critic=wrapped(job.critic, asked))
+            critic = job.critic
+            wrapped = _ReadBefore(critic, asked) if isinstance(critic, TextCritic) else _AskedBefore(critic, asked)
+            job = replace(job, critic=wrapped)
         program = before.pipe.protocol.program(job)
         self._program: Program = with_negative_prompt(program, job.settings.negative_prompt)
 
@@ -322,6 +323,10 @@ class _ReadBefore(_AskedBefore, TextCritic):
     """The same of a critic that reads."""
 
     _critic: TextCritic
+
+    def __init__(self, critic: TextCritic, asked: int) -> None:
+        super().__init__(critic, asked)
+        self.asks = critic.asks
 
     def accepts(self, prompt: str, thinking: str) -> bool:
         return self._critic.accepts(prompt, thinking)

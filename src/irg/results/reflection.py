@@ -92,6 +92,21 @@ def sections(text: str) -> dict[str, str]:
     return {name: body[begin:end].strip() for (name, _, begin), end in zip(found, starts[1:], strict=False)}
 
 
+def first_sentence(text: str) -> str:
+    """The first sentence of a reflection's analysis: what is in the image, where it begins with that. Of a text without
+    an analysis, its own first sentence."""
+    return _analysis(text).partition(". ")[0].removesuffix(".") + "."
+
+
+def after_first_sentence(text: str) -> str:
+    """The rest of a reflection's analysis: what is wrong; empty where there is no more."""
+    return _analysis(text).partition(". ")[2].removesuffix(".")
+
+
+def _analysis(text: str) -> str:
+    return " ".join(sections(text).get("analysis", without_tags(text)).split())
+
+
 def is_done(text: str) -> bool:
     """Whether a reflection says that nothing is left to improve: its analysis says so, and it asks for nothing."""
     found = sections(text)

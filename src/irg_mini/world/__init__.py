@@ -2,13 +2,22 @@
 
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.captions import STYLES, caption, parse_prompt, training_caption
+from irg_mini.world.checks import check, list_of_seen
 from irg_mini.world.classes import COLORS, GRID, SIZES, ObjectClass, classes, is_class, object_class
 from irg_mini.world.corrupt import corrupt, near_miss
 from irg_mini.world.flaws import KINDS, Flaw, find_flaws
 from irg_mini.world.heldout import held_out, in_geneval
 from irg_mini.world.placement import sample_pair, sample_scene
 from irg_mini.world.questions import FORMS, Question, ask
-from irg_mini.world.reflections import Edit, Reflection, describe_flaws, find_edits, parse_reflection, reflect
+from irg_mini.world.reflections import (
+    NOTHING_WRONG,
+    Edit,
+    Reflection,
+    describe_flaws,
+    find_edits,
+    parse_reflection,
+    reflect,
+)
 from irg_mini.world.render import DEGRADATIONS, contact_sheet, degrade, render
 from irg_mini.world.repair import correct, replan
 from irg_mini.world.request import ALL_TAGS, FULL_TAGS, TAGS, Include, Request, make_request
@@ -31,6 +40,7 @@ __all__ = [
     "FULL_TAGS",
     "GRID",
     "KINDS",
+    "NOTHING_WRONG",
     "RELATIONS",
     "SIZES",
     "STYLES",
@@ -53,6 +63,7 @@ __all__ = [
     "ask",
     "boxes",
     "caption",
+    "check",
     "classes",
     "contact_sheet",
     "correct",
@@ -66,6 +77,7 @@ __all__ = [
     "held_out",
     "in_geneval",
     "is_class",
+    "list_of_seen",
     "load_sprites",
     "make_request",
     "near_miss",

@@ -27,8 +27,9 @@ REFLECTION_PHRASES = (
 )
 """Every fixed word of T2 beside T1's, for the vocabulary."""
 
-_SHOWN = "in the picture: "
-_NEW_PLAN = "a new plan"
+SHOWN = "in the picture: "
+NEW_PLAN = "a new plan"
+NOTHING_WRONG = "nothing is wrong"
 _CLEANING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
 
 
@@ -126,15 +127,15 @@ def reflect(
     """
     edits = find_edits(flaws, corrected, seen, size)
     cleaning = [_CLEANING[flaw.detail] for flaw in flaws if flaw.kind == "poor_quality" and flaw.detail is not None]
-    changes = [_NEW_PLAN] if new_plan else [words for edit in edits if (words := _describe_edit(edit))]
+    changes = [NEW_PLAN] if new_plan else [words for edit in edits if (words := _describe_edit(edit))]
     improvements = changes + cleaning
     counts = Counter(edit.action for edit in edits)
     if new_plan:
         counts = Counter(add=len(corrected.things), remove=sum(edit.before is not None for edit in edits))
-    shown = "" if seen is None else f"{_SHOWN}{_describe_seen(request, seen, size)}. "
+    shown = "" if seen is None else f"{SHOWN}{_describe_seen(request, seen, size)}. "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
     return (
-        f"<think> Analysis: {shown}{'; '.join(describe_flaws(flaws)) or 'nothing is wrong'}. "
+        f"<think> Analysis: {shown}{'; '.join(describe_flaws(flaws)) or NOTHING_WRONG}. "
         f"Improvements: {'; '.join(improvements) or 'none'}. Steps: {steps}. "
         f"Final prompt: {think(request, corrected)} </think>"
     )
@@ -207,8 +208,8 @@ class Reflection:
     @property
     def seen(self) -> str:
         """What the analysis says is in the image, as a layout's list of things; empty if it does not say."""
-        shown, _, _ = self.analysis.removeprefix(_SHOWN).partition(". ")
-        return shown if self.analysis.startswith(_SHOWN) else ""
+        shown, _, _ = self.analysis.removeprefix(SHOWN).partition(". ")
+        return shown if self.analysis.startswith(SHOWN) else ""
 
     @property
     def faults(self) -> str:

@@ -10,7 +10,7 @@ from irg.evaluation.benchmarks import geneval_rules
 from irg.evaluation.benchmarks.geneval_rules import HOLDS_ABOVE, Box
 from irg_mini.world.geometry import STRENGTHS
 from irg_mini.world.request import Request
-from irg_mini.world.scene import Scene, boxes, crowding, may_overlap
+from irg_mini.world.scene import Scene, Thing, boxes, crowding, may_overlap
 
 TOUCHING = 0.05
 """Overlap up to which two things are beside one another: what the world's own scenes keep to."""
@@ -69,15 +69,20 @@ def satisfied(request: Request, seen: Sequence[Seen], threshold: float | None = 
 def worst_overlap(request: Request, scene: Scene) -> float:
     """The largest overlap of two things that the request does not put on or behind one another: shared area over the
     smaller one's, from 0 to 1."""
+    return max((crowding(one.box, other.box) for one, other in _apart(request, scene)), default=0.0)
+
+
+def overlaps(request: Request, scene: Scene) -> list[tuple[Thing, Thing]]:
+    """The pairs of things that overlap by more than what is beside one another may, and are not asked to."""
+    return [(one, other) for one, other in _apart(request, scene) if crowding(one.box, other.box) > TOUCHING]
+
+
+def _apart(request: Request, scene: Scene) -> list[tuple[Thing, Thing]]:
+    """The pairs of things that the request does not put on or behind one another."""
     include = request.include
     related = {
         frozenset((entry.name, include[entry.position[1]].name))
         for entry in include
         if entry.position is not None and may_overlap(entry.position[0])
     }
-    apart = [
-        crowding(one.box, other.box)
-        for one, other in combinations(scene.things, 2)
-        if frozenset((one.name, other.name)) not in related
-    ]
-    return max(apart, default=0.0)
+    return [pair for pair in combinations(scene.things, 2) if frozenset(thing.name for thing in pair) not in related]

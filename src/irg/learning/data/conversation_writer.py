@@ -53,7 +53,7 @@ def conversation(row: TrajectoryRow, mode: Mode) -> list[dict[str, Any]]:
             found.append({"role": "assistant", "content": []})
         match part:
             case Text(ids, loss):
-                found[-1]["content"].append(_text(texts[ids], loss))
+                found[-1]["content"].append(text_part(texts[ids], loss))
             case Latents(content=data):  # the patches that follow are of the same image
                 found[-1]["content"].append(_image(data, loss=False, read=True))
             case Target(content=data):
@@ -61,7 +61,8 @@ def conversation(row: TrajectoryRow, mode: Mode) -> list[dict[str, Any]]:
     return found
 
 
-def _text(text: str, loss: bool) -> dict[str, Any]:
+def text_part(text: str, loss: bool) -> dict[str, Any]:
+    """A text as a part of an assistant's turn."""
     return {"type": "text", "content": text, "need_loss": loss, "need_vae": False, "need_vit": False}
 
 

@@ -20,6 +20,9 @@ class Profile:
 
     ``protocol`` is the way it was trained to reason in (:mod:`irg.reasoning.protocols`); empty: not said.
 
+    ``how_to_check`` is what the critic ``self-check`` asks: whether what the model planned, or says that it sees, is
+    what the prompt asks for.
+
     ``prompt_notes`` names a plug-in of the group ``irg.prompt_notes``: it says what the model can't do with a prompt.
 
     ``draft_texts`` are examples of the thinking it writes, if that has a form: the n-gram drafter proposes tokens from
@@ -32,6 +35,7 @@ class Profile:
     system_prompt: str = ""
     how_to_think: str = ""
     how_to_improve: str = ""
+    how_to_check: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     draft_texts: tuple[str, ...] = ()
     protocol: str = ""

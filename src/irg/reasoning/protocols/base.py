@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from irg import registry
 from irg.critics import Critic, Review, TextCritic
-from irg.critics.options import SELF
+from irg.critics.options import SELF, SELF_CHECK
 from irg.engine.events import TextKind
 from irg.engine.ops import Draw, Drawn, Forget, Handles, Look, Operation, Program, Said, Say, Write, Written
 from irg.model.network.config import ModelConfig
@@ -41,6 +41,7 @@ class Job:
         rounded: images that are drawn are rounded to 8 bits; default: truncated.
         critic: who reflects in the model's place; None: nobody.
         critic_fallback: what is done when the critic fails.
+        how_to_check: what the model is asked for a critic that ``asks``.
         may_begin: whether the budget of a search lets a turn begin.
     """
 
@@ -59,6 +60,7 @@ class Job:
     rounded: bool = False
     critic: Critic | None = None
     critic_fallback: Fallback = "self"
+    how_to_check: str = ""
     may_begin: Callable[[int], bool] = lambda turn: True
 
     def write(self, turn: int = 0) -> Write:
@@ -71,19 +73,36 @@ class Job:
             tokens = tokens if s.max_reflect_tokens is None else s.max_reflect_tokens
         return Write(tokens, temperature, top_k=s.top_k, top_p=s.top_p, kind=kind)
 
-    def think(self, prompt: Handles) -> Generator[Operation, Any, tuple[Written, int]]:
+    def think(self, prompt: Handles) -> Generator[Operation, Any, tuple[Written, dict[str, Any]]]:
         """A part of a program that writes the thinking after ``prompt``, until a critic that reads accepts it or the
-        tries are up. Returns the last one, with the seconds of all, and how many there were."""
+        tries are up. Returns the last one, with the seconds of all, and details: how many there were, and what the
+        model said of the last one, if it was asked."""
         first = self.write()
         written: Written = yield first
         for number in range(1, self.settings.thinking_tries):
-            if not isinstance(self.critic, TextCritic) or self.critic.accepts(self.prompt, written.text):
-                return written, number
+            if not isinstance(self.critic, TextCritic):
+                return written, {"tries": number}
+            text, details = written.text, dict[str, Any](tries=number)
+            if self.critic.asks:
+                answer = yield from self.check()
+                yield Forget(written.handles)
+                text, details["check"] = answer.text, answer.text
+                written = replace(written, seconds=written.seconds + answer.seconds)
+            if self.critic.accepts(self.prompt, text):
+                return written, details
             yield Forget(prompt)
             before = written.seconds
             written = yield replace(first, temperature=max(1.0, first.temperature))
             written = replace(written, seconds=before + written.seconds)
-        return written, self.settings.thinking_tries
+        tries = self.settings.thinking_tries
+        return written, {"tries": tries} if tries > 1 else {}
+
+    def check(self) -> Generator[Operation, Any, Written]:
+        """A part of a program that asks the model whether the text that stands last is what the prompt asks for. The
+        question and its answer stay in the sequence."""
+        yield Say(self.how_to_check)
+        answer: Written = yield replace(self.write(1), kind="check")
+        return answer
 
     def look(self, image: Image, vae: bool = True, vit: bool = True) -> Look:
         """Show an image to the model."""
@@ -259,10 +278,15 @@ class Protocol:
             raise ValueError(f"protocol {self.name!r} can't {task}; it can {', '.join(self.tasks)}")
         if task != "improve" and settings.mode not in self.modes:
             raise ValueError(f"protocol {self.name!r} has no mode {settings.mode!r}; it has {', '.join(self.modes)}")
+        loops = draws_again(task, settings.mode)
+        if loops and settings.critic == SELF_CHECK:
+            if "revise" in self.unused:
+                raise ValueError(f"critic {SELF_CHECK} has no meaning in protocol {self.name!r}; it is for 'irg'")
+            if settings.revise != "thinking":
+                raise ValueError(f"critic {SELF_CHECK} needs revise 'thinking': a flaw is answered by a new thinking")
         for name in self.unused:
             if getattr(settings, name) != getattr(usual, name):
                 raise ValueError(f"{name} has no meaning in protocol {self.name!r}")
-        loops = draws_again(task, settings.mode)
         if loops and settings.critic == SELF and not self.reflects:
             raise ValueError(
                 f"protocol {self.name!r} does not reflect by itself; its loop needs a critic, such as endpoint:MODEL"

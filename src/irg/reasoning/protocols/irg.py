@@ -7,7 +7,7 @@ reflection.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL.Image import Image
@@ -16,7 +16,7 @@ from irg.critics import TextCritic, Verdict
 from irg.engine.ops import Drawn, Forget, Handles, Look, Operation, Program, Said, Say, Written
 from irg.reasoning.critique import NO_CRITIQUE, OUT_OF_BUDGET, Critique
 from irg.reasoning.protocols.base import Job, Protocol, Step
-from irg.results.reflection import Reflection, is_done
+from irg.results.reflection import Reflection, first_sentence, is_done
 
 
 class IRG(Protocol):
@@ -57,9 +57,8 @@ class IRG(Protocol):
         self, job: Job, prompt: Handles, judged: "_Judged | None" = None
     ) -> Generator[Operation, Any, tuple[Step, Image]]:
         """A thinking on the prompt, and its image. ``judged``: the image before it, if there was one."""
-        thinking, tries = yield from job.think(prompt)
+        thinking, details = yield from job.think(prompt)
         drawn: Drawn = yield job.draw(0, prompt + thinking.handles)
-        details: dict[str, Any] = {"tries": tries} if job.settings.thinking_tries > 1 else {}
         if judged is None:
             return Step(thinking, drawn, details), drawn.image
         step = Step(thinking, drawn, details, critique=judged.critique, reflection=judged.reflection)
@@ -85,7 +84,8 @@ class IRG(Protocol):
         if given is None:
             written: Written = yield job.write(turn)
             if reads:
-                critique = yield from job.consult(turn, image, thinking, written.text)
+                text, written = yield from _to_be_read(job, written, prompt)
+                critique = yield from job.consult(turn, image, thinking, text)
                 if critique.stop:
                     return Step(written, None, stop=critique.stop, critique=critique)
                 given = in_template(job.prompt, critique.verdict)
@@ -98,6 +98,17 @@ class IRG(Protocol):
             yield Forget(shown.handles)
         said: Said = yield Say(given)
         return _Judged(critique, given, said.handles, looked)
+
+
+def _to_be_read(job: Job, written: Written, prompt: Handles) -> Generator[Operation, Any, tuple[str, Written]]:
+    """What a critic reads of a reflection: its text; or what the model answers when it is asked, with nothing but the
+    prompt in sight, whether what it says that it sees is right. And the reflection, with the seconds of both."""
+    if not (isinstance(job.critic, TextCritic) and job.critic.asks):
+        return written.text, written
+    yield Forget(prompt)
+    yield Say(first_sentence(written.text))
+    answer = yield from job.check()
+    return answer.text, replace(written, seconds=written.seconds + answer.seconds)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from irg.serving.service import Service
 
 SHOW_EVERY_S = 0.15
 """Texts grow token by token; the page is told no more often than this."""
+WRITING = {"reflection": "Looking at the image, reflecting ...", "check": "Checking ..."}
+"""What is done while a text of a kind is written; of others: thinking."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Progress:
                 own.append("")
                 self._writing = True
             own[-1] += event.text
-            self.status = "Looking at the image, reflecting ..." if event.kind == "reflection" else "Thinking ..."
+            self.status = WRITING.get(event.kind, "Thinking ...")
         elif isinstance(event, TextDone):
             own = self.texts.setdefault(event.turn, [])
             own[len(own) - self._writing :] = [event.text]

@@ -1,0 +1,43 @@
+"""``irg data checks``: conversations and rows of one turn from a model's own plans."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from irg.learning.data.conversations import parse_conversation
+from irg.results.reflection import is_done
+from irg_mini.data.checks import Checks, build
+from irg_mini.measure.compare_critic import CompareCritic
+
+
+def test_rows_and_resuming(tmp_path: Path) -> None:
+    options = Checks(str(tmp_path), scenes=5, prompts=2, rows_per_shard=4, sprites="builtin", vocab="core")
+    made = build(options)
+    names = ["planned-00000.parquet", "planned-00001.parquet", "scenes-00000.parquet", "scenes-00001.parquet"]
+    files = sorted((tmp_path / "checks").iterdir())
+    rows = [text for file in files for text in pq.read_table(file)["conversation"].to_pylist()]
+    assert [file.name for file in files[-2:]] == names[2:] and made == len(rows)
+    for row in rows:
+        system, _, listed, question, answer = parse_conversation(row, "row")
+        assert (system.text, question.text, answer.loss) == ("Think, then draw.", "Is it right?", True)
+        assert listed.text is not None and listed.text.startswith(("Scene: ", "in the picture: ", "Unknown: "))
+        assert answer.text is not None and answer.text.startswith("<think> Analysis: ")
+    assert {is_done(json.loads(row)[-1]["content"][0]["content"]) for row in rows} == {True, False}
+    critic = CompareCritic()
+    for file in (tmp_path / "plans").iterdir():  # right ones alone
+        for plan in pq.read_table(file).to_pylist():
+            assert critic.accepts(plan["prompt"], plan["thinking"]) and plan["reflection"] is None
+    critic.close()
+    assert build(options) == 0
+    before = files[-1].read_bytes()
+    files[-1].unlink()
+    assert build(options) == 1 and files[-1].read_bytes() == before
+
+
+def test_mistakes() -> None:
+    with pytest.raises(ValueError, match="one must be positive, got 0 and 0"):
+        Checks("out", scenes=0, prompts=0)
+    with pytest.raises(ValueError, match="question must not be empty"):
+        Checks("out", question=" ")

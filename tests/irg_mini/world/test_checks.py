@@ -1,0 +1,80 @@
+"""Checks: literal ones, and that they say what the critic by code decides."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irg.critics import Review
+from irg.results.reflection import first_sentence, is_done
+from irg_mini import world
+from irg_mini.data.checks import as_seen, changed_scene
+from irg_mini.measure.compare_critic import CompareCritic
+
+PROMPT = "a photo of a red apple left of a blue bus"
+
+
+def said(things: str, prompt: str = PROMPT, plan: bool = True) -> str:
+    request = world.parse_prompt(prompt)
+    assert request is not None
+    text = world.check(request, world.parse_layout(f"Scene: meadow. Things: {things}."), plan)
+    return text.removeprefix("<think> Analysis: ").removesuffix(" </think>")
+
+
+@pytest.mark.parametrize(
+    ("things", "text"),
+    [
+        (
+            "medium red apple at (2,6); medium blue bus at (9,6)",
+            "one red apple: red medium (2,6)(1,5)(4,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
+            "apple left of bus: yes; overlap: none. nothing is wrong. Improvements: none.",
+        ),
+        (
+            "medium green apple at (2,6)",
+            "one red apple: green medium (2,6)(1,5)(4,8), no; one blue bus: none, no; apple left of bus: no; "
+            "overlap: none. one blue bus is missing; the apple at (2,6) is green, not red. Improvements: a new plan.",
+        ),
+        (
+            "medium red apple at (7,6); medium blue bus at (9,6)",
+            "one red apple: red medium (7,6)(6,5)(9,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
+            "apple left of bus: yes; overlap: apple at (7,6) and bus at (9,6). "
+            "the apple at (7,6) and bus at (9,6) overlap. Improvements: a new plan.",
+        ),
+        (
+            "medium red apple at (9,6); medium blue bus at (2,6); small blue bus at (2,10)",
+            "one red apple: red medium (9,6)(8,5)(11,8), yes; one blue bus: blue medium (2,6)(1,5)(4,8), "
+            "blue small (2,10)(1,9)(4,11), two no; apple left of bus: no; overlap: none. "
+            "there is an extra bus at (2,10); the apple at (9,6) is not left of the bus. Improvements: a new plan.",
+        ),
+    ],
+)
+def test_literal(things: str, text: str) -> None:
+    assert said(things) == text
+
+
+def test_what_is_seen_may_overlap_and_has_no_background() -> None:
+    things = "medium dog at (6,6); medium cat at (7,6)"
+    assert said(things, "a dog and a cat in a desert", plan=False).endswith(
+        "yes. nothing is wrong. Improvements: none."
+    )
+    assert "desert: no" in said(things, "a dog and a cat in a desert")
+    assert world.list_of_seen(world.parse_layout(f"Scene: meadow. Things: {things}.")) == f"in the picture: {things}."
+
+
+def test_it_is_what_the_critic_by_code_decides() -> None:
+    """Of plans and of what is seen, right or changed."""
+    rng, critic, verdicts = np.random.default_rng(3), CompareCritic(), set[tuple[bool, bool]]()
+    blank = Image.new("RGB", (8, 8))
+    for _ in range(60):
+        request, scene = world.sample_pair(rng, vocab="geneval", split="test", background=0.3)
+        prompt = world.caption(request)
+        plan = changed_scene(request, scene, rng)
+        right = critic.accepts(prompt, world.think(request, plan))
+        assert is_done(world.check(request, plan, plan=True)) is right
+        seen = as_seen(request, plan)
+        text = f"<think> Analysis: {world.list_of_seen(seen)} x. Improvements: x. Steps: x. Final prompt: x. </think>"
+        assert first_sentence(text) == world.list_of_seen(seen)
+        done = critic.judge(Review(prompt, blank, reflection=text)).done
+        assert is_done(world.check(request, seen, plan=False)) is done
+        verdicts.add((right, done))
+    assert len(verdicts) >= 3  # overlaps are no flaw of what is seen
+    critic.close()
