@@ -174,6 +174,7 @@ def test_an_animated_image_gets_a_word(fake: FakePipeline, capsys: pytest.Captur
         (["improve", "red.png"], "say what the images should show (--prompt)"),
         (["improve", "--prompt", "a"], "say the images of --prompt"),
         (["improve", "none.png", "--prompt", "a"], "none.png: No such file or directory"),
+        (["improve", "https://x.org/a.png", "--prompt", "a"], "is an address; download the image and give the file"),
         (["improve", "notes.txt", "--prompt", "a"], "notes.txt: is no image that can be read"),
         (["improve", ".", "--prompt", "a"], ".: is a folder, an image file is needed"),
         (["improve", "red.png", "--prompt", ""], "the prompt is empty"),

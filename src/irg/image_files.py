@@ -6,6 +6,7 @@ Legend: H, W pixels; levels are 0 (black) to 255 (white).
 import base64
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,8 @@ def _stream(source: str | Path | bytes) -> BinaryIO:
     except IsADirectoryError:
         raise ValueError("is a folder, an image file is needed") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        if re.match("https?:", str(source)):
+            raise ValueError("is an address; download the image and give the file") from None
         raise ValueError(getattr(error, "strerror", None) or str(error)) from None
 
 

@@ -175,6 +175,8 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+        if isinstance(error, FileExistsError):  # of a folder to be made
+            text = f"{error.filename}: is a file, a folder is needed"
     if len(text) > _LONGEST_MESSAGE:  # it quotes what was given, which may be a book
         text = f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
     return _shown(text) or type(error).__name__

@@ -48,6 +48,9 @@ class MiniData:
     compound, stacking); default: all, in the mixture that irg-mini learned from."""
 
     def __post_init__(self) -> None:
+        for name in ("rows", "rows_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         check_share("repairs", self.repairs)
         check_share("misplanned", self.misplanned)
         check_share("near_misses", self.near_misses)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from trajectory_rows import read_rows, write_shards
 
+from irg.cli import main as cli
 from irg.curation.records import TrajectoryRecord, png
 from irg.results.reflection import is_done
 from irg_mini import world
@@ -135,3 +136,12 @@ def test_images_are_structs_that_dataset_viewers_show(tmp_path):
 def test_a_row_is_named_by_what_it_holds():
     assert TrajectoryRecord("ab", "c", b"d").digest != TrajectoryRecord("a", "bc", b"d").digest
     assert TrajectoryRecord("a", "b", b"c").digest == hashlib.sha256(b"1:a1:b1:c--").hexdigest()
+
+
+def test_a_file_where_the_rows_are_to_be(tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    words = ["data", "mini", "--out", str(tmp_path / "taken"), "--rows", "1", "--sprites", "builtin"]
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == f"irg data: error: {tmp_path / 'taken'}: is a file, a folder is needed\n"
+    with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
+        data(rows=0)
