@@ -11,7 +11,7 @@ from irg.critics import CriticError, CriticOptions, Review, make_critic
 from irg.model.weights.checkpoint import LoadedModel
 from irg.model.weights.initialize import write_folder
 from irg.model.weights.profile import Profile
-from irg.reasoning.events import Finished, TextDone
+from irg.reasoning.events import Finished, TextDone, WaitDone
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.protocols.base import find
 from irg.reasoning.settings import with_options
@@ -41,20 +41,26 @@ def pipe(folder: Path) -> IRGPipeline:
     return IRGPipeline.from_pretrained(folder, "cpu")
 
 
-def told(pipe: IRGPipeline, texts: Sequence[str], **options: Any) -> tuple[list[list[str]], Trajectory, list[str]]:
-    """What was written on what, the trajectory, and the kinds of the texts."""
+def scripted_run(
+    pipe: IRGPipeline, texts: Sequence[str], **options: Any
+) -> tuple[list[list[str]], Trajectory, list[str]]:
+    """What was written on what, the trajectory, and the kinds of texts and verdicts in order."""
     scripted = Scripted(find("irg"), pipe.engine.tokenizer, {"p": texts})
     pipe.protocol.program = scripted.program  # type: ignore[method-assign]
     events = list(pipe.stream("p", [0], with_options(pipe.defaults, SMALL | options, pipe.sizes)))
     assert isinstance(events[-1], Finished), events[-1]
-    kinds = [event.kind for event in events if isinstance(event, TextDone)]
+    kinds = [
+        event.kind if isinstance(event, TextDone) else "verdict"
+        for event in events
+        if isinstance(event, TextDone | WaitDone)
+    ]
     return scripted.writes["p"], events[-1].trajectory, kinds
 
 
 def test_a_right_plan_and_a_right_image(pipe: IRGPipeline) -> None:
-    contexts, found, kinds = told(pipe, ["t", YES, SEEN, YES])
+    contexts, found, kinds = scripted_run(pipe, ["t", YES, SEEN, YES])
     assert contexts == [[S, "p"], [S, "p", "t", Q], [S, "p", "t", "vae0", "vit0"], [S, "p", LIST, Q]]
-    assert kinds == ["thinking", "check", "reflection", "check"]
+    assert kinds == ["thinking", "check", "reflection", "check", "verdict"]
     assert len(found.images) == 1 and found.stop_reason == "done"
     assert found.turns[0].details == {"tries": 1, "check": YES}
     assert found.turns[1].critic is not None and found.turns[1].critic["done"]
@@ -62,7 +68,7 @@ def test_a_right_plan_and_a_right_image(pipe: IRGPipeline) -> None:
 
 def test_a_wrong_plan_is_written_anew(pipe: IRGPipeline) -> None:
     """The question and its answer leave the sequence: an image is drawn on the plan alone."""
-    contexts, found, _ = told(pipe, ["t", NO, "u", NO, "v", SEEN, YES])  # the third try stands unasked
+    contexts, found, _ = scripted_run(pipe, ["t", NO, "u", NO, "v", SEEN, YES])  # the third try stands unasked
     assert contexts[:5] == [[S, "p"], [S, "p", "t", Q], [S, "p"], [S, "p", "u", Q], [S, "p"]]
     assert contexts[5] == [S, "p", "v", "vae0", "vit0"]
     assert found.turns[0].thinking == "v" and found.turns[0].details == {"tries": 3}
@@ -70,17 +76,17 @@ def test_a_wrong_plan_is_written_anew(pipe: IRGPipeline) -> None:
 
 def test_a_wrong_image_begins_anew(pipe: IRGPipeline) -> None:
     texts = ["t", YES, SEEN, NO, "u", YES]
-    contexts, found, kinds = told(pipe, texts)
+    contexts, found, kinds = scripted_run(pipe, texts)
     assert contexts[3:] == [[S, "p", LIST, Q], [S, "p"], [S, "p", "u", Q]]
     first, second = found.turns
     assert (second.reflection, second.thinking, second.details["tries"]) == (SEEN, "u", 1)
     assert second.critic is not None and second.critic["wrong"] == "one cup is missing" and first.critic is None
-    assert kinds == ["thinking", "check", "reflection", "check", "thinking", "check"]
+    assert kinds == ["thinking", "check", "reflection", "check", "verdict", "thinking", "check"]
 
 
 def test_without_an_answer_the_models_own_verdict_stands(pipe: IRGPipeline) -> None:
     """A check that says neither yes nor no is no verdict."""
-    _, found, _ = told(pipe, ["t", YES, SEEN, "perhaps"], stop_when_done=True)
+    _, found, _ = scripted_run(pipe, ["t", YES, SEEN, "perhaps"], stop_when_done=True)
     assert len(found.images) == 1 and found.stop_reason == "done"
     assert found.turns[1].critic is not None and found.turns[1].critic["failed"] == "bad_answer"
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from irg.reasoning.events import CandidateDone, DenoiseStep, Event, ImageDone, TextDelta, TextDone
+from irg.critics import Verdict
+from irg.reasoning.events import CandidateDone, DenoiseStep, Event, ImageDone, TextDelta, TextDone, WaitDone
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -75,6 +76,8 @@ class Display:
                 line = Text.assemble((self._heading(event), "cyan"), safe(event.text))
                 self._console.print(line, soft_wrap=True)
             self._written[event.request, event.turn, event.kind] += 1
+        elif isinstance(event, WaitDone):
+            self._verdict(event)
         elif isinstance(event, DenoiseStep):
             self._step(event)
         elif isinstance(event, ImageDone):
@@ -85,6 +88,12 @@ class Display:
             self._held.append(self._label(event.request) + what)
             if self._writing is None:
                 self._print_held()
+
+    def _verdict(self, event: WaitDone) -> None:
+        """What a critic said of the newest image, if that is what was waited for."""
+        if isinstance(verdict := event.result, Verdict):
+            found = "nothing is wrong" if verdict.done else verdict.wrong or verdict.change
+            self.line(f"{self._label(event.request)}The critic on image {event.turn}: {found}")
 
     def _begin(self, request: int) -> None:
         if request in self._begun:

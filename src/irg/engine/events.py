@@ -63,6 +63,15 @@ class ImageDone:
 
 
 @dataclass(frozen=True)
+class WaitDone:
+    """What the program waited for is there: ``result``, such as a critic's verdict on the newest image."""
+
+    request: int
+    turn: int
+    result: Any
+
+
+@dataclass(frozen=True)
 class RequestDone:
     """The request's program returned ``value``; nothing more comes for it."""
 
@@ -78,4 +87,4 @@ class RequestFailed:
     error: Exception
 
 
-EngineEvent = TextDelta | TextDone | DenoiseStep | ImageDone | RequestDone | RequestFailed
+EngineEvent = TextDelta | TextDone | DenoiseStep | ImageDone | WaitDone | RequestDone | RequestFailed

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 import torch
 
 from irg.engine.batching import Batches, fail_on_error
+from irg.engine.events import WaitDone
 from irg.engine.ops import Draw, Forget, Look, Operation, Said, Say, Wait
 from irg.engine.request import Request
 from irg.engine.runner import Runner
@@ -39,7 +40,9 @@ class Prefiller:
         elif isinstance(op, Wait):
             error = CancelledError() if op.future.cancelled() else op.future.exception()
             if error is None:
-                request.advance(op.future.result())
+                result = op.future.result()
+                request.emit(WaitDone(request.index, request.turn, result))
+                request.advance(result)
             else:
                 request.throw(error)
         else:

@@ -7,7 +7,7 @@ They are the engine's own events, with ``Finished`` in the place of ``RequestDon
 from dataclasses import dataclass
 
 from irg.deprecation import module_names
-from irg.engine.events import DenoiseStep, ImageDone, TextDelta, TextDone
+from irg.engine.events import DenoiseStep, ImageDone, TextDelta, TextDone, WaitDone
 from irg.results.trajectory import Trajectory
 
 
@@ -46,6 +46,6 @@ class Failed:
     error: GenerationError
 
 
-Event = TextDelta | TextDone | DenoiseStep | ImageDone | CandidateDone | Finished | Failed
+Event = TextDelta | TextDone | DenoiseStep | ImageDone | WaitDone | CandidateDone | Finished | Failed
 
 __getattr__ = module_names(__name__, {"ThinkingDelta": TextDelta, "ThinkingDone": TextDone, "DrawStep": DenoiseStep})

@@ -17,7 +17,16 @@ from dataclasses import dataclass, field, replace
 from PIL.Image import Image
 
 from irg.engine.engine import Session
-from irg.engine.events import DenoiseStep, EngineEvent, ImageDone, RequestDone, RequestFailed, TextDelta, TextDone
+from irg.engine.events import (
+    DenoiseStep,
+    EngineEvent,
+    ImageDone,
+    RequestDone,
+    RequestFailed,
+    TextDelta,
+    TextDone,
+    WaitDone,
+)
 from irg.engine.request import Request
 from irg.reasoning.events import Failed, Finished
 from irg.reasoning.pipeline import IRGPipeline
@@ -319,7 +328,7 @@ class AsyncEngine:
         task = attempt.task
         if isinstance(event, RequestDone | RequestFailed):
             self._end(attempt, event)
-        elif attempt.candidate > 0:  # the other candidates are drawn unseen
+        elif attempt.candidate > 0 or isinstance(event, WaitDone):  # the other candidates are drawn unseen
             return
         elif isinstance(event, DenoiseStep):
             self._preview(task, event)
