@@ -175,7 +175,7 @@ def _draw(
 ) -> int:
     """Run all requests; each result is written as soon as it is finished, if there is an output. Returns how many
     failed."""
-    from irg.reasoning.critique import failures
+    from irg.reasoning.critique import failures, verdicts
     from irg.reasoning.events import Failed, Finished
 
     failed = 0
@@ -207,7 +207,8 @@ def _draw(
             else:
                 files = [name for name in event.trajectory.image_names() if name is not None]
                 search = event.trajectory.search
-                for line in [*event.trajectory.notes, *([search.why, *search.notes] if search else ())]:
+                unseen = verdicts(event.trajectory) if search and search.chosen else []  # only the first was shown
+                for line in [*event.trajectory.notes, *unseen, *([search.why, *search.notes] if search else ())]:
                     display.line(line)
                 display.line(f"Written to {folder}: {', '.join([*files, JSON_NAME, REPORT_NAME])}")
     return failed

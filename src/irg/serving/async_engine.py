@@ -328,7 +328,7 @@ class AsyncEngine:
         task = attempt.task
         if isinstance(event, RequestDone | RequestFailed):
             self._end(attempt, event)
-        elif attempt.candidate > 0 or isinstance(event, WaitDone):  # the other candidates are drawn unseen
+        elif attempt.candidate > 0 or isinstance(event, WaitDone):  # seen at the end alone
             return
         elif isinstance(event, DenoiseStep):
             self._preview(task, event)

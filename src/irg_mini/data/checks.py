@@ -16,19 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from irg.curation.records import TrajectoryRecord, png, write_shard
-from irg.engine.engine import Engine
-from irg.engine.ops import Fork, Program, Say, Write
-from irg.engine.runner import Runner
+from irg.engine.ops import Write
 from irg.files import sweep, written
 from irg.learning.data.conversation_writer import text_part
+from irg.learning.data.samples import TrajectoryEncoder
+from irg.learning.rl.prompts import Prompt
+from irg.learning.rl.rollouts import roll_out
 from irg.reasoning.pipeline import IRGPipeline
 from irg.results.reflection import is_done
 from irg_mini import world
 from irg_mini.data.requests import drawable, random_request
 from irg_mini.world.placement import prompt_rank
+from irg_mini.world.reflections import things_seen
 from irg_mini.world.scene import in_order
 
-TAG_WEIGHTS = {
+CROWDED_WEIGHTS = {
     "compound": 4.0,
     "stacking": 3.0,
     "position": 1.0,
@@ -114,7 +116,7 @@ def _write(rows: Sequence[str], path: Path) -> None:
 
 def _requests(options: Checks, rng: np.random.Generator) -> Iterator[tuple[world.Request, str]]:
     vocab = drawable(options.vocab, world.load_sprites(options.sprites))
-    weights = TAG_WEIGHTS
+    weights = CROWDED_WEIGHTS
     if "on" not in vocab.relations:
         weights = {tag: weight for tag, weight in weights.items() if tag != "stacking"}
     while True:
@@ -138,7 +140,7 @@ class _Balanced:
         if right and 2 * self._right > len(self.rows):
             return right
         self._right += right
-        listed = text or (world.think(request, scene) if plan else world.list_of_seen(scene))
+        listed = text or (world.think(request, scene) if plan else world.list_of_seen(scene.things))
         said = [{"role": "user", "content": part} for part in (self._system, prompt, listed, self._options.question)]
         self.rows.append(json.dumps([*said, {"role": "assistant", "content": [text_part(answer, loss=True)]}]))
         return right
@@ -187,19 +189,11 @@ def write_plans(pipe: IRGPipeline, prompts: Sequence[str], rng: np.random.Genera
     """:data:`PLANS` plans of each prompt, at one of :data:`TEMPERATURES`."""
     write = Write(pipe.defaults.max_think_tokens, float(rng.choice(TEMPERATURES)))
     seeds = rng.integers(2**62, size=(len(prompts), PLANS)).tolist()
-
-    def plan() -> Program:
-        return (yield write).text
-
-    def program(prompt: str, own: list[int]) -> Program:
-        yield Say(pipe.profile.system_prompt)
-        yield Say(prompt)
-        return (yield Fork(tuple(plan() for _ in own), tuple(own)))
-
-    runner = pipe.engine.runner
-    runner = Runner(runner.model, runner.autoencoder, len(prompts) * PLANS, 2 * write.max_tokens)
-    engine = Engine(runner, pipe.engine.tokenizer, speculative=False)
-    return engine.run([(program(prompt, own), 0) for prompt, own in zip(prompts, seeds, strict=True)])
+    runner, tokenizer = pipe.engine.runner, pipe.engine.tokenizer
+    assert tokenizer is not None
+    encoder = TrajectoryEncoder(pipe.config, tokenizer, pipe.profile)
+    groups = roll_out(runner.model, runner.autoencoder, encoder, [Prompt(p) for p in prompts], write, seeds)
+    return [[text.text for text in group.texts] for group in groups]
 
 
 def _rendered(options: Checks, request: world.Request, prompt: str, text: str, scene: world.Scene) -> TrajectoryRecord:
@@ -212,8 +206,7 @@ def _rendered(options: Checks, request: world.Request, prompt: str, text: str, s
 
 def as_seen(request: world.Request, scene: world.Scene) -> world.Scene:
     """What a perfect look at a scene's image lists: every color, too."""
-    things = [world.snap(item.name, item.color, item.box, SIZE) for item in world.see(scene, SIZE)]
-    return world.Scene(scene.background, in_order(things, prompt_rank(request)))
+    return world.Scene(scene.background, things_seen(request, world.see(scene, SIZE), SIZE))
 
 
 def changed_scene(

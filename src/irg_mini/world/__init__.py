@@ -2,7 +2,7 @@
 
 from irg_mini.world.backgrounds import BACKGROUNDS
 from irg_mini.world.captions import STYLES, caption, parse_prompt, training_caption
-from irg_mini.world.checks import check, list_of_seen
+from irg_mini.world.checks import check
 from irg_mini.world.classes import COLORS, GRID, SIZES, ObjectClass, classes, is_class, object_class
 from irg_mini.world.corrupt import corrupt, near_miss
 from irg_mini.world.flaws import KINDS, Flaw, find_flaws
@@ -10,11 +10,11 @@ from irg_mini.world.heldout import held_out, in_geneval
 from irg_mini.world.placement import sample_pair, sample_scene
 from irg_mini.world.questions import FORMS, Question, ask
 from irg_mini.world.reflections import (
-    NOTHING_WRONG,
     Edit,
     Reflection,
     describe_flaws,
     find_edits,
+    list_of_seen,
     parse_reflection,
     reflect,
 )
@@ -40,7 +40,6 @@ __all__ = [
     "FULL_TAGS",
     "GRID",
     "KINDS",
-    "NOTHING_WRONG",
     "RELATIONS",
     "SIZES",
     "STYLES",

@@ -13,11 +13,10 @@ import math
 from irg_mini.world.captions import NUMBER_WORDS
 from irg_mini.world.classes import GRID
 from irg_mini.world.flaws import find_flaws
-from irg_mini.world.reflections import NEW_PLAN, NOTHING_WRONG, SHOWN, describe_flaws
+from irg_mini.world.reflections import NEW_PLAN, NOTHING_WRONG, describe_flaws
 from irg_mini.world.request import Request
 from irg_mini.world.rules import Seen, overlaps, placed, see
 from irg_mini.world.scene import Scene, Thing, boxes
-from irg_mini.world.thinking import describe_thing
 
 
 def check(request: Request, scene: Scene, plan: bool, size: int = 128) -> str:
@@ -43,11 +42,6 @@ def check(request: Request, scene: Scene, plan: bool, size: int = 128) -> str:
         flaws += [f"the {pair} overlap" for pair in pairs]
     verdict, change = ("; ".join(flaws), NEW_PLAN) if flaws else (NOTHING_WRONG, "none")
     return f"<think> Analysis: {'; '.join(items)}. {verdict}. Improvements: {change}. </think>"
-
-
-def list_of_seen(scene: Scene) -> str:
-    """A list of what is seen, as a reflection begins with it."""
-    return f"{SHOWN}{'; '.join(map(describe_thing, scene.things)) or 'none'}."
 
 
 def _answer(right: bool) -> str:

@@ -27,7 +27,7 @@ REFLECTION_PHRASES = (
 )
 """Every fixed word of T2 beside T1's, for the vocabulary."""
 
-SHOWN = "in the picture: "
+_SHOWN = "in the picture: "
 NEW_PLAN = "a new plan"
 NOTHING_WRONG = "nothing is wrong"
 _CLEANING = {"blurred": "sharpen the picture", "noisy": "clean the picture", "ghosted": "redraw the picture"}
@@ -132,7 +132,7 @@ def reflect(
     counts = Counter(edit.action for edit in edits)
     if new_plan:
         counts = Counter(add=len(corrected.things), remove=sum(edit.before is not None for edit in edits))
-    shown = "" if seen is None else f"{SHOWN}{_describe_seen(request, seen, size)}. "
+    shown = "" if seen is None else f"{list_of_seen(things_seen(request, seen, size))} "
     steps = f"keep {counts['keep']} things, fix {counts['fix']}, add {counts['add']}, remove {counts['remove']}"
     return (
         f"<think> Analysis: {shown}{'; '.join(describe_flaws(flaws)) or NOTHING_WRONG}. "
@@ -141,9 +141,15 @@ def reflect(
     )
 
 
-def _describe_seen(request: Request, seen: Sequence[Seen], size: int) -> str:
+def things_seen(request: Request, seen: Sequence[Seen], size: int) -> tuple[Thing, ...]:
+    """What is seen in an image of `size` px, on the grid and in the order in which the prompt names it."""
     things = [snap(item.name, item.color, item.box, size) for item in seen if is_class(item.name)]
-    return "; ".join(describe_thing(thing) for thing in in_order(things, prompt_rank(request))) or "none"
+    return in_order(things, prompt_rank(request))
+
+
+def list_of_seen(things: Sequence[Thing]) -> str:
+    """What a reflection says first: 'in the picture: large red apple at (3,7).'"""
+    return f"{_SHOWN}{'; '.join(map(describe_thing, things)) or 'none'}."
 
 
 def describe_flaws(flaws: Sequence[Flaw]) -> list[str]:
@@ -208,8 +214,8 @@ class Reflection:
     @property
     def seen(self) -> str:
         """What the analysis says is in the image, as a layout's list of things; empty if it does not say."""
-        shown, _, _ = self.analysis.removeprefix(SHOWN).partition(". ")
-        return shown if self.analysis.startswith(SHOWN) else ""
+        shown, _, _ = self.analysis.removeprefix(_SHOWN).partition(". ")
+        return shown if self.analysis.startswith(_SHOWN) else ""
 
     @property
     def faults(self) -> str:

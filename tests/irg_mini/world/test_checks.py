@@ -57,7 +57,10 @@ def test_what_is_seen_may_overlap_and_has_no_background() -> None:
         "yes. nothing is wrong. Improvements: none."
     )
     assert "desert: no" in said(things, "a dog and a cat in a desert")
-    assert world.list_of_seen(world.parse_layout(f"Scene: meadow. Things: {things}.")) == f"in the picture: {things}."
+    assert (
+        world.list_of_seen(world.parse_layout(f"Scene: meadow. Things: {things}.").things)
+        == f"in the picture: {things}."
+    )
 
 
 def test_it_is_what_the_critic_by_code_decides() -> None:
@@ -71,8 +74,9 @@ def test_it_is_what_the_critic_by_code_decides() -> None:
         right = critic.accepts(prompt, world.think(request, plan))
         assert is_done(world.check(request, plan, plan=True)) is right
         seen = as_seen(request, plan)
-        text = f"<think> Analysis: {world.list_of_seen(seen)} x. Improvements: x. Steps: x. Final prompt: x. </think>"
-        assert first_sentence(text) == world.list_of_seen(seen)
+        listed = world.list_of_seen(seen.things)
+        text = f"<think> Analysis: {listed} x. Improvements: x. Steps: x. Final prompt: x. </think>"
+        assert first_sentence(text) == listed
         done = critic.judge(Review(prompt, blank, reflection=text)).done
         assert is_done(world.check(request, seen, plan=False)) is done
         verdicts.add((right, done))
