@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from PIL import Image
 
 from irg.serving.answers import ImagesAnswer
-from serving import Running, pixels
+from serving import Gate, Running, pixels
 
 PROMPT = "a red apple"
 
@@ -69,6 +69,21 @@ def test_texts_stream_when_they_are_asked_for(served: Running) -> None:
         assert whole == [wanted.turns[turn].thinking] and "".join(pieces) == whole[0]
     types = [event.type.removeprefix("image_generation.") for event in events]
     assert types.index("thinking.done") < types.index("partial_image") < types.index("reflection.done")
+
+
+def test_a_critics_verdict_comes_when_it_is_given(served: Running) -> None:
+    gate = Gate()
+    gate.open()
+    served.model.pipe.critics.add("gate", gate)
+    more = {"seed": 7, "stream_thinking": True, "critic": "gate"}
+    events: list[Any] = list(served.client().images.generate(prompt=PROMPT, stream=True, extra_body=more))
+    types = [event.type.removeprefix("image_generation.") for event in events]
+    assert types[-2:] == ["verdict", "completed"] and types.count("verdict") == 1
+    own = {"wrong": "nothing", "change": "", "done": True, "score": 1.0, "turn": 1, "image_index": 0}
+    assert {name: getattr(events[-2], name) for name in own} == own
+    more["stream_thinking"] = False
+    events = list(served.client().images.generate(prompt=PROMPT, stream=True, extra_body=more))
+    assert {event.type for event in events} <= {"image_generation.partial_image", "image_generation.completed"}
 
 
 def test_several_clients_at_once_get_each_its_own(served: Running) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from irg.engine.events import ImageDone, TextDelta, TextDone
+from irg.critics import Verdict
+from irg.engine.events import ImageDone, TextDelta, TextDone, WaitDone
 from irg.reasoning.pipeline import IRGPipeline
 from irg.reasoning.protocols.base import find
 from irg.reasoning.settings import Settings
@@ -90,6 +91,12 @@ def test_texts_grow_and_others_are_not_shown() -> None:
     for event in (TextDone(0, 0, "c.", 1, 0.1), TextDone(0, 1, "d", 1, 0.1)):  # the last one was not streamed
         progress.take(event)
     assert progress.texts == {0: ["a b.", "c."], 1: ["d"]}
+    for verdict in (Verdict("it is blue", "paint it red", False, 0.2), Verdict("", "", True, 1.0), "no verdict"):
+        progress.take(WaitDone(0, 2, verdict))
+    said = ["The critic on image 2: it is blue", "The critic on image 2: nothing is wrong"]
+    assert progress.texts[2] == said
+    progress.take(TextDelta(0, 2, "so"))
+    assert progress.texts[2] == [*said, "so"]
 
 
 def png(size: tuple[int, int]) -> bytes:

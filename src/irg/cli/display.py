@@ -92,8 +92,7 @@ class Display:
     def _verdict(self, event: WaitDone) -> None:
         """What a critic said of the newest image, if that is what was waited for."""
         if isinstance(verdict := event.result, Verdict):
-            found = "nothing is wrong" if verdict.done else verdict.wrong or verdict.change
-            self.line(f"{self._label(event.request)}The critic on image {event.turn}: {found}")
+            self.line(f"{self._label(event.request)}The critic on image {event.turn}: {verdict.found}")
 
     def _begin(self, request: int) -> None:
         if request in self._begun:

@@ -59,6 +59,11 @@ class Verdict:
         if not (self.done or self.change.strip()):
             raise ValueError("a verdict that is not done must say what to change")
 
+    @property
+    def found(self) -> str:
+        """What is wrong, in a few words."""
+        return "nothing is wrong" if self.done else self.wrong or self.change
+
 
 class CriticError(RuntimeError):
     """A critic that gave no verdict.

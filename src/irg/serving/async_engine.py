@@ -56,7 +56,7 @@ class Preview:
     image: Image
 
 
-Told = TextDelta | TextDone | ImageDone | Preview | Finished
+Told = TextDelta | TextDone | ImageDone | WaitDone | Preview | Finished
 """What a submission's owner gets; ``request`` is the number among the jobs of the submission."""
 
 
@@ -328,7 +328,7 @@ class AsyncEngine:
         task = attempt.task
         if isinstance(event, RequestDone | RequestFailed):
             self._end(attempt, event)
-        elif attempt.candidate > 0 or isinstance(event, WaitDone):  # seen at the end alone
+        elif attempt.candidate > 0:  # seen at the end alone
             return
         elif isinstance(event, DenoiseStep):
             self._preview(task, event)

@@ -12,7 +12,8 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from irg.engine.events import ImageDone, TextDelta, TextDone
+from irg.critics import Verdict
+from irg.engine.events import ImageDone, TextDelta, TextDone, WaitDone
 from irg.reasoning.events import Finished
 from irg.reasoning.protocols.base import Job, Task
 from irg.results.trajectory import Trajectory
@@ -146,6 +147,9 @@ class _Delivery:
                     yield await self.completed(number, event.trajectory, image)
             elif isinstance(event, TextDelta | TextDone):
                 yield self.text(number, event)
+            elif isinstance(event, WaitDone):
+                if isinstance(event.result, Verdict):
+                    yield self.verdict(number, event.turn, event.result)
             elif partials[number] < most and self.started.is_partial(event):
                 yield await self.partial(number, event, partials[number])
                 partials[number] += 1
@@ -182,6 +186,11 @@ class _Delivery:
         ending = ("delta", "delta") if isinstance(event, TextDelta) else ("done", "text")
         own = {ending[1]: event.text, "turn": event.turn, "image_index": number}
         return {"type": f"{self.event_type}.{event.kind}.{ending[0]}"} | own
+
+    def verdict(self, number: int, turn: int, said: Verdict) -> dict[str, Any]:
+        """A critic's verdict on the newest image, or on what the model says that it sees in it."""
+        own = {"wrong": said.wrong, "change": said.change, "done": said.done, "score": said.score}
+        return {"type": f"{self.event_type}.verdict", "turn": turn, "image_index": number} | own
 
 
 async def _answer(request: Request, fields: ImageRequest, task: Task, images: Sequence[Image]) -> Response:

@@ -9,7 +9,8 @@ from anyio.to_thread import run_sync
 from PIL.Image import Image
 from pydantic import ValidationError
 
-from irg.engine.events import ImageDone, TextDelta, TextDone
+from irg.critics import Verdict
+from irg.engine.events import ImageDone, TextDelta, TextDone, WaitDone
 from irg.reasoning.events import Finished
 from irg.reasoning.protocols.base import Task
 from irg.results.trajectory import Trajectory
@@ -48,7 +49,7 @@ class Progress:
 
     Attributes:
         texts: by turn, what was written before its image: the thinking, then the reflections. Some protocols write
-            several texts for an image.
+            several texts for an image, and a critic's verdict on the image before stands among them.
         rounds: images by turn, as they were drawn.
         finished: results by their number.
     """
@@ -81,6 +82,9 @@ class Progress:
             own[len(own) - self._writing :] = [event.text]
             self._writing = False
             self.status = "Drawing ..."
+        elif isinstance(event, WaitDone):
+            if isinstance(event.result, Verdict):
+                self.texts.setdefault(event.turn, []).append(f"The critic on image {event.turn}: {event.result.found}")
         elif isinstance(event, ImageDone):
             self.rounds[event.turn] = event.image
             self.status = f"Image {len(self.rounds)} is drawn."
