@@ -14,6 +14,7 @@ from irg.curation.records import png
 from irg.curation.resources import Resources
 from irg.curation.stages import Outcome, Stage, accepted
 from irg.curation.store import Row
+from irg.hub_downloads import ready_for_loading
 from irg.image_files import open_image
 
 
@@ -76,8 +77,9 @@ def load_diffusers(config: DiffusersTargets) -> Any:
     import torch
 
     dtype = torch.bfloat16 if config.device.startswith("cuda") else torch.float32
+    source = ready_for_loading(config.model)
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(config.model, torch_dtype=dtype, use_safetensors=True)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
     except OSError as error:
         raise ValueError(
             f"target.model: no diffusers pipeline {config.model!r}: {' '.join(str(error).split())}"
