@@ -215,13 +215,15 @@ def changed_scene(
     """A scene as it is, with mistakes of all kinds, nearly right, with a thing or two moved a little (most often), or
     with one moved beside or over another."""
     kind = rng.choice(5, p=(0.1, 0.2, 0.1, 0.45, 0.15))
+    if not scene.things:  # a plan of a model may be empty
+        return scene
     if kind == 1:
         scene, _ = world.corrupt(request, scene, rng, vocab)
     elif kind == 2:
         scene = world.near_miss(request, scene, rng)
     elif kind == 3:
         for _ in range(int(rng.integers(1, 3))):
-            index = int(rng.integers(len(scene.things))) if scene.things else 0
+            index = int(rng.integers(len(scene.things)))
             scene = _moved(request, scene, index, index, 2, rng)
     elif kind == 4 and len(scene.things) > 1:
         index, other = (int(i) for i in rng.choice(len(scene.things), 2, replace=False))
@@ -236,8 +238,6 @@ def _moved(
 ) -> world.Scene:
     """A scene with one thing moved to within so many cells of a thing's place."""
     things = list(scene.things)
-    if not things:
-        return scene
     place = things[near]
     col, row = (int(np.clip(at + rng.integers(-reach, reach + 1), 0, world.GRID - 1)) for at in (place.col, place.row))
     things[index] = replace(things[index], col=col, row=row)

@@ -1,9 +1,10 @@
 """A check: a list of things compared with a prompt in words, item by item, and then what is wrong.
 
-`<think> Analysis: one red apple: green medium (2,6)(1,5)(3,8), no; one bus: medium (9,6)(7,4)(11,8), yes; apple left of
-bus: yes; overlap: none. the apple at (2,6) is green, not red. Improvements: a new plan. </think>` (on one line)
-Each item is looked up in the list before it is judged, so that a model that learns to write this compares. After a
-thing's place stand two corners of its box, in cells: what relations and overlaps are judged by.
+`<think> Analysis: one red apple: green medium (2,6)(1,5)(3,8), no; one bus: medium (4,6)(2,4)(6,8), yes; others: none;
+apple (2,6) left of bus (4,6): no; overlap: (4,6) (2,6) yes. the apple at (2,6) is green, not red; ... . Improvements: a
+new plan. </think>` (on one line)
+Each item is looked up in the list before it is judged, and relations and overlaps are judged pair by pair, so that a
+model that learns to write this compares. After a thing's place stand two corners of its box, in cells.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from irg_mini.world.classes import GRID
 from irg_mini.world.flaws import find_flaws
 from irg_mini.world.reflections import NEW_PLAN, NOTHING_WRONG, describe_flaws
 from irg_mini.world.request import Request
-from irg_mini.world.rules import Seen, overlaps, placed, see
+from irg_mini.world.rules import apart, overlaps, placed, see
 from irg_mini.world.scene import Scene, Thing, boxes
 
 
@@ -27,7 +28,9 @@ def check(request: Request, scene: Scene, plan: bool, size: int = 128) -> str:
     seen = see(scene, size)
     order = request.mentioned()
     items = [_item(request, index, scene, size) for index in order]
-    items += [_related(request, index, seen) for index in order if request.include[index].position is not None]
+    asked = {entry.name for entry in request.include}
+    items.append(f"others: {', '.join(f'{t.name} {t.place}' for t in scene.things if t.name not in asked) or 'none'}")
+    items += [_related(request, index, scene, size) for index in order if request.include[index].position is not None]
     flaws = describe_flaws(find_flaws(request, seen, size=size))
     if plan:
         wanted = request.background or scene.background
@@ -35,11 +38,11 @@ def check(request: Request, scene: Scene, plan: bool, size: int = 128) -> str:
             items.append(f"{wanted}: {_answer(scene.background == wanted)}")
         if scene.background != wanted:
             flaws.append(f"the {scene.background} is not {wanted}")
-        pairs = [
-            f"{one.name} at {one.place} and {other.name} at {other.place}" for one, other in overlaps(request, scene)
+        items.append(_overlapping(request, scene))
+        flaws += [
+            f"the {one.name} at {one.place} and {other.name} at {other.place} overlap"
+            for one, other in overlaps(request, scene)
         ]
-        items.append(f"overlap: {'; '.join(pairs) or 'none'}")
-        flaws += [f"the {pair} overlap" for pair in pairs]
     verdict, change = ("; ".join(flaws), NEW_PLAN) if flaws else (NOTHING_WRONG, "none")
     return f"<think> Analysis: {'; '.join(items)}. {verdict}. Improvements: {change}. </think>"
 
@@ -63,17 +66,49 @@ def _item(request: Request, index: int, scene: Scene, size: int) -> str:
     return f"{wanted}: {', '.join(shown) or 'none'}, {count}{_answer(right)}"
 
 
-def _corners(thing: Thing) -> str:
-    """'(1,5)(3,8)': left and top, right and bottom, in cells of the grid."""
+def _cells(thing: Thing) -> tuple[int, int, int, int]:
+    """The box in whole cells of the grid: left, top, right, bottom."""
     left, top, right, bottom = (min(GRID - 1, max(0, math.floor(GRID * edge + 0.5))) for edge in thing.box)
+    return left, top, right, bottom
+
+
+def _corners(thing: Thing) -> str:
+    """'(1,5)(3,8)'."""
+    left, top, right, bottom = _cells(thing)
     return f"({left},{top})({right},{bottom})"
 
 
-def _related(request: Request, index: int, seen: list[Seen]) -> str:
-    """'apple left of bus: yes'."""
+def _related(request: Request, index: int, scene: Scene, size: int) -> str:
+    """'apple (2,6) left of bus (9,6): yes, bus (4,6): no'."""
     entry = request.include[index]
     assert entry.position is not None
     relation, target = entry.position[0], request.include[entry.position[1]].name
-    ones, others = ([item.box for item in seen if item.name == name] for name in (entry.name, target))
-    right = bool(ones and others) and all(placed(one, others, relation) for one in ones)
-    return f"{entry.name} {relation} {target}: {_answer(right)}"
+    seen = list(zip(scene.things, see(scene, size), strict=True))
+    ones, others = ([(t, item.box) for t, item in seen if t.name == name] for name in (entry.name, target))
+    if not (ones and others):
+        return f"{entry.name} {relation} {target}: no"
+    pairs = [
+        f"{entry.name} {one.place} {relation} "
+        + ", ".join(f"{target} {other.place}: {_answer(placed(box, [its], relation))}" for other, its in others)
+        for one, box in ones
+    ]
+    return "; ".join(pairs)
+
+
+def _overlapping(request: Request, scene: Scene) -> str:
+    """'overlap: (9,6) none, (4,6) (2,6) yes (5,8) no': of each thing but the first, the places of earlier ones whose
+    boxes in whole cells touch its own, and whether they overlap."""
+    pairs, crowded = apart(request, scene), overlaps(request, scene)
+    found = []
+    for later, thing in enumerate(scene.things[1:], 1):
+        near = [
+            f"{other.place} {_answer((other, thing) in crowded)}"
+            for other in scene.things[:later]
+            if (other, thing) in pairs and _touch(_cells(other), _cells(thing))
+        ]
+        found.append(f"{thing.place} {' '.join(near) or 'none'}")
+    return f"overlap: {', '.join(found) or 'none'}"
+
+
+def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return all(one[i] <= other[i + 2] and other[i] <= one[i + 2] for i in (0, 1))

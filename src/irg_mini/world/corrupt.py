@@ -62,7 +62,8 @@ def near_miss(request: Request, scene: Scene, rng: np.random.Generator) -> Scene
     """A right scene with one thing moved just beyond where the asked relation holds, as a model's own plans do.
 
     What is moved is a thing that is asked to stand somewhere or, as often, what it is to stand to. A request without
-    relations gives the scene itself, and so does one where every place near by is right or taken.
+    relations gives the scene itself, and so does one where every place near by is right or taken, or where what would
+    be moved is missing, as it may be in a model's plan.
     """
     asked = [entry for entry in request.include if entry.position is not None]
     if not asked:
@@ -74,6 +75,8 @@ def near_miss(request: Request, scene: Scene, rng: np.random.Generator) -> Scene
     if rng.random() < 0.5:
         relation, moved, fixed = CONVERSE[relation], target, entry.name
     movable = [i for i, thing in enumerate(scene.things) if thing.name == moved]
+    if not movable:
+        return scene
     index = movable[int(rng.integers(len(movable)))]
     thing, cells = scene.things[index], _cells_that_miss(relation, scene.things, index, fixed)
     while (place := _near(cells, thing, rng)) is not None:

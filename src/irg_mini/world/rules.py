@@ -69,15 +69,15 @@ def satisfied(request: Request, seen: Sequence[Seen], threshold: float | None = 
 def worst_overlap(request: Request, scene: Scene) -> float:
     """The largest overlap of two things that the request does not put on or behind one another: shared area over the
     smaller one's, from 0 to 1."""
-    return max((crowding(one.box, other.box) for one, other in _apart(request, scene)), default=0.0)
+    return max((crowding(one.box, other.box) for one, other in apart(request, scene)), default=0.0)
 
 
 def overlaps(request: Request, scene: Scene) -> list[tuple[Thing, Thing]]:
     """The pairs of things that overlap by more than what is beside one another may, and are not asked to."""
-    return [(one, other) for one, other in _apart(request, scene) if crowding(one.box, other.box) > TOUCHING]
+    return [(one, other) for one, other in apart(request, scene) if crowding(one.box, other.box) > TOUCHING]
 
 
-def _apart(request: Request, scene: Scene) -> list[tuple[Thing, Thing]]:
+def apart(request: Request, scene: Scene) -> list[tuple[Thing, Thing]]:
     """The pairs of things that the request does not put on or behind one another."""
     include = request.include
     related = {
