@@ -26,24 +26,34 @@ def said(things: str, prompt: str = PROMPT, plan: bool = True) -> str:
         (
             "medium red apple at (2,6); medium blue bus at (9,6)",
             "one red apple: red medium (2,6)(1,5)(4,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
-            "apple left of bus: yes; overlap: none. nothing is wrong. Improvements: none.",
+            "others: none; apple (2,6) left of bus (9,6): yes; overlap: (9,6) none. "
+            "nothing is wrong. Improvements: none.",
         ),
         (
             "medium green apple at (2,6)",
-            "one red apple: green medium (2,6)(1,5)(4,8), no; one blue bus: none, no; apple left of bus: no; "
-            "overlap: none. one blue bus is missing; the apple at (2,6) is green, not red. Improvements: a new plan.",
+            "one red apple: green medium (2,6)(1,5)(4,8), no; one blue bus: none, no; others: none; "
+            "apple left of bus: no; overlap: none. "
+            "one blue bus is missing; the apple at (2,6) is green, not red. Improvements: a new plan.",
         ),
         (
             "medium red apple at (7,6); medium blue bus at (9,6)",
             "one red apple: red medium (7,6)(6,5)(9,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
-            "apple left of bus: yes; overlap: apple at (7,6) and bus at (9,6). "
+            "others: none; apple (7,6) left of bus (9,6): yes; overlap: (9,6) (7,6) yes. "
             "the apple at (7,6) and bus at (9,6) overlap. Improvements: a new plan.",
         ),
         (
             "medium red apple at (9,6); medium blue bus at (2,6); small blue bus at (2,10)",
             "one red apple: red medium (9,6)(8,5)(11,8), yes; one blue bus: blue medium (2,6)(1,5)(4,8), "
-            "blue small (2,10)(1,9)(4,11), two no; apple left of bus: no; overlap: none. "
+            "blue small (2,10)(1,9)(4,11), two no; others: none; "
+            "apple (9,6) left of bus (2,6): no, bus (2,10): no; overlap: (2,6) none, (2,10) none. "
             "there is an extra bus at (2,10); the apple at (9,6) is not left of the bus. Improvements: a new plan.",
+        ),
+        (
+            "medium red apple at (2,6); medium blue bus at (9,6); small dog at (2,7); small cat at (4,9)",
+            "one red apple: red medium (2,6)(1,5)(4,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
+            "others: dog (2,7), cat (4,9); apple (2,6) left of bus (9,6): yes; "
+            "overlap: (9,6) none, (2,7) (2,6) yes, (4,9) (2,6) no (2,7) no. there is an extra dog at (2,7); "
+            "there is an extra cat at (4,9); the apple at (2,6) and dog at (2,7) overlap. Improvements: a new plan.",
         ),
     ],
 )
@@ -54,7 +64,7 @@ def test_literal(things: str, text: str) -> None:
 def test_what_is_seen_may_overlap_and_has_no_background() -> None:
     things = "medium dog at (6,6); medium cat at (7,6)"
     assert said(things, "a dog and a cat in a desert", plan=False).endswith(
-        "yes. nothing is wrong. Improvements: none."
+        "yes; others: none. nothing is wrong. Improvements: none."
     )
     assert "desert: no" in said(things, "a dog and a cat in a desert")
     assert (
@@ -82,3 +92,14 @@ def test_it_is_what_the_critic_by_code_decides() -> None:
         verdicts.add((right, done))
     assert len(verdicts) >= 3  # overlaps are no flaw of what is seen
     critic.close()
+
+
+@pytest.mark.parametrize("things", ["", "medium blue bus at (9,6)", "medium red apple at (2,6)"])
+def test_a_plan_that_lacks_what_was_asked_for_can_be_changed(things: str) -> None:
+    """A model's plan may be empty, or lack a thing that a relation is about."""
+    request = world.parse_prompt(PROMPT)
+    assert request is not None
+    plan = world.parse_layout(f"Scene: meadow. Things: {things}.") if things else world.Scene("meadow", ())
+    for seed in range(40):
+        changed = changed_scene(request, plan, np.random.default_rng(seed))
+        assert not is_done(world.check(request, changed, plan=True)) or len(changed.things) == 2
