@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from irg.learning.combinations import Run, problems
 from irg.learning.recipe import Lora, Optimizer, Parallel
-from irg.learning.rl.plan import make_plan
+from irg.learning.rl.plan import make_plan, report
 from irg.learning.rl.prompts import FilePrompts
 from irg.learning.rl.recipe import Advantage, Credit, Drawing, Evaluate, Limits, RLRecipe, Rollout
 from irg.learning.rl.rewards import RewardTerm
@@ -169,12 +169,29 @@ def test_the_dry_run_counts_their_memory_apart(ray: RayDouble, recipe: Callable[
     assert not apart.problems and not ray.actors
     assert alone.memory["key-value cache"] > 0 and "key-value cache" not in apart.memory
     assert any("rollouts are made by workers (2) with 0.0 GB each" in note for note in apart.notes)
+    assert apart.flops == alone.flops - alone.rollout_flops and apart.rollout_flops == alone.rollout_flops > 0
+    assert "% of the operations below" in report(alone)
+    assert f"rollouts: {apart.rollout_flops:.3e} operations a step, of all workers" in report(apart)
 
 
 def test_a_worker_that_ends_is_told(ray: RayDouble, recipe: Callable[..., RLRecipe]) -> None:
     ray.broken = True
     with pytest.raises(ValueError, match=r"a rollout worker ended \(killed\); start the run again to go on"):
         train_by_reward(recipe(1), quiet=True)
+
+
+def test_every_rank_is_told_of_a_worker_that_ended() -> None:
+    """Else those that wait for its rollouts would wait for ever."""
+    ended, exchanged = ValueError("a rollout worker ended"), list[Any]()
+
+    def results(tasks: Any) -> Any:
+        raise ended
+
+    for workers in (SimpleNamespace(results=results), None):  # of the main process, and of another
+        ranks = SimpleNamespace(gather=lambda value: exchanged.append(value) or [ended, None])
+        with pytest.raises(ValueError, match="a rollout worker ended"):
+            RLTrainer._results(SimpleNamespace(workers=workers, ranks=ranks), [])  # type: ignore[arg-type]
+    assert exchanged == [ended, None]
 
 
 def test_what_workers_need(recipe: Callable[..., RLRecipe], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,8 @@ def _add_up(plan: RLPlan, recipe: RLRecipe, opened: Opened, packs: list[Work], i
     averaged = recipe.policy == "drawing" and recipe.drawing.learning == "nft"  # its old policy scores every pack
     before = (averaged or recipe.updates > 1) + recipe.measures_divergence
     plan.packs, plan.rollout_flops = len(packs), rollouts
-    plan.flops = recipe.epochs * step_flops(config, whole, recipe.frozen, adapters) + rollouts
+    plan.flops = recipe.epochs * step_flops(config, whole, recipe.frozen, adapters)
+    plan.flops += 0 if recipe.rollout.workers else rollouts
     plan.flops += before * _forward(config, whole)
     plan.flops += recipe.updates * plan.streams * step_flops(config, imitated, recipe.frozen, adapters)
     largest = max([*packs, imitated], key=lambda work: work.und + work.gen)
@@ -221,6 +222,12 @@ def _steps(recipe: RLRecipe) -> str:
     return f"{how.num_timesteps - 1} steps of the sampler{stochastic}"
 
 
+def _share_of_rollouts(plan: RLPlan, recipe: RLRecipe) -> str:
+    if recipe.rollout.workers:
+        return f"rollouts: {plan.rollout_flops:.3e} operations a step, of all workers; not counted below"
+    return f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below"
+
+
 def report(plan: RLPlan) -> str:
     """The plan, to be read."""
     recipe = plan.recipe
@@ -231,7 +238,7 @@ def report(plan: RLPlan) -> str:
             f"images per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}) of {recipe.drawing.height} x "
             f"{recipe.drawing.width} pixels, {_steps(recipe)} without guidance",
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
-            f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below",
+            _share_of_rollouts(plan, recipe),
         ]
     elif plan.texts and recipe.policy == "trajectory":
         size = f"{recipe.drawing.height} x {recipe.drawing.width} pixels"
@@ -241,15 +248,14 @@ def report(plan: RLPlan) -> str:
             f"and an image of {size}, {_steps(recipe)} without guidance",
             f"they go on from first turns of {plan.prefix:,.0f} tokens, each of which stands in every sample",
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
-            f"rollouts are {plan.rollout_flops / plan.flops:.0%} of the operations below",
+            _share_of_rollouts(plan, recipe),
         ]
     elif plan.texts:
-        share = plan.rollout_flops / plan.flops
         lines = [
             f"texts per step: {plan.texts:,} ({how.prompts} prompts x {how.samples}), prefixes of {plan.prefix:,.0f} "
             f"tokens, texts of {plan.written:,} (nominal; at most {how.max_tokens:,})",
             f"packs of rollouts per step: {plan.packs}, optimizer steps: {recipe.updates}",
-            f"rollouts are {share:.0%} of the operations below",
+            _share_of_rollouts(plan, recipe),
         ]
     if plan.texts and recipe.policy != "drawing" and recipe.device != "cpu":
         plan.notes.append("decoding is bound by memory, not by operations: rollouts take several times their share")

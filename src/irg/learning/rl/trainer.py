@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -161,7 +161,7 @@ class RLTrainer(Trainer):
         if self.recipe.rollout.workers:
             self._send_weights()
             tasks = self.workers.begin(make, prompts, seeds, options) if self.workers else []
-            return lambda: self.ranks.gather(self.workers and self.workers.results(tasks))[0]
+            return lambda: self._results(tasks)
 
         def made() -> list[Any]:
             with self.rollout_model() as model:
@@ -169,6 +169,19 @@ class RLTrainer(Trainer):
                 return self.ranks.spread(prompts, seeds, lambda some, own: make(*args, some, seeds=own, **options))
 
         return made
+
+    def _results(self, tasks: Sequence[Any]) -> list[Any]:
+        """What workers made, on all ranks; and a worker that ended is told on all, or others would wait for ever."""
+        told: list[Any] | ValueError | None = None
+        if self.workers:
+            try:
+                told = self.workers.results(tasks)
+            except ValueError as error:
+                told = error
+        found = self.ranks.gather(told)[0]
+        if isinstance(found, ValueError):
+            raise found
+        return cast(list[Any], found)
 
     @torch.no_grad()
     def _send_weights(self) -> None:
