@@ -1,8 +1,8 @@
 """``irg data checks``: rows that teach a model to check its own plans, and what it says that it sees (``world.check``).
 
 ``OUT/checks`` has conversations: the prompt, a list of things, the question, and the comparison as the answer. The
-lists are the model's own plans and scenes of the world, as they are or changed. ``OUT/plans`` has right ones of the
-plans with their renderings, as rows of one turn: they hold planning and drawing while checking is learned.
+lists are the model's own plans and scenes of the world, as they are or changed. ``OUT/plans`` has some of the
+right plans with their renderings, as rows of one turn: they hold planning and drawing while checking is learned.
 """
 
 import json
@@ -47,8 +47,10 @@ TOGETHER, PLANS = 32, 6
 TEMPERATURES = (0.6, 1.0)
 PLAN_SHARE = 0.65
 """Share of lists that are plans, whose background and overlaps count; the others are what is seen in an image."""
-CHANGED = 2
+CHANGED = 3
 """Changed versions of each of the model's plans."""
+RIGHT = 2
+"""Right plans of a prompt, at most, that become rows of one turn."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Checks:
     """Lists that are the world's."""
     prompts: int = 2_000
     """Prompts that the model plans for, six plans each."""
+    forms: Literal["crowded", "all"] = "crowded"
+    """Of which prompts: mostly those whose plans are most often wrong, or of all forms as training has them."""
     seed: int = 0
     rows_per_shard: int = 4_000
     sprites: Literal["fluent", "builtin"] = "fluent"
@@ -116,8 +120,8 @@ def _write(rows: Sequence[str], path: Path) -> None:
 
 def _requests(options: Checks, rng: np.random.Generator) -> Iterator[tuple[world.Request, str]]:
     vocab = drawable(options.vocab, world.load_sprites(options.sprites))
-    weights = CROWDED_WEIGHTS
-    if "on" not in vocab.relations:
+    weights = CROWDED_WEIGHTS if options.forms == "crowded" else None
+    if weights is not None and "on" not in vocab.relations:
         weights = {tag: weight for tag, weight in weights.items() if tag != "stacking"}
     while True:
         yield random_request(rng, vocab, weights)
@@ -162,26 +166,25 @@ def _of_scenes(options: Checks, count: int, rng: np.random.Generator, system: st
 def _of_plans(
     options: Checks, count: int, rng: np.random.Generator, pipe: IRGPipeline
 ) -> tuple[list[str], list[TrajectoryRecord]]:
-    """Conversations on the model's own plans, as they are and changed; and of each prompt one right plan, if there is
-    any, as a row of one turn."""
+    """Conversations on the model's own plans, as they are and changed; and :data:`RIGHT` right plans of each prompt, if
+    there are any, as rows of one turn."""
     requests, found = _requests(options, rng), _Balanced(options, pipe.profile.system_prompt)
     right_ones: list[TrajectoryRecord] = []
     for start in range(0, count, TOGETHER):
         some = [next(requests) for _ in range(min(TOGETHER, count - start))]
         for (request, prompt), texts in zip(some, write_plans(pipe, [p for _, p in some], rng), strict=True):
-            right = None
+            right = list[tuple[str, world.Scene]]()
             for text in dict.fromkeys(texts):
                 try:
                     scene = world.parse_layout(text)
                 except ValueError:  # a model's thinking need not be a layout
                     continue
                 if found.add(request, prompt, scene, plan=True, text=text):
-                    right = text, scene
+                    right.append((text, scene))
                 for _ in range(CHANGED):
                     changed = changed_scene(request, scene, rng, options.vocab)
                     found.add(request, prompt, changed, rng.random() < PLAN_SHARE)
-            if right is not None:
-                right_ones.append(_rendered(options, request, prompt, *right))
+            right_ones += [_rendered(options, request, prompt, *one) for one in right[:RIGHT]]
     return found.rows, right_ones
 
 
