@@ -216,8 +216,8 @@ def changed_scene(
     request: world.Request, scene: world.Scene, rng: np.random.Generator, vocab: str = "geneval"
 ) -> world.Scene:
     """A scene as it is, with mistakes of all kinds, nearly right, with a thing or two moved a little (most often), or
-    with one moved beside or over another."""
-    kind = rng.choice(5, p=(0.1, 0.2, 0.1, 0.45, 0.15))
+    with one moved beside or over another, or with one left out or become another one's double."""
+    kind = rng.choice(6, p=(0.08, 0.14, 0.15, 0.34, 0.12, 0.17))
     if not scene.things:  # a plan of a model may be empty
         return scene
     if kind == 1:
@@ -231,9 +231,23 @@ def changed_scene(
     elif kind == 4 and len(scene.things) > 1:
         index, other = (int(i) for i in rng.choice(len(scene.things), 2, replace=False))
         scene = _moved(request, scene, index, other, 2, rng)
+    elif kind == 5:
+        scene = _lacking(request, scene, rng)
     if rng.random() < 0.03:
         scene = world.Scene(str(rng.choice(list(world.BACKGROUNDS))), scene.things)
     return scene
+
+
+def _lacking(request: world.Request, scene: world.Scene, rng: np.random.Generator) -> world.Scene:
+    """A scene without one of its things; as often, that thing is of another one's class instead, as in plans that say
+    one thing twice."""
+    things = list(scene.things)
+    index, other = (int(i) for i in rng.integers(len(things), size=2))
+    if rng.random() < 0.5 and things[index].name != things[other].name:
+        things[index] = replace(things[index], name=things[other].name, color=things[other].color)
+    else:
+        del things[index]
+    return world.Scene(scene.background, in_order(things, prompt_rank(request)))
 
 
 def _moved(

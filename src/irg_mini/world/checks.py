@@ -1,7 +1,7 @@
 """A check: a list of things compared with a prompt in words, item by item, and then what is wrong.
 
 `<think> Analysis: one red apple: green medium (2,6)(1,5)(3,8), no; one bus: medium (4,6)(2,4)(6,8), yes; others: none;
-apple (2,6) left of bus (4,6): no; overlap: (4,6) (2,6) yes. the apple at (2,6) is green, not red; ... . Improvements: a
+apple at (2,6) left of bus at (4,6): no; overlap: (4,6) (2,6) yes. the apple at (2,6) is green, not red; ... . Improvements: a
 new plan. </think>` (on one line)
 Each item is looked up in the list before it is judged, and relations and overlaps are judged pair by pair, so that a
 model that learns to write this compares. After a thing's place stand two corners of its box, in cells.
@@ -29,7 +29,9 @@ def check(request: Request, scene: Scene, plan: bool, size: int = 128) -> str:
     order = request.mentioned()
     items = [_item(request, index, scene, size) for index in order]
     asked = {entry.name for entry in request.include}
-    items.append(f"others: {', '.join(f'{t.name} {t.place}' for t in scene.things if t.name not in asked) or 'none'}")
+    items.append(
+        f"others: {', '.join(f'{t.name} at {t.place}' for t in scene.things if t.name not in asked) or 'none'}"
+    )
     items += [_related(request, index, scene, size) for index in order if request.include[index].position is not None]
     flaws = describe_flaws(find_flaws(request, seen, size=size))
     if plan:
@@ -79,7 +81,8 @@ def _corners(thing: Thing) -> str:
 
 
 def _related(request: Request, index: int, scene: Scene, size: int) -> str:
-    """'apple (2,6) left of bus (9,6): yes, bus (4,6): no'."""
+    """'apple at (2,6) left of bus at (9,6): yes, bus at (4,6): no'. In the words of plans and of what is seen, so that
+    places are copied from there."""
     entry = request.include[index]
     assert entry.position is not None
     relation, target = entry.position[0], request.include[entry.position[1]].name
@@ -88,8 +91,8 @@ def _related(request: Request, index: int, scene: Scene, size: int) -> str:
     if not (ones and others):
         return f"{entry.name} {relation} {target}: no"
     pairs = [
-        f"{entry.name} {one.place} {relation} "
-        + ", ".join(f"{target} {other.place}: {_answer(placed(box, [its], relation))}" for other, its in others)
+        f"{entry.name} at {one.place} {relation} "
+        + ", ".join(f"{target} at {other.place}: {_answer(placed(box, [its], relation))}" for other, its in others)
         for one, box in ones
     ]
     return "; ".join(pairs)
