@@ -1,8 +1,8 @@
 """A check: a list of things compared with a prompt in words, item by item, and then what is wrong.
 
 `<think> Analysis: one red apple: green medium (2,6)(1,5)(3,8), no; one bus: medium (4,6)(2,4)(6,8), yes; others: none;
-apple at (2,6) left of bus at (4,6): no; overlap: (4,6) (2,6) yes. the apple at (2,6) is green, not red; ... . Improvements: a
-new plan. </think>` (on one line)
+apple at (2,6) left of bus at (4,6): no; overlap: (4,6) (2,6) yes. the apple at (2,6) is green, not red; ... .
+Improvements: a new plan. </think>` (on one line)
 Each item is looked up in the list before it is judged, and relations and overlaps are judged pair by pair, so that a
 model that learns to write this compares. After a thing's place stand two corners of its box, in cells.
 """
