@@ -41,6 +41,11 @@ CROWDED_WEIGHTS = {
     "single_object": 0.1,
 }
 """Most of the forms whose plans are most often wrong."""
+FAR = 0.3
+"""Share of requests in which others than the first two things are related: they are rare, and a model that hardly sees
+any looks up the first two places of a list, whatever is related."""
+TRIES = 40
+"""To find one; about every tenth of these prompts is, in a vocabulary without things on others none."""
 SIZE = 128
 TOGETHER, PLANS = 32, 6
 """Prompts whose plans are written together, and plans of each."""
@@ -124,7 +129,19 @@ def _requests(options: Checks, rng: np.random.Generator) -> Iterator[tuple[world
     if weights is not None and "on" not in vocab.relations:
         weights = {tag: weight for tag, weight in weights.items() if tag != "stacking"}
     while True:
-        yield random_request(rng, vocab, weights)
+        far = rng.random() < FAR
+        one = random_request(rng, vocab, {"compound": 1.0} if far else weights)
+        for _ in range(TRIES * far):
+            if _far(one[0]):
+                break
+            one = random_request(rng, vocab, {"compound": 1.0})
+        yield one
+
+
+def _far(request: world.Request) -> bool:
+    """Whether others than the first two things are related."""
+    related = ({index, entry.position[1]} for index, entry in enumerate(request.include) if entry.position is not None)
+    return any(pair != {0, 1} for pair in related)
 
 
 class _Balanced:

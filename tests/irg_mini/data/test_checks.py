@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from irg.learning.data.conversations import parse_conversation
 from irg.results.reflection import is_done
-from irg_mini.data.checks import Checks, build
+from irg_mini import world
+from irg_mini.data.checks import Checks, _far, _requests, build
 from irg_mini.measure.compare_critic import CompareCritic
 
 
@@ -41,3 +43,14 @@ def test_mistakes() -> None:
         Checks("out", scenes=0, prompts=0)
     with pytest.raises(ValueError, match="question must not be empty"):
         Checks("out", question=" ")
+
+
+def test_others_than_the_first_two_things_are_related_in_many_prompts() -> None:
+    """Else a model learns to look up the first two places."""
+    requests = _requests(Checks("out", sprites="builtin"), np.random.default_rng(1))
+    far = [_far(next(requests)[0]) for _ in range(200)]
+    assert 0.2 < sum(far) / len(far) < 0.5
+    request = world.parse_prompt("a dog left of a cat, a bus and a train")
+    other = world.parse_prompt("a photo of a bus, a train and a dog left of a cat")
+    assert request is not None and other is not None
+    assert not _far(request) and _far(other)
