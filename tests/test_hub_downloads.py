@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from irg.hub_downloads import PATIENCE_S, ready_for_loading
+from irg.hub_downloads import PATIENCE_S, only_cached
 
 FILES = {
     "config.json": 1_000,
@@ -55,48 +55,48 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 
 
 def test_a_folder_is_taken_as_it_is(hub: FakeHub, tmp_path: Path) -> None:
-    assert ready_for_loading(str(tmp_path)) == str(tmp_path)
+    assert only_cached(str(tmp_path)) is False
     assert hub.asked == 0
 
 
 def test_what_is_missing_is_said_with_its_size(hub: FakeHub) -> None:
     said: list[str] = []
-    assert ready_for_loading("owner/name", said.append) == "owner/name"
+    assert only_cached("owner/name", said.append) is False
     hub.cached = {"model-1.safetensors"}
-    ready_for_loading("owner/name", said.append)
+    only_cached("owner/name", said.append)
     assert [line.partition(" of ")[0] for line in said] == ["Downloading up to 4.6 GB", "Downloading up to 0.6 GB"]
     assert constants.ENDPOINT in said[0] and constants.HF_HUB_CACHE in said[0]
     hub.cached = {file for file in FILES if file.endswith("safetensors")}
-    ready_for_loading("owner/name", said.append)
+    only_cached("owner/name", said.append)
     assert len(said) == 2
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(hub: FakeHub, tmp_path: Path) -> None:
     hub.error = ConnectionError("Name or service not known")
     with pytest.raises(ValueError, match=r"owner/name: http.* can't be reached \(Name .*hf download owner/name"):
-        ready_for_loading("owner/name")
+        only_cached("owner/name")
     hub.snapshot = tmp_path
     with pytest.raises(ValueError, match="the cache does not have it"):  # settings without weights
-        ready_for_loading("owner/name")
+        only_cached("owner/name")
     assert hub.asked == 2
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "model.safetensors").touch()
-    assert ready_for_loading("owner/name") == str(tmp_path)
+    assert only_cached("owner/name") is True
 
 
 def test_offline_takes_the_cache_and_never_asks(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "model.safetensors").touch()
     hub.snapshot = tmp_path
-    assert ready_for_loading("owner/name") == str(tmp_path)
+    assert only_cached("owner/name") is True
     hub.snapshot = None
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
-        ready_for_loading("owner/name")
+        only_cached("owner/name")
     assert hub.asked == 0
 
 
 @pytest.mark.parametrize("name", ["/no/folder", "./here/nothing", "~/model", "a/b/c", "name"])
 def test_what_is_no_hub_id(hub: FakeHub, name: str) -> None:
     with pytest.raises(ValueError, match="neither a folder that is here nor a hub id"):
-        ready_for_loading(name)
+        only_cached(name)
     assert hub.asked == 0

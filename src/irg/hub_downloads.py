@@ -20,21 +20,22 @@ def say_on_stderr(line: str) -> None:
     Console(stderr=True, highlight=False, markup=False).print(line, style="dim", soft_wrap=True)
 
 
-def ready_for_loading(name: str, say: Callable[[str], object] = say_on_stderr) -> str:
-    """What to give another library's ``from_pretrained`` for a model: its name, or a folder on this machine.
+def only_cached(name: str, say: Callable[[str], object] = say_on_stderr) -> bool:
+    """Whether another library is to load a model without asking the hub: its ``local_files_only``. (Given by its name a
+    model keeps its commit, which judges' identities hold.)
 
     Args:
         name: a folder, or a model of the hub (``owner/name``).
         say: gets one line with what will be downloaded, from where, how big, if anything is not in the cache.
 
     Returns:
-        The name; for a hub that can't be reached, or may not be (``HF_HUB_OFFLINE``), the model's folder in the cache.
+        True if the hub can't be reached, or may not be (``HF_HUB_OFFLINE``), and the cache has the model.
 
     Raises:
         ValueError: the hub has no such model, it may not be read, or the hub can't be reached and the cache lacks it.
     """
     if Path(name).is_dir():
-        return name
+        return False
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise ValueError(f"{name}: neither a folder that is here nor a hub id (owner/name)")
     import huggingface_hub
@@ -42,7 +43,8 @@ def ready_for_loading(name: str, say: Callable[[str], object] = say_on_stderr) -
     from huggingface_hub import errors as hub_errors
 
     if constants.HF_HUB_OFFLINE:
-        return _cached(name, "HF_HUB_OFFLINE is set")
+        _check_cached(name, "HF_HUB_OFFLINE is set")
+        return True
     try:
         info = huggingface_hub.HfApi().model_info(name, files_metadata=True, timeout=PATIENCE_S)
     except hub_errors.HFValidationError:
@@ -53,7 +55,9 @@ def ready_for_loading(name: str, say: Callable[[str], object] = say_on_stderr) -
     except hub_errors.RepositoryNotFoundError:
         raise ValueError(f"{name}: not on {constants.ENDPOINT}, or private (then hf auth login)") from None
     except Exception as error:  # no answer; which of many errors that is depends on the library's HTTP client
-        return _cached(name, f"{constants.ENDPOINT} can't be reached ({(str(error) or repr(error)).splitlines()[0]})")
+        why = (str(error) or repr(error)).splitlines()[0]
+        _check_cached(name, f"{constants.ENDPOINT} can't be reached ({why})")
+        return True
     missing = {
         file.rfilename: file.size or 0
         for file in info.siblings or ()
@@ -63,15 +67,11 @@ def ready_for_loading(name: str, say: Callable[[str], object] = say_on_stderr) -
     if any(file.endswith(_WEIGHTS) for file in missing):
         size = f"{sum(missing.values()) / 1e9:.1f} GB"
         say(f"Downloading up to {size} of {name} from {constants.ENDPOINT} into {constants.HF_HUB_CACHE}: once")
-    return name
+    return False
 
 
-def _cached(name: str, why: str) -> str:
-    """The model's folder in the hub's cache.
-
-    Raises:
-        ValueError: there is none with weights; the message says ``why`` it is not downloaded.
-    """
+def _check_cached(name: str, why: str) -> None:
+    """ValueError if the hub's cache has no weights of the model; it says ``why`` they are not downloaded."""
     import huggingface_hub
 
     try:
@@ -80,4 +80,3 @@ def _cached(name: str, why: str) -> str:
         folder = str(getattr(error, "snapshot_path", None) or "")
     if not folder or not any(file.endswith(_WEIGHTS) for _, _, files in os.walk(folder) for file in files):
         raise ValueError(f"{name}: {why}, and the cache does not have it; once online: hf download {name}") from None
-    return folder

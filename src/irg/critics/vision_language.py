@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from irg.endpoints import CUT_OFF, EndpointError, without_monologue
-from irg.hub_downloads import ready_for_loading
+from irg.hub_downloads import only_cached
 
 _SPELLINGS = ("Yes", "yes", "YES", " Yes", " yes", " YES")
 
@@ -33,11 +33,13 @@ class VisionLanguageModel:
             raise ValueError(f"{name}: needs transformers ({error}): pip install 'irg[eval]'") from error
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-        source = ready_for_loading(name)
+        cached = only_cached(name)
         try:
-            processor = AutoProcessor.from_pretrained(source)
+            processor = AutoProcessor.from_pretrained(name, local_files_only=cached)
             # safetensors only: a pickled checkpoint could run code
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, use_safetensors=True).to(where)
+            model = AutoModelForImageTextToText.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, local_files_only=cached
+            ).to(where)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise ValueError(f"{name}: can't be loaded as a vision-language model: {error}") from error
         return cls(model, processor, name)

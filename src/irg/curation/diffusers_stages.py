@@ -14,7 +14,7 @@ from irg.curation.records import png
 from irg.curation.resources import Resources
 from irg.curation.stages import Outcome, Stage, accepted
 from irg.curation.store import Row
-from irg.hub_downloads import ready_for_loading
+from irg.hub_downloads import only_cached
 from irg.image_files import open_image
 
 
@@ -77,9 +77,11 @@ def load_diffusers(config: DiffusersTargets) -> Any:
     import torch
 
     dtype = torch.bfloat16 if config.device.startswith("cuda") else torch.float32
-    source = ready_for_loading(config.model)
+    cached = only_cached(config.model)
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            config.model, torch_dtype=dtype, use_safetensors=True, local_files_only=cached
+        )
     except OSError as error:
         raise ValueError(
             f"target.model: no diffusers pipeline {config.model!r}: {' '.join(str(error).split())}"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from irg.evaluation.benchmarks.geneval_rules import COLORS
 from irg.evaluation.judges.base import Answer, Job, JudgeOptions, pixels_or_failure
-from irg.hub_downloads import ready_for_loading
+from irg.hub_downloads import only_cached
 from irg.promptsets import BenchPrompt
 
 DETECTOR = "facebook/mask2former-swin-small-coco-instance"
@@ -181,10 +181,12 @@ class Mask2FormerBoxes:
             from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
         except ImportError as error:
             raise ValueError(f"the judge geneval needs transformers ({error}): pip install 'irg[eval]'") from error
-        source = ready_for_loading(name)
+        cached = only_cached(name)
         try:
-            model = Mask2FormerForUniversalSegmentation.from_pretrained(source, use_safetensors=True).to(device)
-            processor = AutoImageProcessor.from_pretrained(source)
+            model = Mask2FormerForUniversalSegmentation.from_pretrained(
+                name, use_safetensors=True, local_files_only=cached
+            ).to(device)
+            processor = AutoImageProcessor.from_pretrained(name, local_files_only=cached)
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(f"{name}: can't be loaded as a Mask2Former: {error}{_HINT}") from error
         revision = getattr(model.config, "_commit_hash", None)
