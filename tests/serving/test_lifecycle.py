@@ -61,9 +61,11 @@ def test_silence_is_filled_with_comments(tiny_pipe: IRGPipeline, options: Server
 
 
 def test_a_client_that_does_not_read_is_dropped(tiny_pipe: IRGPipeline, options: ServerOptions) -> None:
-    """Its receive buffer is tiny and the images are many: the server can't send, and gives up."""
+    """Both buffers are tiny (the server's grows to megabytes by default): it can't send, and gives up."""
     limits = replace(options.limits, send_timeout_s=0.3, max_running=8, max_images=8)
     with serving(tiny_pipe, replace(options, limits=limits)) as running:
+        (listening,) = running.server.servers[0].sockets
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of the connections that it accepts, too
         host, _, port = running.url.removeprefix("http://").partition(":")
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
