@@ -169,6 +169,8 @@ def test_words_about_a_result(drawn: tuple[Progress, list[str]]) -> None:
         replace(found.turns[1], thinking="Analysis: dim. Improvements: light. Steps: a. Final prompt: b"),
     ]
     assert changes_of(replace(found, turns=turns)) == "**Looked:** dim.\n\n**Changed:** light."
+    anew = [turns[0], replace(turns[1], reflection=turns[1].thinking, thinking="a new plan")]
+    assert changes_of(replace(found, turns=anew)) == "**Looked:** dim."
     assert changes_of(replace(found, turns=turns[:1])) == ""
     assert changes_of(replace(found, turns=turns[:1], notes=["a note"])) == "a note"
 

@@ -39,8 +39,10 @@ def command(prompt: str, model: str, seed: int, changes: dict[str, object]) -> s
 def changes_of(trajectory: Trajectory) -> str:
     """What the model can't do with the prompt, what the last reflection saw and changed, and what critics said, in
     Markdown; empty where there is none of that."""
-    texts = [turn.texts[0] for turn in trajectory.turns[1:] if turn.texts]
-    found = sections(texts[-1]) if texts else {}
-    shown = (("Looked", "analysis"), ("Changed", "improvements"))
+    written = [turn for turn in trajectory.turns[1:] if turn.texts]
+    found = sections(written[-1].texts[0]) if written else {}
+    shown = [("Looked", "analysis"), ("Changed", "improvements")]
+    if written and written[-1].reflection is not None:
+        shown.pop()  # the image follows a new thinking, not what the reflection wants to change
     said = [f"**{title}:** {found[name]}" for title, name in shown if found.get(name)]
     return "\n\n".join([*trajectory.notes, *said, *verdicts(trajectory)])
