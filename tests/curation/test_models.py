@@ -1,6 +1,7 @@
 """The bundled model for drafts and for targets, the best of its tries; its drafts seen, reflected on and mended."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_a_diffusers_pipeline_gets_prompt_image_and_seed(tmp_path: Path, monkeyp
     if not __import__("importlib.util").util.find_spec("diffusers"):
         with pytest.raises(ValueError, match=r"pip install 'irg\[diffusers\]'"):
             asyncio.run(run(edit=True))
+
+
+@pytest.mark.parametrize("role", ["draft", "target"])
+def test_a_model_that_is_not_there_is_told_before_the_prompts_are_made(tmp_path: Path, role: str) -> None:
+    target = {"kind": "model", "best_of": 2, "options": QUICK, "judge": WORLD}
+    plan = recipe(tmp_path / "out", target)
+    plan = replace(plan, **{role: replace(getattr(plan, role), model=str(tmp_path / "none"))})
+    with pytest.raises(ValueError, match=f"unknown model '{tmp_path / 'none'}'"):
+        build(plan, log=lambda _: None)
+    assert not BuildFolder.of(plan).prompts.path.exists()
+    build(plan, only_prompts=True, log=lambda _: None)  # prompts alone need no model
+    assert BuildFolder.of(plan).prompts.path.exists()
 
 
 @pytest.mark.parametrize(

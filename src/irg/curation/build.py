@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from irg import files
 from irg.curation import filter as filtering
@@ -52,6 +53,9 @@ def build(
             log(line)
         if recipe.ray.vllm and recipe.engine != "ray":
             log(f"ray.vllm is for engine: ray; {', '.join(recipe.ray.vllm)}: the endpoint is called instead")
+        if not (only_prompts or _prompts_done(folder).exists()):
+            for stage in folder.stages:
+                stage.find()
         try:
             asyncio.run(_make_all_prompts(folder, prompt_filter, progress, log, before))
             if only_prompts:
@@ -98,6 +102,11 @@ async def _run_stages(folder: BuildFolder, progress: Progress) -> None:
         await run_in_process(folder, resources, progress)
 
 
+def _prompts_done(folder: BuildFolder) -> Path:
+    """The file that is there once all prompts are made."""
+    return folder.prompts.path / "done.json"
+
+
 def _resources(folder: BuildFolder) -> Resources:
     return Resources(folder.answers, folder.recipe.budget, folder.recipe.processes)
 
@@ -111,7 +120,7 @@ async def make_prompts(
         earlier: the folder of the last build's prompts. A row that was among them keeps its block, where the stages'
             rows of it are: prompts may come and go before it.
     """
-    done = folder.prompts.path / "done.json"
+    done = _prompts_done(folder)
     if done.exists():
         return
     size, places = _block_size(folder), _places(folder, earlier)

@@ -46,6 +46,10 @@ class DiffusersStage(Stage):
         super().__init__(config)
         self.batch_size = config.batch_size
 
+    def find(self) -> None:
+        check_installed()
+        only_cached(self.config.model, say=lambda line: None)  # loading says it
+
     async def open(self, resources: Resources) -> None:
         self.resources = resources
         self.pipe = resources.get_or_load(f"diffusers {self.config.model}", lambda: load_diffusers(self.config))
@@ -65,14 +69,19 @@ class DiffusersStage(Stage):
         return accepted(row, by, improved=png(np.asarray(image.convert("RGB"))))
 
 
+def check_installed() -> None:
+    """ValueError without diffusers."""
+    if importlib.util.find_spec("diffusers") is None:
+        raise ValueError("targets by diffusers need the package: pip install 'irg[diffusers]'")
+
+
 def load_diffusers(config: DiffusersTargets) -> Any:
     """The pipeline, on its device.
 
     Raises:
         ValueError: diffusers is not installed, or there is no such model.
     """
-    if importlib.util.find_spec("diffusers") is None:
-        raise ValueError("targets by diffusers need the package: pip install 'irg[diffusers]'")
+    check_installed()
     import diffusers
     import torch
 

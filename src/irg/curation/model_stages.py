@@ -16,6 +16,7 @@ from irg.curation.resources import Resources
 from irg.curation.stages import Grader, Outcome, Stage, accepted, failed, rejected
 from irg.curation.store import Row
 from irg.endpoints import Endpoint, EndpointError
+from irg.hub_downloads import say_on_stderr
 from irg.reasoning.settings import check_options
 
 Judge = Annotated[EndpointJudge, registry.Plugins(registry.DATA, RowJudge)]
@@ -33,6 +34,17 @@ async def load_pipeline(resources: Resources, model: str) -> Any:
     from irg.reasoning.pipeline import IRGPipeline
 
     return resources.get_or_load(f"model {model}", lambda: IRGPipeline.from_pretrained(model))
+
+
+def find_model(name: str) -> None:
+    """Check that a model is there, or download it.
+
+    Raises:
+        ValueError: there is no such model, or it can't be had.
+    """
+    from irg.model.weights.folders import model_folder
+
+    model_folder(name, say=say_on_stderr)
 
 
 def generate(
@@ -86,6 +98,9 @@ class DraftStage(Stage):
     def __init__(self, config: ModelDrafts) -> None:
         super().__init__(config)
         self.batch_size = config.batch_size
+
+    def find(self) -> None:
+        find_model(self.config.model)
 
     async def open(self, resources: Resources) -> None:
         self.resources, self.pipe = resources, await load_pipeline(resources, self.config.model)
@@ -149,6 +164,9 @@ class BestOfStage(Stage):
 
     def calls(self) -> list[tuple[Endpoint, float]]:
         return [(endpoint, count * self.config.best_of) for endpoint, count in self.grader.calls()]
+
+    def find(self) -> None:
+        find_model(self.config.model)
 
     async def open(self, resources: Resources) -> None:
         self.resources, self.pipe = resources, await load_pipeline(resources, self.config.model)

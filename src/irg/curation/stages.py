@@ -92,6 +92,13 @@ class Stage:
         """Endpoints and how many calls of each a row takes, for the estimate."""
         return []
 
+    def find(self) -> None:
+        """Check that the stage's model can be had; called before the prompts of a new build are made.
+
+        Raises:
+            ValueError: there is no such model, or it can't be had.
+        """
+
     async def open(self, resources: Resources) -> None:
         """Get ready; called once before :meth:`make`."""
 
