@@ -8,6 +8,7 @@ right plans with their renderings, as rows of one turn: they hold planning and d
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from irg.curation.records import TrajectoryRecord, png, write_shard
 from irg.engine.ops import Write
+from irg.evaluation.benchmarks.geneval_rules import HOLDS_ABOVE
 from irg.files import sweep, written
 from irg.learning.data.conversation_writer import text_part
 from irg.learning.data.samples import TrajectoryEncoder
@@ -28,7 +30,8 @@ from irg_mini import world
 from irg_mini.data.requests import drawable, random_request
 from irg_mini.world.placement import prompt_rank
 from irg_mini.world.reflections import things_seen
-from irg_mini.world.scene import in_order
+from irg_mini.world.rules import apart, relation_strength
+from irg_mini.world.scene import crowding, in_order
 
 CROWDED_WEIGHTS = {
     "compound": 4.0,
@@ -47,6 +50,7 @@ any looks up the first two places of a list, whatever is related."""
 TRIES = 40
 """To find one; about every tenth of these prompts is, in a vocabulary without things on others none."""
 SIZE = 128
+_SIZES = ("small", "medium", "large")  # huge things leave no room for others
 TOGETHER, PLANS = 32, 6
 """Prompts whose plans are written together, and plans of each."""
 TEMPERATURES = (0.6, 1.0)
@@ -54,6 +58,12 @@ PLAN_SHARE = 0.65
 """Share of lists that are plans, whose background and overlaps count; the others are what is seen in an image."""
 CHANGED = 3
 """Changed versions of each of the model's plans."""
+BORDERLINE = 0.4
+"""Share of lists in which something barely holds or barely fails. Of other mistakes few do, and a model that hardly
+sees any takes whatever nearly stands on another thing for standing on it."""
+CLEARNESS, COMMON = 0.3, (0.02, 0.25)
+"""What is barely: a relation that is at most so much clearer or less clear than it must be (``relation_strength``), or
+two things that share so much of the smaller one's box (``crowding``)."""
 RIGHT = 2
 """Right plans of a prompt, at most, that become rows of one turn."""
 
@@ -176,7 +186,7 @@ def _of_scenes(options: Checks, count: int, rng: np.random.Generator, system: st
             scene = world.sample_scene(request, rng)
         except ValueError:  # no room for it all
             continue
-        found.add(request, prompt, changed_scene(request, scene, rng, options.vocab), rng.random() < PLAN_SHARE)
+        found.add(request, prompt, _other(options, request, scene, rng), rng.random() < PLAN_SHARE)
     return found.rows
 
 
@@ -199,8 +209,7 @@ def _of_plans(
                 if found.add(request, prompt, scene, plan=True, text=text):
                     right.append((text, scene))
                 for _ in range(CHANGED):
-                    changed = changed_scene(request, scene, rng, options.vocab)
-                    found.add(request, prompt, changed, rng.random() < PLAN_SHARE)
+                    found.add(request, prompt, _other(options, request, scene, rng), rng.random() < PLAN_SHARE)
             right_ones += [_rendered(options, request, prompt, *one) for one in right[:RIGHT]]
     return found.rows, right_ones
 
@@ -227,6 +236,43 @@ def _rendered(options: Checks, request: world.Request, prompt: str, text: str, s
 def as_seen(request: world.Request, scene: world.Scene) -> world.Scene:
     """What a perfect look at a scene's image lists: every color, too."""
     return world.Scene(scene.background, things_seen(request, world.see(scene, SIZE), SIZE))
+
+
+def _other(options: Checks, request: world.Request, scene: world.Scene, rng: np.random.Generator) -> world.Scene:
+    """Something to check that is like a scene: borderline or changed."""
+    found = borderline_scene(request, scene, rng) if rng.random() < BORDERLINE else None
+    return found or changed_scene(request, scene, rng, options.vocab)
+
+
+def borderline_scene(request: world.Request, scene: world.Scene, rng: np.random.Generator) -> world.Scene | None:
+    """A scene with a thing moved a little, or near another one, or of another size, in which something that the request
+    asks for barely holds or barely fails; None if none is found."""
+    for _ in range(TRIES if scene.things else 0):
+        index, other = (int(i) for i in rng.integers(len(scene.things), size=2))
+        kind = rng.random()
+        if kind < 0.5:
+            found = _moved(request, scene, index, index, 2, rng)
+        elif kind < 0.75:
+            found = _moved(request, scene, index, other, 3, rng)
+        else:
+            things = list(scene.things)
+            things[index] = replace(things[index], size=str(rng.choice(_SIZES)))
+            found = world.Scene(scene.background, in_order(things, prompt_rank(request)))
+        if found.things != scene.things and _is_borderline(request, found):
+            return found
+    return None
+
+
+def _is_borderline(request: world.Request, scene: world.Scene) -> bool:
+    related = [
+        relation_strength(one.box, other.box, entry.position[0]) - HOLDS_ABOVE
+        for entry in request.include
+        if entry.position is not None
+        for one, other in permutations(scene.things, 2)
+        if (one.name, other.name) == (entry.name, request.include[entry.position[1]].name)
+    ]
+    common = [crowding(one.box, other.box) for one, other in apart(request, scene)]
+    return any(abs(margin) < CLEARNESS for margin in related) or any(COMMON[0] < c < COMMON[1] for c in common)
 
 
 def changed_scene(

@@ -10,8 +10,9 @@ import pytest
 from irg.learning.data.conversations import parse_conversation
 from irg.results.reflection import is_done
 from irg_mini import world
-from irg_mini.data.checks import Checks, _far, _requests, build
+from irg_mini.data.checks import Checks, _far, _requests, borderline_scene, build
 from irg_mini.measure.compare_critic import CompareCritic
+from irg_mini.world.rules import relation_strength, worst_overlap
 
 
 def test_rows_and_resuming(tmp_path: Path) -> None:
@@ -54,3 +55,31 @@ def test_others_than_the_first_two_things_are_related_in_many_prompts() -> None:
     other = world.parse_prompt("a photo of a bus, a train and a dog left of a cat")
     assert request is not None and other is not None
     assert not _far(request) and _far(other)
+
+
+def test_what_barely_holds_and_what_barely_fails_is_as_frequent() -> None:
+    """Else a model takes whatever nearly stands on another thing for standing on it."""
+    rng = np.random.default_rng(3)
+    request = world.parse_prompt("a photo of a cat on a couch")
+    assert request is not None
+    answers = []
+    for _ in range(60):
+        scene = borderline_scene(request, world.sample_scene(request, rng), rng)
+        if scene is not None:
+            cat, couch = sorted(scene.things, key=lambda thing: thing.name)
+            assert abs(relation_strength(cat.box, couch.box, "on") - 0.5) < 0.3
+            answers.append(is_done(world.check(request, scene, True, 128)))
+    assert len(answers) > 50 and 0.3 < sum(answers) / len(answers) < 0.7
+    empty = world.Scene("sea", ())
+    assert borderline_scene(request, empty, rng) is None
+    alone = world.Scene("sea", world.sample_scene(request, rng).things[:1])
+    assert borderline_scene(request, alone, rng) is None
+
+
+def test_pairs_that_barely_overlap() -> None:
+    rng = np.random.default_rng(3)
+    request = world.parse_prompt("a photo of a cat, a couch and a bus")
+    assert request is not None
+    for _ in range(10):
+        scene = borderline_scene(request, world.sample_scene(request, rng), rng)
+        assert scene is not None and 0.02 < worst_overlap(request, scene)
