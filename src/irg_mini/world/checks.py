@@ -1,10 +1,11 @@
 """A check: a list of things compared with a prompt in words, item by item, and then what is wrong.
 
 `<think> Analysis: one red apple: green medium (2,6)(1,5)(3,8), no; one bus: medium (4,6)(2,4)(6,8), yes; others: none;
-apple at (2,6) left of bus at (4,6): no; overlap: (4,6) (2,6) yes. the apple at (2,6) is green, not red; ... .
-Improvements: a new plan. </think>` (on one line)
-Each item is looked up in the list before it is judged, and relations and overlaps are judged pair by pair, so that a
-model that learns to write this compares. After a thing's place stand two corners of its box, in cells.
+apple at (2,6) left of bus at (4,6): 2 left 0 down, no; overlap: (4,6) (2,6) 2 right 0 down, yes. the apple at (2,6) is
+green, not red; ... . Improvements: a new plan. </think>` (on one line)
+Each item is looked up in the list before it is judged, and relations and overlaps are judged pair by pair, once it is
+said how many cells one is from the other, so that a model that learns to write this compares. After a thing's place
+stand two corners of its box, in cells.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def _corners(thing: Thing) -> str:
 
 
 def _related(request: Request, index: int, scene: Scene, size: int) -> str:
-    """'apple at (2,6) left of bus at (9,6): yes, bus at (4,6): no'. In the words of plans and of what is seen, so that
-    places are copied from there."""
+    """'apple at (2,6) left of bus at (9,6): 7 left 0 down, yes, bus at (2,9): 0 right 3 up, no'. In the words of plans
+    and of what is seen, so that places are copied from there."""
     entry = request.include[index]
     assert entry.position is not None
     relation, target = entry.position[0], request.include[entry.position[1]].name
@@ -92,20 +93,29 @@ def _related(request: Request, index: int, scene: Scene, size: int) -> str:
         return f"{entry.name} {relation} {target}: no"
     pairs = [
         f"{entry.name} at {one.place} {relation} "
-        + ", ".join(f"{target} at {other.place}: {_answer(placed(box, [its], relation))}" for other, its in others)
+        + ", ".join(
+            f"{target} at {other.place}: {_offset(one, other)}, {_answer(placed(box, [its], relation))}"
+            for other, its in others
+        )
         for one, box in ones
     ]
     return "; ".join(pairs)
 
 
+def _offset(one: Thing, other: Thing) -> str:
+    """'7 left 0 down': where one thing is from another, in cells."""
+    right, down = one.col - other.col, one.row - other.row
+    return f"{abs(right)} {'left' if right < 0 else 'right'} {abs(down)} {'up' if down < 0 else 'down'}"
+
+
 def _overlapping(request: Request, scene: Scene) -> str:
-    """'overlap: (9,6) none, (4,6) (2,6) yes (5,8) no': of each thing but the first, the places of earlier ones whose
-    boxes in whole cells touch its own, and whether they overlap."""
+    """'overlap: (9,6) none, (4,6) (2,6) 2 right 0 down, yes (5,8) 1 left 2 up, no': of each thing but the first, the
+    places of earlier ones whose boxes in whole cells touch its own, where it is from them, and whether they overlap."""
     pairs, crowded = apart(request, scene), overlaps(request, scene)
     found = []
     for later, thing in enumerate(scene.things[1:], 1):
         near = [
-            f"{other.place} {_answer((other, thing) in crowded)}"
+            f"{other.place} {_offset(thing, other)}, {_answer((other, thing) in crowded)}"
             for other in scene.things[:later]
             if (other, thing) in pairs and _touch(_cells(other), _cells(thing))
         ]

@@ -26,8 +26,8 @@ def said(things: str, prompt: str = PROMPT, plan: bool = True) -> str:
         (
             "medium red apple at (2,6); medium blue bus at (9,6)",
             "one red apple: red medium (2,6)(1,5)(4,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
-            "others: none; apple at (2,6) left of bus at (9,6): yes; overlap: (9,6) none. "
-            "nothing is wrong. Improvements: none.",
+            "others: none; apple at (2,6) left of bus at (9,6): 7 left 0 down, yes; "
+            "overlap: (9,6) none. nothing is wrong. Improvements: none.",
         ),
         (
             "medium green apple at (2,6)",
@@ -38,21 +38,24 @@ def said(things: str, prompt: str = PROMPT, plan: bool = True) -> str:
         (
             "medium red apple at (7,6); medium blue bus at (9,6)",
             "one red apple: red medium (7,6)(6,5)(9,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
-            "others: none; apple at (7,6) left of bus at (9,6): yes; overlap: (9,6) (7,6) yes. "
+            "others: none; apple at (7,6) left of bus at (9,6): 2 left 0 down, yes; "
+            "overlap: (9,6) (7,6) 2 right 0 down, yes. "
             "the apple at (7,6) and bus at (9,6) overlap. Improvements: a new plan.",
         ),
         (
             "medium red apple at (9,6); medium blue bus at (2,6); small blue bus at (2,10)",
             "one red apple: red medium (9,6)(8,5)(11,8), yes; one blue bus: blue medium (2,6)(1,5)(4,8), "
             "blue small (2,10)(1,9)(4,11), two no; others: none; "
-            "apple at (9,6) left of bus at (2,6): no, bus at (2,10): no; overlap: (2,6) none, (2,10) none. "
+            "apple at (9,6) left of bus at (2,6): 7 right 0 down, no, bus at (2,10): 7 right 4 up, no; "
+            "overlap: (2,6) none, (2,10) none. "
             "there is an extra bus at (2,10); the apple at (9,6) is not left of the bus. Improvements: a new plan.",
         ),
         (
             "medium red apple at (2,6); medium blue bus at (9,6); small dog at (2,7); small cat at (4,9)",
             "one red apple: red medium (2,6)(1,5)(4,8), yes; one blue bus: blue medium (9,6)(8,5)(11,8), yes; "
-            "others: dog at (2,7), cat at (4,9); apple at (2,6) left of bus at (9,6): yes; "
-            "overlap: (9,6) none, (2,7) (2,6) yes, (4,9) (2,6) no (2,7) no. there is an extra dog at (2,7); "
+            "others: dog at (2,7), cat at (4,9); apple at (2,6) left of bus at (9,6): 7 left 0 down, yes; "
+            "overlap: (9,6) none, (2,7) (2,6) 0 right 1 down, yes, (4,9) (2,6) 2 right 3 down, no "
+            "(2,7) 2 right 2 down, no. there is an extra dog at (2,7); "
             "there is an extra cat at (4,9); the apple at (2,6) and dog at (2,7) overlap. Improvements: a new plan.",
         ),
     ],
