@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/irg generate "a photo of a bicycle, an orange right of a motorcycle and a suitcase" --seed 5250 \
+	$(BIN)/irg generate "a photo of a horse, a bus and a red apple left of a cat" --seed 1713 \
 	  --out demo-out --overwrite
 
 lint: $(STAMP)

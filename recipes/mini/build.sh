@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Builds irg-mini from nothing into build/mini, on a CPU. Every step resumes or is skipped when its result is there.
 # Version 1 took about five hours on two AVX2 cores, version 2 about two more on two with bfloat16 units, version 3 an hour
-# and a half, version 4 three hours,
-# version 5 half an hour. Needs npm once, for the icons.
+# and a half, version 4 three hours, version 5 half an hour, version 6 three hours. Needs npm once, for the icons.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=build/mini
@@ -90,5 +89,16 @@ irg bench mini --model $here/final-4 --detector $here/eval-2 --modes always dire
 # ---- version 5: a planner that learned by reward, a decoder that knows what the model draws
 irg train recipes/mini/rl-plan.yaml --model $here/final-4 --out $here/plan
 step $here/decoder/ae.safetensors python -m irg_mini.perception.decoder --model $here/plan/model --out $here/decoder --minutes 14
-step $here/irg-mini/weights.safetensors irg model convert $here/plan/model $here/irg-mini --dtype bfloat16  # what is bundled
+step $here/irg-mini/weights.safetensors irg model convert $here/plan/model $here/irg-mini --dtype bfloat16
 cp $here/decoder/ae.safetensors $here/irg-mini/
+cp src/irg/assets/mini/irg.json $here/irg-mini/
+
+# ---- version 6: it checks itself, and plans by reward beside
+irg data checks --model $here/irg-mini --out $here/check --scenes 56000 --prompts 1800
+irg data checks --model $here/irg-mini --out $here/check-all --scenes 4000 --prompts 1000 --forms all --seed 1
+irg data mini --out $here/check/repairs --rows 3000 --repairs 0.6 --misplanned 0.3 --seed 904
+$drafts --model $here/irg-mini --out $here/check/drafts --rows 1500 --seed 903 \
+  --tags compound stacking position counting color_attr
+irg train recipes/mini/check.yaml --model $here/irg-mini --out $here/checked
+irg train recipes/mini/rl-check.yaml --model $here/checked/model --out $here/checked-plan
+step $here/irg-mini-6/weights.safetensors irg model convert $here/checked-plan/model $here/irg-mini-6 --dtype bfloat16  # what is bundled

@@ -56,8 +56,9 @@ def test_the_report_counts_a_missing_image_as_the_table_does(run, fake_judge):
     assert '<option value="colors">colors (1)</option>' in page
 
 
-def test_a_run_remembers_where_its_prompts_were_given(run, fake_judge, monkeypatch):
+def test_a_run_remembers_where_its_prompts_were_given(run, fake_judge, tmp_path, monkeypatch):
     monkeypatch.setenv("IRG_OFFLINE", "1")
+    monkeypatch.setenv("IRG_CACHE", str(tmp_path / "cache"))
     request_ = replace(run, prompts=None)
     judge = fake_judge(lambda job: Answer(EVERYTHING))
     assert score(request_, [judge], QUIET)[1].complete

@@ -42,17 +42,19 @@ def test_flawed_drafts_are_written_as_often_as_asked(tmp_path: Path) -> None:
     options = drafts.Drafts(
         "mini",
         str(tmp_path),
-        rows=4,
-        rows_per_shard=4,
-        batch=4,
-        num_timesteps=3,
+        rows=8,
+        rows_per_shard=8,
+        batch=8,
+        num_timesteps=2,
+        tags=("compound", "stacking"),
+        seed=2,
         sprites="builtin",
         flawed_copies=3,
     )
     drafts.build(options)
     found = [row.reflection for row in read_rows(sorted(tmp_path.iterdir()))]
-    flawed = [text for text in found if "nothing is wrong" not in text]  # three steps draw hardly anything
-    assert len(set(flawed)) >= 1 and len(flawed) == 3 * (4 - (len(found) - len(flawed)))
+    flawed = [text for text in found if "nothing is wrong" not in text]  # one step draws hardly anything
+    assert len(set(flawed)) >= 1 and len(flawed) == 3 * (8 - (len(found) - len(flawed)))
     with pytest.raises(ValueError, match="flawed_copies must be at least 1, got 0"):
         drafts.Drafts("mini", str(tmp_path), flawed_copies=0)
 
