@@ -101,4 +101,7 @@ $drafts --model $here/irg-mini --out $here/check/drafts --rows 1500 --seed 903 \
   --tags compound stacking position counting color_attr
 irg train recipes/mini/check.yaml --model $here/irg-mini --out $here/checked
 irg train recipes/mini/rl-check.yaml --model $here/checked/model --out $here/checked-plan
-step $here/irg-mini-6/weights.safetensors irg model convert $here/checked-plan/model $here/irg-mini-6 --dtype bfloat16  # what is bundled
+irg data mini --out $here/colors-1 --rows 3000 --seed 977 --tags colors color_attr counting two_object position single_object
+irg data mini --out $here/colors-2 --rows 4000 --seed 978 --tags colors color_attr
+irg train recipes/mini/draw-colors.yaml --model $here/checked-plan/model --out $here/colored
+step $here/irg-mini-6/weights.safetensors irg model convert $here/colored/model $here/irg-mini-6 --dtype bfloat16  # what is bundled
