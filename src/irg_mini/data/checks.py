@@ -50,7 +50,7 @@ any looks up the first two places of a list, whatever is related."""
 TRIES = 40
 """To find one; about every tenth of these prompts is, in a vocabulary without things on others none."""
 SIZE = 128
-_SIZES = ("small", "medium", "large")  # huge things leave no room for others
+_THING_SIZES = ("small", "medium", "large")  # huge things leave no room for others
 TOGETHER, PLANS = 32, 6
 """Prompts whose plans are written together, and plans of each."""
 TEMPERATURES = (0.6, 1.0)
@@ -186,7 +186,7 @@ def _of_scenes(options: Checks, count: int, rng: np.random.Generator, system: st
             scene = world.sample_scene(request, rng)
         except ValueError:  # no room for it all
             continue
-        found.add(request, prompt, _other(options, request, scene, rng), rng.random() < PLAN_SHARE)
+        found.add(request, prompt, _variant(options, request, scene, rng), rng.random() < PLAN_SHARE)
     return found.rows
 
 
@@ -209,7 +209,7 @@ def _of_plans(
                 if found.add(request, prompt, scene, plan=True, text=text):
                     right.append((text, scene))
                 for _ in range(CHANGED):
-                    found.add(request, prompt, _other(options, request, scene, rng), rng.random() < PLAN_SHARE)
+                    found.add(request, prompt, _variant(options, request, scene, rng), rng.random() < PLAN_SHARE)
             right_ones += [_rendered(options, request, prompt, *one) for one in right[:RIGHT]]
     return found.rows, right_ones
 
@@ -238,7 +238,7 @@ def as_seen(request: world.Request, scene: world.Scene) -> world.Scene:
     return world.Scene(scene.background, things_seen(request, world.see(scene, SIZE), SIZE))
 
 
-def _other(options: Checks, request: world.Request, scene: world.Scene, rng: np.random.Generator) -> world.Scene:
+def _variant(options: Checks, request: world.Request, scene: world.Scene, rng: np.random.Generator) -> world.Scene:
     """Something to check that is like a scene: borderline or changed."""
     found = borderline_scene(request, scene, rng) if rng.random() < BORDERLINE else None
     return found or changed_scene(request, scene, rng, options.vocab)
@@ -256,7 +256,7 @@ def borderline_scene(request: world.Request, scene: world.Scene, rng: np.random.
             found = _moved(request, scene, index, other, 3, rng)
         else:
             things = list(scene.things)
-            things[index] = replace(things[index], size=str(rng.choice(_SIZES)))
+            things[index] = replace(things[index], size=str(rng.choice(_THING_SIZES)))
             found = world.Scene(scene.background, in_order(things, prompt_rank(request)))
         if found.things != scene.things and _is_borderline(request, found):
             return found
